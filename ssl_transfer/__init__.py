@@ -1,0 +1,40 @@
+"""Self-supervised pretraining plus transfer: does pretraining on your own images help, and at how many labels?
+
+From a notebook: `pretrain(PretrainConfig(...))`, `transfer(TransferConfig(...))`, `compare(CompareConfig(...))`,
+`load_backbone(path)`. Each is imported when it is first used, so that `import ssl_transfer` is quick.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "pretrain": "stages.pretrain",
+    "PretrainConfig": "stages.pretrain",
+    "default_recipe": "stages.pretrain",
+    "transfer": "stages.transfer",
+    "TransferConfig": "stages.transfer",
+    "compare": "stages.compare",
+    "CompareConfig": "stages.compare",
+    "METHODS": "methods",
+}
+__all__ = ["load_backbone", "__version__", *_HOMES]
+
+
+def load_backbone(path: str) -> Any:
+    """The exported backbone of a run: an `nn.Module`, images (B, C, S, S) in 0..1 -> features (B, D)."""
+    from pathlib import Path
+
+    from .models.backbones import from_checkpoint
+
+    return from_checkpoint(Path(path))[0]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        # The submodules of this package are named like functions in them, so the name is bound here once.
+        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,46 @@
+"""The `ssl-transfer` command: one subcommand a stage. A stage is imported only when it is called."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from .engine.errors import InputError, did_you_mean
+
+COMMANDS = {
+    "demo": ("ssl_transfer.stages.demo", "the whole question answered on the embedded digits, in minutes"),
+    "pretrain": ("ssl_transfer.stages.pretrain", "pretrain a backbone on images without labels"),
+    "transfer": ("ssl_transfer.stages.transfer", "train a head, then everything, on labelled images"),
+    "evaluate": ("ssl_transfer.stages.evaluate", "kNN accuracy of a backbone's features"),
+    "compare": ("ssl_transfer.stages.compare", "pretraining against scratch and ImageNet, over budgets and seeds"),
+    "report": ("ssl_transfer.output.report", "draw a comparison's report again from its results"),
+}
+USER_ERROR = 2
+
+
+def usage() -> str:
+    """The list of subcommands."""
+    lines = "\n".join(f"  {name:10} {summary}" for name, (_, summary) in COMMANDS.items())
+    return (
+        f"usage: ssl-transfer COMMAND [--help] [flags]\n\n{lines}\n\n"
+        "Every command that trains takes --data, --output, --epochs, --batch-size, --config FILE.yaml and --fresh;\n"
+        "started again with the same settings it goes on where it stopped."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a subcommand. Mistakes of the user end with one message and exit status 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        sys.exit(0 if arguments else USER_ERROR)
+    name, *rest = arguments
+    try:
+        if name not in COMMANDS:
+            raise InputError(f"{name!r} is not a command.{did_you_mean(name, COMMANDS)}\n\n{usage()}")
+        importlib.import_module(COMMANDS[name][0]).main(rest)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

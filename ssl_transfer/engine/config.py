@@ -1,0 +1,122 @@
+"""Configuration: YAML and flags into frozen dataclasses, and back into YAML.
+
+There is one parser, tyro. A YAML file is turned into flags that stand before the user's own, so a flag wins over the
+file, a mistake in either has one error path, and a field's docstring is its `--help`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+import yaml
+
+from .errors import InputError
+
+T = TypeVar("T")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file, all values as the strings that stand there (so `3e-4` and `no` stay verbatim)."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"--config {path}: there is no such file. Give the path of a YAML file of settings.")
+    try:
+        # BaseLoader builds only strings, lists and mappings: nothing in a file can run code.
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: not readable as YAML: {error}") from error
+    if content is None or content == "":
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"--config {path}: expected `name: value` lines, found {type(content).__name__}.")
+    return content
+
+
+def flags_of(settings: dict[str, Any], prefix: str = "") -> list[str]:
+    """Nested settings as flags: `{"backbone": {"name": "resnet18"}}` -> `["--backbone.name", "resnet18"]`."""
+    flags: list[str] = []
+    for key, value in settings.items():
+        name = f"{prefix}{key}".replace("_", "-")
+        if isinstance(value, dict):
+            flags += flags_of(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            flags += [f"--{name}", *(str(item) for item in value)]
+        elif value in ("true", "false"):
+            head, _, last = name.rpartition(".")
+            off = f"{head}.no-{last}" if head else f"no-{last}"
+            flags.append(f"--{name}" if value == "true" else f"--{off}")
+        else:
+            flags += [f"--{name}", "None" if value in ("", "null", "~") else str(value)]
+    return flags
+
+
+def take_config(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Take `--config FILE` out of the arguments: the file's settings (empty without one) and the other arguments."""
+    rest = list(arguments)
+    for position, argument in enumerate(rest):
+        if argument == "--config" and position + 1 < len(rest):
+            return read_yaml(rest[position + 1]), rest[:position] + rest[position + 2 :]
+        if argument.startswith("--config="):
+            return read_yaml(argument.partition("=")[2]), rest[:position] + rest[position + 1 :]
+        if argument == "--config":
+            raise InputError("--config needs the path of a YAML file.")
+    return {}, rest
+
+
+def parse(config_type: type[T], settings: dict[str, Any], arguments: Sequence[str], *, program: str, default: T) -> T:
+    """A configuration from the settings of a file and the user's arguments, which win.
+
+    Raises SystemExit(2), after a message with near misses, for a name or value that does not exist.
+    """
+    from_file = flags_of(settings)
+    try:
+        return tyro.cli(config_type, prog=program, args=[*from_file, *arguments], default=default)
+    except SystemExit as stop:
+        if stop.code and from_file:
+            names = [flag for flag in from_file if flag.startswith("--")]
+            print(f"(read from the --config file: {' '.join(names)})", file=sys.stderr)
+        raise
+
+
+def to_dict(config: Any) -> Any:
+    """A configuration as plain dicts, lists, strings and numbers."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, dict):
+        return {key: to_dict(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_dict(value) for value in config]
+    if isinstance(config, Path):
+        return str(config)
+    return config
+
+
+def shallow(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name, one level deep: what a component's constructor takes."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
+def dump(settings: dict[str, Any]) -> str:
+    """Settings as YAML that `read_yaml` and `parse` accept again."""
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
+
+def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names: `{"a": {"b": 1}}` -> `{"a.b": 1}`."""
+    if not isinstance(settings, dict):
+        return {prefix.removesuffix("."): settings}
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.")
+    return flat
+
+
+def fingerprint(settings: Any) -> str:
+    """Sixteen hexadecimal digits that change when any setting does."""
+    text = json.dumps(to_dict(settings), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,51 @@
+"""What the loop trains: an objective, which turns a batch into a loss.
+
+A pretraining method and a transfer objective are the same kind of thing, so one loop serves both.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Batch(NamedTuple):
+    """What a loader hands to an objective; every tensor lies on the objective's device. B: images of this process."""
+
+    images: Tensor
+    """(B, C, H, W) uint8: the stored pixels, not yet augmented."""
+    labels: Tensor
+    """(B,) int64: class indices; -1 where an image has no label."""
+    keys: Tensor
+    """(B,) int64: the random key of each image in this epoch (`engine.randomness`)."""
+
+
+class Output(NamedTuple):
+    """What an objective answers."""
+
+    loss: Tensor
+    """() float32: the mean over this process's images. Processes are averaged by the loop."""
+    metrics: dict[str, Tensor]
+    """Detached scalars for the log."""
+
+
+class Objective(nn.Module):
+    """Base of every method and every transfer objective. Subclasses implement `forward(batch) -> Output`.
+
+    `forward` runs inside the wrapper of distributed training, so every parameter that it trains must be used in it.
+    """
+
+    def forward(self, batch: Batch) -> Output:
+        """Loss and metrics of one batch."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement forward(batch) -> Output")
+
+    def after_step(self, progress: float) -> None:
+        """Called once after each optimiser step; `progress` runs from 0 to 1 over the training.
+
+        For what moves without gradients: a momentum encoder, the strength of a gradient reversal.
+        """
+
+
+def scalar(value: Tensor) -> Tensor:
+    """A metric for the log: detached, float32, without dimensions."""
+    return value.detach().to(torch.float32).mean()

@@ -1,0 +1,14 @@
+"""Errors that are the user's to mend: one readable message, exit status 2, no traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A value from outside that cannot be used. The message names the value, what is allowed and the remedy."""
+
+
+def did_you_mean(name: str, allowed: Iterable[str], count: int = 4) -> str:
+    """A half-sentence with the near ones to `name`, or an empty string when nothing is near."""
+    near = difflib.get_close_matches(name, list(allowed), n=count, cutoff=0.5)
+    return f" Did you mean {', '.join(near)}?" if near else ""

@@ -1,0 +1,112 @@
+"""A run's folder: which settings it belongs to, whether it has finished, and what it ran on."""
+
+import json
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import config as configuration
+from .checkpoint import write_text
+from .errors import InputError
+from .runtime import Runtime
+
+_PACKAGES = ("torch", "torchvision", "timm", "lightly", "accelerate", "numpy", "scikit-learn")
+
+
+class RunFolder:
+    """`config.yaml`, `environment.json`, `metrics.jsonl`, `checkpoints/`, and `result.json` once the run has finished.
+
+    Args:
+        path: the folder; made when absent.
+        settings: the resolved settings. A folder that holds others is refused by the names that differ.
+        runtime: rank 0 writes.
+        fresh: move what is there aside (to `NAME.old-1`, ...) and start over. Nothing is deleted.
+        volatile: dotted names of settings that may change between two starts of one run (where it is shown, how fast).
+    """
+
+    def __init__(
+        self, path: Path, settings: dict[str, Any], runtime: Runtime, *, fresh: bool, volatile: tuple[str, ...] = ()
+    ) -> None:
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self._runtime = runtime
+        runtime.wait()
+        if runtime.is_main:
+            if fresh and path.exists():
+                path.rename(_free_name(path))
+            self._open(settings, volatile)
+        runtime.wait()
+
+    def _open(self, settings: dict[str, Any], volatile: tuple[str, ...]) -> None:
+        held = self.path / "config.yaml"
+        if held.is_file():
+            self._refuse_changes(yaml.safe_load(held.read_text(encoding="utf-8")) or {}, settings, volatile)
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.path / "environment.json", json.dumps(environment(self._runtime), indent=2) + "\n")
+            write_text(held, configuration.dump(settings))
+        except OSError as error:
+            raise InputError(f"--output {self.path}: cannot be written ({error.strerror}). Give another folder.") from error
+
+    def _refuse_changes(self, before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, ...]) -> None:
+        old, new = configuration.flatten(before), configuration.flatten(now)
+        differing = [
+            f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name) != new.get(name) and not name.startswith(volatile)
+        ]
+        if differing:
+            raise InputError(
+                f"{self.path} holds a run with other settings: {'; '.join(differing)}. Give another --output, "
+                "or --fresh to start over there (what is there is moved aside, not deleted)."
+            )
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the finished run wrote; None while it has not finished."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write the result: from here on the run counts as finished."""
+        if self._runtime.is_main:
+            write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+        self._runtime.wait()
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (candidate := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    return candidate
+
+
+def git_commit() -> str:
+    """The commit of the checkout that holds this package; empty where there is none."""
+    here = Path(__file__).resolve().parent
+    answer = subprocess.run(  # noqa: S603
+        ["git", "-C", str(here), "rev-parse", "HEAD"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return answer.stdout.strip()
+
+
+def environment(runtime: Runtime) -> dict[str, Any]:
+    """Versions, devices and command of this run, for whoever repeats it."""
+    return {
+        "command": " ".join(sys.argv),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "devices": runtime.describe(),
+        "git_commit": git_commit(),
+    }

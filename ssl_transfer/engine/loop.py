@@ -1,0 +1,173 @@
+"""The only training loop: objective, optimiser, batches, steps. It trains every method and every transfer phase."""
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from . import checkpoint, tracking
+from .contract import Batch, Objective
+from .errors import InputError
+from .optim import OptimizerConfig, make_optimizer, warmup_cosine
+from .randomness import seed_from
+from .runtime import Runtime
+
+CHECKPOINT_SECONDS = 20.0
+"""A running training saves its state when an epoch ends and at least so long has passed since it last did."""
+
+
+class Batches(Protocol):
+    """Where the loop gets its batches: `data.loaders.Loader` is one."""
+
+    batch_size: int
+    """Images per optimiser step over all processes."""
+    steps_per_epoch: int
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """This process's share of each batch of an epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a training cost."""
+
+    steps: int
+    images_seen: int
+    seconds: float
+    """Wall time, evaluation included, over every start of the run."""
+    peak_memory_mb: float
+    """CUDA: the most that tensors held. CPU: the most that the whole process has held resident."""
+
+
+def train(
+    objective: Objective,
+    groups: list[dict[str, object]],
+    batches: Batches,
+    *,
+    optimizer: OptimizerConfig,
+    epochs: int,
+    seed: int,
+    phase: str,
+    runtime: Runtime,
+    tracker: tracking.Tracker,
+    state_path: Path | None = None,
+    metrics_path: Path | None = None,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    evaluate_every: int = 1,
+) -> Summary:
+    """Train `objective` for `epochs`, going on from `state_path` when that holds a state.
+
+    Args:
+        objective: trained in place; it is on the runtime's device afterwards.
+        groups: parameter groups with their learning rates (`optim.parameter_groups`).
+        batches: the order is a function of the epoch, so a resumed training sees what it would have seen.
+        optimizer: its rate is the groups' own; warm-up and clipping are read here.
+        epochs: passes over the batches, at least 1.
+        seed: reseeds torch before every step, for dropout and the like, so that these do not depend on history.
+        phase: its name in the log.
+        runtime: device and processes.
+        tracker: where metrics go.
+        state_path: where the state is saved and found; None saves nothing.
+        metrics_path: the tracker's file, from which lines after the resumed step are dropped.
+        evaluate: metrics of the moment (split `validation`), called on every process after each `evaluate_every`
+            epochs and at the end; it must leave the objective as it found it.
+        evaluate_every: see `evaluate`.
+
+    Raises:
+        InputError: the loss is not finite; the last saved state is from before.
+    """
+    accelerator = runtime.accelerator
+    num_steps = epochs * batches.steps_per_epoch
+    wrapped = accelerator.prepare_model(objective.to(runtime.device))
+    stepper = accelerator.prepare_optimizer(make_optimizer(optimizer, groups))
+    rates = [group["lr"] for group in stepper.param_groups]
+    step, seconds_before = 0, 0.0
+    if state_path is not None and state_path.is_file():
+        state = checkpoint.load_state(state_path)
+        objective.load_state_dict(state["objective"])
+        stepper.load_state_dict(state["optimizer"])
+        step, seconds_before = state["step"], state["seconds"]
+        if step < num_steps:
+            runtime.say(f"{phase}: going on after step {step} of {num_steps}")
+    if metrics_path is not None and runtime.is_main:
+        tracking.drop_after(metrics_path, phase, step)
+    if runtime.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(runtime.device)
+
+    started = saved = shown = time.monotonic()
+    shown_step, losses = step, torch.zeros((), device=runtime.device)
+    metrics: dict[str, torch.Tensor] = {}
+
+    def save() -> None:
+        if state_path is not None and runtime.is_main:
+            seconds = seconds_before + time.monotonic() - started
+            state = {"objective": objective.state_dict(), "optimizer": stepper.state_dict()}
+            checkpoint.save_state(state_path, {**state, "step": step, "seconds": seconds})
+        runtime.wait()
+
+    with tracking.bar(phase, num_steps, active=runtime.is_main) as bar:
+        for epoch in range(step // batches.steps_per_epoch, epochs):
+            wrapped.train()
+            for batch in batches.epoch(epoch):
+                factor = warmup_cosine(step, num_steps, optimizer.warmup_steps)
+                for group, rate in zip(stepper.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor
+                torch.manual_seed(seed_from(seed, step, runtime.process_index))
+                loss, metrics = wrapped(batch)
+                accelerator.backward(loss)
+                if optimizer.clip_norm:
+                    accelerator.clip_grad_norm_(objective.parameters(), optimizer.clip_norm)
+                stepper.step()
+                stepper.zero_grad(set_to_none=True)
+                step += 1
+                objective.after_step(step / num_steps)
+                losses += loss.detach()
+                now = time.monotonic()
+                if now - shown > 1.0 and step % batches.steps_per_epoch:
+                    rate = (step - shown_step) * batches.batch_size / (now - shown)
+                    bar.update(step, f"loss {float(loss.detach()):.4f}  {rate:,.0f} images/s")
+            # The reading below waits for the device once an epoch, and never between steps.
+            names = sorted(metrics)
+            values = torch.stack([losses / (step - shown_step), *(metrics[name].to(losses) for name in names)])
+            mean_loss, *means = runtime.mean(values).tolist()
+            if not mean_loss - mean_loss == 0.0:
+                raise InputError(
+                    f"{phase}: the loss is {mean_loss} in epoch {epoch} (steps {step - batches.steps_per_epoch} to {step})."
+                    " Lower the learning rate, lengthen the warm-up or clip (--optimizer.clip-norm 1)."
+                )
+            now = time.monotonic()
+            rate = (step - shown_step) * batches.batch_size / max(now - shown, 1e-9)
+            bar.update(step, f"loss {mean_loss:.4f}  {rate:,.0f} images/s")
+            position = {"phase": phase, "epoch": epoch + 1, "step": step}
+            costs = {"learning_rate": max(rates) * factor, "images_per_second": rate, "loss": mean_loss}
+            tracker.log({**position, "split": "train", **costs, **dict(zip(names, means, strict=True))})
+            shown, shown_step, losses = now, step, torch.zeros_like(losses)
+            if evaluate is not None and ((epoch + 1) % evaluate_every == 0 or epoch + 1 == epochs):
+                wrapped.eval()
+                tracker.log({**position, "split": "validation", **evaluate()})
+                shown = time.monotonic()
+            # Every process decides alike: rank 0's clock is the one that counts.
+            due = torch.tensor(float(time.monotonic() - saved > CHECKPOINT_SECONDS), device=runtime.device)
+            if runtime.mean(due) > 0.0:
+                save()
+                saved = time.monotonic()
+        save()
+    wrapped.eval()
+    # Wrappers of a finished phase must not outlive it: the next phase trains other parameters.
+    accelerator.free_memory()
+    return Summary(
+        steps=num_steps,
+        images_seen=num_steps * batches.batch_size,
+        seconds=seconds_before + time.monotonic() - started,
+        peak_memory_mb=_peak_memory_mb(runtime.device),
+    )
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

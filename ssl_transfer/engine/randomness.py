@@ -1,0 +1,80 @@
+"""Counter-based randomness: every random number is a function of (seed, epoch, sample, stream), never of history.
+
+So a run is the same at any number of processes and on any device, and a resumed run equals one that never stopped,
+without a generator's state being saved. The hash is SplitMix64 (Steele, Lea and Flood, "Fast splittable
+pseudorandom number generators", OOPSLA 2014), here on whole tensors: torch's int64 wraps around as uint64 does.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+_MIX_1 = 0xBF58476D1CE4E5B9
+_MIX_2 = 0x94D049BB133111EB
+_MASK = 0xFFFFFFFFFFFFFFFF
+
+
+def _signed(value: int) -> int:
+    """The int64 that has the bits of this uint64."""
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift; torch's own is arithmetic and would copy the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's output function on int64 tensors of any shape."""
+    x = (x ^ _shift_right(x, 30)) * _signed(_MIX_1)
+    x = (x ^ _shift_right(x, 27)) * _signed(_MIX_2)
+    return x ^ _shift_right(x, 31)
+
+
+def fold(keys: Tensor, value: Tensor | int) -> Tensor:
+    """New keys from `keys` (int64, any shape) and `value` (an int, or int64 that broadcasts): one level further down.
+
+    Order matters: folding a then b is another key than folding b then a.
+    """
+    if isinstance(value, int):
+        value = torch.tensor(_signed(value), dtype=torch.int64, device=keys.device)
+    return _mix(_mix(keys + _signed(_GOLDEN_GAMMA)) ^ _mix(value + _signed(2 * _GOLDEN_GAMMA)))
+
+
+def seed_from(*values: int) -> int:
+    """A seed in 0 .. 2**63 - 1 from several integers, for generators that are not counter-based (weights, dropout)."""
+    key = torch.zeros((), dtype=torch.int64)
+    for value in values:
+        key = fold(key, value)
+    return int(key) & ((1 << 63) - 1)
+
+
+def sample_keys(seed: int, epoch: int, samples: Tensor) -> Tensor:
+    """The key of each sample in an epoch: int64 of the shape of `samples` (int64 indices into the data set)."""
+    return fold(fold(fold(torch.zeros_like(samples), seed), epoch), samples)
+
+
+def uniform(keys: Tensor, stream: int, count: int) -> Tensor:
+    """`count` uniform numbers in [0, 1) for each key: (B,) int64 -> (B, count) float32, on the keys' device.
+
+    `stream` separates the uses of one key: a view number, a mask, an order.
+    """
+    counters = torch.arange(count, device=keys.device, dtype=torch.int64)
+    bits = fold(fold(keys, stream)[:, None], counters[None, :])
+    # 24 bits are what a float32 holds exactly, so that every device gives the same number and 1.0 is never reached.
+    return _shift_right(bits, 40).to(torch.float32) * 2.0**-24
+
+
+def normal(keys: Tensor, stream: int, count: int) -> Tensor:
+    """`count` standard normal numbers for each key, by Box and Muller: (B,) int64 -> (B, count) float32."""
+    draws = uniform(keys, stream, 2 * count)
+    radius = torch.sqrt(-2.0 * torch.log1p(-draws[:, :count]))
+    return radius * torch.cos(2.0 * math.pi * draws[:, count:])
+
+
+def permutation(seed: int, epoch: int, size: int) -> Tensor:
+    """An order of 0 .. size - 1, int64 on the CPU: the samples sorted by their keys."""
+    return torch.argsort(sample_keys(seed, epoch, torch.arange(size)), stable=True)

@@ -1,0 +1,84 @@
+"""Where a run runs: the Accelerator, its device and processes, and a guard that they are those asked for."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from .errors import InputError
+
+MixedPrecision = Literal["no", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """The device and the processes of this run. Every stage of one process shares one."""
+
+    accelerator: Accelerator
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.accelerator.device
+
+    @property
+    def process_index(self) -> int:
+        """The rank of this process, 0 .. num_processes - 1."""
+        return self.accelerator.process_index
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes train together (the world size)."""
+        return self.accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes: rank 0 alone does."""
+        return self.accelerator.is_main_process
+
+    def say(self, message: str) -> None:
+        """Print on rank 0."""
+        if self.is_main:
+            print(message, flush=True)
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        self.accelerator.wait_for_everyone()
+
+    def unwrap(self, module: nn.Module) -> nn.Module:
+        """The module inside the distributed and mixed-precision wrappers."""
+        return self.accelerator.unwrap_model(module)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean over processes, element by element."""
+        return self.accelerator.reduce(values, reduction="mean")
+
+    def describe(self) -> str:
+        """One line for people: device, processes, precision."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        plural = "process" if self.num_processes == 1 else "processes"
+        return f"{self.num_processes} {plural} on {name}, mixed precision: {self.accelerator.mixed_precision}"
+
+
+def start(mixed_precision: MixedPrecision = "no") -> Runtime:
+    """The runtime of this process.
+
+    Raises InputError when the launcher started another number of processes than have joined: without
+    `ACCELERATE_USE_CPU=true` every CPU process under torchrun believes that it is alone, and they would all write.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1 and torch.accelerator.current_accelerator() is None and "ACCELERATE_USE_CPU" not in os.environ:
+        raise InputError(
+            f"The launcher started {launched} processes, but on a machine without a GPU they would not find each other. "
+            "Set ACCELERATE_USE_CPU=true before the command."
+        )
+    accelerator = Accelerator(mixed_precision=mixed_precision)
+    if accelerator.num_processes != launched:
+        raise InputError(
+            f"The launcher started {launched} processes and {accelerator.num_processes} joined. On CPUs launch with "
+            "`ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc_per_node N recipes/...`."
+        )
+    return Runtime(accelerator=accelerator)

@@ -1,0 +1,1 @@
+"""Measuring: features, neighbours, metrics of predictions, statistics over runs. Trains nothing."""

@@ -1,0 +1,29 @@
+"""Nearest neighbours in feature space: how good features are before anything is trained on them."""
+
+import numpy as np
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+
+
+def knn_accuracy(
+    features: Tensor, labels: Tensor, queries: Tensor, query_labels: Tensor, *, k: int = 20, temperature: float = 0.07
+) -> float:
+    """Share of queries whose class the k nearest features by cosine vote for (Wu et al. 2018, section 3.4).
+
+    A neighbour of similarity s votes with weight exp(s / temperature).
+
+    Args:
+        features: (N, D), with `labels` (N,).
+        labels: int64.
+        queries: (M, D), with `query_labels` (M,).
+        query_labels: int64.
+        k: neighbours; at most N are used.
+        temperature: of the votes.
+    """
+    classifier = KNeighborsClassifier(
+        n_neighbors=min(k, len(features)),
+        metric="cosine",
+        weights=lambda distance: np.exp((1.0 - distance) / temperature),
+    )
+    classifier.fit(features.numpy(), labels.numpy())
+    return float(classifier.score(queries.numpy(), query_labels.numpy()))

@@ -1,0 +1,118 @@
+"""From single runs to statements: means with intervals, and differences paired by seed."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+SUMMARY_COLUMNS = (
+    "arm",
+    "backbone",
+    "labels",
+    "phase",
+    "metric",
+    "num_seeds",
+    "mean",
+    "low",
+    "high",
+    "baseline",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "p_value",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of `results.csv`. The fields are its columns."""
+
+    arm: str
+    backbone: str
+    labels: str
+    seed: int
+    phase: str
+    split: str
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean over seeds with its 95 % interval. With one seed the interval is unknown: (-inf, inf)."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+    """Of the mean being 0 (two-sided t-test); nan with fewer than two seeds."""
+    count: int
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Student's t interval for the mean of independent values."""
+    count, mean = len(values), float(np.mean(values))
+    if count < 2:
+        return Estimate(mean=mean, low=-math.inf, high=math.inf, p_value=math.nan, count=count)
+    error = float(stats.sem(values))
+    if error == 0.0:
+        return Estimate(mean=mean, low=mean, high=mean, p_value=1.0 if mean == 0.0 else 0.0, count=count)
+    low, high = stats.t.interval(CONFIDENCE, count - 1, loc=mean, scale=error)
+    p_value = float(stats.ttest_1samp(values, 0.0).pvalue)
+    return Estimate(mean=mean, low=float(low), high=float(high), p_value=p_value, count=count)
+
+
+def paired_difference(ours: dict[int, float], theirs: dict[int, float]) -> Estimate:
+    """The mean difference over the seeds that both have; the same seed means the same labelled images."""
+    return estimate([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
+
+
+Cell = tuple[str, str, str, str, str]
+"""(arm, backbone, labels, phase, metric)."""
+
+
+def by_cell(rows: Iterable[Row], *, split: str) -> dict[Cell, dict[int, float]]:
+    """The values of one split by what they measure, and in it by seed."""
+    cells: dict[Cell, dict[int, float]] = defaultdict(dict)
+    for row in rows:
+        if row.split == split:
+            cells[row.arm, row.backbone, row.labels, row.phase, row.metric][row.seed] = row.value
+    return dict(cells)
+
+
+def summarize(rows: Sequence[Row]) -> list[dict[str, object]]:
+    """`summary.csv`: each cell of the test split, one row for each baseline that it is compared with.
+
+    The baselines are scratch on the same backbone and ImageNet, on the same backbone where that was run.
+    """
+    cells = by_cell(rows, split="test")
+    summary = []
+    for cell, values in cells.items():
+        found = estimate(list(values.values()))
+        shared = dict(zip(SUMMARY_COLUMNS, (*cell, found.count, found.mean, found.low, found.high), strict=False))
+        comparisons = [(name, cells[key]) for name, key in baselines_of(cell, cells)]
+        for name, baseline in comparisons:
+            difference = paired_difference(values, baseline)
+            numbers = (name, difference.mean, difference.low, difference.high, difference.p_value)
+            summary.append({**shared, **dict(zip(SUMMARY_COLUMNS[-5:], numbers, strict=True))})
+        if not comparisons:
+            summary.append({**shared, **dict.fromkeys(SUMMARY_COLUMNS[-5:], "")})
+    return summary
+
+
+def baselines_of(cell: Cell, cells: dict[Cell, dict[int, float]]) -> list[tuple[str, Cell]]:
+    """The cells that this one is compared with."""
+    arm, backbone, *rest = cell
+    found = []
+    for baseline in ("scratch", "imagenet"):
+        same = (baseline, backbone, *rest)
+        others = [key for key in cells if key[0] == baseline and list(key[2:]) == rest]
+        # ImageNet weights exist for few small backbones, so another backbone's ImageNet is better than none.
+        key = same if same in cells else (others[0] if others and baseline == "imagenet" else None)
+        if key is not None and arm not in (baseline, "scratch"):
+            found.append((baseline, key))
+    return found

@@ -1,0 +1,15 @@
+"""Ways to pretrain a backbone without labels: one file each, listed here.
+
+To add one, write `methods/NAME.py` that ends with `METHOD = Method(...)`, and add its line to `METHODS`. The command
+line, `compare` and the contract tests find it there.
+"""
+
+from . import autoencoder, mae, moco, simclr
+from .method import Method
+
+METHODS: dict[str, Method] = {
+    "simclr": simclr.METHOD,
+    "moco": moco.METHOD,
+    "mae": mae.METHOD,
+    "autoencoder": autoencoder.METHOD,
+}

@@ -1,0 +1,109 @@
+"""Autoencoder: the image is painted again from the backbone's pooled features; the plain baseline.
+
+Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", Science 2006; with noise or
+hidden squares on the input, the denoising autoencoder (Vincent et al., ICML 2008). The code is the very vector that
+the transfer stage and kNN get. The target is always the clean image, and the loss its mean squared error, in
+deviations of the data set.
+
+Shapes: B images, C channels, S pixels a side, D features.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.augment import RECONSTRUCTION_DEFAULT, AugmentConfig, augment
+from ..engine.contract import Batch, Objective, Output, scalar
+from ..engine.errors import InputError
+from ..engine.optim import OptimizerConfig
+from ..engine.randomness import normal, uniform
+from ..models.backbones import Backbone
+from .method import Method, feature_deviation
+
+NOISE_STREAM, MASK_STREAM = 101, 102
+"""Far from the views' numbers."""
+MASK_GRID = 4
+"""Hidden squares lie on a grid of this many a side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """Settings of the autoencoder."""
+
+    noise: float = 0.0
+    """Deviation of Gaussian noise on the input, in deviations of the data set; 0 adds none."""
+    mask_ratio: float = 0.0
+    """Probability that a square, a quarter of the image a side, is hidden from the input; 0 hides none."""
+    decoder_width: int = 128
+    """Channels of the decoder where it begins; each doubling of the size halves them."""
+    augment: AugmentConfig = RECONSTRUCTION_DEFAULT
+    """What happens to the image before it is seen."""
+
+
+class Autoencoder(Objective):
+    """See the module's text.
+
+    Args:
+        backbone: the encoder, any backbone, trained in place.
+        noise: deviation of the input's noise.
+        mask_ratio: probability of hiding a square.
+        decoder_width: channels where the decoder begins.
+        augment: how the image is cropped.
+    """
+
+    def __init__(
+        self, backbone: Backbone, *, noise: float, mask_ratio: float, decoder_width: int, augment: AugmentConfig
+    ) -> None:
+        super().__init__()
+        if noise < 0 or not 0.0 <= mask_ratio < 1.0:
+            raise InputError(f"noise {noise}, mask_ratio {mask_ratio}: noise is 0 or more, the ratio 0 or more and below 1.")
+        self.backbone = backbone
+        self.decoder = _decoder(backbone.num_features, decoder_width, backbone.spec.image_size, backbone.spec.in_chans)
+        self._noise, self._mask_ratio, self._augment = noise, mask_ratio, augment
+
+    def corrupt(self, images: Tensor, keys: Tensor) -> Tensor:
+        """Noise and hidden squares on normalised images (B, C, S, S); a hidden pixel is 0, the data set's mean."""
+        if self._noise:
+            drawn = normal(keys, NOISE_STREAM, images[0].numel())
+            images = images + self._noise * drawn.view_as(images)
+        if self._mask_ratio:
+            seen = uniform(keys, MASK_STREAM, MASK_GRID**2) >= self._mask_ratio
+            grid = seen.view(-1, 1, MASK_GRID, MASK_GRID).to(images.dtype)
+            images = images * F.interpolate(grid, size=images.shape[2:], mode="nearest")
+        return images
+
+    def forward(self, batch: Batch) -> Output:
+        """The mean squared error of the painted image."""
+        size = self.backbone.spec.image_size
+        clean = self.backbone.normalize(augment(batch.images, batch.keys, view=0, size=size, config=self._augment))
+        features = self.backbone.model(self.corrupt(clean, batch.keys))
+        painted = self.decoder(features)[:, :, :size, :size]
+        loss = F.mse_loss(painted.float(), clean)
+        return Output(loss, {"feature_deviation": scalar(feature_deviation(features))})
+
+
+def _decoder(num_features: int, width: int, image_size: int, channels: int) -> nn.Sequential:
+    """(B, D) -> (B, channels, S', S') with S' the first 4 * 2 ** n that reaches `image_size`."""
+    doublings = max(0, math.ceil(math.log2(image_size / 4)))
+    layers: list[nn.Module] = [nn.Linear(num_features, width * 16), nn.Unflatten(1, (width, 4, 4)), nn.ReLU(inplace=True)]
+    for _ in range(doublings):
+        narrower = max(16, width // 2)
+        layers += [
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.Conv2d(width, narrower, 3, padding=1, bias=False),
+            nn.BatchNorm2d(narrower),
+            nn.ReLU(inplace=True),
+        ]
+        width = narrower
+    return nn.Sequential(*layers, nn.Conv2d(width, channels, 3, padding=1))
+
+
+METHOD = Method(
+    summary="painting the image from its features (Hinton and Salakhutdinov 2006), plain or denoising",
+    config=AutoencoderConfig,
+    module=Autoencoder,
+    optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=1e-4),
+)

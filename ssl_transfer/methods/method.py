@@ -1,0 +1,66 @@
+"""What the rest of the house knows of a way to pretrain."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from ..engine.contract import Objective
+from ..engine.optim import OptimizerConfig
+from ..models.backbones import BackboneConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to pretrain: its settings, its module, and the training that its paper gives it."""
+
+    summary: str
+    """One sentence for help texts and tables."""
+    config: type
+    """A frozen dataclass. Each field is an argument of `module`, its docstring is its help."""
+    module: Callable[..., Objective]
+    """`module(backbone, **fields of config)` is an `Objective` that trains `backbone` in place."""
+    backbones: Literal["any", "vit"] = "any"
+    """Whether every backbone can be trained so, or only plain vision transformers."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """The default backbone."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The default optimiser."""
+    epochs: int = 100
+    """Default passes over the pool."""
+    batch_size: int = 256
+    """Default images per optimiser step."""
+
+    def build(self, backbone: nn.Module, config: Any) -> Objective:
+        """The module that trains `backbone` with these settings."""
+        arguments = {name: getattr(config, name) for name in config.__dataclass_fields__}
+        return self.module(backbone, **arguments)
+
+
+def mlp(widths: tuple[int, ...], *, norm_last: bool = False) -> nn.Sequential:
+    """Linear layers of these widths with BatchNorm and ReLU between them: the projector of SimCLR and its followers.
+
+    Args:
+        widths: input, hidden ... output.
+        norm_last: BatchNorm behind the last layer too.
+    """
+    layers: list[nn.Module] = []
+    for index, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        last = index == len(widths) - 2
+        normed = not last or norm_last
+        layers.append(nn.Linear(before, after, bias=not normed))
+        if normed:
+            layers.append(nn.BatchNorm1d(after))
+        if not last:
+            layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+def feature_deviation(features: Tensor) -> Tensor:
+    """Mean over dimensions of the deviation of L2-normalised features (B, D) over the batch, times sqrt(D).
+
+    Near 1 for features spread over the sphere, near 0 when the representation has collapsed (Chen and He 2021, SimSiam).
+    """
+    unit = nn.functional.normalize(features.detach().float(), dim=1)
+    return unit.std(dim=0).mean() * features.shape[1] ** 0.5

@@ -1,0 +1,171 @@
+"""MoCo: views are recognised among a queue of views encoded earlier, by a slowly moving copy of the encoder.
+
+He, Fan, Wu, Xie and Girshick, "Momentum contrast for unsupervised visual representation learning", CVPR 2020, with
+the projector and augmentation of version 2 (Chen, Fan, Girshick and He 2020). With q the query of a view, k+ the key
+of the image's other view and k_i the queue (their equation 1):
+
+    loss = -log( exp(q k+ / t) / (exp(q k+ / t) + sum over i of exp(q k_i / t)) )
+
+Batch normalisation would let a query find its key by their shared batch. The paper shuffles images between GPUs, which
+does nothing on one. Here the key encoder uses running statistics, which follow the query encoder's by the same moving
+average as its weights (Cai et al., "Exponential moving average normalization", CVPR 2021): no leak at any number of
+processes. Queue, pointer and momentum encoder are part of the state.
+
+Shapes: B images of this process, D features, P projector width, K queue size, W processes.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.augment import AugmentConfig, augment
+from ..engine import distributed
+from ..engine.contract import Batch, Objective, Output, scalar
+from ..engine.errors import InputError
+from ..engine.optim import OptimizerConfig
+from ..models.backbones import Backbone, freeze
+from .method import Method, feature_deviation, mlp
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCoConfig:
+    """Settings of MoCo."""
+
+    temperature: float = 0.2
+    """Divides the cosines (0.2 in version 2)."""
+    queue_size: int = 1024
+    """Keys that serve as negatives, K (65,536 in the paper, for 1.3 million images). Keep it below the pool's size,
+    or an image meets its own older keys as negatives."""
+    momentum: float = 0.99
+    """How much of the key encoder stays at each step, at the start; it rises to 1 along a cosine (Grill et al. 2020).
+    The paper's constant 0.999 suits trainings of 100,000 steps and more."""
+    hidden_width: int = 512
+    """Width of the projector's hidden layer."""
+    output_width: int = 128
+    """Width of the projector's output, P."""
+    symmetric: bool = True
+    """Each view is the query once and the key once (twice the work a step); otherwise the first is the query."""
+    augment: AugmentConfig = AugmentConfig()
+    """What makes the two views."""
+
+
+class MoCo(Objective):
+    """See the module's text.
+
+    Args:
+        backbone: trained in place; it is the query encoder's.
+        temperature: t above.
+        queue_size: K.
+        momentum: at the start.
+        hidden_width: of the projector.
+        output_width: P.
+        symmetric: whether both views are queries.
+        augment: how views are made.
+    """
+
+    queue: Tensor
+    filled: Tensor
+    pointer: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        temperature: float,
+        queue_size: int,
+        momentum: float,
+        hidden_width: int,
+        output_width: int,
+        symmetric: bool,
+        augment: AugmentConfig,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise InputError(f"temperature {temperature}: it must be above 0, usually 0.07 to 0.3.")
+        if queue_size < 1:
+            raise InputError(f"queue_size {queue_size}: at least 1.")
+        if not 0.0 <= momentum <= 1.0:
+            raise InputError(f"momentum {momentum}: between 0 and 1, usually 0.99 or 0.999.")
+        self.backbone = backbone
+        self.projector = mlp((backbone.num_features, hidden_width, output_width))
+        self.key_backbone = copy.deepcopy(backbone)
+        self.key_projector = copy.deepcopy(self.projector)
+        freeze(self.key_backbone)
+        freeze(self.key_projector)
+        self.register_buffer("queue", torch.zeros(queue_size, output_width))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+        self._temperature, self._momentum, self._symmetric, self._augment = temperature, momentum, symmetric, augment
+
+    def train(self, mode: bool = True) -> "MoCo":
+        """The key encoder stays in evaluation mode: its statistics are averages, never a batch's."""
+        super().train(mode)
+        self.key_backbone.eval()
+        self.key_projector.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Output:
+        """The loss of the queries; the keys join the queue afterwards."""
+        size = self.backbone.spec.image_size
+        views = torch.cat([augment(batch.images, batch.keys, view=v, size=size, config=self._augment) for v in range(2)])
+        count = len(batch.images)
+        features = self.backbone(views if self._symmetric else views[:count])
+        queries = self.projector(features)
+        with torch.no_grad():
+            # Each query's key is the other view of its image.
+            partners = torch.cat([views[count:], views[:count]]) if self._symmetric else views[count:]
+            keys = F.normalize(self.key_projector(self.key_backbone(partners)).float(), dim=1)
+        with torch.autocast(views.device.type, enabled=False):
+            loss = self.contrast(F.normalize(queries.float(), dim=1), keys)
+        if self.training:
+            self.enqueue(distributed.gather_without_gradient(keys[:count]))
+        return Output(loss, {"feature_deviation": scalar(feature_deviation(features))})
+
+    def contrast(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """InfoNCE of unit vectors (N, P), float32: each query's own key against the queue as it is before these keys.
+
+        Until the queue is full, its empty places are no negatives.
+        """
+        positives = (queries * keys).sum(dim=1, keepdim=True)
+        negatives = queries @ self.queue.T
+        empty = torch.arange(len(self.queue), device=queries.device) >= self.filled
+        negatives = negatives.masked_fill(empty, -math.inf)
+        logits = torch.cat([positives, negatives], dim=1) / self._temperature
+        return F.cross_entropy(logits, torch.zeros(len(queries), dtype=torch.int64, device=queries.device))
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor) -> None:
+        """Put keys (N, P) over the oldest ones, first in first out; N need not divide K."""
+        size = len(self.queue)
+        keys = keys[-size:]
+        places = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
+        self.queue[places] = keys
+        self.pointer.copy_((self.pointer + len(keys)) % size)
+        self.filled.copy_((self.filled + len(keys)).clamp(max=size))
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """Move the key encoder, weights and statistics alike, towards the query encoder."""
+        momentum = 1.0 - (1.0 - self._momentum) * 0.5 * (1.0 + math.cos(math.pi * progress))
+        pairs: tuple[tuple[nn.Module, nn.Module], ...] = (
+            (self.key_backbone, self.backbone),
+            (self.key_projector, self.projector),
+        )
+        for slow, fast in pairs:
+            for mine, theirs in zip(slow.state_dict().values(), fast.state_dict().values(), strict=True):
+                if mine.is_floating_point():
+                    mine.lerp_(theirs, 1.0 - momentum)
+                else:
+                    mine.copy_(theirs)
+
+
+METHOD = Method(
+    summary="contrast of two views with a queue and a momentum encoder (He et al. 2020, version 2)",
+    config=MoCoConfig,
+    module=MoCo,
+    optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=1e-4),
+)

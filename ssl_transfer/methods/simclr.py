@@ -1,0 +1,80 @@
+"""SimCLR: two views of an image attract each other and repel every other view in the batch.
+
+Chen, Kornblith, Norouzi and Hinton, "A simple framework for contrastive learning of visual representations", ICML
+2020. With z the projections of 2N views, i and j two views of one image and sim the cosine (their equation 1):
+
+    loss(i, j) = -log( exp(sim(z_i, z_j) / t) / sum over k != i of exp(sim(z_i, z_k) / t) )
+
+The loss is lightly's, over the batch of all processes, computed in float32 whatever the precision. Differs from the
+paper in the optimiser's default (AdamW, not LARS: our batches are small).
+
+Shapes: B images of this process, D features, P projector width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from lightly.loss import NTXentLoss
+
+from ..data.augment import AugmentConfig, augment
+from ..engine import distributed
+from ..engine.contract import Batch, Objective, Output, scalar
+from ..engine.errors import InputError
+from ..engine.optim import OptimizerConfig
+from ..models.backbones import Backbone
+from .method import Method, feature_deviation, mlp
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimCLRConfig:
+    """Settings of SimCLR."""
+
+    temperature: float = 0.2
+    """Divides the cosines; lower looks harder at the nearest negatives. Chen et al. found 0.1 to 0.5 best, by batch."""
+    hidden_width: int = 512
+    """Width of the projector's hidden layer."""
+    output_width: int = 128
+    """Width of the projector's output, P."""
+    augment: AugmentConfig = AugmentConfig()
+    """What makes the two views."""
+
+
+class SimCLR(Objective):
+    """See the module's text.
+
+    Args:
+        backbone: trained in place.
+        temperature: t above.
+        hidden_width: of the projector.
+        output_width: P.
+        augment: how views are made.
+    """
+
+    def __init__(
+        self, backbone: Backbone, *, temperature: float, hidden_width: int, output_width: int, augment: AugmentConfig
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise InputError(f"temperature {temperature}: it must be above 0, usually 0.1 to 0.5.")
+        self.backbone = backbone
+        self.projector = mlp((backbone.num_features, hidden_width, output_width))
+        self.criterion = NTXentLoss(temperature=temperature, gather_distributed=distributed.num_processes() > 1)
+        self._augment = augment
+
+    def forward(self, batch: Batch) -> Output:
+        """The loss over both views of each image, each in the role of the anchor."""
+        size = self.backbone.spec.image_size
+        views = [augment(batch.images, batch.keys, view=v, size=size, config=self._augment) for v in range(2)]
+        features = self.backbone(torch.cat(views))
+        first, second = self.projector(features).chunk(2)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            loss = self.criterion(first.float(), second.float())
+        return Output(loss, {"feature_deviation": scalar(feature_deviation(features))})
+
+
+METHOD = Method(
+    summary="contrast of two views over the batch (Chen et al. 2020)",
+    config=SimCLRConfig,
+    module=SimCLR,
+    optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=1e-4),
+)

@@ -1,0 +1,1 @@
+"""Backbones (timm) with their initialisations, and heads."""

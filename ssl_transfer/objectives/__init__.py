@@ -1,0 +1,1 @@
+"""What the transfer stage can train towards, beside the labels themselves."""

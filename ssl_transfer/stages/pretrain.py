@@ -1,0 +1,217 @@
+"""Pretrain a backbone on images without labels: from the pool to an exported backbone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from ..data import sources
+from ..data.loaders import Loader
+from ..engine import config as configuration
+from ..engine import runtime as runtimes
+from ..engine.errors import InputError, did_you_mean
+from ..engine.folder import RunFolder, environment
+from ..engine.loop import train
+from ..engine.optim import OptimizerConfig, parameter_groups
+from ..engine.randomness import seed_from
+from ..engine.tracking import Tracker
+from ..evaluation.features import extract
+from ..evaluation.knn import knn_accuracy
+from ..methods import METHODS
+from ..methods.method import Method
+from ..models import backbones
+from .run import VOLATILE, RunConfig, check_positive, data_label
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Generic[M]):
+    """How one method pretrains one backbone."""
+
+    method: M
+    """The method's own settings."""
+    backbone: backbones.BackboneConfig
+    """What is pretrained."""
+    optimizer: OptimizerConfig
+    """How it is stepped."""
+    epochs: int
+    """Passes over the pool."""
+    batch_size: int
+    """Images per optimiser step over all processes."""
+    evaluate_every: int = 10
+    """Epochs between measurements of kNN accuracy (neighbours among training images, queries from validation)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(RunConfig, Recipe[M], Generic[M]):
+    """Pretrain a backbone on images without labels."""
+
+
+def default_recipe(name: str) -> Recipe[Any]:
+    """A method with the settings that its file gives it."""
+    entry = method_named(name)
+    return Recipe[entry.config](  # type: ignore[name-defined]
+        method=entry.config(),
+        backbone=entry.backbone,
+        optimizer=entry.optimizer,
+        epochs=entry.epochs,
+        batch_size=entry.batch_size,
+    )
+
+
+def method_named(name: str) -> Method:
+    """An entry of METHODS; InputError with the names there are."""
+    if name not in METHODS:
+        raise InputError(f"{name!r} is not a method; there are {', '.join(METHODS)}.{did_you_mean(name, METHODS)}")
+    return METHODS[name]
+
+
+def name_of(config: Any) -> str:
+    """The name of the method that these settings belong to."""
+    return next(name for name, entry in METHODS.items() if entry.config is type(config))
+
+
+def settings_of(config: PretrainConfig[Any]) -> dict[str, Any]:
+    """The resolved settings, with the method's name, so that they can be run again."""
+    settings = configuration.to_dict(config)
+    settings["method"] = {"name": name_of(config.method), **settings["method"]}
+    return settings
+
+
+def prepare(
+    recipe: Recipe[Any], dataset: sources.Dataset, image_size: int, seed: int
+) -> tuple[backbones.Backbone, Any]:
+    """The backbone with its first weights and the method's module around it; every bad setting is found here."""
+    check_positive(epochs=recipe.epochs, evaluate_every=recipe.evaluate_every)
+    entry = METHODS[name_of(recipe.method)]
+    if entry.backbones == "vit" and not backbones.is_vit_name(recipe.backbone.name):
+        raise InputError(
+            f"--backbone.name {recipe.backbone.name}: {name_of(recipe.method)} needs a vision transformer, "
+            f"for example {entry.backbone.name}."
+        )
+    mean, std = dataset.statistics()
+    spec = backbones.make_spec(
+        recipe.backbone, in_chans=dataset.num_channels, image_size=image_size, mean=mean, std=std
+    )
+    backbone = backbones.scratch(spec, seed=seed_from(seed, 0))
+    return backbone, entry.build(backbone, recipe.method)
+
+
+def pretrain(
+    config: PretrainConfig[Any],
+    *,
+    runtime: runtimes.Runtime | None = None,
+    dataset: sources.Dataset | None = None,
+    group: str = "pretrain",
+) -> dict[str, Any]:
+    """Run it, or go on with it, or return the result of the finished run.
+
+    Args:
+        config: see its fields.
+        runtime: shared with other stages of one process; by default a new one.
+        dataset: already loaded images of `config.data`; by default they are loaded.
+        group: wandb's group.
+
+    Returns:
+        `backbone` (path of the export), `seconds`, `images_seen`, `steps`, `peak_memory_mb`, `num_parameters` and,
+        where there are labels, `knn_accuracy` on the validation images.
+    """
+    runtime = runtime or runtimes.start(config.mixed_precision)
+    name = name_of(config.method)
+    dataset = dataset or sources.load(config.data, image_size=config.image_size, config=config.loading)
+    backbone, method = prepare(config, dataset, config.image_size, config.seed)
+    loader = Loader(
+        dataset, dataset.pool, batch_size=config.batch_size, seed=config.seed, runtime=runtime, labelled=False
+    )
+    settings = settings_of(config)
+    output = config.output or Path(
+        f"runs/pretrain-{name}-{config.backbone.name}-{data_label(config.data)}-seed{config.seed}"
+    )
+    folder = RunFolder(output, settings, runtime, fresh=config.fresh, volatile=VOLATILE)
+    if folder.result is not None:
+        runtime.say(f"{output}: finished before; nothing to do (--fresh starts over)")
+        return folder.result
+    runtime.say(f"{dataset.describe()}")
+    runtime.say(
+        f"pretraining {backbone.spec.label} with {name}: {len(dataset.pool)} images, {config.epochs} epochs, "
+        f"{config.epochs * loader.steps_per_epoch} steps of {config.batch_size} images; {runtime.describe()}"
+    )
+    labelled = len(dataset.splits["train"]) > 0 and len(dataset.splits["validation"]) > 0
+
+    def evaluate() -> dict[str, float]:
+        return {"knn_accuracy": _knn(backbone, dataset, runtime)}
+
+    tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, group=group, job_type="pretrain")
+    cost = train(
+        method,
+        parameter_groups(
+            method,
+            learning_rate=config.optimizer.learning_rate,
+            weight_decay=config.optimizer.weight_decay,
+            undecayed=[f"backbone.{parameter}" for parameter in backbone.undecayed()],
+        ),
+        loader,
+        optimizer=config.optimizer,
+        epochs=config.epochs,
+        seed=config.seed,
+        phase=name,
+        runtime=runtime,
+        tracker=tracker,
+        state_path=folder.checkpoints / "last.pt",
+        metrics_path=folder.metrics,
+        evaluate=evaluate if labelled else None,
+        evaluate_every=config.evaluate_every,
+    )
+    tracker.close()
+    result = {
+        "backbone": str(output / "backbone"),
+        **{field.name: getattr(cost, field.name) for field in fields(cost)},
+        "num_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+        **(evaluate() if labelled else {}),
+    }
+    provenance = {
+        "method": name,
+        "settings": settings,
+        "data_fingerprint": dataset.fingerprint,
+        "images_seen": cost.images_seen,
+        "environment": environment(runtime),
+    }
+    if runtime.is_main:
+        backbones.export(backbone, output / "backbone", provenance)
+    folder.finish(result)
+    knn = f", kNN accuracy on validation {result['knn_accuracy']:.1%}" if labelled else ""
+    runtime.say(f"{output}: {cost.steps} steps in {cost.seconds:.0f} s{knn}; backbone in {result['backbone']}")
+    return result
+
+
+def _knn(backbone: backbones.Backbone, dataset: sources.Dataset, runtime: runtimes.Runtime) -> float:
+    train_split, validation = dataset.splits["train"], dataset.splits["validation"]
+    return knn_accuracy(
+        extract(backbone, dataset, train_split, runtime),
+        dataset.labels[train_split],
+        extract(backbone, dataset, validation, runtime),
+        dataset.labels[validation],
+    )
+
+
+def main(arguments: Sequence[str], program: str = "ssl-transfer pretrain") -> None:
+    """`pretrain METHOD [flags]`; the method may also stand in the --config file as `method: {name: ...}`."""
+    settings, rest = configuration.take_config(arguments)
+    method_settings = settings.get("method")
+    name = method_settings.pop("name", None) if isinstance(method_settings, dict) else None
+    if rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+    if name is None:
+        choices = "\n".join(f"  {key:12} {entry.summary}" for key, entry in METHODS.items())
+        usage = f"usage: {program} METHOD [--help] [flags]\n\nPretrain a backbone on images without labels. Methods:\n{choices}"
+        if set(rest) & {"-h", "--help"}:
+            print(usage)
+            return
+        raise InputError(f"which method?\n{usage}")
+    entry, recipe = method_named(name), default_recipe(name)
+    kind: Any = PretrainConfig[entry.config]  # type: ignore[name-defined]
+    config = configuration.parse(
+        kind, settings, rest, program=f"{program} {name}", default=kind(**configuration.shallow(recipe))
+    )
+    pretrain(config)

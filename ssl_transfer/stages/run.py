@@ -1,0 +1,48 @@
+"""The settings that every stage shares."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data.sources import LoadingConfig
+from ..engine.errors import InputError
+from ..engine.runtime import MixedPrecision
+from ..engine.tracking import TrackingConfig
+
+VOLATILE = ("output", "fresh", "tracking.", "loading.cache", "jobs")
+"""Settings that may change between two starts of one run: they do not change its result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Which images, where the run goes, how it is followed."""
+
+    data: str = "digits"
+    """The images: digits, or folder:PATH (see the README)."""
+    image_size: int = 64
+    """Pixels a side of what the models see."""
+    output: Path | None = None
+    """The run's folder. Started again with the same settings, a run goes on where it stopped. Default: runs/ and what
+    it is."""
+    seed: int = 0
+    """Seed of weights, order and augmentation."""
+    fresh: bool = False
+    """Start over. What the folder holds is moved aside, not deleted."""
+    mixed_precision: MixedPrecision = "no"
+    """bf16 or fp16 autocast. Losses stay in float32."""
+    loading: LoadingConfig = LoadingConfig()
+    """How images are read and divided."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where metrics go."""
+
+
+def check_positive(**values: int) -> None:
+    """Raise InputError for a count that is below 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"--{name.replace('_', '-')} {value}: it must be 1 or more.")
+
+
+def data_label(source: str) -> str:
+    """A DATA string as part of a folder's name."""
+    kind, _, rest = source.partition(":")
+    return Path(rest).name or kind

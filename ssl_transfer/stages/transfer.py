@@ -1,0 +1,309 @@
+"""The transfer stage: any initialisation, a new head, and the phases of a plan; the one stage that every arm goes through."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data import sources, splits
+from ..data.augment import SUPERVISED_DEFAULT, AugmentConfig, augment
+from ..data.loaders import Loader
+from ..engine import checkpoint
+from ..engine import config as configuration
+from ..engine import runtime as runtimes
+from ..engine.errors import InputError
+from ..engine.folder import RunFolder, environment
+from ..engine.loop import train
+from ..engine.optim import OptimizerConfig, parameter_groups
+from ..engine.randomness import sample_keys, seed_from
+from ..engine.tracking import Tracker
+from ..evaluation.features import over_images
+from ..evaluation.metrics import classification
+from ..models import backbones
+from ..models.heads import LinearHead
+from ..objectives.supervised import Supervised, Trained
+from .run import VOLATILE, RunConfig, check_positive, data_label
+
+CALIBRATION_IMAGES = 256
+"""At most so many training images set the scale of the features and a scratch backbone's first statistics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One phase of a plan: what is trained, how fast, how long."""
+
+    name: str
+    trained: Trained
+    learning_rate: float
+    layer_decay: float
+    epochs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferRecipe:
+    """The transfer plan and its settings: first the head on the frozen backbone, then everything."""
+
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-2, weight_decay=1e-2, warmup_steps=10)
+    """How weights are stepped; its learning rate is the head phase's."""
+    finetune_rate: float = 0.1
+    """The second phase's learning rate as a share of the first's; at most 1."""
+    layer_decay: float = 0.75
+    """In the second phase each layer learns at this share of the rate of the one behind it; 1 is the same rate."""
+    epochs: int = 30
+    """Passes over the labelled images in each phase, if these make `min_steps` steps."""
+    min_steps: int = 150
+    """Least optimiser steps in each phase: with few labels an epoch is a step or two. Epochs are added up to it."""
+    batch_size: int = 64
+    """Images per optimiser step; all labelled images where there are fewer."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes."""
+    augment: AugmentConfig = SUPERVISED_DEFAULT
+    """What happens to training images."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.finetune_rate <= 1.0:
+            raise InputError(f"finetune_rate {self.finetune_rate}: above 0 and at most 1, or it would undo the head phase.")
+        if not 0.0 < self.layer_decay <= 1.0:
+            raise InputError(f"layer_decay {self.layer_decay}: above 0 and at most 1.")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise InputError(f"label_smoothing {self.label_smoothing}: 0 or more and below 1.")
+
+    def plan(self, steps_per_epoch: int) -> tuple[Phase, ...]:
+        """The phases, each long enough."""
+        check_positive(epochs=self.epochs, min_steps=self.min_steps)
+        epochs = max(self.epochs, -(-self.min_steps // steps_per_epoch))
+        rate = self.optimizer.learning_rate
+        return (
+            Phase(name="head", trained="head", learning_rate=rate, layer_decay=1.0, epochs=epochs),
+            Phase(
+                name="finetune",
+                trained="all",
+                learning_rate=rate * self.finetune_rate,
+                layer_decay=self.layer_decay,
+                epochs=epochs,
+            ),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig(RunConfig, TransferRecipe):
+    """Train a head, then everything, from an initialisation on labelled images."""
+
+    init: str = "scratch"
+    """Where the backbone's weights come from: scratch, imagenet, or the folder of a pretraining run."""
+    labels: str = "all"
+    """Labelled images per class, or all. Validation holds at most as many a class."""
+    backbone: backbones.BackboneConfig = field(default_factory=backbones.BackboneConfig)
+    """The network for scratch and imagenet; a run's folder names its own."""
+    imagenet_weights: Path | None = None
+    """A local file with ImageNet weights in timm's names, instead of timm's hub."""
+    keep_model: bool = True
+    """Export the chosen model: its backbone and its head."""
+
+
+def initialize(config: TransferConfig, dataset: sources.Dataset) -> tuple[backbones.Backbone, dict[str, Any]]:
+    """The backbone that `init` names, fit for these images, and its provenance."""
+    if config.init not in ("scratch", "imagenet"):
+        if config.backbone != backbones.BackboneConfig():
+            raise InputError(f"--backbone would be ignored: --init {config.init} names its own. Leave it out.")
+        backbone, provenance = backbones.from_checkpoint(Path(config.init))
+        if backbone.spec.in_chans != dataset.num_channels or backbone.spec.image_size != config.image_size:
+            raise InputError(
+                f"--init {config.init} takes {backbone.spec.in_chans} channels at {backbone.spec.image_size} px; "
+                f"{config.data} has {dataset.num_channels} channels at --image-size {config.image_size}. "
+                "Give the same --image-size, and images with as many channels."
+            )
+        return backbone, provenance
+    if config.imagenet_weights is not None and config.init != "imagenet":
+        raise InputError(f"--imagenet-weights would be ignored with --init {config.init}.")
+    mean, std = dataset.statistics()
+    spec = backbones.make_spec(
+        config.backbone, in_chans=dataset.num_channels, image_size=config.image_size, mean=mean, std=std
+    )
+    if config.init == "imagenet":
+        return backbones.imagenet(spec, weights=config.imagenet_weights), {"init": "imagenet"}
+    return backbones.scratch(spec, seed=seed_from(config.seed, 0)), {"init": "scratch"}
+
+
+def labelled_images(config: TransferConfig, dataset: sources.Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training and validation images of this budget and seed. Seeds that agree draw the same images in every arm."""
+    if not len(dataset.splits["train"]) or not len(dataset.splits["test"]):
+        raise InputError(f"--data {config.data}: has no labelled training or test images, which transfer needs.")
+    per_class = splits.parse_budget(config.labels)
+    chosen = [
+        splits.budget(
+            dataset.splits[part], dataset.labels, dataset.classes, per_class=per_class, seed=config.seed, stream=stream
+        )
+        for part, stream in (("train", splits.LABELED), ("validation", splits.VALIDATION))
+    ]
+    return chosen[0], chosen[1]
+
+
+def transfer(
+    config: TransferConfig,
+    *,
+    runtime: runtimes.Runtime | None = None,
+    dataset: sources.Dataset | None = None,
+    group: str = "transfer",
+) -> dict[str, Any]:
+    """Run it, or go on with it, or return the result of the finished run.
+
+    Validation chooses between the phases, by accuracy and among equals by log-loss; then the test images are read,
+    once, for both.
+
+    Args:
+        config: see its fields.
+        runtime: shared with other stages of one process; by default a new one.
+        dataset: already loaded images of `config.data`; by default they are loaded.
+        group: wandb's group.
+
+    Returns:
+        `chosen` (a phase's name), `num_train`, `num_validation`, `num_parameters`, and `phases`: for each its
+        `validation` and `test` metrics and its cost.
+    """
+    runtime = runtime or runtimes.start(config.mixed_precision)
+    dataset = dataset or sources.load(config.data, image_size=config.image_size, config=config.loading)
+    labelled, validation = labelled_images(config, dataset)
+    backbone, provenance = initialize(config, dataset)
+    batch_size = min(config.batch_size, len(labelled)) // runtime.num_processes * runtime.num_processes
+    loader = Loader(
+        dataset, labelled, batch_size=batch_size, seed=config.seed, runtime=runtime, labelled=True
+    )
+    settings = configuration.to_dict(config)
+    output = config.output or Path(
+        f"runs/transfer-{Path(config.init).name}-{backbone.spec.name}-{data_label(config.data)}-{config.labels}-seed{config.seed}"
+    )
+    folder = RunFolder(output, settings, runtime, fresh=config.fresh, volatile=VOLATILE)
+    if folder.result is not None:
+        runtime.say(f"{output}: finished before; nothing to do (--fresh starts over)")
+        return folder.result
+
+    torch.manual_seed(seed_from(config.seed, 1))
+    head = LinearHead(backbone.num_features, len(dataset.classes))
+    objective = Supervised(backbone, head, augment=config.augment, label_smoothing=config.label_smoothing)
+    objective.to(runtime.device)
+    _calibrate(objective, config, dataset, labelled, runtime)
+
+    def measure(indices: torch.Tensor) -> dict[str, float]:
+        return classification(
+            over_images(objective.logits, dataset, indices, runtime, "evaluating"), dataset.labels[indices]
+        )
+
+    tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, group=group, job_type="transfer")
+    layers = {f"backbone.{name}": depth for name, depth in backbone.layers().items()}
+    phases: dict[str, dict[str, Any]] = {}
+    weights: dict[str, dict[str, torch.Tensor]] = {}
+    for number, phase in enumerate(config.plan(loader.steps_per_epoch)):
+        objective.set_trained(phase.trained)
+        cost = train(
+            objective,
+            parameter_groups(
+                objective,
+                learning_rate=phase.learning_rate,
+                weight_decay=config.optimizer.weight_decay,
+                undecayed=[f"backbone.{name}" for name in backbone.undecayed()],
+                layers=layers,
+                layer_decay=phase.layer_decay,
+            ),
+            loader,
+            optimizer=config.optimizer,
+            epochs=phase.epochs,
+            seed=seed_from(config.seed, 2, number),
+            phase=phase.name,
+            runtime=runtime,
+            tracker=tracker,
+            state_path=folder.checkpoints / f"{phase.name}.pt" if config.keep_model else None,
+            metrics_path=folder.metrics,
+            evaluate=lambda: measure(validation),
+            evaluate_every=max(1, phase.epochs // 10),
+        )
+        weights[phase.name] = {name: value.clone() for name, value in objective.state_dict().items()}
+        phases[phase.name] = {
+            "validation": measure(validation),
+            "seconds": cost.seconds,
+            "images_seen": cost.images_seen,
+            "peak_memory_mb": cost.peak_memory_mb,
+        }
+
+    def preference(name: str) -> tuple[float, float]:
+        found = phases[name]["validation"]
+        return found["accuracy"], -found["log_loss"]
+
+    chosen = max(phases, key=preference)
+    for name, state in weights.items():
+        objective.load_state_dict(state)
+        phases[name]["test"] = measure(dataset.splits["test"])
+    result = {
+        "chosen": chosen,
+        "num_train": len(labelled),
+        "num_validation": len(validation),
+        "num_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+        "phases": phases,
+    }
+    tracker.log({"phase": "chosen", "split": "test", **phases[chosen]["test"]})
+    tracker.close()
+    if config.keep_model and runtime.is_main:
+        objective.load_state_dict(weights[chosen])
+        origin = {"init": provenance, "settings": settings, "data_fingerprint": dataset.fingerprint}
+        backbones.export(backbone, output / "backbone", {**origin, "environment": environment(runtime)})
+        checkpoint.save_weights(output / "head", "head", head.state_dict(), {"classes": list(dataset.classes)})
+    folder.finish(result)
+    return result
+
+
+def _calibrate(
+    objective: Supervised,
+    config: TransferConfig,
+    dataset: sources.Dataset,
+    labelled: torch.Tensor,
+    runtime: runtimes.Runtime,
+) -> None:
+    """Set the scale of the head's input; first, on a scratch backbone, BatchNorm's statistics.
+
+    A network with random weights has statistics of nothing (mean 0, variance 1), with which its frozen features are
+    useless and its head starts fine-tuning on another scale than it was trained on. Measured on the digits, scratch
+    gains by it (docs/decisions.md). Weights that were trained bring their own statistics.
+    """
+    backbone = objective.backbone
+    sample = labelled[:: max(1, len(labelled) // CALIBRATION_IMAGES)]
+    keys = sample_keys(config.seed, 0, sample).to(runtime.device)
+    images = dataset.pixels[sample].to(runtime.device)
+    views = augment(images, keys, view=1, size=config.image_size, config=config.augment)
+    norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    with torch.no_grad():
+        if config.init == "scratch" and norms:
+            momenta = [norm.momentum for norm in norms]
+            for norm in norms:
+                norm.momentum = 1.0
+            backbone.train()
+            backbone(views)
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+        backbone.eval()
+        objective.head.calibrate(backbone(views))
+
+
+def main(arguments: Sequence[str], program: str = "ssl-transfer transfer") -> None:
+    """`transfer [flags]`."""
+    settings, rest = configuration.take_config(arguments)
+    config = configuration.parse(TransferConfig, settings, rest, program=program, default=TransferConfig())
+    runtime = runtimes.start(config.mixed_precision)
+    dataset = sources.load(config.data, image_size=config.image_size, config=config.loading)
+    runtime.say(dataset.describe())
+    result = transfer(config, runtime=runtime, dataset=dataset)
+    runtime.say(
+        f"{result['num_train']} labelled images, {result['num_validation']} for validation; {runtime.describe()}"
+    )
+    for name, phase in result["phases"].items():
+        preferred = "  <- preferred by validation" if name == result["chosen"] else ""
+        runtime.say(
+            f"  {name:9} validation {phase['validation']['accuracy']:.1%}  test {phase['test']['accuracy']:.1%}{preferred}"
+        )
+
+
+def for_arm(recipe: TransferRecipe, **settings: Any) -> TransferConfig:
+    """A run's configuration from the recipe that all arms share and what is this run's own."""
+    return replace(TransferConfig(**settings), **configuration.shallow(recipe))
