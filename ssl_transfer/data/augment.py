@@ -11,6 +11,7 @@ Shapes: B images, C channels, H x W stored pixels, S pixels a side of a view.
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,10 +29,12 @@ class AugmentConfig:
     """What happens to an image before a model sees it. The defaults suit photographs."""
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
-    """Smallest and largest share of the image's area that a crop shows. Above 1 it shows the image's surroundings too
-    (reflected), so the object becomes smaller."""
+    """Smallest and largest share of the image's area that a crop shows. Above 1 it shows what lies around the image
+    too (`padding`), so the object becomes smaller."""
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
     """Smallest and largest ratio of a crop's width to its height."""
+    padding: Literal["reflection", "border", "zeros"] = "reflection"
+    """What lies outside the image, where a turned or large crop shows it: its mirror image, its edge, or black."""
     flip: float = 0.5
     """Probability of a horizontal flip. 0 where left and right mean something, as in digits."""
     rotation: float = 0.0
@@ -95,7 +98,7 @@ def augment(images: Tensor, keys: Tensor, *, view: int, size: int, config: Augme
     pixels = images.to(torch.float32).div_(255.0)
     theta = crop_matrices(draws[0:7], config)
     grid = F.affine_grid(theta, [len(images), images.shape[1], size, size], align_corners=False)
-    pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode=config.padding, align_corners=False)
     if config.jitter or config.grey:
         pixels = _colour(pixels, draws[7:13], config)
     if config.blur:

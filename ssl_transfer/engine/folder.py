@@ -76,9 +76,13 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result: from here on the run counts as finished."""
-        if self._runtime.is_main:
-            write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+        self.write("result.json", result)
         self._runtime.wait()
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file into the folder, on rank 0."""
+        if self._runtime.is_main:
+            write_text(self.path / name, json.dumps(content, indent=2) + "\n")
 
 
 def _free_name(path: Path) -> Path:

@@ -1,5 +1,6 @@
 """The only training loop: objective, optimiser, batches, steps. It trains every method and every transfer phase."""
 
+import contextlib
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from .runtime import Runtime
 
 CHECKPOINT_SECONDS = 20.0
 """A running training saves its state when an epoch ends and at least so long has passed since it last did."""
+_PROCESS = Path("/proc/self")
+"""Linux's files about this process; elsewhere absent."""
 
 
 class Batches(Protocol):
@@ -40,7 +43,7 @@ class Summary:
     seconds: float
     """Wall time, evaluation included, over every start of the run."""
     peak_memory_mb: float
-    """CUDA: the most that tensors held. CPU: the most that the whole process has held resident."""
+    """CUDA: the most that tensors held. CPU: the most that the whole process held resident."""
 
 
 def train(
@@ -95,8 +98,7 @@ def train(
             runtime.say(f"{phase}: going on after step {step} of {num_steps}")
     if metrics_path is not None and runtime.is_main:
         tracking.drop_after(metrics_path, phase, step)
-    if runtime.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(runtime.device)
+    _reset_peak_memory(runtime.device)
 
     started = saved = shown = time.monotonic()
     shown_step, losses = step, torch.zeros((), device=runtime.device)
@@ -110,8 +112,8 @@ def train(
         runtime.wait()
 
     with tracking.bar(phase, num_steps, active=runtime.is_main) as bar:
+        wrapped.train()
         for epoch in range(step // batches.steps_per_epoch, epochs):
-            wrapped.train()
             for batch in batches.epoch(epoch):
                 factor = warmup_cosine(step, num_steps, optimizer.warmup_steps)
                 for group, rate in zip(stepper.param_groups, rates, strict=True):
@@ -149,6 +151,7 @@ def train(
             if evaluate is not None and ((epoch + 1) % evaluate_every == 0 or epoch + 1 == epochs):
                 wrapped.eval()
                 tracker.log({**position, "split": "validation", **evaluate()})
+                wrapped.train()
                 shown = time.monotonic()
             # Every process decides alike: rank 0's clock is the one that counts.
             due = torch.tensor(float(time.monotonic() - saved > CHECKPOINT_SECONDS), device=runtime.device)
@@ -167,7 +170,20 @@ def train(
     )
 
 
+def _reset_peak_memory(device: torch.device) -> None:
+    """Start measuring anew, so that a run does not show what another run of the same process took."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _PROCESS.is_dir():
+        # Writing 5 brings the high-water mark down to what is resident now (man 5 proc).
+        with contextlib.suppress(OSError):
+            (_PROCESS / "clear_refs").write_text("5")
+
+
 def _peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if _PROCESS.is_dir():
+        lines = (_PROCESS / "status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

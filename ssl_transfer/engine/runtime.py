@@ -1,5 +1,7 @@
 """Where a run runs: the Accelerator, its device and processes, and a guard that they are those asked for."""
 
+import functools
+import gc
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -54,7 +56,7 @@ class Runtime:
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean over processes, element by element."""
-        return self.accelerator.reduce(values, reduction="mean")
+        return self.accelerator.reduce(values, reduction="mean") if self.num_processes > 1 else values
 
     def describe(self) -> str:
         """One line for people: device, processes, precision."""
@@ -75,6 +77,7 @@ def start(mixed_precision: MixedPrecision = "no") -> Runtime:
             f"The launcher started {launched} processes, but on a machine without a GPU they would not find each other. "
             "Set ACCELERATE_USE_CPU=true before the command."
         )
+    _forget_imports()
     accelerator = Accelerator(mixed_precision=mixed_precision)
     if accelerator.num_processes != launched:
         raise InputError(
@@ -82,3 +85,9 @@ def start(mixed_precision: MixedPrecision = "no") -> Runtime:
             "`ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc_per_node N recipes/...`."
         )
     return Runtime(accelerator=accelerator)
+
+
+@functools.cache
+def _forget_imports() -> None:
+    """Once: take what the libraries hold out of the collector's sight, which it would search after every training."""
+    gc.freeze()

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import sys
+import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,24 +132,76 @@ class _Lines:
             self._printed = now
 
 
+class _Remote:
+    """In a worker: what the bar shows goes to the parent, at most a few times a second."""
+
+    def __init__(self, queue: Any, description: str, total: int) -> None:
+        self._queue, self._description, self._total = queue, description, total
+        self._key, self._sent = uuid.uuid4().hex, 0.0
+
+    def update(self, done: int, status: str) -> None:
+        now = time.monotonic()
+        if now - self._sent >= 0.25:
+            self._queue.put((self._key, self._description, self._total, done, status))
+            self._sent = now
+
+    def close(self) -> None:
+        self._queue.put((self._key, self._description, self._total, -1, ""))
+
+
 class _Display:
     """The one live display of this process; bars inside bars share it."""
 
     progress: Progress | None = None
     depth = 0
-    silent = False
+    relay: Any = None
 
 
-def silence_bars() -> None:
-    """No bars in this process: a worker, whose parent shows the work."""
-    _Display.silent = True
+def relay_bars(queue: Any) -> None:
+    """In a worker: show this process's bars in the parent, which reads `queue` with `relayed_bars`."""
+    _Display.relay = queue
+
+
+@contextlib.contextmanager
+def relayed_bars(queue: Any) -> Iterator[None]:
+    """In the parent: show the workers' bars below its own for the `with` block."""
+
+    def read() -> None:
+        stacks: dict[str, contextlib.ExitStack] = {}
+        bars: dict[str, Bar] = {}
+        while (message := queue.get()) is not None:
+            key, description, total, done, status = message
+            if key not in bars and done >= 0:
+                stacks[key] = contextlib.ExitStack()
+                bars[key] = stacks[key].enter_context(bar(description, total))
+            if done >= 0:
+                bars[key].update(done, status)
+            elif key in bars:
+                del bars[key]
+                stacks.pop(key).close()
+        for stack in stacks.values():
+            stack.close()
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        queue.put(None)
+        thread.join()
 
 
 @contextlib.contextmanager
 def bar(description: str, total: int, *, active: bool = True) -> Iterator[Bar]:
     """A progress bar with a status and the time left, for the `with` block. Bars may stand inside bars."""
-    if not active or _Display.silent:
+    if not active:
         yield _Silent()
+    elif _Display.relay is not None:
+        remote = _Remote(_Display.relay, description, total)
+        try:
+            yield remote
+        finally:
+            remote.close()
     elif not sys.stdout.isatty():
         yield _Lines(description, total)
     else:

@@ -6,10 +6,10 @@ of the image's other view and k_i the queue (their equation 1):
 
     loss = -log( exp(q k+ / t) / (exp(q k+ / t) + sum over i of exp(q k_i / t)) )
 
-Batch normalisation would let a query find its key by their shared batch. The paper shuffles images between GPUs, which
-does nothing on one. Here the key encoder uses running statistics, which follow the query encoder's by the same moving
-average as its weights (Cai et al., "Exponential moving average normalization", CVPR 2021): no leak at any number of
-processes. Queue, pointer and momentum encoder are part of the state.
+Batch normalisation would let a query find its key by the batch that both were normalised with. The paper shuffles
+images between GPUs, which does nothing on one. Here the key encoder takes the images in random order and in groups
+that are normalised apart, so that no key shares its statistics with its query at any number of processes. Queue,
+pointer and momentum encoder are part of the state.
 
 Shapes: B images of this process, D features, P projector width, K queue size, W processes.
 """
@@ -27,8 +27,13 @@ from ..engine import distributed
 from ..engine.contract import Batch, Objective, Output, scalar
 from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
-from ..models.backbones import Backbone, freeze
+from ..engine.randomness import uniform
+from ..models.backbones import Backbone
 from .method import Method, feature_deviation, mlp
+
+
+SHUFFLE_STREAM = 103
+"""Far from the views' numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,8 @@ class MoCoConfig:
     """Width of the projector's hidden layer."""
     output_width: int = 128
     """Width of the projector's output, P."""
+    key_groups: int = 2
+    """Groups of shuffled images that the key encoder's BatchNorm normalises apart. 1 is plain BatchNorm, which leaks."""
     symmetric: bool = True
     """Each view is the query once and the key once (twice the work a step); otherwise the first is the query."""
     augment: AugmentConfig = AugmentConfig()
@@ -63,6 +70,7 @@ class MoCo(Objective):
         momentum: at the start.
         hidden_width: of the projector.
         output_width: P.
+        key_groups: groups that are normalised apart.
         symmetric: whether both views are queries.
         augment: how views are made.
     """
@@ -80,6 +88,7 @@ class MoCo(Objective):
         momentum: float,
         hidden_width: int,
         output_width: int,
+        key_groups: int,
         symmetric: bool,
         augment: AugmentConfig,
     ) -> None:
@@ -88,25 +97,21 @@ class MoCo(Objective):
             raise InputError(f"temperature {temperature}: it must be above 0, usually 0.07 to 0.3.")
         if queue_size < 1:
             raise InputError(f"queue_size {queue_size}: at least 1.")
+        if key_groups < 1:
+            raise InputError(f"key_groups {key_groups}: at least 1.")
         if not 0.0 <= momentum <= 1.0:
             raise InputError(f"momentum {momentum}: between 0 and 1, usually 0.99 or 0.999.")
         self.backbone = backbone
         self.projector = mlp((backbone.num_features, hidden_width, output_width))
         self.key_backbone = copy.deepcopy(backbone)
         self.key_projector = copy.deepcopy(self.projector)
-        freeze(self.key_backbone)
-        freeze(self.key_projector)
+        self.key_backbone.requires_grad_(False)
+        self.key_projector.requires_grad_(False)
         self.register_buffer("queue", torch.zeros(queue_size, output_width))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
-        self._temperature, self._momentum, self._symmetric, self._augment = temperature, momentum, symmetric, augment
-
-    def train(self, mode: bool = True) -> "MoCo":
-        """The key encoder stays in evaluation mode: its statistics are averages, never a batch's."""
-        super().train(mode)
-        self.key_backbone.eval()
-        self.key_projector.eval()
-        return self
+        self._temperature, self._momentum, self._key_groups = temperature, momentum, key_groups
+        self._symmetric, self._augment = symmetric, augment
 
     def forward(self, batch: Batch) -> Output:
         """The loss of the queries; the keys join the queue afterwards."""
@@ -118,12 +123,19 @@ class MoCo(Objective):
         with torch.no_grad():
             # Each query's key is the other view of its image.
             partners = torch.cat([views[count:], views[:count]]) if self._symmetric else views[count:]
-            keys = F.normalize(self.key_projector(self.key_backbone(partners)).float(), dim=1)
+            order = uniform(batch.keys, SHUFFLE_STREAM, len(partners) // count).T.flatten().argsort()
+            keys = self.encode_keys(partners, order)
         with torch.autocast(views.device.type, enabled=False):
             loss = self.contrast(F.normalize(queries.float(), dim=1), keys)
         if self.training:
             self.enqueue(distributed.gather_without_gradient(keys[:count]))
         return Output(loss, {"feature_deviation": scalar(feature_deviation(features))})
+
+    def encode_keys(self, views: Tensor, order: Tensor) -> Tensor:
+        """Unit keys (N, P) float32 of views (N, C, S, S), encoded in the order (N,) int64 and in groups."""
+        groups = order.chunk(self._key_groups)
+        encoded = torch.cat([self.key_projector(self.key_backbone(views[group])) for group in groups])
+        return F.normalize(encoded.float(), dim=1)[order.argsort()]
 
     def contrast(self, queries: Tensor, keys: Tensor) -> Tensor:
         """InfoNCE of unit vectors (N, P), float32: each query's own key against the queue as it is before these keys.
@@ -131,7 +143,8 @@ class MoCo(Objective):
         Until the queue is full, its empty places are no negatives.
         """
         positives = (queries * keys).sum(dim=1, keepdim=True)
-        negatives = queries @ self.queue.T
+        # A copy: the queue moves on before the backward pass, which needs it as it was here.
+        negatives = queries @ self.queue.clone().T
         empty = torch.arange(len(self.queue), device=queries.device) >= self.filled
         negatives = negatives.masked_fill(empty, -math.inf)
         logits = torch.cat([positives, negatives], dim=1) / self._temperature
@@ -149,18 +162,15 @@ class MoCo(Objective):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Move the key encoder, weights and statistics alike, towards the query encoder."""
+        """Move the key encoder's weights towards the query encoder's. Statistics it gathers itself."""
         momentum = 1.0 - (1.0 - self._momentum) * 0.5 * (1.0 + math.cos(math.pi * progress))
         pairs: tuple[tuple[nn.Module, nn.Module], ...] = (
             (self.key_backbone, self.backbone),
             (self.key_projector, self.projector),
         )
         for slow, fast in pairs:
-            for mine, theirs in zip(slow.state_dict().values(), fast.state_dict().values(), strict=True):
-                if mine.is_floating_point():
-                    mine.lerp_(theirs, 1.0 - momentum)
-                else:
-                    mine.copy_(theirs)
+            for mine, theirs in zip(slow.parameters(), fast.parameters(), strict=True):
+                mine.lerp_(theirs, 1.0 - momentum)
 
 
 METHOD = Method(

@@ -178,7 +178,6 @@ def transfer(
     )
     folder = RunFolder(output, settings, runtime, fresh=config.fresh, volatile=VOLATILE)
     if folder.result is not None:
-        runtime.say(f"{output}: finished before; nothing to do (--fresh starts over)")
         return folder.result
 
     torch.manual_seed(seed_from(config.seed, 1))

@@ -1,0 +1,98 @@
+"""The answer in a sentence, generated from the intervals: a difference whose interval holds zero is not called one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .statistics import Estimate, Row, by_cell, estimate, paired_difference
+
+BASELINES = ("scratch", "imagenet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """The pretraining that validation prefers at one budget, beside scratch on the same backbone."""
+
+    labels: str
+    arm: str
+    ours: Estimate
+    scratch: Estimate
+    difference: Estimate
+
+    @property
+    def outcome(self) -> str:
+        """`better`, `worse`, or `open` where the interval holds zero."""
+        if self.difference.low > 0:
+            return "better"
+        return "worse" if self.difference.high < 0 else "open"
+
+
+def findings(rows: Sequence[Row]) -> list[Finding]:
+    """One finding for each budget, in the order of the rows. The best arm is chosen on validation, never on test."""
+    validation, test = by_cell(rows, split="validation"), by_cell(rows, split="test")
+    found = []
+    for labels in dict.fromkeys(row.labels for row in rows):
+
+        def preference(arm: str, backbone: str, labels: str = labels) -> tuple[float, float]:
+            accuracy = estimate(list(validation[arm, backbone, labels, "chosen", "accuracy"].values())).mean
+            return accuracy, -estimate(list(validation[arm, backbone, labels, "chosen", "log_loss"].values())).mean
+
+        arms = {
+            (arm, backbone)
+            for arm, backbone, budget, phase, metric in test
+            if (budget, phase, metric) == (labels, "chosen", "accuracy")
+            and arm not in BASELINES
+            and ("scratch", backbone, labels, "chosen", "accuracy") in test
+        }
+        if not arms:
+            continue
+        arm, backbone = max(sorted(arms), key=lambda pair: preference(*pair))
+        ours = test[arm, backbone, labels, "chosen", "accuracy"]
+        scratch = test["scratch", backbone, labels, "chosen", "accuracy"]
+        found.append(
+            Finding(
+                labels=labels,
+                arm=arm,
+                ours=estimate(list(ours.values())),
+                scratch=estimate(list(scratch.values())),
+                difference=paired_difference(ours, scratch),
+            )
+        )
+    return found
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """The sentence."""
+    found = findings(rows)
+    if not found:
+        return "No arm pretrained on these images, so there is nothing to say about pretraining."
+    groups = {outcome: [item for item in found if item.outcome == outcome] for outcome in ("better", "worse", "open")}
+    if groups["better"] and len(groups["better"]) == len(found):
+        answer = "Yes, pretraining on these images helps"
+    elif groups["better"]:
+        answer = f"Pretraining on these images helps {_budgets(groups['better'])}, not everywhere"
+    elif groups["worse"]:
+        answer = "No, pretraining on these images does not help"
+    else:
+        answer = "These runs do not show that pretraining on these images helps"
+    clauses = [_clause(item) for item in found]
+    return f"{answer}: {'; '.join(clauses)}."
+
+
+def _budgets(found: list[Finding]) -> str:
+    numbers = [item.labels for item in found if item.labels != "all"]
+    parts = [f"at {' and '.join(numbers)} labels a class"] if numbers else []
+    return " and ".join(parts + (["with all labels"] if len(numbers) < len(found) else []))
+
+
+def _clause(item: Finding) -> str:
+    place = "with all labels" if item.labels == "all" else f"at {item.labels} labels a class"
+    difference = item.difference
+    if difference.count < 2:
+        interval = "one seed, so no interval"
+    else:
+        interval = f"95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
+    points = f"{100 * difference.mean:+.1f} points, {interval}"
+    numbers = f"{item.arm} {item.ours.mean:.1%}, scratch {item.scratch.mean:.1%}, {points}"
+    if item.outcome == "open":
+        return f"{place} the difference is within the noise ({numbers})"
+    return f"{place} {item.arm} is {'ahead' if item.outcome == 'better' else 'behind'} ({numbers})"

@@ -1,0 +1,157 @@
+"""The report of a comparison: report.md for a pull request, report.html in one file for everybody."""
+
+import base64
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jinja2
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from ..engine import config as configuration
+from ..engine.checkpoint import write_atomically, write_text
+from ..engine.errors import InputError
+from ..evaluation import tables
+from ..evaluation.statistics import Estimate, Row, by_cell, estimate, paired_difference
+from ..evaluation.verdict import verdict
+from . import figures
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    # Names of classes and files come from outside: in HTML everything is escaped.
+    autoescape=jinja2.select_autoescape(["html.jinja"], default=False),
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_COSTS = {
+    "pretrain_seconds": ("pretraining", "{:,.0f} s"),
+    "transfer_seconds": ("one transfer run", "{:,.1f} s"),
+    "images_seen": ("images seen in pretraining", "{:,.0f}"),
+    "peak_memory_mb": ("peak memory", "{:,.0f} MB"),
+    "num_parameters": ("backbone parameters", "{:,.0f}"),
+}
+
+
+def draw(folder: Path) -> None:
+    """Write `summary.csv`, `report.md`, `report.html` and the pictures from a comparison's results."""
+    rows = tables.read_results(folder)
+    tables.write_summary(folder, rows)
+    pictures = {
+        "label_efficiency": figures.label_efficiency(rows),
+        "learning_curves": figures.learning_curves(tables.read_curves(folder), rows),
+        "cost": figures.cost(rows),
+    }
+    for name, content in pictures.items():
+        write_atomically(folder / f"{name}.png", lambda aside, content=content: aside.write_bytes(content) and None)  # type: ignore[misc]
+    content = {
+        **_content(folder, rows),
+        "pictures": {name: base64.b64encode(content).decode() for name, content in pictures.items()},
+    }
+    for name in ("report.md", "report.html"):
+        write_text(folder / name, _TEMPLATES.get_template(f"{name}.jinja").render(content))
+
+
+def show(folder: Path) -> None:
+    """Print the table of test accuracies, the answer and where the report lies."""
+    rows = tables.read_results(folder)
+    content = _content(folder, rows)
+    console = Console()
+    table = Table(title="Test accuracy: mean over seeds [95 % interval]; in brackets the difference to scratch")
+    for column in ("arm", "backbone", *content["budgets"]):
+        table.add_column(column)
+    for line in content["lines"]:
+        cells = [cell["text"] + (f"\n({cell['difference']})" if cell["difference"] else "") for cell in line["cells"]]
+        table.add_row(line["arm"], line["backbone"], *cells)
+    console.print(table)
+    console.print(content["verdict"], highlight=False, markup=False)
+    print(f"report: {folder / 'report.html'}")
+
+
+def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
+    """What the templates show."""
+    cells = by_cell(rows, split="test")
+    pairs = figures.pairs_of(rows)
+    labels = list(dict.fromkeys(row.labels for row in rows))
+    comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    return {
+        "verdict": verdict(rows),
+        "budgets": ["all labels" if budget == "all" else f"{budget} a class" for budget in labels],
+        "lines": [
+            {"arm": arm, "backbone": backbone, "cells": [_cell(cells, arm, backbone, budget) for budget in labels]}
+            for arm, backbone in pairs
+        ],
+        "phases": [
+            {
+                "arm": arm,
+                "backbone": backbone,
+                "phase": phase,
+                "cells": [_interval(_estimate(cells, arm, backbone, budget, phase)) for budget in labels],
+            }
+            for arm, backbone in pairs
+            for phase in figures.PHASES
+        ],
+        "cost_names": [name for name, _ in _COSTS.values()],
+        "costs": [_cost_line(rows, arm, backbone) for arm, backbone in pairs],
+        "comparison": comparison,
+        "turns": len(comparison["seeds"]) > comparison["pretrain_seeds"],
+        "environment": json.loads((folder / "environment.json").read_text(encoding="utf-8")),
+    }
+
+
+def _estimate(cells: dict[Any, dict[int, float]], arm: str, backbone: str, labels: str, phase: str) -> Estimate:
+    return estimate(list(cells[arm, backbone, labels, phase, "accuracy"].values()))
+
+
+def _cell(cells: dict[Any, dict[int, float]], arm: str, backbone: str, labels: str) -> dict[str, str]:
+    """One number of the main table, and its difference to scratch on the same backbone."""
+    baseline = cells.get(("scratch", backbone, labels, "chosen", "accuracy"))
+    text = _interval(_estimate(cells, arm, backbone, labels, "chosen"))
+    if arm == "scratch" or baseline is None:
+        return {"text": text, "difference": "", "outcome": ""}
+    difference = paired_difference(cells[arm, backbone, labels, "chosen", "accuracy"], baseline)
+    outcome = "better" if difference.low > 0 else "worse" if difference.high < 0 else "open"
+    return {"text": text, "difference": _interval(difference, sign="+"), "outcome": outcome}
+
+
+def _interval(found: Estimate, sign: str = "") -> str:
+    """A share as percent with its interval, or without one where there was one seed."""
+    mean = f"{100 * found.mean:{sign}.1f}"
+    if math.isinf(found.low):
+        return f"{mean} [one seed]"
+    # No accuracy lies outside 0..100, whatever Student's t says.
+    low, high = (found.low, found.high) if sign else (max(0.0, found.low), min(1.0, found.high))
+    return f"{mean} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+
+
+def _cost_line(rows: Sequence[Row], arm: str, backbone: str) -> dict[str, Any]:
+    """Means over all of an arm's runs."""
+    values = []
+    for metric, (_, form) in _COSTS.items():
+        found = [row.value for row in rows if (row.arm, row.backbone, row.metric) == (arm, backbone, metric)]
+        values.append(form.format(sum(found) / len(found)))
+    return {"arm": arm, "backbone": backbone, "values": values}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Draw a comparison's report again from its results."""
+
+    path: Annotated[str, tyro.conf.Positional] = ""
+    """The comparison's folder."""
+
+
+def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None:
+    """`report RUN`."""
+    config = configuration.parse(ReportConfig, {}, arguments, program=program, default=ReportConfig())
+    if not config.path:
+        raise InputError("Which comparison? Give its folder, as in `ssl-transfer report runs/demo`.")
+    folder = Path(config.path)
+    if not (folder / "comparison.json").is_file():
+        raise InputError(f"{folder}: holds no finished comparison (no comparison.json). Give the --output of `compare`.")
+    draw(folder)
+    show(folder)

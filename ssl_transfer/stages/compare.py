@@ -1,0 +1,319 @@
+"""Compare initialisations: every arm through the same transfer stage, over label budgets and seeds, with intervals.
+
+The grid is pretraining runs (an arm, a pretraining seed) and transfer runs (an arm, a backbone, a budget, a seed). Each
+has a folder of its own and is keyed by its settings: a finished one is never redone, a stopped one goes on.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from ..data import sources, splits
+from ..engine import config as configuration
+from ..engine import jobs as job_queue
+from ..engine import runtime as runtimes
+from ..engine.errors import InputError, did_you_mean
+from ..engine.folder import RunFolder
+from ..evaluation import tables
+from ..evaluation.statistics import Row
+from ..methods import METHODS
+from ..models import backbones
+from ..models.backbones import BackboneConfig
+from . import pretrain as pretraining
+from . import transfer as transferring
+from .run import VOLATILE, RunConfig, check_positive, data_label
+
+BASELINES = ("scratch", "imagenet")
+AUTO = "auto"
+Recipes: Any = dataclasses.make_dataclass(
+    "Recipes",
+    [
+        # Each method's settings as flags: --simclr.epochs, --mae.backbone.name, --moco.method.queue-size, ...
+        (name, pretraining.Recipe[entry.config], field(default=pretraining.default_recipe(name)))  # type: ignore[name-defined]
+        for name, entry in METHODS.items()
+    ],
+    frozen=True,
+    kw_only=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(RunConfig):
+    """Compare ways to initialise a backbone: every arm gets the same transfer plan, labels, seeds and tuning."""
+
+    arms: tuple[str, ...] = ("scratch", "simclr")
+    """Any of scratch, imagenet and the methods. Scratch is added beside every backbone in use."""
+    labels: tuple[str, ...] = ("5", "20", "all")
+    """Label budgets: images per class, or all. Smaller ones lie inside larger ones."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the transfer runs. One seed draws the same labelled images in every arm."""
+    pretrain_seeds: int = 1
+    """How many times each method pretrains, with other seeds; the transfer runs take turns with them."""
+    epochs: int | None = None
+    """Passes over the pool for every method that does not set its own (--simclr.epochs)."""
+    batch_size: int | None = None
+    """Images per step in pretraining, for every method that does not set its own (--simclr.batch-size)."""
+    backbone: BackboneConfig = BackboneConfig(name=AUTO)
+    """The backbone of every arm that does not set its own and can use it. auto: what each method suggests."""
+    imagenet: BackboneConfig = BackboneConfig(name=AUTO)
+    """The backbone of the imagenet arm. auto: the same as --backbone."""
+    imagenet_weights: Path | None = None
+    """A local file with ImageNet weights in timm's names, for the imagenet arm."""
+    jobs: int = 1
+    """Runs at a time on this machine; the cores are divided among them."""
+    transfer: transferring.TransferRecipe = transferring.TransferRecipe()
+    """The transfer plan, the same for every arm."""
+    recipes: Annotated[Recipes, tyro.conf.arg(name="")] = field(default_factory=Recipes)
+    """How each method pretrains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One initialisation of one backbone."""
+
+    name: str
+    backbone: BackboneConfig
+    recipe: pretraining.Recipe[Any] | None
+    """How it pretrains; None for scratch and imagenet."""
+    label: str
+    """The backbone as tables name it: timm's name, with its settings where two of that name are compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run of the grid; a plain value, so that it can go to another process."""
+
+    stage: Callable[..., dict[str, Any]]
+    config: Any
+    group: str
+
+    def __call__(self) -> dict[str, Any]:
+        """Run it in this process."""
+        runtime = runtimes.start(self.config.mixed_precision)
+        dataset = load_once(self.config.data, self.config.image_size, self.config.loading)
+        return self.stage(self.config, runtime=runtime, dataset=dataset, group=self.group)
+
+
+_LOADED: dict[str, sources.Dataset] = {}
+
+
+def load_once(source: str, image_size: int, loading: sources.LoadingConfig) -> sources.Dataset:
+    """The data set, kept for the next job of this process."""
+    key = configuration.fingerprint([source, image_size, loading])
+    if key not in _LOADED:
+        _LOADED.clear()
+        _LOADED[key] = sources.load(source, image_size=image_size, config=loading)
+    return _LOADED[key]
+
+
+def resolve_arms(config: CompareConfig) -> list[Arm]:
+    """The arms with their backbones: those asked for, and scratch beside every backbone among them."""
+    known = [*BASELINES, *METHODS]
+    for name in config.arms:
+        if name not in known:
+            raise InputError(f"--arms {name}: there are {', '.join(known)}.{did_you_mean(name, known)}")
+    if len(set(config.arms)) < len(config.arms):
+        raise InputError(f"--arms {' '.join(config.arms)}: each only once.")
+    common = config.backbone if config.backbone.name != AUTO else BackboneConfig()
+    recipes = {name: _recipe_of(name, config) for name in config.arms if name in METHODS}
+    chosen = {name: recipe.backbone for name, recipe in recipes.items()}
+    if "imagenet" in config.arms:
+        chosen["imagenet"] = config.imagenet if config.imagenet.name != AUTO else common
+    if config.imagenet_weights is not None and "imagenet" not in config.arms:
+        raise InputError("--imagenet-weights would be ignored: add imagenet to --arms.")
+    used = list(dict.fromkeys(chosen[name] for name in config.arms if name in chosen)) or [common]
+    names = [backbone.name for backbone in used]
+    labels = {
+        backbone: backbone.name
+        if names.count(backbone.name) == 1
+        else " ".join([backbone.name, backbone.stem, *backbone.arguments])
+        for backbone in used
+    }
+    return [
+        Arm(name=name, backbone=backbone, recipe=recipes.get(name), label=labels[backbone])
+        for name, backbone in [*(("scratch", backbone) for backbone in used), *chosen.items()]
+    ]
+
+
+def _recipe_of(name: str, config: CompareConfig) -> pretraining.Recipe[Any]:
+    """A method's recipe: its own settings win over those for all methods, which win over the method's defaults."""
+    recipe, default = getattr(config.recipes, name), pretraining.default_recipe(name)
+    fits = METHODS[name].backbones == "any" or backbones.is_vit_name(config.backbone.name)
+    if config.backbone.name != AUTO and fits and recipe.backbone == default.backbone:
+        recipe = replace(recipe, backbone=config.backbone)
+    if config.epochs is not None and recipe.epochs == default.epochs:
+        recipe = replace(recipe, epochs=config.epochs)
+    if config.batch_size is not None and recipe.batch_size == default.batch_size:
+        recipe = replace(recipe, batch_size=config.batch_size)
+    return recipe
+
+
+def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job], list[tuple[Arm, str, int, Job]]]:
+    """The pretraining jobs, and the transfer jobs with the arm, budget and seed of each."""
+    shared = {
+        name: getattr(config, name) for name in ("data", "image_size", "mixed_precision", "loading", "tracking")
+    }
+    group = output.name
+    pretrain_jobs, transfer_jobs = [], []
+    for arm in arms:
+        place = f"{arm.name}-{arm.backbone.name}-{configuration.fingerprint(arm.backbone)[:6]}"
+        for seed in range(config.pretrain_seeds) if arm.recipe is not None else ():
+            settings = pretraining.PretrainConfig(
+                **shared, **configuration.shallow(arm.recipe), seed=seed, output=output / "pretrain" / f"{place}-seed{seed}"
+            )
+            pretrain_jobs.append(Job(stage=pretraining.pretrain, config=settings, group=group))
+        for labels in config.labels:
+            for position, seed in enumerate(config.seeds):
+                own: dict[str, Any] = {"init": arm.name, "backbone": arm.backbone}
+                if arm.recipe is not None:
+                    number = position % config.pretrain_seeds
+                    own = {"init": str(output / "pretrain" / f"{place}-seed{number}")}
+                elif arm.name == "imagenet":
+                    own["imagenet_weights"] = config.imagenet_weights
+                run = transferring.for_arm(
+                    config.transfer,
+                    **shared,
+                    **own,
+                    labels=labels,
+                    seed=seed,
+                    keep_model=False,
+                    output=output / "transfer" / place / f"labels-{labels}" / f"seed{seed}",
+                )
+                transfer_jobs.append((arm, labels, seed, Job(stage=transferring.transfer, config=run, group=group)))
+    return pretrain_jobs, transfer_jobs
+
+
+def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> None:
+    """Find every bad setting now: nothing has been trained, and hours may lie ahead."""
+    check_positive(pretrain_seeds=config.pretrain_seeds, jobs=config.jobs)
+    if not config.labels or not config.seeds:
+        raise InputError("--labels and --seeds need at least one value each.")
+    if len(set(config.seeds)) < len(config.seeds) or len(set(config.labels)) < len(config.labels):
+        raise InputError("--labels and --seeds: each value only once.")
+    if config.pretrain_seeds > len(config.seeds):
+        raise InputError(
+            f"--pretrain-seeds {config.pretrain_seeds}: more than the {len(config.seeds)} --seeds that would use them."
+        )
+    if len(dataset.classes) < 2:
+        raise InputError(f"--data {config.data}: comparing needs labelled images of two or more classes.")
+    for text in config.labels:
+        per_class = splits.parse_budget(text)
+        train = dataset.splits["train"]
+        splits.budget(train, dataset.labels, dataset.classes, per_class=per_class, seed=0, stream=splits.LABELED)
+    for arm in arms:
+        if arm.recipe is not None:
+            if arm.recipe.batch_size > len(dataset.pool):
+                raise InputError(
+                    f"--{arm.name}.batch-size {arm.recipe.batch_size}: the pool of {config.data} has only "
+                    f"{len(dataset.pool)} images. Give at most that: --batch-size {min(256, len(dataset.pool))}."
+                )
+            pretraining.prepare(arm.recipe, dataset, config.image_size, seed=0)
+        else:
+            trial = transferring.TransferConfig(
+                data=config.data,
+                image_size=config.image_size,
+                init=arm.name,
+                backbone=arm.backbone,
+                imagenet_weights=config.imagenet_weights if arm.name == "imagenet" else None,
+            )
+            transferring.initialize(trial, dataset)
+
+
+def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -> Path:
+    """Run what is missing of the grid, then write the tables and the report.
+
+    Args:
+        config: see its fields.
+        runtime: shared with other stages of one process; by default a new one.
+
+    Returns:
+        The folder with `results.csv`, `summary.csv`, `curves.csv`, `report.md` and `report.html`.
+    """
+    from ..output import report
+
+    runtime = runtime or runtimes.start(config.mixed_precision)
+    if runtime.num_processes > 1 and config.jobs > 1:
+        raise InputError("--jobs divides one machine among runs; under a launcher with several processes leave it at 1.")
+    arms = resolve_arms(config)
+    dataset = load_once(config.data, config.image_size, config.loading)
+    runtime.say(dataset.describe())
+    check(config, arms, dataset)
+    output = config.output or Path(f"runs/compare-{data_label(config.data)}")
+    volatile = (*VOLATILE, "arms", "labels", "seeds")
+    folder = RunFolder(output, _settings(config), runtime, fresh=config.fresh, volatile=volatile)
+    pretrain_jobs, transfer_jobs = grid(config, arms, output)
+    runtime.say(
+        f"{', '.join(f'{arm.name} on {arm.label}' for arm in arms)}: "
+        f"{len(pretrain_jobs)} pretraining and {len(transfer_jobs)} transfer runs; {runtime.describe()}"
+    )
+    pretrained = job_queue.run(pretrain_jobs, config.jobs, "pretraining", runtime)
+    transferred = job_queue.run([job for *_, job in transfer_jobs], config.jobs, "transfer", runtime)
+
+    if runtime.is_main:
+        costs = {str(job.config.output): result for job, result in zip(pretrain_jobs, pretrained, strict=True)}
+        rows: list[Row] = []
+        curves: list[dict[str, Any]] = []
+        for (arm, labels, seed, job), result in zip(transfer_jobs, transferred, strict=True):
+            key = {"arm": arm.name, "backbone": arm.label, "labels": labels, "seed": seed}
+            rows += tables.rows_of(key, result, costs.get(job.config.init))
+            curves += tables.curves_of(key, job.config.output / "metrics.jsonl")
+        tables.write(output, rows, curves)
+        images = {
+            labels: [result["num_train"], result["num_validation"]]
+            for (_, labels, *_), result in zip(transfer_jobs, transferred, strict=True)
+        }
+        folder.write("comparison.json", _description(config, arms, dataset, images))
+        report.draw(output)
+    runtime.wait()
+    return output
+
+
+def _settings(config: CompareConfig) -> dict[str, Any]:
+    settings = configuration.to_dict(config)
+    return {**settings, **settings.pop("recipes")}
+
+
+def _description(
+    config: CompareConfig, arms: list[Arm], dataset: sources.Dataset, images: dict[str, list[int]]
+) -> dict[str, Any]:
+    """What the report says about the protocol."""
+    return {
+        "data": dataset.describe(),
+        "source": config.data,
+        "image_size": config.image_size,
+        "data_fingerprint": dataset.fingerprint,
+        "backbones": {arm.label: configuration.to_dict(arm.backbone) for arm in arms},
+        "labels": list(config.labels),
+        "images": images,
+        "num_test": len(dataset.splits["test"]),
+        "num_pool": len(dataset.pool),
+        "seeds": list(config.seeds),
+        "pretrain_seeds": config.pretrain_seeds,
+        "epochs": {arm.name: arm.recipe.epochs for arm in arms if arm.recipe is not None},
+        "plan": configuration.to_dict(config.transfer),
+    }
+
+
+def main(arguments: Sequence[str], program: str = "ssl-transfer compare") -> None:
+    """`compare [flags]`."""
+    settings, rest = configuration.take_config(arguments)
+    for name in METHODS:
+        # A dumped configuration names each method once more inside its recipe.
+        if isinstance(settings.get(name), dict) and isinstance(settings[name].get("method"), dict):
+            settings[name]["method"].pop("name", None)
+    config = configuration.parse(CompareConfig, settings, rest, program=program, default=CompareConfig())
+    run(config)
+
+
+def run(config: CompareConfig) -> None:
+    """Compare, then print the table, the answer and where the report lies."""
+    from ..output import report
+
+    runtime = runtimes.start(config.mixed_precision)
+    output = compare(config, runtime=runtime)
+    if runtime.is_main:
+        report.show(output)
