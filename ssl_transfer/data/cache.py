@@ -19,7 +19,10 @@ from ..engine.tracking import bar
 
 CROP_MARGIN = 8 / 7
 """Photographs are stored this much larger than models see them, as 256 is to 224, so that crops have room."""
-_GREY, _COLOUR = frozenset({"1", "L", "LA"}), frozenset({"RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB"})
+_GREY, _COLOUR = (
+    frozenset({"1", "L", "LA"}),
+    frozenset({"RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB"}),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,11 @@ def _fill(files: Sequence[Path], side: int, array: Path, listing: Path) -> None:
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as workers:
         modes = _map(workers, _mode, files, "reading headers")
         unreadable = {str(file): mode[1:] for file, mode in zip(files, modes, strict=True) if mode.startswith("!")}
-        deep = [str(file) for file, mode in zip(files, modes, strict=True) if not mode.startswith("!") and mode not in _GREY | _COLOUR]
+        deep = [
+            str(file)
+            for file, mode in zip(files, modes, strict=True)
+            if not mode.startswith("!") and mode not in _GREY | _COLOUR
+        ]
         if deep:
             raise InputError(
                 f"{len(deep)} images have more than 8 bits a channel (first: {deep[0]}), and would lose them. "

@@ -33,7 +33,9 @@ class Loader:
         self, dataset: Dataset, indices: Tensor, *, batch_size: int, seed: int, runtime: Runtime, labelled: bool
     ) -> None:
         if batch_size < 1 or batch_size % runtime.num_processes:
-            raise InputError(f"--batch-size {batch_size}: it must be a multiple of the {runtime.num_processes} processes.")
+            raise InputError(
+                f"--batch-size {batch_size}: it must be a multiple of the {runtime.num_processes} processes."
+            )
         if len(indices) < batch_size:
             raise InputError(
                 f"--batch-size {batch_size}: there are only {len(indices)} images to train on in {dataset.source}. "

@@ -144,24 +144,29 @@ def _folder(path: Path, image_size: int, config: LoadingConfig) -> Dataset:
         raise InputError(f"--data folder:{path}: there is no such folder (looked from {Path.cwd()}).")
     parts = {child.name: child for child in sorted(path.iterdir()) if child.is_dir() and child.name in _PARTS}
     entries: list[tuple[Path, str, str]] = []
-    for name, part in (parts or {"train": path}).items():
-        entries += _entries(part, _PARTS[name])
+    for name, folder in (parts or {"train": path}).items():
+        entries += _entries(folder, _PARTS[name])
     if not entries:
         kinds = ", ".join(sorted(SUFFIXES))
         raise InputError(f"--data folder:{path}: no images there. Expected {SOURCES['folder:PATH']}; {kinds}.")
     classes = sorted({label for _, label, _ in entries if label})
     if len(classes) == 1:
         raise InputError(
-            f"--data folder:{path}: only one class, {classes[0]!r}. Comparing needs two or more subfolders, one a class;"
-            " images without labels belong into unlabeled/."
+            f"--data folder:{path}: only one class, {classes[0]!r}. Comparing needs two or more subfolders, one a "
+            "class; images without labels belong into unlabeled/."
         )
     labelled = {part: {label for _, label, given in entries if given == part} for part in ("validation", "test")}
     for part, found in labelled.items():
         extra = found - {label for _, label, given in entries if given == "train"}
         if extra:
-            raise InputError(f"--data folder:{path}: {part} has classes that train has not: {', '.join(sorted(extra))}.")
+            raise InputError(
+                f"--data folder:{path}: {part} has classes that train has not: {', '.join(sorted(extra))}."
+            )
     decoded = cache.decode(
-        [file for file, _, _ in entries], image_size=image_size, folder=config.cache, max_unreadable=config.max_unreadable
+        [file for file, _, _ in entries],
+        image_size=image_size,
+        folder=config.cache,
+        max_unreadable=config.max_unreadable,
     )
     number = {name: index for index, name in enumerate(classes)}
     kept = [entries[index] for index in decoded.kept]
@@ -190,7 +195,8 @@ def _entries(folder: Path, part: str) -> list[tuple[Path, str, str]]:
             entries.append((file, inside[0], part))
         else:
             raise InputError(
-                f"{file}: an image outside a class folder. Put it into {folder}/<class>/, or without a label into unlabeled/."
+                f"{file}: an image outside a class folder. Put it into {folder}/<class>/, "
+                "or without a label into unlabeled/."
             )
     return entries
 

@@ -19,7 +19,9 @@ def divide(
     for number, name in enumerate(classes):
         members = indices[labels[indices] == number]
         if len(members) < 2:
-            raise InputError(f"Class {name!r} has {len(members)} image(s): too few to divide. Add images, or remove it.")
+            raise InputError(
+                f"Class {name!r} has {len(members)} image(s): too few to divide. Add images, or remove it."
+            )
         count = min(max(1, round(fraction * len(members))), len(members) - 1)
         order = permutation(seed_from(seed, stream), number, len(members)).numpy()
         taken.append(members[order[:count]])
@@ -36,7 +38,9 @@ def parse_budget(text: str) -> int | None:
     return int(text)
 
 
-def budget(indices: Tensor, labels: Tensor, classes: tuple[str, ...], *, per_class: int | None, seed: int, stream: int) -> Tensor:
+def budget(
+    indices: Tensor, labels: Tensor, classes: tuple[str, ...], *, per_class: int | None, seed: int, stream: int
+) -> Tensor:
     """The first `per_class` images of each class in an order that the seed gives, so smaller budgets lie inside larger.
 
     Args:

@@ -17,7 +17,7 @@ FORMAT = 1
 """Version of the state and of `backbone.json`; raised when either changes shape."""
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, flush it to the disk, then rename it into place.
 
     Whoever reads `path` sees the old content or the new, whatever happens in between.
@@ -40,7 +40,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8") and None)
+    write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -53,7 +53,9 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"{path}: not a readable checkpoint ({error}). Delete it, or start over with --fresh.") from error
+        raise InputError(
+            f"{path}: not a readable checkpoint ({error}). Delete it, or start over with --fresh."
+        ) from error
     if state.get("format") != FORMAT:
         raise InputError(f"{path}: checkpoint format {state.get('format')}, this version reads {FORMAT}. Use --fresh.")
     return state

@@ -53,7 +53,9 @@ class RunFolder:
             write_text(self.path / "environment.json", json.dumps(environment(self._runtime), indent=2) + "\n")
             write_text(held, configuration.dump(settings))
         except OSError as error:
-            raise InputError(f"--output {self.path}: cannot be written ({error.strerror}). Give another folder.") from error
+            raise InputError(
+                f"--output {self.path}: cannot be written ({error.strerror}). Give another folder."
+            ) from error
 
     def _refuse_changes(self, before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, ...]) -> None:
         old, new = configuration.flatten(before), configuration.flatten(now)

@@ -1,6 +1,7 @@
 """The only training loop: objective, optimiser, batches, steps. It trains every method and every transfer phase."""
 
 import contextlib
+import math
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -136,10 +137,10 @@ def train(
             names = sorted(metrics)
             values = torch.stack([losses / (step - shown_step), *(metrics[name].to(losses) for name in names)])
             mean_loss, *means = runtime.mean(values).tolist()
-            if not mean_loss - mean_loss == 0.0:
+            if not math.isfinite(mean_loss):
                 raise InputError(
-                    f"{phase}: the loss is {mean_loss} in epoch {epoch} (steps {step - batches.steps_per_epoch} to {step})."
-                    " Lower the learning rate, lengthen the warm-up or clip (--optimizer.clip-norm 1)."
+                    f"{phase}: the loss is {mean_loss} in epoch {epoch + 1} (up to step {step}). "
+                    "Lower the learning rate, lengthen the warm-up or clip (--optimizer.clip-norm 1)."
                 )
             now = time.monotonic()
             rate = (step - shown_step) * batches.batch_size / max(now - shown, 1e-9)

@@ -74,7 +74,7 @@ def start(mixed_precision: MixedPrecision = "no") -> Runtime:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and torch.accelerator.current_accelerator() is None and "ACCELERATE_USE_CPU" not in os.environ:
         raise InputError(
-            f"The launcher started {launched} processes, but on a machine without a GPU they would not find each other. "
+            f"The launcher started {launched} processes, which without a GPU would not find each other. "
             "Set ACCELERATE_USE_CPU=true before the command."
         )
     _forget_imports()

@@ -16,7 +16,9 @@ BATCH_SIZE = 256
 
 
 @torch.inference_mode()
-def over_images(function: Callable[[Tensor], Tensor], dataset: Dataset, indices: Tensor, runtime: Runtime, what: str) -> Tensor:
+def over_images(
+    function: Callable[[Tensor], Tensor], dataset: Dataset, indices: Tensor, runtime: Runtime, what: str
+) -> Tensor:
     """`function` of the stored pixels of these images, in their order: (N, ...) on the CPU.
 
     Args:

@@ -44,7 +44,9 @@ def rows_of(key: dict[str, Any], result: dict[str, Any], pretraining: dict[str, 
         "num_parameters": float(result["num_parameters"]),
     }
     if pretraining and "knn_accuracy" in pretraining:
-        rows.append(Row(**key, phase="chosen", split="validation", metric="knn_accuracy", value=pretraining["knn_accuracy"]))
+        rows.append(
+            Row(**key, phase="chosen", split="validation", metric="knn_accuracy", value=pretraining["knn_accuracy"])
+        )
     return rows + [Row(**key, phase="chosen", split="train", metric=name, value=value) for name, value in costs.items()]
 
 
@@ -74,7 +76,8 @@ def write_summary(folder: Path, rows: Sequence[Row]) -> None:
 def read_results(folder: Path) -> list[Row]:
     """The rows of `results.csv`."""
     return [
-        Row(**{**line, "seed": int(line["seed"]), "value": float(line["value"])}) for line in _read(folder / "results.csv")
+        Row(**{**line, "seed": int(line["seed"]), "value": float(line["value"])})
+        for line in _read(folder / "results.csv")
     ]
 
 

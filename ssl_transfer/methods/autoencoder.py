@@ -11,7 +11,6 @@ Shapes: B images, C channels, S pixels a side, D features.
 import math
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -59,7 +58,9 @@ class Autoencoder(Objective):
     ) -> None:
         super().__init__()
         if noise < 0 or not 0.0 <= mask_ratio < 1.0:
-            raise InputError(f"noise {noise}, mask_ratio {mask_ratio}: noise is 0 or more, the ratio 0 or more and below 1.")
+            raise InputError(
+                f"noise {noise}, mask_ratio {mask_ratio}: noise is 0 or more, the ratio 0 or more and below 1."
+            )
         self.backbone = backbone
         self.decoder = _decoder(backbone.num_features, decoder_width, backbone.spec.image_size, backbone.spec.in_chans)
         self._noise, self._mask_ratio, self._augment = noise, mask_ratio, augment
@@ -88,7 +89,11 @@ class Autoencoder(Objective):
 def _decoder(num_features: int, width: int, image_size: int, channels: int) -> nn.Sequential:
     """(B, D) -> (B, channels, S', S') with S' the first 4 * 2 ** n that reaches `image_size`."""
     doublings = max(0, math.ceil(math.log2(image_size / 4)))
-    layers: list[nn.Module] = [nn.Linear(num_features, width * 16), nn.Unflatten(1, (width, 4, 4)), nn.ReLU(inplace=True)]
+    layers: list[nn.Module] = [
+        nn.Linear(num_features, width * 16),
+        nn.Unflatten(1, (width, 4, 4)),
+        nn.ReLU(inplace=True),
+    ]
     for _ in range(doublings):
         narrower = max(16, width // 2)
         layers += [

@@ -9,6 +9,7 @@ Shapes: B images, C channels, S pixels a side, L patches of p x p pixels, V visi
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -127,7 +128,7 @@ class MAE(Objective):
 
     def encode(self, images: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images and the visible patches' numbers (B, V) -> prefix (B, T, D) and patch tokens (B, V, D)."""
-        vit = self.backbone.model
+        vit: Any = self.backbone.model
         tokens = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))
         num_prefix = vit.num_prefix_tokens
         prefix, patches = tokens[:, :num_prefix], tokens[:, num_prefix:]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ def mlp(widths: tuple[int, ...], *, norm_last: bool = False) -> nn.Sequential:
         norm_last: BatchNorm behind the last layer too.
     """
     layers: list[nn.Module] = []
-    for index, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for index, (before, after) in enumerate(pairwise(widths)):
         last = index == len(widths) - 2
         normed = not last or norm_last
         layers.append(nn.Linear(before, after, bias=not normed))
@@ -60,7 +61,7 @@ def mlp(widths: tuple[int, ...], *, norm_last: bool = False) -> nn.Sequential:
 def feature_deviation(features: Tensor) -> Tensor:
     """Mean over dimensions of the deviation of L2-normalised features (B, D) over the batch, times sqrt(D).
 
-    Near 1 for features spread over the sphere, near 0 when the representation has collapsed (Chen and He 2021, SimSiam).
+    Near 1 for features spread over the sphere, near 0 when the representation has collapsed (Chen and He 2021).
     """
     unit = nn.functional.normalize(features.detach().float(), dim=1)
     return unit.std(dim=0).mean() * features.shape[1] ** 0.5

@@ -31,7 +31,6 @@ from ..engine.randomness import uniform
 from ..models.backbones import Backbone
 from .method import Method, feature_deviation, mlp
 
-
 SHUFFLE_STREAM = 103
 """Far from the views' numbers."""
 
@@ -53,7 +52,7 @@ class MoCoConfig:
     output_width: int = 128
     """Width of the projector's output, P."""
     key_groups: int = 2
-    """Groups of shuffled images that the key encoder's BatchNorm normalises apart. 1 is plain BatchNorm, which leaks."""
+    """Groups of shuffled images that the key encoder's BatchNorm normalises apart. 1 is plain BatchNorm: it leaks."""
     symmetric: bool = True
     """Each view is the query once and the key once (twice the work a step); otherwise the first is the query."""
     augment: AugmentConfig = AugmentConfig()
@@ -116,7 +115,9 @@ class MoCo(Objective):
     def forward(self, batch: Batch) -> Output:
         """The loss of the queries; the keys join the queue afterwards."""
         size = self.backbone.spec.image_size
-        views = torch.cat([augment(batch.images, batch.keys, view=v, size=size, config=self._augment) for v in range(2)])
+        views = torch.cat(
+            [augment(batch.images, batch.keys, view=v, size=size, config=self._augment) for v in range(2)]
+        )
         count = len(batch.images)
         features = self.backbone(views if self._symmetric else views[:count])
         queries = self.projector(features)

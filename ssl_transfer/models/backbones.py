@@ -66,6 +66,7 @@ class Backbone(nn.Module):
 
     mean: Tensor
     std: Tensor
+    model: Any
 
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__()
@@ -134,7 +135,8 @@ def check_name(name: str) -> None:
     """Raise InputError, with the near names, when timm has no model of this name."""
     if not timm.is_model(name):
         raise InputError(
-            f"--backbone.name {name}: timm {timm.__version__} has no such model.{did_you_mean(name, timm.list_models())}"
+            f"--backbone.name {name}: timm {timm.__version__} has no such model."
+            f"{did_you_mean(name, timm.list_models())}"
         )
 
 
@@ -178,7 +180,9 @@ def imagenet(spec: BackboneSpec, *, weights: Path | None) -> Backbone:
         raise
     except Exception as error:  # Hub clients raise many kinds without a network; all mean that there are no weights.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"ImageNet weights of {spec.name} cannot be had from {source} ({reason}): {supply}.") from error
+        raise InputError(
+            f"ImageNet weights of {spec.name} cannot be had from {source} ({reason}): {supply}."
+        ) from error
     _load_imagenet(backbone, state, source)
     return backbone
 
@@ -318,6 +322,10 @@ def _load_imagenet(backbone: Backbone, state: dict[str, Tensor], source: str) ->
     ]
     if wrong:
         shown = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-        hint = " The small stem may have another first layer: try --backbone.stem standard." if spec.stem == "small" else ""
+        hint = (
+            " The small stem may have another first layer: try --backbone.stem standard."
+            if spec.stem == "small"
+            else ""
+        )
         raise InputError(f"The weights from {source} do not fit {spec.label}: {shown}.{hint}")
     model.load_state_dict(state)

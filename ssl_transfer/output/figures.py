@@ -9,11 +9,11 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from ..evaluation.statistics import Row, by_cell, estimate  # noqa: E402
+from ..evaluation.statistics import Row, by_cell, estimate
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; markers differ besides.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7F7F7F")
@@ -50,9 +50,18 @@ def label_efficiency(rows: Sequence[Row]) -> bytes:
         means = np.array([item.mean for item in found])
         spread = np.array([0.0 if math.isinf(item.low) else item.mean - item.low for item in found])
         floor = min(floor, float((means - spread).min()))
-        style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-        line = "--" if pair[0] == "scratch" else "-"
-        axes.errorbar(places + offset, means, yerr=spread, label=names[pair], linestyle=line, capsize=3, **style)
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        dash = "--" if pair[0] == "scratch" else "-"
+        axes.errorbar(
+            places + offset,
+            means,
+            yerr=spread,
+            label=names[pair],
+            linestyle=dash,
+            capsize=3,
+            color=colour,
+            marker=marker,
+        )
     axes.set_xticks(places, [budget if budget == "all" else f"{budget} a class" for budget in budgets])
     axes.set_ylim(max(0.0, floor - 0.03), 1.0)
     axes.set(xlabel="labelled images", ylabel="test accuracy")
@@ -79,13 +88,14 @@ def learning_curves(curves: Sequence[dict[str, str]], rows: Sequence[Row]) -> by
     for axes, labels in zip(panels[0], budgets, strict=True):
         unfrozen = last[labels, "head"]
         for index, pair in enumerate(pairs):
-            steps, means = [], []
+            steps: list[int] = []
+            means: list[float] = []
             for phase in PHASES:
                 found = points[(*pair, labels, phase)]
                 steps += [step + (unfrozen if phase == "finetune" else 0) for step in sorted(found)]
                 means += [float(np.mean(found[step])) for step in sorted(found)]
-            line = "--" if pair[0] == "scratch" else "-"
-            axes.plot(steps, means, line, color=COLOURS[index % len(COLOURS)], label=names[pair])
+            dash = "--" if pair[0] == "scratch" else "-"
+            axes.plot(steps, means, dash, color=COLOURS[index % len(COLOURS)], label=names[pair])
         axes.axvline(unfrozen, color="#7F7F7F", linewidth=1, linestyle=":")
         axes.annotate("unfrozen", (unfrozen, 0.02), xycoords=("data", "axes fraction"), fontsize=8, color="#555555")
         axes.set(title="all labels" if labels == "all" else f"{labels} labels a class", xlabel="optimiser steps")
@@ -108,8 +118,8 @@ def cost(rows: Sequence[Row]) -> bytes:
             for metric in ("pretrain_seconds", "transfer_seconds")
         )
         accuracy = estimate(list(test[(*pair, labels, "chosen", "accuracy")].values())).mean
-        style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-        axes.plot([seconds], [accuracy], linestyle="", markersize=9, label=names[pair], **style)
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        axes.plot([seconds], [accuracy], linestyle="", markersize=9, label=names[pair], color=colour, marker=marker)
     axes.set_xscale("log")
     where = "all labels" if labels == "all" else f"{labels} labels a class"
     axes.set(xlabel="seconds of pretraining and one transfer run", ylabel=f"test accuracy, {where}")

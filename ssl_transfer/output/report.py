@@ -1,6 +1,7 @@
 """The report of a comparison: report.md for a pull request, report.html in one file for everybody."""
 
 import base64
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -46,14 +47,16 @@ def draw(folder: Path) -> None:
         "learning_curves": figures.learning_curves(tables.read_curves(folder), rows),
         "cost": figures.cost(rows),
     }
-    for name, content in pictures.items():
-        write_atomically(folder / f"{name}.png", lambda aside, content=content: aside.write_bytes(content) and None)  # type: ignore[misc]
-    content = {
-        **_content(folder, rows),
-        "pictures": {name: base64.b64encode(content).decode() for name, content in pictures.items()},
-    }
+    for name, picture in pictures.items():
+        write_atomically(folder / f"{name}.png", functools.partial(_write_bytes, picture))
+    encoded = {name: base64.b64encode(picture).decode() for name, picture in pictures.items()}
+    content = {**_content(folder, rows), "pictures": encoded}
     for name in ("report.md", "report.html"):
         write_text(folder / name, _TEMPLATES.get_template(f"{name}.jinja").render(content))
+
+
+def _write_bytes(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
 
 
 def show(folder: Path) -> None:
@@ -152,6 +155,8 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None
         raise InputError("Which comparison? Give its folder, as in `ssl-transfer report runs/demo`.")
     folder = Path(config.path)
     if not (folder / "comparison.json").is_file():
-        raise InputError(f"{folder}: holds no finished comparison (no comparison.json). Give the --output of `compare`.")
+        raise InputError(
+            f"{folder}: holds no finished comparison (no comparison.json). Give the --output of `compare`."
+        )
     draw(folder)
     show(folder)

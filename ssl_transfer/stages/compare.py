@@ -154,16 +154,17 @@ def _recipe_of(name: str, config: CompareConfig) -> pretraining.Recipe[Any]:
 
 def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job], list[tuple[Arm, str, int, Job]]]:
     """The pretraining jobs, and the transfer jobs with the arm, budget and seed of each."""
-    shared = {
-        name: getattr(config, name) for name in ("data", "image_size", "mixed_precision", "loading", "tracking")
-    }
+    shared = {name: getattr(config, name) for name in ("data", "image_size", "mixed_precision", "loading", "tracking")}
     group = output.name
     pretrain_jobs, transfer_jobs = [], []
     for arm in arms:
         place = f"{arm.name}-{arm.backbone.name}-{configuration.fingerprint(arm.backbone)[:6]}"
         for seed in range(config.pretrain_seeds) if arm.recipe is not None else ():
             settings = pretraining.PretrainConfig(
-                **shared, **configuration.shallow(arm.recipe), seed=seed, output=output / "pretrain" / f"{place}-seed{seed}"
+                **shared,
+                **configuration.shallow(arm.recipe),
+                seed=seed,
+                output=output / "pretrain" / f"{place}-seed{seed}",
             )
             pretrain_jobs.append(Job(stage=pretraining.pretrain, config=settings, group=group))
         for labels in config.labels:
@@ -237,7 +238,9 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
 
     runtime = runtime or runtimes.start(config.mixed_precision)
     if runtime.num_processes > 1 and config.jobs > 1:
-        raise InputError("--jobs divides one machine among runs; under a launcher with several processes leave it at 1.")
+        raise InputError(
+            "--jobs divides one machine among runs; under a launcher with several processes leave it at 1."
+        )
     arms = resolve_arms(config)
     dataset = load_once(config.data, config.image_size, config.loading)
     runtime.say(dataset.describe())

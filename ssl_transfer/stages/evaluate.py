@@ -39,13 +39,16 @@ def evaluate(config: EvaluateConfig) -> float:
     if config.neighbours < 1:
         raise InputError(f"--neighbours {config.neighbours}: at least 1.")
     if not config.path:
-        raise InputError("Which backbone? Give the folder of a run, as in `ssl-transfer evaluate runs/NAME --data digits`.")
+        raise InputError(
+            "Which backbone? Give the folder of a run, as in `ssl-transfer evaluate runs/NAME --data digits`."
+        )
     runtime = runtimes.start()
     backbone, _ = backbones.from_checkpoint(Path(config.path))
     dataset = sources.load(config.data, image_size=backbone.spec.image_size, config=config.loading)
     if dataset.num_channels != backbone.spec.in_chans:
         raise InputError(
-            f"{config.path} takes images of {backbone.spec.in_chans} channels; {config.data} has {dataset.num_channels}."
+            f"{config.path} takes images of {backbone.spec.in_chans} channels; "
+            f"{config.data} has {dataset.num_channels}."
         )
     backbone.to(runtime.device)
     neighbours, queries = dataset.splits["train"], dataset.splits[config.split]
@@ -58,7 +61,9 @@ def evaluate(config: EvaluateConfig) -> float:
         dataset.labels[queries],
         k=config.neighbours,
     )
-    runtime.say(f"{config.path}: kNN accuracy on {config.split} {accuracy:.1%} ({len(queries)} images, k {config.neighbours})")
+    runtime.say(
+        f"{config.path}: kNN accuracy on {config.split} {accuracy:.1%} ({len(queries)} images, k {config.neighbours})"
+    )
     return accuracy
 
 

@@ -204,7 +204,10 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer pretrain") -> No
         name = rest.pop(0)
     if name is None:
         choices = "\n".join(f"  {key:12} {entry.summary}" for key, entry in METHODS.items())
-        usage = f"usage: {program} METHOD [--help] [flags]\n\nPretrain a backbone on images without labels. Methods:\n{choices}"
+        usage = (
+            f"usage: {program} METHOD [--help] [flags]\n\n"
+            f"Pretrain a backbone on images without labels. Methods:\n{choices}"
+        )
         if set(rest) & {"-h", "--help"}:
             print(usage)
             return

@@ -1,4 +1,4 @@
-"""The transfer stage: any initialisation, a new head, and the phases of a plan; the one stage that every arm goes through."""
+"""The transfer stage, which every arm goes through: any initialisation, a new head, and the phases of a plan."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -53,9 +53,11 @@ class TransferRecipe:
     layer_decay: float = 0.75
     """In the second phase each layer learns at this share of the rate of the one behind it; 1 is the same rate."""
     epochs: int = 30
-    """Passes over the labelled images in each phase, if these make `min_steps` steps."""
-    min_steps: int = 150
-    """Least optimiser steps in each phase: with few labels an epoch is a step or two. Epochs are added up to it."""
+    """Passes over the labelled images in each phase; more where they make fewer steps than the phase needs."""
+    head_steps: int = 150
+    """Least optimiser steps of the head phase: with few labels an epoch is a step or two."""
+    finetune_steps: int = 300
+    """Least optimiser steps of the second phase. A vision transformer from scratch needs them (docs/decisions.md)."""
     batch_size: int = 64
     """Images per optimiser step; all labelled images where there are fewer."""
     label_smoothing: float = 0.0
@@ -65,7 +67,9 @@ class TransferRecipe:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.finetune_rate <= 1.0:
-            raise InputError(f"finetune_rate {self.finetune_rate}: above 0 and at most 1, or it would undo the head phase.")
+            raise InputError(
+                f"finetune_rate {self.finetune_rate}: above 0 and at most 1, or it would undo the head phase."
+            )
         if not 0.0 < self.layer_decay <= 1.0:
             raise InputError(f"layer_decay {self.layer_decay}: above 0 and at most 1.")
         if not 0.0 <= self.label_smoothing < 1.0:
@@ -73,17 +77,22 @@ class TransferRecipe:
 
     def plan(self, steps_per_epoch: int) -> tuple[Phase, ...]:
         """The phases, each long enough."""
-        check_positive(epochs=self.epochs, min_steps=self.min_steps)
-        epochs = max(self.epochs, -(-self.min_steps // steps_per_epoch))
+        check_positive(epochs=self.epochs, head_steps=self.head_steps, finetune_steps=self.finetune_steps)
         rate = self.optimizer.learning_rate
         return (
-            Phase(name="head", trained="head", learning_rate=rate, layer_decay=1.0, epochs=epochs),
+            Phase(
+                name="head",
+                trained="head",
+                learning_rate=rate,
+                layer_decay=1.0,
+                epochs=max(self.epochs, -(-self.head_steps // steps_per_epoch)),
+            ),
             Phase(
                 name="finetune",
                 trained="all",
                 learning_rate=rate * self.finetune_rate,
                 layer_decay=self.layer_decay,
-                epochs=epochs,
+                epochs=max(self.epochs, -(-self.finetune_steps // steps_per_epoch)),
             ),
         )
 
@@ -129,7 +138,7 @@ def initialize(config: TransferConfig, dataset: sources.Dataset) -> tuple[backbo
 
 
 def labelled_images(config: TransferConfig, dataset: sources.Dataset) -> tuple[torch.Tensor, torch.Tensor]:
-    """The training and validation images of this budget and seed. Seeds that agree draw the same images in every arm."""
+    """The training and validation images of this budget and seed: equal seeds draw the same images in every arm."""
     if not len(dataset.splits["train"]) or not len(dataset.splits["test"]):
         raise InputError(f"--data {config.data}: has no labelled training or test images, which transfer needs.")
     per_class = splits.parse_budget(config.labels)
@@ -169,9 +178,7 @@ def transfer(
     labelled, validation = labelled_images(config, dataset)
     backbone, provenance = initialize(config, dataset)
     batch_size = min(config.batch_size, len(labelled)) // runtime.num_processes * runtime.num_processes
-    loader = Loader(
-        dataset, labelled, batch_size=batch_size, seed=config.seed, runtime=runtime, labelled=True
-    )
+    loader = Loader(dataset, labelled, batch_size=batch_size, seed=config.seed, runtime=runtime, labelled=True)
     settings = configuration.to_dict(config)
     output = config.output or Path(
         f"runs/transfer-{Path(config.init).name}-{backbone.spec.name}-{data_label(config.data)}-{config.labels}-seed{config.seed}"
@@ -298,9 +305,8 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer transfer") -> No
     )
     for name, phase in result["phases"].items():
         preferred = "  <- preferred by validation" if name == result["chosen"] else ""
-        runtime.say(
-            f"  {name:9} validation {phase['validation']['accuracy']:.1%}  test {phase['test']['accuracy']:.1%}{preferred}"
-        )
+        accuracies = [f"{split} {phase[split]['accuracy']:.1%}" for split in ("validation", "test")]
+        runtime.say(f"  {name:9} {'  '.join(accuracies)}{preferred}")
 
 
 def for_arm(recipe: TransferRecipe, **settings: Any) -> TransferConfig:
