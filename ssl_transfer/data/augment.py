@@ -102,7 +102,8 @@ def augment(images: Tensor, keys: Tensor, *, view: int, size: int, config: Augme
     if config.jitter or config.grey:
         pixels = _colour(pixels, draws[7:13], config)
     if config.blur:
-        pixels = _blur(pixels, draws[13] < config.blur, _between(draws[14], config.blur_sigma) * (size / 224))
+        sigma = _between(draws[14], config.blur_sigma) * (size / 224)
+        pixels = _blur(pixels, draws[13] < config.blur, sigma, largest=config.blur_sigma[1] * (size / 224))
     return pixels
 
 
@@ -185,13 +186,16 @@ def _hue_matrices(angle: Tensor) -> Tensor:
     return torch.linalg.inv(to_yiq) @ turn @ to_yiq
 
 
-def _blur(pixels: Tensor, applied: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of the images that `applied` (B,) names, each with its own sigma in pixels; edges reflected."""
+def _blur(pixels: Tensor, applied: Tensor, sigma: Tensor, *, largest: float) -> Tensor:
+    """Gaussian blur of the images that `applied` (B,) names, each with its own sigma in pixels; edges reflected.
+
+    Kernels reach two deviations of the `largest` sigma there can be, so no image depends on the others of its batch.
+    """
     chosen = applied.nonzero().squeeze(1)
     if not len(chosen):
         return pixels
     size = pixels.shape[-1]
-    radius = min(size - 1, max(1, math.ceil(2.0 * float(sigma.max()))))
+    radius = min(size - 1, max(1, math.ceil(2.0 * largest)))
     offsets = torch.arange(-radius, radius + 1, device=pixels.device, dtype=torch.float32)
     kernels = torch.softmax(-0.5 * (offsets / sigma[chosen, None]).square(), dim=1)
     count, channels = len(chosen), pixels.shape[1]

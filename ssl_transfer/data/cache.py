@@ -128,7 +128,8 @@ def _mode(file: Path) -> str:
     """PIL's mode of a file, from its header; `!why` when it cannot be read."""
     try:
         with Image.open(file) as image:
-            return image.mode
+            # PIL opens colour images of 16 bits a channel as RGB and drops the lower bits; only its raw mode tells.
+            return f"{image.mode};16" if ";16" in str(getattr(image, "tile", "")) else image.mode
     except Exception as error:  # As above: every kind of broken file is named, none stops the others.
         return f"!{type(error).__name__}: {error}"
 

@@ -91,7 +91,7 @@ def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> tor
     groups = [{key: value for key, value in group.items() if key != "names"} for group in groups]
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.second_momentum))
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.second_momentum), fused=True)
 
 
 def warmup_cosine(step: int, num_steps: int, warmup_steps: int) -> float:

@@ -1,5 +1,6 @@
 """Where a run runs: the Accelerator, its device and processes, and a guard that they are those asked for."""
 
+import atexit
 import functools
 import gc
 import os
@@ -91,3 +92,5 @@ def start(mixed_precision: MixedPrecision = "no") -> Runtime:
 def _forget_imports() -> None:
     """Once: take what the libraries hold out of the collector's sight, which it would search after every training."""
     gc.freeze()
+    # Some libraries report what is still frozen at the end as leaks.
+    atexit.register(gc.unfreeze)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .statistics import Estimate, Row, by_cell, estimate, paired_difference
+from .statistics import Estimate, Row, baselines_of, by_cell, estimate, paired_difference
 
 BASELINES = ("scratch", "imagenet")
 
@@ -17,6 +17,9 @@ class Finding:
     ours: Estimate
     scratch: Estimate
     difference: Estimate
+    """To scratch."""
+    to_imagenet: Estimate | None
+    """The difference to ImageNet weights; None where they were not compared."""
 
     @property
     def outcome(self) -> str:
@@ -48,6 +51,7 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
         arm, backbone = max(sorted(arms), key=lambda pair: preference(*pair))
         ours = test[arm, backbone, labels, "chosen", "accuracy"]
         scratch = test["scratch", backbone, labels, "chosen", "accuracy"]
+        imagenet = dict(baselines_of((arm, backbone, labels, "chosen", "accuracy"), test)).get("imagenet")
         found.append(
             Finding(
                 labels=labels,
@@ -55,6 +59,7 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
                 ours=estimate(list(ours.values())),
                 scratch=estimate(list(scratch.values())),
                 difference=paired_difference(ours, scratch),
+                to_imagenet=paired_difference(ours, test[imagenet]) if imagenet is not None else None,
             )
         )
     return found
@@ -75,7 +80,9 @@ def verdict(rows: Sequence[Row]) -> str:
     else:
         answer = "These runs do not show that pretraining on these images helps"
     clauses = [_clause(item) for item in found]
-    return f"{answer}: {'; '.join(clauses)}."
+    beside = [f"{_points(item.to_imagenet)} {_place(item)}" for item in found if item.to_imagenet is not None]
+    imagenet = f" Compared with ImageNet weights: {'; '.join(beside)}." if beside else ""
+    return f"{answer}: {'; '.join(clauses)}.{imagenet}"
 
 
 def _budgets(found: list[Finding]) -> str:
@@ -85,14 +92,19 @@ def _budgets(found: list[Finding]) -> str:
 
 
 def _clause(item: Finding) -> str:
-    place = "with all labels" if item.labels == "all" else f"at {item.labels} labels a class"
-    difference = item.difference
-    if difference.count < 2:
-        interval = "one seed, so no interval"
-    else:
-        interval = f"95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
-    points = f"{100 * difference.mean:+.1f} points, {interval}"
-    numbers = f"{item.arm} {item.ours.mean:.1%}, scratch {item.scratch.mean:.1%}, {points}"
+    numbers = f"{item.arm} {item.ours.mean:.1%}, scratch {item.scratch.mean:.1%}, {_points(item.difference)}"
     if item.outcome == "open":
-        return f"{place} the difference is within the noise ({numbers})"
-    return f"{place} {item.arm} is {'ahead' if item.outcome == 'better' else 'behind'} ({numbers})"
+        return f"{_place(item)} the difference is within the noise ({numbers})"
+    return f"{_place(item)} {item.arm} is {'ahead' if item.outcome == 'better' else 'behind'} ({numbers})"
+
+
+def _place(item: Finding) -> str:
+    return "with all labels" if item.labels == "all" else f"at {item.labels} labels a class"
+
+
+def _points(difference: Estimate) -> str:
+    """A difference in points with its interval."""
+    if difference.count < 2:
+        return f"{100 * difference.mean:+.1f} points, one seed, so no interval"
+    interval = f"95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
+    return f"{100 * difference.mean:+.1f} points, {interval}"

@@ -87,11 +87,12 @@ class Autoencoder(Objective):
 
 
 def _decoder(num_features: int, width: int, image_size: int, channels: int) -> nn.Sequential:
-    """(B, D) -> (B, channels, S', S') with S' the first 4 * 2 ** n that reaches `image_size`."""
-    doublings = max(0, math.ceil(math.log2(image_size / 4)))
+    """(B, D) -> (B, channels, S', S') with S' at least `image_size`, reached by doublings from 4 to 7."""
+    doublings = max(0, math.floor(math.log2(image_size / 4)))
+    side = math.ceil(image_size / 2**doublings)
     layers: list[nn.Module] = [
-        nn.Linear(num_features, width * 16),
-        nn.Unflatten(1, (width, 4, 4)),
+        nn.Linear(num_features, width * side * side),
+        nn.Unflatten(1, (width, side, side)),
         nn.ReLU(inplace=True),
     ]
     for _ in range(doublings):

@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from ..evaluation.statistics import Row, by_cell, estimate
 
@@ -121,6 +122,9 @@ def cost(rows: Sequence[Row]) -> bytes:
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         axes.plot([seconds], [accuracy], linestyle="", markersize=9, label=names[pair], color=colour, marker=marker)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     where = "all labels" if labels == "all" else f"{labels} labels a class"
     axes.set(xlabel="seconds of pretraining and one transfer run", ylabel=f"test accuracy, {where}")
     _finish(axes)

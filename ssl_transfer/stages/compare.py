@@ -95,7 +95,7 @@ class Job:
         """Run it in this process."""
         runtime = runtimes.start(self.config.mixed_precision)
         dataset = load_once(self.config.data, self.config.image_size, self.config.loading)
-        return self.stage(self.config, runtime=runtime, dataset=dataset, group=self.group)
+        return self.stage(self.config, runtime=runtime, dataset=dataset, group=self.group, quiet=True)
 
 
 _LOADED: dict[str, sources.Dataset] = {}

@@ -104,6 +104,7 @@ def pretrain(
     runtime: runtimes.Runtime | None = None,
     dataset: sources.Dataset | None = None,
     group: str = "pretrain",
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Run it, or go on with it, or return the result of the finished run.
 
@@ -112,12 +113,18 @@ def pretrain(
         runtime: shared with other stages of one process; by default a new one.
         dataset: already loaded images of `config.data`; by default they are loaded.
         group: wandb's group.
+        quiet: say nothing but the progress bar, for whoever runs many.
 
     Returns:
         `backbone` (path of the export), `seconds`, `images_seen`, `steps`, `peak_memory_mb`, `num_parameters` and,
         where there are labels, `knn_accuracy` on the validation images.
     """
     runtime = runtime or runtimes.start(config.mixed_precision)
+
+    def say(message: str) -> None:
+        if not quiet:
+            runtime.say(message)
+
     name = name_of(config.method)
     dataset = dataset or sources.load(config.data, image_size=config.image_size, config=config.loading)
     backbone, method = prepare(config, dataset, config.image_size, config.seed)
@@ -130,10 +137,10 @@ def pretrain(
     )
     folder = RunFolder(output, settings, runtime, fresh=config.fresh, volatile=VOLATILE)
     if folder.result is not None:
-        runtime.say(f"{output}: finished before; nothing to do (--fresh starts over)")
+        say(f"{output}: finished before; nothing to do (--fresh starts over)")
         return folder.result
-    runtime.say(f"{dataset.describe()}")
-    runtime.say(
+    say(dataset.describe())
+    say(
         f"pretraining {backbone.spec.label} with {name}: {len(dataset.pool)} images, {config.epochs} epochs, "
         f"{config.epochs * loader.steps_per_epoch} steps of {config.batch_size} images; {runtime.describe()}"
     )
@@ -181,7 +188,7 @@ def pretrain(
         backbones.export(backbone, output / "backbone", provenance)
     folder.finish(result)
     knn = f", kNN accuracy on validation {result['knn_accuracy']:.1%}" if labelled else ""
-    runtime.say(f"{output}: {cost.steps} steps in {cost.seconds:.0f} s{knn}; backbone in {result['backbone']}")
+    say(f"{output}: {cost.steps} steps in {cost.seconds:.0f} s{knn}; backbone in {result['backbone']}")
     return result
 
 

@@ -157,6 +157,7 @@ def transfer(
     runtime: runtimes.Runtime | None = None,
     dataset: sources.Dataset | None = None,
     group: str = "transfer",
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Run it, or go on with it, or return the result of the finished run.
 
@@ -168,6 +169,7 @@ def transfer(
         runtime: shared with other stages of one process; by default a new one.
         dataset: already loaded images of `config.data`; by default they are loaded.
         group: wandb's group.
+        quiet: say nothing but the progress bar, for whoever runs many.
 
     Returns:
         `chosen` (a phase's name), `num_train`, `num_validation`, `num_parameters`, and `phases`: for each its
@@ -185,7 +187,16 @@ def transfer(
     )
     folder = RunFolder(output, settings, runtime, fresh=config.fresh, volatile=VOLATILE)
     if folder.result is not None:
+        if not quiet:
+            runtime.say(f"{output}: finished before; nothing to do (--fresh starts over)")
+            _describe(folder.result, output, runtime)
         return folder.result
+    if not quiet:
+        runtime.say(dataset.describe())
+        runtime.say(
+            f"transfer of {backbone.spec.label} from {config.init}: {len(labelled)} labelled images, "
+            f"{len(validation)} for validation; {runtime.describe()}"
+        )
 
     torch.manual_seed(seed_from(config.seed, 1))
     head = LinearHead(backbone.num_features, len(dataset.classes))
@@ -257,7 +268,18 @@ def transfer(
         backbones.export(backbone, output / "backbone", {**origin, "environment": environment(runtime)})
         checkpoint.save_weights(output / "head", "head", head.state_dict(), {"classes": list(dataset.classes)})
     folder.finish(result)
+    if not quiet:
+        _describe(result, output, runtime)
     return result
+
+
+def _describe(result: dict[str, Any], output: Path, runtime: runtimes.Runtime) -> None:
+    """Print a run's accuracies."""
+    for name, phase in result["phases"].items():
+        preferred = "  <- preferred by validation" if name == result["chosen"] else ""
+        accuracies = [f"{split} {phase[split]['accuracy']:.1%}" for split in ("validation", "test")]
+        runtime.say(f"  {name:9} {'  '.join(accuracies)}{preferred}")
+    runtime.say(f"run folder: {output}")
 
 
 def _calibrate(
@@ -295,18 +317,7 @@ def _calibrate(
 def main(arguments: Sequence[str], program: str = "ssl-transfer transfer") -> None:
     """`transfer [flags]`."""
     settings, rest = configuration.take_config(arguments)
-    config = configuration.parse(TransferConfig, settings, rest, program=program, default=TransferConfig())
-    runtime = runtimes.start(config.mixed_precision)
-    dataset = sources.load(config.data, image_size=config.image_size, config=config.loading)
-    runtime.say(dataset.describe())
-    result = transfer(config, runtime=runtime, dataset=dataset)
-    runtime.say(
-        f"{result['num_train']} labelled images, {result['num_validation']} for validation; {runtime.describe()}"
-    )
-    for name, phase in result["phases"].items():
-        preferred = "  <- preferred by validation" if name == result["chosen"] else ""
-        accuracies = [f"{split} {phase[split]['accuracy']:.1%}" for split in ("validation", "test")]
-        runtime.say(f"  {name:9} {'  '.join(accuracies)}{preferred}")
+    transfer(configuration.parse(TransferConfig, settings, rest, program=program, default=TransferConfig()))
 
 
 def for_arm(recipe: TransferRecipe, **settings: Any) -> TransferConfig:
