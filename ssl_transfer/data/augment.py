@@ -94,17 +94,19 @@ def augment(images: Tensor, keys: Tensor, *, view: int, size: int, config: Augme
     Returns:
         (B, C, S, S) float32 in 0..1.
     """
-    draws = uniform(keys, view, 16).unbind(dim=1)
-    pixels = images.to(torch.float32).div_(255.0)
-    theta = crop_matrices(draws[0:7], config)
-    grid = F.affine_grid(theta, [len(images), images.shape[1], size, size], align_corners=False)
-    pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode=config.padding, align_corners=False)
-    if config.jitter or config.grey:
-        pixels = _colour(pixels, draws[7:13], config)
-    if config.blur:
-        sigma = _between(draws[14], config.blur_sigma) * (size / 224)
-        pixels = _blur(pixels, draws[13] < config.blur, sigma, largest=config.blur_sigma[1] * (size / 224))
-    return pixels
+    # Low precision would move pixels: a grid in bfloat16 has 256 places from edge to centre.
+    with torch.autocast(images.device.type, enabled=False):
+        draws = uniform(keys, view, 16).unbind(dim=1)
+        pixels = images.to(torch.float32).div_(255.0)
+        theta = crop_matrices(draws[0:7], config)
+        grid = F.affine_grid(theta, [len(images), images.shape[1], size, size], align_corners=False)
+        pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode=config.padding, align_corners=False)
+        if config.jitter or config.grey:
+            pixels = _colour(pixels, draws[7:13], config)
+        if config.blur:
+            sigma = _between(draws[14], config.blur_sigma) * (size / 224)
+            pixels = _blur(pixels, draws[13] < config.blur, sigma, largest=config.blur_sigma[1] * (size / 224))
+        return pixels
 
 
 def evaluation_view(images: Tensor, *, size: int) -> Tensor:

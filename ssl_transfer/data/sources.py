@@ -1,5 +1,6 @@
 """The one DATA string: `digits` or `folder:PATH` into a `Dataset`."""
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class Dataset:
     labels: Tensor
     """(N,) int64 class indices; -1 without a label."""
     names: tuple[str, ...]
-    """For each image, what to call it in a message."""
+    """For each image, what to call it in a message: of a folder, the path inside it."""
     classes: tuple[str, ...]
     splits: dict[str, Tensor]
     fingerprint: str
@@ -74,7 +75,11 @@ class Dataset:
         return self.pixels.shape[1]
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel over the pool, of values in 0..1."""
+        """Mean and standard deviation of each channel over the pool, of values in 0..1. Measured once."""
+        return self._statistics
+
+    @functools.cached_property
+    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         total = torch.zeros(self.num_channels, dtype=torch.float64)
         squares = torch.zeros_like(total)
         for chunk in self.pool.split(256):
@@ -174,7 +179,7 @@ def _folder(path: Path, image_size: int, config: LoadingConfig) -> Dataset:
         source=f"folder:{path}",
         pixels=decoded.pixels,
         labels=torch.tensor([number.get(label, UNLABELED) for _, label, _ in kept]),
-        names=[str(file) for file, _, _ in kept],
+        names=[str(file.relative_to(path)) for file, _, _ in kept],
         classes=classes,
         given=[part for _, _, part in kept],
         config=config,

@@ -1,5 +1,6 @@
 """Files that are complete or absent: the state of a run, and the exported backbone with where it came from."""
 
+import hashlib
 import json
 import os
 import uuid
@@ -66,6 +67,18 @@ def save_weights(folder: Path, name: str, weights: Mapping[str, Tensor], descrip
     tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     write_atomically(folder / f"{name}.safetensors", lambda aside: save_file(tensors, aside))
     write_text(folder / f"{name}.json", json.dumps({"format": FORMAT, **description}, indent=2) + "\n")
+
+
+def weights_fingerprint(folder: Path, name: str) -> str:
+    """Sixteen hexadecimal digits of an export's weights; they do not depend on where it lies."""
+    place = folder if (folder / f"{name}.json").is_file() else folder / name
+    return file_fingerprint(place / f"{name}.safetensors")
+
+
+def file_fingerprint(path: Path) -> str:
+    """Sixteen hexadecimal digits of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def load_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -75,7 +75,13 @@ def parse(config_type: type[T], settings: dict[str, Any], arguments: Sequence[st
     """
     from_file = flags_of(settings)
     try:
-        return tyro.cli(config_type, prog=program, args=[*from_file, *arguments], default=default)
+        return tyro.cli(
+            config_type,
+            prog=program,
+            description=f"{type(default).__doc__}\n\n--config FILE.yaml sets any of these; flags win over the file.",
+            args=[*from_file, *arguments],
+            default=default,
+        )
     except SystemExit as stop:
         if stop.code and from_file:
             names = [flag for flag in from_file if flag.startswith("--")]

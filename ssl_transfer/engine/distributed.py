@@ -2,12 +2,19 @@
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def num_processes() -> int:
     """The world size; 1 where nothing is distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Give every process rank 0's buffers: BatchNorm's statistics are each process's own between two steps."""
+    if num_processes() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def gather_without_gradient(x: Tensor) -> Tensor:

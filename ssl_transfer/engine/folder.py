@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import filelock
 import yaml
 
 from . import config as configuration
@@ -21,37 +22,69 @@ _PACKAGES = ("torch", "torchvision", "timm", "lightly", "accelerate", "numpy", "
 class RunFolder:
     """`config.yaml`, `environment.json`, `metrics.jsonl`, `checkpoints/`, and `result.json` once the run has finished.
 
+    While a run is under way it holds the folder's lock, so that no second process writes there.
+
     Args:
         path: the folder; made when absent.
         settings: the resolved settings. A folder that holds others is refused by the names that differ.
         runtime: rank 0 writes.
+        identity: fingerprints of what the settings only name (images, weights); a changed one is refused too.
         fresh: move what is there aside (to `NAME.old-1`, ...) and start over. Nothing is deleted.
-        volatile: dotted names of settings that may change between two starts of one run (where it is shown, how fast).
+        volatile: beginnings of the dotted names of settings that may change between two starts of one run.
     """
 
     def __init__(
-        self, path: Path, settings: dict[str, Any], runtime: Runtime, *, fresh: bool, volatile: tuple[str, ...] = ()
+        self,
+        path: Path,
+        settings: dict[str, Any],
+        runtime: Runtime,
+        *,
+        identity: dict[str, str],
+        fresh: bool,
+        volatile: tuple[str, ...] = (),
     ) -> None:
         self.path = path
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self._runtime = runtime
-        runtime.wait()
+        self._lock = filelock.FileLock(path / ".lock", blocking=False)
+        problem = ""
         if runtime.is_main:
-            if fresh and path.exists():
-                path.rename(_free_name(path))
-            self._open(settings, volatile)
-        runtime.wait()
+            try:
+                if fresh and path.exists():
+                    path.rename(_free_name(path))
+                self._open(settings, identity, volatile)
+            except InputError as error:
+                problem = str(error)
+        # Rank 0's problem is everybody's, or the others would wait for it.
+        problem = runtime.from_main(problem)
+        if problem:
+            raise InputError(problem)
 
-    def _open(self, settings: dict[str, Any], volatile: tuple[str, ...]) -> None:
+    def _open(self, settings: dict[str, Any], identity: dict[str, str], volatile: tuple[str, ...]) -> None:
         held = self.path / "config.yaml"
         if held.is_file():
-            self._refuse_changes(yaml.safe_load(held.read_text(encoding="utf-8")) or {}, settings, volatile)
-            return
+            before = yaml.safe_load(held.read_text(encoding="utf-8")) or {}
+            recorded = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+            self._refuse_changes(before, settings, volatile)
+            for name, value in identity.items():
+                if recorded["identity"].get(name) != value:
+                    raise InputError(
+                        f"{self.path} holds a run with another {name} (fingerprint {recorded['identity'].get(name)}, "
+                        f"now {value}). Give another --output, or --fresh to start over there."
+                    )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / "environment.json", json.dumps(environment(self._runtime), indent=2) + "\n")
+            if self.result is None:
+                self._lock.acquire()
+            if not held.is_file():
+                record = {"identity": identity, **environment(self._runtime)}
+                write_text(self.path / "environment.json", json.dumps(record, indent=2) + "\n")
             write_text(held, configuration.dump(settings))
+        except filelock.Timeout as error:
+            raise InputError(
+                f"{self.path}: another process is writing this run. Wait for it, or give another --output."
+            ) from error
         except OSError as error:
             raise InputError(
                 f"--output {self.path}: cannot be written ({error.strerror}). Give another folder."
@@ -79,7 +112,12 @@ class RunFolder:
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result: from here on the run counts as finished."""
         self.write("result.json", result)
+        self.close()
         self._runtime.wait()
+
+    def close(self) -> None:
+        """Let others write here."""
+        self._lock.release()
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file into the folder, on rank 0."""

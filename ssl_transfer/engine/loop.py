@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from . import checkpoint, tracking
+from . import checkpoint, distributed, tracking
 from .contract import Batch, Objective
 from .errors import InputError
 from .optim import OptimizerConfig, make_optimizer, warmup_cosine
@@ -103,7 +103,14 @@ def train(
 
     started = saved = shown = time.monotonic()
     shown_step, losses = step, torch.zeros((), device=runtime.device)
-    metrics: dict[str, torch.Tensor] = {}
+    totals: dict[str, torch.Tensor] = {}
+
+    def evaluate_now() -> dict[str, float]:
+        distributed.broadcast_buffers(objective)
+        wrapped.eval()
+        found = evaluate() if evaluate is not None else {}
+        wrapped.train()
+        return found
 
     def save() -> None:
         if state_path is not None and runtime.is_main:
@@ -129,13 +136,15 @@ def train(
                 step += 1
                 objective.after_step(step / num_steps)
                 losses += loss.detach()
+                for name, value in metrics.items():
+                    totals[name] = totals.get(name, 0.0) + value
                 now = time.monotonic()
                 if now - shown > 1.0 and step % batches.steps_per_epoch:
                     rate = (step - shown_step) * batches.batch_size / (now - shown)
                     bar.update(step, f"loss {float(loss.detach()):.4f}  {rate:,.0f} images/s")
             # The reading below waits for the device once an epoch, and never between steps.
-            names = sorted(metrics)
-            values = torch.stack([losses / (step - shown_step), *(metrics[name].to(losses) for name in names)])
+            names = sorted(totals)
+            values = torch.stack([losses, *(totals[name] for name in names)]) / batches.steps_per_epoch
             mean_loss, *means = runtime.mean(values).tolist()
             if not math.isfinite(mean_loss):
                 raise InputError(
@@ -148,11 +157,9 @@ def train(
             position = {"phase": phase, "epoch": epoch + 1, "step": step}
             costs = {"learning_rate": max(rates) * factor, "images_per_second": rate, "loss": mean_loss}
             tracker.log({**position, "split": "train", **costs, **dict(zip(names, means, strict=True))})
-            shown, shown_step, losses = now, step, torch.zeros_like(losses)
+            shown, shown_step, losses, totals = now, step, torch.zeros_like(losses), {}
             if evaluate is not None and ((epoch + 1) % evaluate_every == 0 or epoch + 1 == epochs):
-                wrapped.eval()
-                tracker.log({**position, "split": "validation", **evaluate()})
-                wrapped.train()
+                tracker.log({**position, "split": "validation", **evaluate_now()})
                 shown = time.monotonic()
             # Every process decides alike: rank 0's clock is the one that counts.
             due = torch.tensor(float(time.monotonic() - saved > CHECKPOINT_SECONDS), device=runtime.device)
@@ -160,6 +167,7 @@ def train(
                 save()
                 saved = time.monotonic()
         save()
+    distributed.broadcast_buffers(objective)
     wrapped.eval()
     # Wrappers of a finished phase must not outlive it: the next phase trains other parameters.
     accelerator.free_memory()

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from .errors import InputError
@@ -58,6 +59,10 @@ class Runtime:
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean over processes, element by element."""
         return self.accelerator.reduce(values, reduction="mean") if self.num_processes > 1 else values
+
+    def from_main(self, text: str) -> str:
+        """Rank 0's text, on every process."""
+        return broadcast_object_list([text])[0] if self.num_processes > 1 else text
 
     def describe(self) -> str:
         """One line for people: device, processes, precision."""

@@ -49,7 +49,7 @@ class Tracker:
 
             mode = config.wandb
             if mode == "auto":
-                mode = "online" if wandb.api.api_key else "offline"
+                mode = "online" if wandb.login(prompt=False) else "offline"
             self._run = wandb.init(
                 project=config.project,
                 dir=str(path.parent),

@@ -28,7 +28,7 @@ class Method:
     """The default backbone."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The default optimiser."""
-    epochs: int = 100
+    epochs: int = 50
     """Default passes over the pool."""
     batch_size: int = 256
     """Default images per optimiser step."""

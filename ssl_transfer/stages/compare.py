@@ -246,15 +246,17 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
     runtime.say(dataset.describe())
     check(config, arms, dataset)
     output = config.output or Path(f"runs/compare-{data_label(config.data)}")
-    volatile = (*VOLATILE, "arms", "labels", "seeds")
-    folder = RunFolder(output, _settings(config), runtime, fresh=config.fresh, volatile=volatile)
+    volatile = (*VOLATILE, "arms", "labels", "seeds", "imagenet_weights")
+    identity = {"data": dataset.fingerprint}
+    folder = RunFolder(output, _settings(config), runtime, identity=identity, fresh=config.fresh, volatile=volatile)
     pretrain_jobs, transfer_jobs = grid(config, arms, output)
     runtime.say(
         f"{', '.join(f'{arm.name} on {arm.label}' for arm in arms)}: "
         f"{len(pretrain_jobs)} pretraining and {len(transfer_jobs)} transfer runs; {runtime.describe()}"
     )
-    pretrained = job_queue.run(pretrain_jobs, config.jobs, "pretraining", runtime)
-    transferred = job_queue.run([job for *_, job in transfer_jobs], config.jobs, "transfer", runtime)
+    with job_queue.workers(config.jobs, runtime) as workers:
+        pretrained = workers.run(pretrain_jobs, "pretraining")
+        transferred = workers.run([job for *_, job in transfer_jobs], "transfer")
 
     if runtime.is_main:
         costs = {str(job.config.output): result for job, result in zip(pretrain_jobs, pretrained, strict=True)}
@@ -271,6 +273,7 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
         }
         folder.write("comparison.json", _description(config, arms, dataset, images))
         report.draw(output)
+    folder.close()
     runtime.wait()
     return output
 

@@ -47,6 +47,9 @@ class Recipe(Generic[M]):
 class PretrainConfig(RunConfig, Recipe[M], Generic[M]):
     """Pretrain a backbone on images without labels."""
 
+    seed: int = 0
+    """Seed of weights, order and augmentation."""
+
 
 def default_recipe(name: str) -> Recipe[Any]:
     """A method with the settings that its file gives it."""
@@ -135,7 +138,8 @@ def pretrain(
     output = config.output or Path(
         f"runs/pretrain-{name}-{config.backbone.name}-{data_label(config.data)}-seed{config.seed}"
     )
-    folder = RunFolder(output, settings, runtime, fresh=config.fresh, volatile=VOLATILE)
+    identity = {"data": dataset.fingerprint}
+    folder = RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=VOLATILE)
     if folder.result is not None:
         say(f"{output}: finished before; nothing to do (--fresh starts over)")
         return folder.result

@@ -8,8 +8,9 @@ from ..engine.errors import InputError
 from ..engine.runtime import MixedPrecision
 from ..engine.tracking import TrackingConfig
 
-VOLATILE = ("output", "fresh", "tracking.", "loading.cache", "jobs")
-"""Settings that may change between two starts of one run: they do not change its result."""
+VOLATILE = ("output", "fresh", "tracking.", "loading.cache", "loading.max_unreadable", "jobs", "data")
+"""Settings that may change between two starts of one run: they do not change its result. Where the images lie is one;
+which images they are is part of the run's identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +24,6 @@ class RunConfig:
     output: Path | None = None
     """The run's folder. Started again with the same settings, a run goes on where it stopped. Default: runs/ and what
     it is."""
-    seed: int = 0
-    """Seed of weights, order and augmentation."""
     fresh: bool = False
     """Start over. What the folder holds is moved aside, not deleted."""
     mixed_precision: MixedPrecision = "no"

@@ -19,7 +19,7 @@ from ..engine.folder import RunFolder, environment
 from ..engine.loop import train
 from ..engine.optim import OptimizerConfig, parameter_groups
 from ..engine.randomness import sample_keys, seed_from
-from ..engine.tracking import Tracker
+from ..engine.tracking import Tracker, drop_after
 from ..evaluation.features import over_images
 from ..evaluation.metrics import classification
 from ..models import backbones
@@ -109,6 +109,8 @@ class TransferConfig(RunConfig, TransferRecipe):
     """The network for scratch and imagenet; a run's folder names its own."""
     imagenet_weights: Path | None = None
     """A local file with ImageNet weights in timm's names, instead of timm's hub."""
+    seed: int = 0
+    """Seed of the labelled images, of weights, order and augmentation."""
     keep_model: bool = True
     """Export the chosen model: its backbone and its head."""
 
@@ -135,6 +137,15 @@ def initialize(config: TransferConfig, dataset: sources.Dataset) -> tuple[backbo
     if config.init == "imagenet":
         return backbones.imagenet(spec, weights=config.imagenet_weights), {"init": "imagenet"}
     return backbones.scratch(spec, seed=seed_from(config.seed, 0)), {"init": "scratch"}
+
+
+def _fingerprint_of_init(config: TransferConfig) -> str:
+    """What tells one initialisation from another, wherever its weights lie."""
+    if config.imagenet_weights is not None:
+        return checkpoint.file_fingerprint(config.imagenet_weights.expanduser())
+    if config.init in ("scratch", "imagenet"):
+        return config.init
+    return checkpoint.weights_fingerprint(Path(config.init), "backbone")
 
 
 def labelled_images(config: TransferConfig, dataset: sources.Dataset) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,7 +196,10 @@ def transfer(
     output = config.output or Path(
         f"runs/transfer-{Path(config.init).name}-{backbone.spec.name}-{data_label(config.data)}-{config.labels}-seed{config.seed}"
     )
-    folder = RunFolder(output, settings, runtime, fresh=config.fresh, volatile=VOLATILE)
+    identity = {"data": dataset.fingerprint, "init": _fingerprint_of_init(config)}
+    # The same weights may lie elsewhere.
+    volatile = (*VOLATILE, "init", "imagenet_weights")
+    folder = RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile)
     if folder.result is not None:
         if not quiet:
             runtime.say(f"{output}: finished before; nothing to do (--fresh starts over)")
@@ -260,6 +274,8 @@ def transfer(
         "num_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
         "phases": phases,
     }
+    if runtime.is_main:
+        drop_after(folder.metrics, "chosen", -1)
     tracker.log({"phase": "chosen", "split": "test", **phases[chosen]["test"]})
     tracker.close()
     if config.keep_model and runtime.is_main:
