@@ -134,7 +134,8 @@ class MoCo(Objective):
 
     def encode_keys(self, views: Tensor, order: Tensor) -> Tensor:
         """Unit keys (N, P) float32 of views (N, C, S, S), encoded in the order (N,) int64 and in groups."""
-        groups = order.chunk(self._key_groups)
+        # BatchNorm needs two images a group.
+        groups = order.chunk(max(1, min(self._key_groups, len(order) // 2)))
         encoded = torch.cat([self.key_projector(self.key_backbone(views[group])) for group in groups])
         return F.normalize(encoded.float(), dim=1)[order.argsort()]
 

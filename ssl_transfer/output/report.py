@@ -13,6 +13,7 @@ import jinja2
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..engine import config as configuration
 from ..engine.checkpoint import write_atomically, write_text
@@ -69,7 +70,8 @@ def show(folder: Path) -> None:
         table.add_column(column)
     for line in content["lines"]:
         cells = [cell["text"] + (f"\n({cell['difference']})" if cell["difference"] else "") for cell in line["cells"]]
-        table.add_row(line["arm"], line["backbone"], *cells)
+        # As text: rich would take what stands in square brackets for markup.
+        table.add_row(*(Text(cell) for cell in (line["arm"], line["backbone"], *cells)))
     console.print(table)
     console.print(content["verdict"], highlight=False, markup=False)
     print(f"report: {folder / 'report.html'}")

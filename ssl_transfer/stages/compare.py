@@ -280,7 +280,8 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
 
 def _settings(config: CompareConfig) -> dict[str, Any]:
     settings = configuration.to_dict(config)
-    return {**settings, **settings.pop("recipes")}
+    recipes = settings.pop("recipes")
+    return {**settings, **recipes}
 
 
 def _description(

@@ -1,0 +1,240 @@
+"""What every method and the supervised objective promise to the loop (engine/contract.py)."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import ssl_transfer.methods
+from ssl_transfer.data.augment import SUPERVISED_DEFAULT
+from ssl_transfer.engine.contract import Batch, Objective, Output
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.optim import parameter_groups
+from ssl_transfer.methods import METHODS
+from ssl_transfer.methods.method import Method
+from ssl_transfer.models.heads import LinearHead
+from ssl_transfer.objectives.supervised import Supervised
+
+SUPERVISED = "supervised"
+# MoCo's queue: short enough to be full after the batches that warm an objective up.
+SMALLER = {"moco": {"queue_size": 64}, "mae": {"decoder_width": 32}, "autoencoder": {"decoder_width": 32}}
+CASES = [
+    *[
+        (name, kind)
+        for name, entry in METHODS.items()
+        for kind in ("convolutional", "transformer")
+        if not (entry.backbones == "vit" and kind == "convolutional")
+    ],
+    (SUPERVISED, "convolutional"),
+    (SUPERVISED, "transformer"),
+]
+every_objective = pytest.mark.parametrize(("name", "kind"), CASES)
+
+
+@pytest.fixture
+def build(make_backbone) -> Callable[..., Objective]:
+    def call(name: str, kind: str, *, seed: int = 0) -> Objective:
+        backbone = make_backbone(kind, seed=seed)
+        if name == SUPERVISED:
+            objective = Supervised(backbone, LinearHead(backbone.num_features, 3), augment=SUPERVISED_DEFAULT)
+            objective.set_trained("all")
+        else:
+            entry = METHODS[name]
+            objective = entry.build(backbone, entry.config(**SMALLER.get(name, {})))
+        return objective.train()
+
+    return call
+
+
+@pytest.fixture
+def batches(make_batch) -> Callable[..., list[Batch]]:
+    """The same images epoch for epoch, 8 batches of 32, each with its label."""
+
+    def call(name: str, count: int = 8) -> list[Batch]:
+        whole = make_batch(256)
+        labels = whole.images[:, 0, 0, 0].long() * 3 // 256
+        chunks = [torch.arange(256)[number * 32 : number * 32 + 32] for number in range(count)]
+        unknown = torch.full((32,), -1)
+        return [
+            Batch(whole.images[index], labels[index] if name == SUPERVISED else unknown, whole.keys[index])
+            for index in chunks
+        ]
+
+    return call
+
+
+def warm_up(objective: Objective, batches: list[Batch]) -> None:
+    """Forward without steps: an empty queue knows no negatives, so its first loss is 0."""
+    for batch in batches[:4]:
+        objective(batch)
+
+
+def step(objective: Objective, batch: Batch, optimizer: torch.optim.Optimizer, progress: float) -> float:
+    loss = objective(batch).loss
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    objective.after_step(progress)
+    return float(loss.detach())
+
+
+def optimizer_of(objective: Objective) -> torch.optim.Optimizer:
+    groups = parameter_groups(objective, learning_rate=3e-3, weight_decay=0.0)
+    return torch.optim.AdamW([{key: value for key, value in group.items() if key != "names"} for group in groups])
+
+
+def test_all_methods_were_found():
+    assert len(METHODS) >= 4
+    assert len(CASES) >= 2 * len(METHODS) + 1
+
+
+def test_every_file_with_a_method_is_listed():
+    folder = Path(ssl_transfer.methods.__file__).parent
+    files = {path.stem for path in folder.glob("*.py") if "\nMETHOD = " in path.read_text(encoding="utf-8")}
+    assert len(files) >= 4
+    assert files == METHODS.keys()
+    for entry in METHODS.values():
+        assert isinstance(entry, Method)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_setting_is_an_argument_of_the_module(name):
+    entry = METHODS[name]
+    arguments = set(inspect.signature(entry.module).parameters) - {"backbone"}
+    assert {field.name for field in dataclasses.fields(entry.config)} == arguments
+    assert entry.config.__dataclass_params__.frozen
+    assert entry.summary
+
+
+@every_objective
+def test_loss_and_metrics(build, batches, name, kind):
+    objective = build(name, kind)
+    given = batches(name)
+    warm_up(objective, given)
+    output = objective(given[4])
+    assert isinstance(output, Output)
+    assert output.loss.shape == ()
+    assert output.loss.dtype == torch.float32
+    assert torch.isfinite(output.loss)
+    assert float(output.loss.detach()) > 0.0
+    assert output.metrics
+    for metric in output.metrics.values():
+        assert isinstance(metric, Tensor)
+        assert (metric.shape, metric.dtype, metric.requires_grad) == ((), torch.float32, False)
+        assert torch.isfinite(metric)
+
+
+@every_objective
+def test_loss_is_float32_under_autocast(build, batches, name, kind):
+    objective = build(name, kind)
+    given = batches(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        warm_up(objective, given)
+        output = objective(given[4])
+    assert output.loss.dtype == torch.float32
+    assert torch.isfinite(output.loss)
+    output.loss.backward()
+
+
+@every_objective
+def test_gradients_reach_what_is_trained_and_nothing_else(build, batches, name, kind):
+    objective = build(name, kind)
+    given = batches(name)
+    warm_up(objective, given)
+    objective(given[4]).loss.backward()
+    trained = 0
+    for key, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, f"{key} was not used"
+            assert torch.isfinite(parameter.grad).all(), key
+            assert parameter.grad.abs().max() > 0.0, f"{key} gets no gradient"
+            trained += 1
+        else:
+            assert parameter.grad is None, f"{key} is frozen and got a gradient"
+    assert trained > 10
+
+
+@every_objective
+def test_the_backbone_is_trained_in_place(build, batches, name, kind):
+    objective = build(name, kind)
+    backbone = objective.backbone
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    given = batches(name)
+    warm_up(objective, given)
+    step(objective, given[4], optimizer_of(objective), 0.1)
+    moved = [key for key, value in backbone.named_parameters() if not torch.equal(value, before[key])]
+    assert len(moved) == len(list(backbone.parameters()))
+
+
+@every_objective
+def test_momentum_copies_get_no_optimizer(build, name, kind):
+    objective = build(name, kind)
+    grouped = {id(parameter) for group in optimizer_of(objective).param_groups for parameter in group["params"]}
+    assert grouped == {id(parameter) for parameter in objective.parameters() if parameter.requires_grad}
+
+
+@every_objective
+def test_state_round_trip(build, batches, name, kind):
+    given = batches(name)
+    first, second = build(name, kind), build(name, kind, seed=1)
+    optimizer = optimizer_of(first)
+    warm_up(first, given)
+    for number in range(3):
+        step(first, given[number], optimizer, number / 3)
+    second.load_state_dict(first.state_dict())
+    losses = [float(objective(given[5]).loss.detach()) for objective in (first, second)]
+    assert losses[0] == losses[1]
+
+
+@every_objective
+def test_the_same_batch_and_seed_give_the_same_loss(build, batches, name, kind):
+    losses = []
+    for _ in range(2):
+        objective = build(name, kind)
+        warm_up(objective, batches(name))
+        losses.append(float(objective(batches(name)[4]).loss.detach()))
+    assert losses[0] == losses[1]
+
+
+@every_objective
+def test_the_loss_goes_down(build, batches, name, kind):
+    objective = build(name, kind)
+    given = batches(name)
+    warm_up(objective, given)
+    optimizer = optimizer_of(objective)
+    losses = [step(objective, given[number % 8], optimizer, number / 48) for number in range(48)]
+    first, last = sum(losses[:8]) / 8, sum(losses[-8:]) / 8
+    assert last < 0.98 * first
+
+
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[0] != SUPERVISED])
+def test_methods_never_read_labels(build, batches, name, kind):
+    losses = []
+    for labels in (torch.full((32,), -1), torch.arange(32), torch.full((32,), 10**9)):
+        objective = build(name, kind)
+        given = [batch._replace(labels=labels) for batch in batches(name)]
+        warm_up(objective, given)
+        losses.append(float(objective(given[4]).loss.detach()))
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_the_supervised_objective_does_read_them(build, batches):
+    given = batches(SUPERVISED)[0]
+    others = given._replace(labels=(given.labels + 1) % 3)
+    losses = [float(build(SUPERVISED, "convolutional")(batch).loss.detach()) for batch in (given, others)]
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("name", [name for name, entry in METHODS.items() if entry.backbones == "vit"])
+def test_methods_for_transformers_refuse_other_backbones(build, name):
+    with pytest.raises(InputError, match="needs a vision transformer"):
+        build(name, "convolutional")
+
+
+def test_a_bare_objective_names_what_is_missing():
+    with pytest.raises(NotImplementedError, match="Objective does not implement forward"):
+        Objective()(None)

@@ -1,0 +1,115 @@
+"""Running commands in this process, on tiny backbones, in a folder of the test's own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from ssl_transfer.cli import main
+
+CONVOLUTIONAL_FLAGS = (
+    *("--backbone.name", "resnet10t", "--backbone.stem", "standard"),
+    *("--backbone.arguments", "stem_type=", "stem_width=8", "channels=(8,8,16,16)", "zero_init_last=False"),
+)
+TRANSFORMER_FLAGS = (
+    *("--backbone.name", "vit_tiny_patch16_224", "--backbone.stem", "small"),
+    *("--backbone.arguments", "embed_dim=16", "depth=2", "num_heads=2"),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command printed, its words in one line each, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+def call(*arguments: object) -> int:
+    """Run `ssl-transfer ARGUMENTS` here; the exit status."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0
+
+
+@pytest.fixture(autouse=True)
+def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Default outputs (`runs/...`) land in the test's folder, and no launcher's variable reaches it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """`run("pretrain", "simclr", ...)` runs the command in this process and returns what it answered."""
+
+    def run_command(*arguments: object) -> Answer:
+        capsys.readouterr()
+        status = call(*arguments)
+        printed = capsys.readouterr()
+        return Answer(status=status, out=printed.out, err=printed.err)
+
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def tiny() -> dict[str, tuple[str, ...]]:
+    """Flags that make a command take about a second: by stage, and by kind of backbone."""
+    size = ("--image-size", "16")
+    return {
+        "convolutional": CONVOLUTIONAL_FLAGS,
+        "transformer": TRANSFORMER_FLAGS,
+        "pretrain": (*size, "--epochs", "2"),
+        "transfer": (*size, "--labels", "2", "--epochs", "1", "--head-steps", "4", "--finetune-steps", "4"),
+        "compare": (
+            *(*size, "--epochs", "1"),
+            *("--transfer.epochs", "1", "--transfer.head-steps", "4", "--transfer.finetune-steps", "4"),
+        ),
+    }
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, tuple[str, ...]]) -> Path:
+    """A finished pretraining run (SimCLR on the digits, a tiny convolutional network). Read only: copy it to change."""
+    folder = tmp_path_factory.mktemp("pretrained") / "run"
+    assert call("pretrain", "simclr", *tiny["pretrain"], *tiny["convolutional"], "--output", folder) == 0
+    return folder
+
+
+def draw_shape(shape: str, generator: np.random.Generator) -> Image.Image:
+    """A coloured disc, square or cross on noise, 28 x 20 pixels."""
+    image = Image.fromarray(generator.integers(0, 60, (20, 28, 3), dtype=np.uint8))
+    pen = ImageDraw.Draw(image)
+    colour = tuple(int(value) for value in generator.integers(120, 256, 3))
+    left, top = (int(value) for value in generator.integers(4, 10, 2))
+    box = (left, top - 3, left + 11, top + 8)
+    if shape == "disc":
+        pen.ellipse(box, fill=colour)
+    elif shape == "square":
+        pen.rectangle(box, fill=colour)
+    else:
+        pen.line(box, fill=colour, width=3)
+        pen.line((box[0], box[3], box[2], box[1]), fill=colour, width=3)
+    return image
+
+
+@pytest.fixture
+def draw_images() -> Callable[..., Path]:
+    """`draw_images(folder, disc=20, square=20)` fills `folder/<class>/` with PNG and JPEG files."""
+
+    def fill(folder: Path, seed: int = 0, **counts: int) -> Path:
+        generator = np.random.default_rng(seed)
+        for shape, count in counts.items():
+            (folder / shape).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                suffix = "png" if number % 2 else "jpg"
+                draw_shape(shape, generator).save(folder / shape / f"{number:03}.{suffix}")
+        return folder
+
+    return fill

@@ -1,0 +1,236 @@
+"""Compare: the tables and the report, nothing done twice, and the same numbers however many run at a time."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+COLUMNS = {
+    "results": "arm backbone labels seed phase split metric value",
+    "summary": (
+        "arm backbone labels phase metric num_seeds mean low high baseline difference difference_low difference_high "
+        "p_value"
+    ),
+    "curves": "arm backbone labels seed phase epoch step split metric value",
+}
+MEASURED = {"transfer_seconds", "pretrain_seconds", "peak_memory_mb"}
+"""Metrics that are a clock's or the machine's."""
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def results_without_costs(folder: Path) -> list[dict[str, str]]:
+    return [line for line in read(folder / "results.csv") if line["metric"] not in MEASURED]
+
+
+def state_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Of each run below the folder: when its result was written, how many lines its log has."""
+    return {
+        str(path.parent.relative_to(folder)): (
+            path.stat().st_mtime_ns,
+            len((path.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()),
+        )
+        for path in sorted(folder.rglob("result.json"))
+    }
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory, tiny: dict) -> tuple[Path, tuple[object, ...]]:
+    """A comparison of two methods on two backbones, and its flags. Read only."""
+    from ssl_transfer.cli import main
+
+    folder = tmp_path_factory.mktemp("comparison") / "run"
+    flags = (
+        *("compare", "--data", "digits", "--arms", "simclr", "mae", "--labels", "1", "2", "--seeds", "0", "1"),
+        *(*tiny["compare"], *tiny["convolutional"], "--output", str(folder)),
+        *("--mae.backbone.arguments", "embed_dim=16", "depth=1", "num_heads=2"),
+    )
+    main(flags)
+    return folder, flags
+
+
+def test_leaves_tables_and_report(comparison: tuple) -> None:
+    folder, _ = comparison
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "environment.json", "report.md", "report.html", *(f"{name}.csv" for name in COLUMNS)} < names
+    for name, columns in COLUMNS.items():
+        with open(folder / f"{name}.csv", encoding="utf-8") as file:
+            assert file.readline().strip() == columns.replace(" ", ",")
+
+
+def test_report_is_one_file(comparison: tuple) -> None:
+    folder, _ = comparison
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 3
+    assert "http" not in page.split("<body")[1].replace("https://", "http://").split("data:image")[0]
+
+
+def test_scratch_stands_beside_every_backbone(comparison: tuple) -> None:
+    folder, _ = comparison
+    pairs = {(line["arm"], line["backbone"]) for line in read(folder / "results.csv")}
+    assert pairs == {
+        *(("scratch", "resnet10t"), ("simclr", "resnet10t")),
+        *(("scratch", "vit_tiny_patch16_224"), ("mae", "vit_tiny_patch16_224")),
+    }
+
+
+def test_results_are_complete(comparison: tuple) -> None:
+    """Every arm at every budget and seed, in both phases and as chosen, on validation and test, and its costs."""
+    lines = read(comparison[0] / "results.csv")
+    accuracies = {
+        (line["arm"], line["backbone"], line["labels"], line["seed"], line["phase"], line["split"]): line["value"]
+        for line in lines
+        if line["metric"] == "accuracy"
+    }
+    assert len(accuracies) == 4 * 2 * 2 * 3 * 2
+    assert len(accuracies) == sum(line["metric"] == "accuracy" for line in lines)
+    assert all(0.0 <= float(value) <= 1.0 for value in accuracies.values())
+    for key, value in accuracies.items():
+        if key[4] == "chosen":
+            assert value in {accuracies[(*key[:4], phase, key[5])] for phase in ("head", "finetune")}
+    seen = {line["arm"]: float(line["value"]) for line in lines if line["metric"] == "images_seen"}
+    assert seen == {"scratch": 0.0, "simclr": 1024.0, "mae": 1024.0}
+
+
+def test_summary_follows_from_the_results(comparison: tuple) -> None:
+    results, summary = read(comparison[0] / "results.csv"), read(comparison[0] / "summary.csv")
+
+    def values(arm: str) -> list[float]:
+        return [
+            float(line["value"])
+            for line in results
+            if (line["arm"], line["backbone"], line["labels"]) == (arm, "resnet10t", "2")
+            and (line["phase"], line["split"], line["metric"]) == ("chosen", "test", "accuracy")
+        ]
+
+    ours, theirs = values("simclr"), values("scratch")
+    assert len(ours) == len(theirs) == 2
+    (line,) = [
+        line
+        for line in summary
+        if (line["arm"], line["labels"], line["phase"], line["metric"]) == ("simclr", "2", "chosen", "accuracy")
+    ]
+    assert (line["baseline"], line["num_seeds"]) == ("scratch", "2")
+    assert float(line["mean"]) == pytest.approx(sum(ours) / 2)
+    assert float(line["difference"]) == pytest.approx((sum(ours) - sum(theirs)) / 2)
+    assert float(line["difference_low"]) <= float(line["difference"]) <= float(line["difference_high"])
+
+
+def test_curves_reach_the_validation_result(comparison: tuple) -> None:
+    """The last point of a phase's curve is the number in the results."""
+    folder, _ = comparison
+    curve = [
+        line
+        for line in read(folder / "curves.csv")
+        if (line["arm"], line["labels"], line["seed"], line["phase"]) == ("simclr", "2", "1", "finetune")
+        and (line["split"], line["metric"]) == ("validation", "accuracy")
+    ]
+    (result,) = [
+        line
+        for line in read(folder / "results.csv")
+        if (line["arm"], line["labels"], line["seed"], line["phase"]) == ("simclr", "2", "1", "finetune")
+        and (line["split"], line["metric"]) == ("validation", "accuracy")
+    ]
+    assert curve[-1]["value"] == result["value"]
+
+
+def test_second_start_redoes_nothing(comparison: tuple, run: Callable) -> None:
+    folder, flags = comparison
+    before, results = state_of(folder), (folder / "results.csv").read_bytes()
+    assert len(before) == 2 + 4 * 2 * 2
+    answer = run(*flags)
+    assert answer.status == 0, answer.err
+    assert state_of(folder) == before
+    assert (folder / "results.csv").read_bytes() == results
+
+
+def test_added_seeds_and_budgets_run_alone(run: Callable, tmp_path: Path, tiny: dict) -> None:
+    folder = tmp_path / "run"
+    flags = ("compare", *tiny["compare"], *tiny["convolutional"], "--output", folder, "--arms", "scratch")
+    assert run(*flags, "--labels", 2, "--seeds", 0).status == 0
+    first, values = state_of(folder), results_without_costs(folder)
+    assert len(first) == 1
+    assert run(*flags, "--labels", 1, 2, "--seeds", 0, 1).status == 0
+    second = state_of(folder)
+    assert len(second) == 4
+    assert first.items() < second.items()
+    assert [line for line in results_without_costs(folder) if line in values] == values
+    assert len(results_without_costs(folder)) == 4 * len(values)
+    # Fewer again: the tables show what was asked for, and nothing is lost.
+    assert run(*flags, "--labels", 2, "--seeds", 0).status == 0
+    assert results_without_costs(folder) == values
+    assert state_of(folder) == second
+
+
+def test_added_arm_runs_alone(run: Callable, tmp_path: Path, tiny: dict) -> None:
+    folder = tmp_path / "run"
+    flags = ("compare", *tiny["compare"], *tiny["convolutional"], "--output", folder, "--labels", 2, "--seeds", 0)
+    assert run(*flags, "--arms", "scratch").status == 0
+    first = state_of(folder)
+    assert run(*flags, "--arms", "scratch", "autoencoder").status == 0
+    second = state_of(folder)
+    assert first.items() < second.items()
+    assert len(second) == 3
+
+
+def test_pretraining_seeds_take_turns(run: Callable, tmp_path: Path, tiny: dict) -> None:
+    folder = tmp_path / "run"
+    flags = ("compare", *tiny["compare"], *tiny["convolutional"], "--output", folder, "--labels", 1)
+    answer = run(*flags, "--arms", "simclr", "--seeds", 0, 1, 2, "--pretrain-seeds", 2)
+    assert answer.status == 0, answer.err
+    backbones = {path.parent.parent.name for path in folder.glob("pretrain/*/backbone/backbone.safetensors")}
+    assert sorted(name[-5:] for name in backbones) == ["seed0", "seed1"]
+    inits = [
+        next(line for line in path.read_text().splitlines() if line.startswith("init:"))[-5:]
+        for path in sorted(folder.glob("transfer/simclr-*/labels-1/seed*/config.yaml"))
+    ]
+    assert inits == ["seed0", "seed1", "seed0"]
+
+
+def test_two_jobs_give_the_numbers_of_one(run: Callable, tmp_path: Path, tiny: dict) -> None:
+    flags = ("compare", *tiny["compare"], *tiny["convolutional"], "--arms", "simclr", "--labels", 1, "--seeds", 0, 1)
+    folders = {jobs: tmp_path / f"jobs-{jobs}" for jobs in (1, 2)}
+    for jobs, folder in folders.items():
+        answer = run(*flags, "--jobs", jobs, "--output", folder)
+        assert answer.status == 0, answer.err
+    assert len(results_without_costs(folders[1])) > 0
+    assert results_without_costs(folders[1]) == results_without_costs(folders[2])
+
+
+def test_report_draws_again(comparison: tuple, run: Callable, tmp_path: Path) -> None:
+    folder = shutil.copytree(comparison[0], tmp_path / "copy")
+    drawn = ("report.md", "report.html", "summary.csv", *(path.name for path in folder.glob("*.png")))
+    assert len(drawn) == 6
+    before = {name: (folder / name).read_bytes() for name in drawn}
+    for name in drawn:
+        (folder / name).unlink()
+    answer = run("report", folder)
+    assert answer.status == 0, answer.err
+    assert "Test accuracy" in answer.out
+    assert str(folder / "report.html") in answer.out.replace("\n", "")
+    assert {name: (folder / name).read_bytes() for name in drawn} == before
+
+
+def test_report_follows_the_results(comparison: tuple, run: Callable, tmp_path: Path) -> None:
+    """A number changed in results.csv is another number on the page."""
+    folder = shutil.copytree(comparison[0], tmp_path / "copy")
+    before = (folder / "report.md").read_text(encoding="utf-8")
+    lines = read(folder / "results.csv")
+    for line in lines:
+        if (line["arm"], line["metric"], line["split"]) == ("simclr", "accuracy", "test"):
+            line["value"] = "0.987"
+    with open(folder / "results.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, lines[0].keys())
+        writer.writeheader()
+        writer.writerows(lines)
+    assert run("report", folder).status == 0
+    after = (folder / "report.md").read_text(encoding="utf-8")
+    assert "98.7" in after
+    assert "98.7" not in before
+    assert json.loads((folder / "comparison.json").read_text())["labels"] == ["1", "2"]

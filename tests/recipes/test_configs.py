@@ -1,0 +1,124 @@
+"""Every YAML that the project ships says its command, is understood, and runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ssl_transfer.cli import COMMANDS
+from ssl_transfer.engine import config as configuration
+from ssl_transfer.models import backbones
+from ssl_transfer.stages import demo
+from ssl_transfer.stages.compare import CompareConfig
+from ssl_transfer.stages.pretrain import PretrainConfig, default_recipe, method_named
+from ssl_transfer.stages.transfer import TransferConfig
+
+CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
+PRETRAINING = ("autoencoder_digits", "mae_digits", "moco_digits", "simclr_digits")
+OTHERS = ("compare_surface_defects", "transfer_digits")
+
+
+def test_all_files_are_known() -> None:
+    assert sorted(path.stem for path in CONFIGS.iterdir()) == sorted([*PRETRAINING, *OTHERS])
+
+
+@pytest.mark.parametrize("name", [*PRETRAINING, *OTHERS])
+def test_opens_with_its_command_and_result(name: str) -> None:
+    text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+    program, stage, flag, path, *_ = text.splitlines()[0].removeprefix("# ").split()
+    assert (program, flag, path) == ("ssl-transfer", "--config", f"recipes/configs/{name}.yaml")
+    assert stage in COMMANDS
+    comment = " ".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("#"))
+    assert "on two cores" in comment
+    assert "%" in comment
+
+
+def as_written(value: object) -> object:
+    """A setting as YAML's own types and as the configuration's: `1` and `1.0`, lists and tuples, are the same."""
+    if isinstance(value, (list, tuple)):
+        return [as_written(item) for item in value]
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+
+
+def assert_every_setting_arrived(path: Path, config: object) -> None:
+    # YAML itself reads 3e-3 as a string.
+    written = configuration.flatten(yaml.safe_load(path.read_text(encoding="utf-8").replace("e-", ".0e-")))
+    held = configuration.flatten(configuration.to_dict(config))
+    held |= {name.removeprefix("recipes."): value for name, value in held.items()}
+    written.pop("method.name", None)
+    assert written
+    assert {name: as_written(value) for name, value in written.items()} == {
+        name: as_written(held[name]) for name in written
+    }
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_pretraining_settings_arrive(name: str) -> None:
+    path = CONFIGS / f"{name}.yaml"
+    settings = configuration.read_yaml(path)
+    method = settings["method"].pop("name")
+    kind = PretrainConfig[method_named(method).config]
+    default = kind(**configuration.shallow(default_recipe(method)))
+    assert_every_setting_arrived(path, configuration.parse(kind, settings, [], program="test", default=default))
+
+
+@pytest.mark.parametrize(
+    ("path", "default"),
+    [
+        (CONFIGS / "transfer_digits.yaml", TransferConfig()),
+        (CONFIGS / "compare_surface_defects.yaml", CompareConfig()),
+        (demo.SETTINGS, CompareConfig()),
+    ],
+    ids=["transfer", "compare", "demo"],
+)
+def test_other_settings_arrive(path: Path, default: object) -> None:
+    settings = configuration.read_yaml(path)
+    parsed = configuration.parse(type(default), settings, [], program="test", default=default)
+    assert_every_setting_arrived(path, parsed)
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_pretraining_runs(name: str, run: Callable, tmp_path: Path) -> None:
+    answer = run("pretrain", "--config", CONFIGS / f"{name}.yaml", "--output", tmp_path / "run", "--epochs", 1)
+    assert answer.status == 0, answer.err
+    assert (tmp_path / "run" / "backbone" / "backbone.json").is_file()
+
+
+def test_transfer_runs(run: Callable, tmp_path: Path, pretrained: Path) -> None:
+    few = ("--image-size", 16, "--head-steps", 4, "--finetune-steps", 4)
+    path = CONFIGS / "transfer_digits.yaml"
+    answer = run("transfer", "--config", path, "--init", pretrained, "--output", tmp_path / "run", *few)
+    assert answer.status == 0, answer.err
+    assert "preferred by validation" in answer.out
+
+
+def test_comparison_runs(run: Callable, tmp_path: Path, tiny: dict) -> None:
+    path = CONFIGS / "compare_surface_defects.yaml"
+    few = (*tiny["compare"], *tiny["convolutional"], "--simclr.epochs", 1, "--seeds", 0)
+    answer = run("compare", "--config", path, "--data", "digits", "--output", tmp_path / "run", *few)
+    assert answer.status == 0, answer.err
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_demo_runs_without_a_network(
+    run: Callable, tmp_path: Path, tiny: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(repository: str) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(backbones, "_check_hub", unreachable)
+    methods = ("simclr", "moco", "mae", "autoencoder")
+    few = (
+        *tiny["compare"],
+        *tiny["convolutional"],
+        *(word for method in methods for word in (f"--{method}.epochs", 1)),
+        *("--mae.backbone.arguments", "patch_size=8", "embed_dim=16", "depth=1", "num_heads=2"),
+        *("--seeds", 0, "--labels", 2, "--pretrain-seeds", 1, "--jobs", 1),
+    )
+    answer = run("demo", *few, "--output", tmp_path / "run")
+    assert answer.status == 0, answer.err
+    assert "without the imagenet arm" in answer.out
+    assert "no network" in answer.out
+    report = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert all(f"| {arm} |" in report for arm in ("scratch", *methods))

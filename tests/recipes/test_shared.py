@@ -1,0 +1,45 @@
+"""On real images and weights, where they lie beside the project."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[3] / "shared"
+pytestmark = [
+    pytest.mark.shared,
+    pytest.mark.skipif(not SHARED.is_dir(), reason=f"no {SHARED}"),
+]
+
+
+def test_surface_defects(run: Callable, tmp_path: Path, tiny: dict) -> None:
+    data = ("--data", f"folder:{SHARED}/data/neu_surface_defects", "--loading.cache", tmp_path / "cache")
+    pretraining = (*tiny["pretrain"], *tiny["convolutional"], "--image-size", 32, "--epochs", 1)
+    answer = run("pretrain", "simclr", *data, *pretraining, "--output", tmp_path / "pretrain")
+    assert answer.status == 0, answer.err
+    assert "6 classes; 1 x 37 x 37 pixels stored" in answer.out
+    transfer = (*tiny["transfer"], "--image-size", 32, "--init", tmp_path / "pretrain")
+    answer = run("transfer", *data, *transfer, "--output", tmp_path / "transfer")
+    assert answer.status == 0, answer.err
+    result = json.loads((tmp_path / "transfer" / "result.json").read_text())
+    assert (result["num_train"], result["num_validation"]) == (12, 12)
+
+
+def test_imagenet_weights_on_flowers(run: Callable, tmp_path: Path, tiny: dict) -> None:
+    """A few steps from ImageNet are far above chance (one in five), and above what scratch makes of them."""
+    answer = run(
+        *("compare", "--data", f"folder:{SHARED}/data/flowers5", "--loading.cache", tmp_path / "cache"),
+        *("--arms", "imagenet", "--imagenet-weights", SHARED / "weights" / "mobilenetv2_100_same.safetensors"),
+        *("--backbone.name", "mobilenetv2_100", "--backbone.stem", "small", "--backbone.arguments", "pad_type=same"),
+        *(*tiny["compare"], "--image-size", 32, "--labels", 10, "--seeds", 0),
+        *("--transfer.head-steps", 40, "--transfer.finetune-steps", 1, "--output", tmp_path / "run"),
+    )
+    assert answer.status == 0, answer.err
+    heads = {
+        path.parts[-4].split("-")[0]: json.loads(path.read_text())["phases"]["head"]["test"]["accuracy"]
+        for path in (tmp_path / "run" / "transfer").rglob("result.json")
+    }
+    assert set(heads) == {"scratch", "imagenet"}
+    assert heads["imagenet"] > 0.3
+    assert heads["imagenet"] > heads["scratch"]

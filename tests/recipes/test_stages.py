@@ -1,0 +1,158 @@
+"""Pretrain, transfer, evaluate: the run folder that each leaves, and that one goes on from the other."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from ssl_transfer import load_backbone
+from ssl_transfer.methods import METHODS
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pretrain_leaves_a_complete_run(method: str, run: Callable, tmp_path: Path, tiny: dict) -> None:
+    kind = "transformer" if METHODS[method].backbones == "vit" else "convolutional"
+    folder = tmp_path / "run"
+    answer = run("pretrain", method, *tiny["pretrain"], *tiny[kind], "--output", folder)
+    assert answer.status == 0, answer.err
+    assert "8 steps" in answer.out
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.yaml", "environment.json", "metrics.jsonl", "checkpoints", "backbone", "result.json"),
+    }
+    assert {path.name for path in (folder / "backbone").iterdir()} == {"backbone.safetensors", "backbone.json"}
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.pt"]
+
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["steps"], result["images_seen"]) == (8, 8 * 256)
+    assert 0.0 <= result["knn_accuracy"] <= 1.0
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["split"], line["step"]) for line in lines] == [("train", 4), ("train", 8), ("validation", 8)]
+    description = json.loads((folder / "backbone" / "backbone.json").read_text())
+    assert description["provenance"]["method"] == method
+    assert description["backbone"]["image_size"] == 16
+
+    backbone = load_backbone(folder).eval()
+    features = backbone(torch.rand(3, 1, 16, 16))
+    assert features.shape == (3, backbone.num_features)
+    assert bool(features.isfinite().all())
+
+
+def test_finished_run_is_not_done_again(run: Callable, pretrained: Path, tiny: dict) -> None:
+    before = (pretrained / "result.json").stat().st_mtime_ns
+    answer = run("pretrain", "simclr", *tiny["pretrain"], *tiny["convolutional"], "--output", pretrained)
+    assert answer.status == 0
+    assert "nothing to do" in answer.out
+    assert (pretrained / "result.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_written_configuration_runs_again(method: str, run: Callable, tmp_path: Path, tiny: dict) -> None:
+    kind = "transformer" if METHODS[method].backbones == "vit" else "convolutional"
+    first, second = tmp_path / "first", tmp_path / "second"
+    flags = (*tiny["pretrain"], *tiny[kind], "--seed", 3, "--optimizer.learning-rate", "2e-3", "--epochs", 1)
+    assert run("pretrain", method, *flags, "--output", first).status == 0
+    answer = run("pretrain", "--config", first / "config.yaml", "--output", second)
+    assert answer.status == 0, answer.err
+    settings = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in (first, second)]
+    assert settings[0].pop("output") != settings[1].pop("output")
+    assert settings[0] == settings[1]
+    weights = [load_file(folder / "backbone" / "backbone.safetensors") for folder in (first, second)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_transfer_goes_on_from_a_backbone(run: Callable, tmp_path: Path, pretrained: Path, tiny: dict) -> None:
+    folder = tmp_path / "run"
+    answer = run("transfer", "--init", pretrained, *tiny["transfer"], "--output", folder)
+    assert answer.status == 0, answer.err
+    result = json.loads((folder / "result.json").read_text())
+    assert list(result["phases"]) == ["head", "finetune"]
+    assert result["chosen"] in result["phases"]
+    assert (result["num_train"], result["num_validation"]) == (20, 20)
+    for name, phase in result["phases"].items():
+        assert set(phase["validation"]) == set(phase["test"]) == {"accuracy", "log_loss"}
+        assert f"{phase['test']['accuracy']:.1%}" in answer.out
+        assert name in answer.out
+    preferred = max(
+        result["phases"].values(),
+        key=lambda phase: (phase["validation"]["accuracy"], -phase["validation"]["log_loss"]),
+    )
+    assert preferred == result["phases"][result["chosen"]]
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {line["phase"] for line in logged} == {"head", "finetune", "chosen"}
+    assert logged[-1]["accuracy"] == result["phases"][result["chosen"]]["test"]["accuracy"]
+    description = json.loads((folder / "backbone" / "backbone.json").read_text())
+    assert description["provenance"]["init"]["method"] == "simclr"
+    head = json.loads((folder / "head" / "head.json").read_text())
+    assert head["classes"] == [str(digit) for digit in range(10)]
+
+
+def test_head_phase_leaves_the_backbone_alone(run: Callable, tmp_path: Path, pretrained: Path, tiny: dict) -> None:
+    """The checkpoint of the first phase holds the pretrained weights, statistics included; the second moves them."""
+    folder = tmp_path / "run"
+    assert run("transfer", "--init", pretrained, *tiny["transfer"], "--output", folder).status == 0
+    start = load_file(pretrained / "backbone" / "backbone.safetensors")
+    states = {
+        phase: torch.load(folder / "checkpoints" / f"{phase}.pt", weights_only=True)["objective"]
+        for phase in ("head", "finetune")
+    }
+    assert len(start) > 20
+    assert all(torch.equal(states["head"][f"backbone.model.{name}"], value) for name, value in start.items())
+    moved = [not torch.equal(states["finetune"][f"backbone.model.{name}"], value) for name, value in start.items()]
+    assert all(moved)
+
+
+def test_transfer_from_a_transferred_model(run: Callable, tmp_path: Path, pretrained: Path, tiny: dict) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run("transfer", "--init", pretrained, *tiny["transfer"], "--output", first).status == 0
+    answer = run("transfer", "--init", first, *tiny["transfer"], "--output", second)
+    assert answer.status == 0, answer.err
+
+
+def test_transfer_configuration_runs_again(run: Callable, tmp_path: Path, pretrained: Path, tiny: dict) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run("transfer", "--init", pretrained, *tiny["transfer"], "--output", first).status == 0
+    answer = run("transfer", "--config", first / "config.yaml", "--output", second)
+    assert answer.status == 0, answer.err
+    results = [json.loads((folder / "result.json").read_text()) for folder in (first, second)]
+    for result in results:
+        for phase in result["phases"].values():
+            del phase["seconds"], phase["peak_memory_mb"]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(("split", "count"), [("validation", 201), ("test", 450)])
+def test_evaluate_prints_knn_accuracy(split: str, count: int, run: Callable, pretrained: Path) -> None:
+    answer = run("evaluate", pretrained, "--data", "digits", "--split", split)
+    assert answer.status == 0, answer.err
+    assert f"kNN accuracy on {split}" in answer.out
+    assert f"({count} images, k 20)" in answer.out
+    if split == "validation":
+        measured = json.loads((pretrained / "result.json").read_text())["knn_accuracy"]
+        assert f"{measured:.1%}" in answer.out
+
+
+def test_default_output_names_what_it_is(run: Callable, tmp_path: Path, tiny: dict) -> None:
+    answer = run("transfer", *tiny["transfer"], *tiny["convolutional"])
+    assert answer.status == 0, answer.err
+    assert (tmp_path / "runs" / "transfer-scratch-resnet10t-digits-2-seed0" / "result.json").is_file()
+
+
+def test_fresh_moves_the_old_run_aside(run: Callable, tmp_path: Path, tiny: dict) -> None:
+    folder = tmp_path / "run"
+    flags = (*tiny["pretrain"], *tiny["convolutional"], "--epochs", 1, "--output", folder)
+    assert run("pretrain", "simclr", *flags).status == 0
+    before = (folder / "backbone" / "backbone.safetensors").read_bytes()
+    assert run("pretrain", "simclr", *flags, "--seed", 1, "--fresh").status == 0
+    assert (tmp_path / "run.old-1" / "backbone" / "backbone.safetensors").read_bytes() == before
+    assert (folder / "backbone" / "backbone.safetensors").read_bytes() != before
+    assert run("pretrain", "simclr", *flags, "--fresh").status == 0
+    assert (tmp_path / "run.old-1" / "backbone" / "backbone.safetensors").read_bytes() == before
+    assert (tmp_path / "run.old-2").is_dir()
+    # The same settings once more, from nothing: the same weights.
+    assert (folder / "backbone" / "backbone.safetensors").read_bytes() == before

@@ -1,0 +1,166 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.methods.mae import MAE, METHOD, MAEConfig
+from ssl_transfer.models import backbones
+
+SMALL = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+NUM_PATCHES = 64
+"""Of 16 px images with patches of 2 px."""
+
+
+def build(backbone, **settings) -> MAE:
+    return METHOD.build(backbone, MAEConfig(**{**SMALL, **settings}))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_patches_there_and_back(make_backbone, channels):
+    method = build(make_backbone("transformer", channels=channels))
+    images = torch.rand(2, channels, 16, 16, generator=torch.Generator().manual_seed(0))
+    patches = method.patchify(images)
+    assert patches.shape == (2, NUM_PATCHES, 2 * 2 * channels)
+    # Row 1, column 3 of the grid is patch 1 * 8 + 3; its pixels lie row by row, channels last.
+    assert torch.equal(patches[0, 11], images[0, :, 2:4, 6:8].permute(1, 2, 0).flatten())
+    assert torch.equal(method.unpatchify(patches), images)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_patches_of_images_that_are_not_square(make_backbone, channels):
+    method = build(make_backbone("transformer", channels=channels))
+    images = torch.rand(2, channels, 8, 16, generator=torch.Generator().manual_seed(0))
+    method._grid = (4, 8)
+    assert torch.equal(method.unpatchify(method.patchify(images)), images)
+
+
+def test_targets_are_normalised_patch_by_patch(make_backbone):
+    method = build(make_backbone("transformer"), noise_floor=0.0)
+    images = 3.0 + 2.0 * torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    target = method.target(images)
+    assert torch.allclose(target.mean(dim=2), torch.zeros(2, NUM_PATCHES), atol=1e-5)
+    assert torch.allclose(target.std(dim=2), torch.ones(2, NUM_PATCHES), atol=1e-4)
+    plain = build(make_backbone("transformer"), normalize_target=False)
+    assert torch.equal(plain.target(images), plain.patchify(images))
+
+
+def test_a_nearly_constant_patch_counts_little(make_backbone):
+    method = build(make_backbone("transformer"))
+    images = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images[:, :, :2, :2] = 0.5 + 0.01 * images[:, :, :2, :2]
+    size = method.target(images).square().mean(dim=2)[0]
+    assert float(size[0]) < 0.02
+    assert float(size[1:].min()) > 0.7
+
+
+@pytest.mark.parametrize(("ratio", "visible"), [(0.75, 16), (0.5, 32), (0.9, 6)])
+def test_the_encoder_runs_on_visible_patches_only(make_backbone, make_batch, ratio, visible):
+    method = build(make_backbone("transformer"), mask_ratio=ratio)
+    lengths = []
+    for block in method.backbone.model.blocks:
+        block.register_forward_hook(lambda _module, inputs, _output: lengths.append(inputs[0].shape[1]))
+    method(make_batch(4))
+    # The class token goes with them.
+    assert lengths == [visible + 1] * 2
+
+
+def test_masks_are_a_function_of_the_key(make_backbone, make_batch):
+    method = build(make_backbone("transformer"))
+    keys = make_batch(8).keys
+    orders = method.random_order(keys)
+    assert torch.equal(orders.sort(dim=1).values, torch.arange(NUM_PATCHES).expand(8, -1))
+    assert len({tuple(order.tolist()) for order in orders}) == 8
+    chosen = torch.tensor([6, 1])
+    assert torch.equal(method.random_order(keys[chosen]), orders[chosen])
+
+
+def test_every_patch_is_hidden_as_often_as_any_other(make_backbone):
+    method = build(make_backbone("transformer"))
+    hidden = method.random_order(torch.arange(4000))[:, 16:]
+    share = torch.bincount(hidden.flatten(), minlength=NUM_PATCHES) / 4000
+    # The deviation of a share of 0.75 in 4,000 is 0.007.
+    assert (share - 0.75).abs().max() < 0.035
+
+
+def test_the_loss_is_taken_on_hidden_patches_only(make_backbone, make_batch, monkeypatch):
+    method = build(make_backbone("transformer"))
+    batch = make_batch(4)
+    visible = method.random_order(batch.keys)[:, :16]
+
+    def decode(encoded, order):
+        assert torch.equal(order[:, :16], visible)
+        painted = torch.full((4, NUM_PATCHES, 12), 3.0)
+        painted.scatter_(1, visible[:, :, None].expand(-1, -1, 12), 1000.0)
+        return painted
+
+    monkeypatch.setattr(method, "decode", decode)
+    monkeypatch.setattr(method, "target", lambda _images: torch.ones(4, NUM_PATCHES, 12))
+    assert float(method(batch).loss) == pytest.approx(4.0)
+
+
+def test_hidden_pixels_do_not_reach_the_encoder(make_backbone, make_batch):
+    method = build(make_backbone("transformer")).eval()
+    images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    order = method.random_order(make_batch(1).keys)
+    patches = method.patchify(images)
+    patches[0, order[0, 16:]] = 77.0
+    for before, after in zip(
+        method.encode(images, order[:, :16]), method.encode(method.unpatchify(patches), order[:, :16]), strict=True
+    ):
+        assert torch.equal(before, after)
+
+
+def test_encoding_all_patches_is_timms_own_forward(make_backbone):
+    method = build(make_backbone("transformer")).eval()
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    expected = method.backbone.model.forward_features(images)
+    order = method.random_order(torch.arange(2))
+    prefix, tokens = method.encode(images, order)
+    assert torch.allclose(prefix, expected[:, :1], atol=1e-5)
+    places = order[:, :, None].expand(-1, -1, 16)
+    assert torch.allclose(tokens, expected[:, 1:].gather(1, places), atol=1e-5)
+
+
+@pytest.mark.parametrize("visible", [NUM_PATCHES, 16])
+def test_the_decoder_puts_patches_back_where_they_were(make_backbone, visible):
+    method = build(make_backbone("transformer"), decoder_width=12, decoder_heads=3)
+    for name in ("decoder_embed", "decoder", "decoder_norm", "decoder_head"):
+        setattr(method, name, nn.Identity())
+    torch.nn.init.constant_(method.mask_token, 5.0)
+    patches = torch.rand(2, NUM_PATCHES, 12, generator=torch.Generator().manual_seed(0))
+    order = method.random_order(torch.arange(2))
+    seen = patches.gather(1, order[:, :visible, None].expand(-1, -1, 12))
+    expected = torch.full_like(patches, 5.0).scatter(1, order[:, :visible, None].expand(-1, -1, 12), seen)
+    assert torch.allclose(method.decode(seen, order), expected + method.decoder_position, atol=1e-6)
+
+
+def test_decoder_positions_differ_and_are_not_learned(make_backbone):
+    method = build(make_backbone("transformer"))
+    assert method.decoder_position.shape == (1, NUM_PATCHES, 16)
+    distances = torch.cdist(method.decoder_position[0], method.decoder_position[0]) + torch.eye(NUM_PATCHES)
+    assert float(distances.min()) > 0.1
+    assert "decoder_position" not in dict(method.named_parameters())
+
+
+def test_the_export_loads_strictly_into_timms_plain_transformer(make_backbone, make_batch, tmp_path):
+    method = build(make_backbone("transformer"))
+    method(make_batch(4)).loss.backward()
+    backbones.export(method.backbone, tmp_path, {})
+    loaded, _ = backbones.from_checkpoint(tmp_path)
+    plain = timm.create_model(
+        "vit_tiny_patch16_224", img_size=16, patch_size=2, embed_dim=16, depth=2, num_heads=2, num_classes=0
+    )
+    plain.load_state_dict(loaded.model.state_dict(), strict=True)
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    expected = plain.eval().forward_features((images - 0.5) / 0.25)
+    assert torch.allclose(method.backbone.eval()(images), expected[:, 1:].mean(dim=1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"mask_ratio": 0.0}, "mask_ratio"), ({"mask_ratio": 1.0}, "mask_ratio"), ({"decoder_heads": 3}, "decoder_width")],
+)
+def test_impossible_settings_are_refused(make_backbone, settings, message):
+    with pytest.raises(InputError, match=message):
+        build(make_backbone("transformer"), **settings)

@@ -1,0 +1,139 @@
+import json
+
+import pytest
+
+from ssl_transfer.evaluation import tables
+from ssl_transfer.evaluation.statistics import Row
+from ssl_transfer.output import report
+
+SCRIPT = "<script>alert(1)</script>"
+COSTS = ("pretrain_seconds", "transfer_seconds", "images_seen", "peak_memory_mb", "num_parameters")
+
+
+def result_rows(arms, labels, seeds) -> list[Row]:
+    rows = []
+    for number, arm in enumerate(arms):
+        for budget in labels:
+            for seed in seeds:
+                key = {"arm": arm, "backbone": f"{arm}-net" if arm == SCRIPT else "net", "labels": budget, "seed": seed}
+                for phase in ("head", "finetune", "chosen"):
+                    for split in ("validation", "test"):
+                        accuracy = 0.5 + 0.1 * number + 0.01 * seed
+                        rows.append(Row(**key, phase=phase, split=split, metric="accuracy", value=accuracy))
+                        rows.append(Row(**key, phase=phase, split=split, metric="log_loss", value=1.0))
+                rows += [Row(**key, phase="chosen", split="train", metric=name, value=1.0 + number) for name in COSTS]
+    return rows
+
+
+def curve_lines(arms, labels, seeds) -> list[dict]:
+    return [
+        {
+            "arm": arm,
+            "backbone": f"{arm}-net" if arm == SCRIPT else "net",
+            "labels": budget,
+            "seed": seed,
+            "phase": phase,
+            "epoch": 1,
+            "step": step,
+            "split": "validation",
+            "metric": "accuracy",
+            "value": 0.5,
+        }
+        for arm in arms
+        for budget in labels
+        for seed in seeds
+        for phase in ("head", "finetune")
+        for step in (10, 20)
+    ]
+
+
+def write_comparison(folder, arms=("scratch", "simclr"), labels=("5", "all"), seeds=(0, 1, 2), name="digits"):
+    tables.write(folder, result_rows(arms, labels, seeds), curve_lines(arms, labels, seeds))
+    comparison = {
+        "data": f"{name}: 10 train",
+        "source": name,
+        "image_size": 16,
+        "data_fingerprint": "abc",
+        "num_pool": 30,
+        "backbones": {f"{name} net": {"name": "net", "stem": "small", "arguments": [name]}},
+        "num_test": 40,
+        "labels": list(labels),
+        "images": {budget: [5, 5] for budget in labels},
+        "seeds": list(seeds),
+        "pretrain_seeds": 1,
+        "epochs": dict.fromkeys(arms, 3),
+        "plan": {"finetune_rate": 0.1},
+    }
+    environment = {
+        "command": f"compare --data {name}",
+        "devices": "CPU",
+        "python": "3",
+        "platform": "x",
+        "packages": {"torch": "2"},
+        "git_commit": "",
+    }
+    (folder / "comparison.json").write_text(json.dumps(comparison))
+    (folder / "environment.json").write_text(json.dumps(environment))
+
+
+def test_a_report_is_drawn_whole(tmp_path):
+    write_comparison(tmp_path)
+    (tmp_path / "summary.csv").unlink()
+    report.draw(tmp_path)
+    for name in ("label_efficiency", "learning_curves", "cost"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "summary.csv").read_text().startswith("arm,backbone")
+    markdown, page = ((tmp_path / f"report.{suffix}").read_text() for suffix in ("md", "html"))
+    for text in (markdown, page):
+        assert "Yes, pretraining on these images helps" in text
+        assert "61.0 [58.5, 63.5]" in text
+        assert "+10.0 [+10.0, +10.0]" in text
+    assert page.count("data:image/png;base64,") == 3
+    # One file: nothing is fetched from elsewhere.
+    assert 'src="http' not in page
+    assert "<link" not in page
+
+
+def test_one_arm_one_seed_one_budget(tmp_path):
+    write_comparison(tmp_path, arms=("scratch",), labels=("all",), seeds=(0,))
+    report.draw(tmp_path)
+    assert "[one seed]" in (tmp_path / "report.md").read_text()
+
+
+def test_names_from_outside_are_escaped(tmp_path):
+    write_comparison(tmp_path, arms=("scratch", SCRIPT), labels=("5", SCRIPT), name=SCRIPT)
+    report.draw(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page
+    # Arms, labels, backbones, the source, the command: each stands there as text.
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 8
+
+
+def test_drawing_again_gives_the_same(tmp_path):
+    write_comparison(tmp_path)
+    report.draw(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    report.draw(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_table_is_shown(tmp_path, capsys):
+    write_comparison(tmp_path)
+    report.draw(tmp_path)
+    report.show(tmp_path)
+    said = capsys.readouterr().out
+    assert "simclr" in said
+    assert "report.html" in said
+
+
+def test_a_folder_without_a_comparison_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no comparison\.json"):
+        report.main([str(tmp_path)])
+    with pytest.raises(ValueError, match="Which comparison"):
+        report.main([])
+
+
+def test_one_seed_is_said_in_the_table_too(tmp_path, capsys):
+    write_comparison(tmp_path, seeds=(0,))
+    report.show(tmp_path)
+    assert "[one seed]" in capsys.readouterr().out

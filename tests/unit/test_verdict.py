@@ -1,0 +1,94 @@
+import pytest
+
+from ssl_transfer.evaluation.statistics import Row
+from ssl_transfer.evaluation.verdict import findings, verdict
+
+NOISE = (0.0, 0.01, -0.01)
+
+
+def rows_of(arm, test, validation=None, *, labels="5", backbone="resnet18", seeds=3) -> list[Row]:
+    """Chosen accuracies of an arm around these means, and log-losses that agree with them."""
+    means = {"test": test, "validation": test if validation is None else validation}
+    rows = []
+    for seed in range(seeds):
+        for split, mean in means.items():
+            key = {"arm": arm, "backbone": backbone, "labels": labels, "seed": seed, "phase": "chosen", "split": split}
+            accuracy = mean + NOISE[seed] * (0.5 if arm == "scratch" else 1.0)
+            rows += [Row(**key, metric="accuracy", value=accuracy), Row(**key, metric="log_loss", value=1 - accuracy)]
+    return rows
+
+
+def test_a_win():
+    text = verdict([*rows_of("scratch", 0.6), *rows_of("simclr", 0.8)])
+    assert text.startswith("Yes, pretraining on these images helps: at 5 labels a class simclr is ahead")
+    assert "simclr 80.0%, scratch 60.0%, +20.0 points, 95 % interval +18.8 to +21.2" in text
+
+
+@pytest.mark.parametrize("accuracy", [0.799, 0.801])
+def test_a_tie(accuracy):
+    text = verdict([*rows_of("scratch", 0.8), *rows_of("simclr", accuracy)])
+    assert text.startswith("These runs do not show that pretraining on these images helps")
+    assert "at 5 labels a class the difference is within the noise" in text
+
+
+def test_a_loss():
+    text = verdict([*rows_of("scratch", 0.8), *rows_of("simclr", 0.6)])
+    assert text.startswith("No, pretraining on these images does not help")
+    assert "simclr is behind" in text
+
+
+def test_a_mixture():
+    text = verdict(
+        [
+            *(rows_of("scratch", 0.6, labels="2") + rows_of("moco", 0.8, labels="2")),
+            *(rows_of("scratch", 0.6, labels="5") + rows_of("moco", 0.8, labels="5")),
+            *(rows_of("scratch", 0.9, labels="20") + rows_of("moco", 0.9, labels="20")),
+            *(rows_of("scratch", 0.9, labels="all") + rows_of("moco", 0.8, labels="all")),
+        ]
+    )
+    assert text.startswith("Pretraining on these images helps at 2 and 5 labels a class, not everywhere: ")
+    assert "at 20 labels a class the difference is within the noise" in text
+    assert "with all labels moco is behind" in text
+
+
+def test_a_loss_among_ties_is_no_yes():
+    text = verdict(
+        [
+            *(rows_of("scratch", 0.6) + rows_of("moco", 0.6)),
+            *(rows_of("scratch", 0.9, labels="all") + rows_of("moco", 0.8, labels="all")),
+        ]
+    )
+    assert text.startswith("No, pretraining")
+
+
+def test_one_seed_claims_nothing():
+    text = verdict([*rows_of("scratch", 0.2, seeds=1), *rows_of("simclr", 0.9, seeds=1)])
+    assert text.startswith("These runs do not show")
+    assert "one seed, so no interval" in text
+
+
+def test_the_best_arm_is_chosen_on_validation():
+    rows = [*rows_of("scratch", 0.6), *rows_of("mae", 0.9, validation=0.5), *rows_of("moco", 0.7, validation=0.8)]
+    assert [item.arm for item in findings(rows)] == ["moco"]
+    assert "mae" not in verdict(rows)
+
+
+def test_equal_accuracies_are_told_apart_by_log_loss():
+    rows = [*rows_of("scratch", 0.6), *rows_of("mae", 0.9, validation=0.8), *rows_of("moco", 0.7, validation=0.8)]
+    better = [
+        Row(**{**row.__dict__, "value": 0.01}) if (row.arm, row.metric) == ("moco", "log_loss") else row for row in rows
+    ]
+    assert [item.arm for item in findings(better)] == ["moco"]
+
+
+def test_each_arm_is_compared_with_scratch_on_its_own_backbone():
+    rows = [*rows_of("scratch", 0.6), *rows_of("scratch", 0.95, backbone="vit"), *rows_of("mae", 0.8, backbone="vit")]
+    found = findings(rows)[0]
+    assert found.outcome == "worse"
+    assert found.scratch.mean == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize("arms", [(), ("scratch",), ("scratch", "imagenet")])
+def test_nothing_pretrained_nothing_said(arms):
+    rows = [row for arm in arms for row in rows_of(arm, 0.5)]
+    assert "nothing to say about pretraining" in verdict(rows)
