@@ -142,9 +142,9 @@ def resolve_arms(config: CompareConfig) -> list[Arm]:
 def _recipe_of(name: str, config: CompareConfig) -> pretraining.Recipe[Any]:
     """A method's recipe: its own settings win over those for all methods, which win over the method's defaults."""
     recipe, default = getattr(config.recipes, name), pretraining.default_recipe(name)
-    fits = METHODS[name].backbones == "any" or backbones.is_vit_name(config.backbone.name)
-    if config.backbone.name != AUTO and fits and recipe.backbone == default.backbone:
-        recipe = replace(recipe, backbone=config.backbone)
+    if config.backbone.name != AUTO and recipe.backbone == default.backbone:
+        fits = METHODS[name].backbones == "any" or backbones.is_vit_name(config.backbone.name)
+        recipe = replace(recipe, backbone=config.backbone if fits else recipe.backbone)
     if config.epochs is not None and recipe.epochs == default.epochs:
         recipe = replace(recipe, epochs=config.epochs)
     if config.batch_size is not None and recipe.batch_size == default.batch_size:
@@ -191,6 +191,7 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
 def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> None:
     """Find every bad setting now: nothing has been trained, and hours may lie ahead."""
     check_positive(pretrain_seeds=config.pretrain_seeds, jobs=config.jobs)
+    config.transfer.plan(steps_per_epoch=1)
     if not config.labels or not config.seeds:
         raise InputError("--labels and --seeds need at least one value each.")
     if len(set(config.seeds)) < len(config.seeds) or len(set(config.labels)) < len(config.labels):

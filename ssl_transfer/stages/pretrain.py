@@ -86,7 +86,7 @@ def prepare(
     recipe: Recipe[Any], dataset: sources.Dataset, image_size: int, seed: int
 ) -> tuple[backbones.Backbone, Any]:
     """The backbone with its first weights and the method's module around it; every bad setting is found here."""
-    check_positive(epochs=recipe.epochs, evaluate_every=recipe.evaluate_every)
+    check_positive(epochs=recipe.epochs, batch_size=recipe.batch_size, evaluate_every=recipe.evaluate_every)
     entry = METHODS[name_of(recipe.method)]
     if entry.backbones == "vit" and not backbones.is_vit_name(recipe.backbone.name):
         raise InputError(

@@ -77,7 +77,12 @@ class TransferRecipe:
 
     def plan(self, steps_per_epoch: int) -> tuple[Phase, ...]:
         """The phases, each long enough."""
-        check_positive(epochs=self.epochs, head_steps=self.head_steps, finetune_steps=self.finetune_steps)
+        check_positive(
+            epochs=self.epochs,
+            head_steps=self.head_steps,
+            finetune_steps=self.finetune_steps,
+            batch_size=self.batch_size,
+        )
         rate = self.optimizer.learning_rate
         return (
             Phase(
@@ -192,6 +197,7 @@ def transfer(
     backbone, provenance = initialize(config, dataset)
     batch_size = min(config.batch_size, len(labelled)) // runtime.num_processes * runtime.num_processes
     loader = Loader(dataset, labelled, batch_size=batch_size, seed=config.seed, runtime=runtime, labelled=True)
+    plan = config.plan(loader.steps_per_epoch)
     settings = configuration.to_dict(config)
     output = config.output or Path(
         f"runs/transfer-{Path(config.init).name}-{backbone.spec.name}-{data_label(config.data)}-{config.labels}-seed{config.seed}"
@@ -227,7 +233,7 @@ def transfer(
     layers = {f"backbone.{name}": depth for name, depth in backbone.layers().items()}
     phases: dict[str, dict[str, Any]] = {}
     weights: dict[str, dict[str, torch.Tensor]] = {}
-    for number, phase in enumerate(config.plan(loader.steps_per_epoch)):
+    for number, phase in enumerate(plan):
         objective.set_trained(phase.trained)
         cost = train(
             objective,
