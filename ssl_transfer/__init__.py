@@ -16,7 +16,7 @@ _HOMES = {
     "transfer": "stages.transfer",
     "TransferConfig": "stages.transfer",
     "compare": "stages.compare",
-    "CompareConfig": "stages.compare",
+    "CompareConfig": "stages.arms",
     "METHODS": "methods",
 }
 __all__ = ["load_backbone", "__version__", *_HOMES]
@@ -26,7 +26,7 @@ def load_backbone(path: str) -> Any:
     """The exported backbone of a run: an `nn.Module`, images (B, C, S, S) in 0..1 -> features (B, D)."""
     from pathlib import Path
 
-    from .models.backbones import from_checkpoint
+    from .models.initialize import from_checkpoint
 
     return from_checkpoint(Path(path))[0]
 

@@ -10,7 +10,7 @@ from ssl_transfer.data.sources import Dataset
 from ssl_transfer.engine import runtime as runtimes
 from ssl_transfer.engine.contract import Batch
 from ssl_transfer.engine.randomness import sample_keys
-from ssl_transfer.models import backbones
+from ssl_transfer.models import backbones, initialize
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
 
 IMAGE_SIZE = 16
@@ -55,7 +55,7 @@ def make_backbone() -> Callable[..., Backbone]:
         spec = backbones.make_spec(
             config, in_chans=channels, image_size=size, mean=(0.5,) * channels, std=(0.25,) * channels
         )
-        return backbones.scratch(spec, seed=seed)
+        return initialize.scratch(spec, seed=seed)
 
     return make
 

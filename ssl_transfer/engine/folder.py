@@ -22,7 +22,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "lightly", "accelerate", "numpy", "
 class RunFolder:
     """`config.yaml`, `environment.json`, `metrics.jsonl`, `checkpoints/`, and `result.json` once the run has finished.
 
-    While a run is under way it holds the folder's lock, so that no second process writes there.
+    A `with` block holds the folder's lock while a run is under way, so that no second process writes there.
 
     Args:
         path: the folder; made when absent.
@@ -52,7 +52,7 @@ class RunFolder:
         if runtime.is_main:
             try:
                 if fresh and path.exists():
-                    path.rename(_free_name(path))
+                    self._move_aside()
                 self._open(settings, identity, volatile)
             except InputError as error:
                 problem = str(error)
@@ -76,18 +76,28 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.result is None:
-                self._lock.acquire()
+                self._acquire()
             if not held.is_file():
                 record = {"identity": identity, **environment(self._runtime)}
                 write_text(self.path / "environment.json", json.dumps(record, indent=2) + "\n")
             write_text(held, configuration.dump(settings))
-        except filelock.Timeout as error:
-            raise InputError(
-                f"{self.path}: another process is writing this run. Wait for it, or give another --output."
-            ) from error
         except OSError as error:
             raise InputError(
                 f"--output {self.path}: cannot be written ({error.strerror}). Give another folder."
+            ) from error
+
+    def _move_aside(self) -> None:
+        """Rename the folder, unless a run is under way in it."""
+        self._acquire()
+        self.path.rename(_free_name(self.path))
+        self._lock.release()
+
+    def _acquire(self) -> None:
+        try:
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            raise InputError(
+                f"{self.path}: another process is writing this run. Wait for it, or give another --output."
             ) from error
 
     def _refuse_changes(self, before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, ...]) -> None:
@@ -112,17 +122,18 @@ class RunFolder:
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result: from here on the run counts as finished."""
         self.write("result.json", result)
-        self.close()
         self._runtime.wait()
-
-    def close(self) -> None:
-        """Let others write here."""
-        self._lock.release()
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file into the folder, on rank 0."""
         if self._runtime.is_main:
             write_text(self.path / name, json.dumps(content, indent=2) + "\n")
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def _free_name(path: Path) -> Path:

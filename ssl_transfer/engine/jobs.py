@@ -2,6 +2,9 @@
 
 import contextlib
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
@@ -63,3 +66,12 @@ def workers(at_a_time: int, runtime: Runtime) -> Iterator[Workers]:
 def _start_worker(threads: int, queue: Any) -> None:
     torch.set_num_threads(threads)
     tracking.relay_bars(queue)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would go on for ever, with the lock of its run held."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)

@@ -78,7 +78,7 @@ def start(mixed_precision: MixedPrecision = "no") -> Runtime:
     `ACCELERATE_USE_CPU=true` every CPU process under torchrun believes that it is alone, and they would all write.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched > 1 and torch.accelerator.current_accelerator() is None and "ACCELERATE_USE_CPU" not in os.environ:
+    if launched > 1 and not torch.accelerator.is_available() and "ACCELERATE_USE_CPU" not in os.environ:
         raise InputError(
             f"The launcher started {launched} processes, which without a GPU would not find each other. "
             "Set ACCELERATE_USE_CPU=true before the command."

@@ -4,83 +4,24 @@ The grid is pretraining runs (an arm, a pretraining seed) and transfer runs (an 
 has a folder of its own and is keyed by its settings: a finished one is never redone, a stopped one goes on.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from ..data import sources, splits
 from ..engine import config as configuration
 from ..engine import jobs as job_queue
 from ..engine import runtime as runtimes
-from ..engine.errors import InputError, did_you_mean
+from ..engine.errors import InputError
 from ..engine.folder import RunFolder
 from ..evaluation import tables
 from ..evaluation.statistics import Row
 from ..methods import METHODS
-from ..models import backbones
-from ..models.backbones import BackboneConfig
 from . import pretrain as pretraining
 from . import transfer as transferring
-from .run import VOLATILE, RunConfig, check_positive, data_label
-
-BASELINES = ("scratch", "imagenet")
-AUTO = "auto"
-Recipes: Any = dataclasses.make_dataclass(
-    "Recipes",
-    [
-        # Each method's settings as flags: --simclr.epochs, --mae.backbone.name, --moco.method.queue-size, ...
-        (name, pretraining.Recipe[entry.config], field(default=pretraining.default_recipe(name)))  # type: ignore[name-defined]
-        for name, entry in METHODS.items()
-    ],
-    frozen=True,
-    kw_only=True,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareConfig(RunConfig):
-    """Compare ways to initialise a backbone: every arm gets the same transfer plan, labels, seeds and tuning."""
-
-    arms: tuple[str, ...] = ("scratch", "simclr")
-    """Any of scratch, imagenet and the methods. Scratch is added beside every backbone in use."""
-    labels: tuple[str, ...] = ("5", "20", "all")
-    """Label budgets: images per class, or all. Smaller ones lie inside larger ones."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the transfer runs. One seed draws the same labelled images in every arm."""
-    pretrain_seeds: int = 1
-    """How many times each method pretrains, with other seeds; the transfer runs take turns with them."""
-    epochs: int | None = None
-    """Passes over the pool for every method that does not set its own (--simclr.epochs)."""
-    batch_size: int | None = None
-    """Images per step in pretraining, for every method that does not set its own (--simclr.batch-size)."""
-    backbone: BackboneConfig = BackboneConfig(name=AUTO)
-    """The backbone of every arm that does not set its own and can use it. auto: what each method suggests."""
-    imagenet: BackboneConfig = BackboneConfig(name=AUTO)
-    """The backbone of the imagenet arm. auto: the same as --backbone."""
-    imagenet_weights: Path | None = None
-    """A local file with ImageNet weights in timm's names, for the imagenet arm."""
-    jobs: int = 1
-    """Runs at a time on this machine; the cores are divided among them."""
-    transfer: transferring.TransferRecipe = transferring.TransferRecipe()
-    """The transfer plan, the same for every arm."""
-    recipes: Annotated[Recipes, tyro.conf.arg(name="")] = field(default_factory=Recipes)
-    """How each method pretrains."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One initialisation of one backbone."""
-
-    name: str
-    backbone: BackboneConfig
-    recipe: pretraining.Recipe[Any] | None
-    """How it pretrains; None for scratch and imagenet."""
-    label: str
-    """The backbone as tables name it: timm's name, with its settings where two of that name are compared."""
+from .arms import Arm, CompareConfig, resolve_arms
+from .run import VOLATILE, check_positive, data_label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,48 +49,6 @@ def load_once(source: str, image_size: int, loading: sources.LoadingConfig) -> s
         _LOADED.clear()
         _LOADED[key] = sources.load(source, image_size=image_size, config=loading)
     return _LOADED[key]
-
-
-def resolve_arms(config: CompareConfig) -> list[Arm]:
-    """The arms with their backbones: those asked for, and scratch beside every backbone among them."""
-    known = [*BASELINES, *METHODS]
-    for name in config.arms:
-        if name not in known:
-            raise InputError(f"--arms {name}: there are {', '.join(known)}.{did_you_mean(name, known)}")
-    if len(set(config.arms)) < len(config.arms):
-        raise InputError(f"--arms {' '.join(config.arms)}: each only once.")
-    common = config.backbone if config.backbone.name != AUTO else BackboneConfig()
-    recipes = {name: _recipe_of(name, config) for name in config.arms if name in METHODS}
-    chosen = {name: recipe.backbone for name, recipe in recipes.items()}
-    if "imagenet" in config.arms:
-        chosen["imagenet"] = config.imagenet if config.imagenet.name != AUTO else common
-    if config.imagenet_weights is not None and "imagenet" not in config.arms:
-        raise InputError("--imagenet-weights would be ignored: add imagenet to --arms.")
-    used = list(dict.fromkeys(chosen[name] for name in config.arms if name in chosen)) or [common]
-    names = [backbone.name for backbone in used]
-    labels = {
-        backbone: backbone.name
-        if names.count(backbone.name) == 1
-        else " ".join([backbone.name, backbone.stem, *backbone.arguments])
-        for backbone in used
-    }
-    return [
-        Arm(name=name, backbone=backbone, recipe=recipes.get(name), label=labels[backbone])
-        for name, backbone in [*(("scratch", backbone) for backbone in used), *chosen.items()]
-    ]
-
-
-def _recipe_of(name: str, config: CompareConfig) -> pretraining.Recipe[Any]:
-    """A method's recipe: its own settings win over those for all methods, which win over the method's defaults."""
-    recipe, default = getattr(config.recipes, name), pretraining.default_recipe(name)
-    if config.backbone.name != AUTO and recipe.backbone == default.backbone:
-        fits = METHODS[name].backbones == "any" or backbones.is_vit_name(config.backbone.name)
-        recipe = replace(recipe, backbone=config.backbone if fits else recipe.backbone)
-    if config.epochs is not None and recipe.epochs == default.epochs:
-        recipe = replace(recipe, epochs=config.epochs)
-    if config.batch_size is not None and recipe.batch_size == default.batch_size:
-        recipe = replace(recipe, batch_size=config.batch_size)
-    return recipe
 
 
 def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job], list[tuple[Arm, str, int, Job]]]:
@@ -222,7 +121,7 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> N
                 backbone=arm.backbone,
                 imagenet_weights=config.imagenet_weights if arm.name == "imagenet" else None,
             )
-            transferring.initialize(trial, dataset)
+            transferring.initial_backbone(trial, dataset)
 
 
 def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -> Path:
@@ -249,34 +148,35 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
     output = config.output or Path(f"runs/compare-{data_label(config.data)}")
     volatile = (*VOLATILE, "arms", "labels", "seeds", "imagenet_weights")
     identity = {"data": dataset.fingerprint}
-    folder = RunFolder(output, _settings(config), runtime, identity=identity, fresh=config.fresh, volatile=volatile)
-    pretrain_jobs, transfer_jobs = grid(config, arms, output)
-    runtime.say(
-        f"{', '.join(f'{arm.name} on {arm.label}' for arm in arms)}: "
-        f"{len(pretrain_jobs)} pretraining and {len(transfer_jobs)} transfer runs; {runtime.describe()}"
-    )
-    with job_queue.workers(config.jobs, runtime) as workers:
-        pretrained = workers.run(pretrain_jobs, "pretraining")
-        transferred = workers.run([job for *_, job in transfer_jobs], "transfer")
+    with RunFolder(
+        output, _settings(config), runtime, identity=identity, fresh=config.fresh, volatile=volatile
+    ) as folder:
+        pretrain_jobs, transfer_jobs = grid(config, arms, output)
+        runtime.say(
+            f"{', '.join(f'{arm.name} on {arm.label}' for arm in arms)}: "
+            f"{len(pretrain_jobs)} pretraining and {len(transfer_jobs)} transfer runs; {runtime.describe()}"
+        )
+        with job_queue.workers(config.jobs, runtime) as workers:
+            pretrained = workers.run(pretrain_jobs, "pretraining")
+            transferred = workers.run([job for *_, job in transfer_jobs], "transfer")
 
-    if runtime.is_main:
-        costs = {str(job.config.output): result for job, result in zip(pretrain_jobs, pretrained, strict=True)}
-        rows: list[Row] = []
-        curves: list[dict[str, Any]] = []
-        for (arm, labels, seed, job), result in zip(transfer_jobs, transferred, strict=True):
-            key = {"arm": arm.name, "backbone": arm.label, "labels": labels, "seed": seed}
-            rows += tables.rows_of(key, result, costs.get(job.config.init))
-            curves += tables.curves_of(key, job.config.output / "metrics.jsonl")
-        tables.write(output, rows, curves)
-        images = {
-            labels: [result["num_train"], result["num_validation"]]
-            for (_, labels, *_), result in zip(transfer_jobs, transferred, strict=True)
-        }
-        folder.write("comparison.json", _description(config, arms, dataset, images))
-        report.draw(output)
-    folder.close()
-    runtime.wait()
-    return output
+        if runtime.is_main:
+            costs = {str(job.config.output): result for job, result in zip(pretrain_jobs, pretrained, strict=True)}
+            rows: list[Row] = []
+            curves: list[dict[str, Any]] = []
+            for (arm, labels, seed, job), result in zip(transfer_jobs, transferred, strict=True):
+                key = {"arm": arm.name, "backbone": arm.label, "labels": labels, "seed": seed}
+                rows += tables.rows_of(key, result, costs.get(job.config.init))
+                curves += tables.curves_of(key, job.config.output / "metrics.jsonl")
+            tables.write(output, rows, curves)
+            images = {
+                labels: [result["num_train"], result["num_validation"]]
+                for (_, labels, *_), result in zip(transfer_jobs, transferred, strict=True)
+            }
+            folder.write("comparison.json", _description(config, arms, dataset, images))
+            report.draw(output)
+        runtime.wait()
+        return output
 
 
 def _settings(config: CompareConfig) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from ..data import sources
 from ..engine import config as configuration
 from ..engine.errors import InputError
 from . import compare as comparing
-from .transfer import TransferConfig, initialize
+from .arms import CompareConfig
+from .transfer import TransferConfig, initial_backbone
 
 SETTINGS = Path(__file__).with_name("demo.yaml")
 
@@ -17,9 +18,7 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer demo") -> None:
     """`demo [flags of compare]`. ImageNet joins where its weights can be had, and must when they were asked for."""
     settings, rest = configuration.take_config(arguments)
     settings = {**configuration.read_yaml(SETTINGS), **settings}
-    config = configuration.parse(
-        comparing.CompareConfig, settings, rest, program=program, default=comparing.CompareConfig()
-    )
+    config = configuration.parse(CompareConfig, settings, rest, program=program, default=CompareConfig())
     if "imagenet" not in config.arms and config.arms == tuple(configuration.read_yaml(SETTINGS)["arms"]):
         with_imagenet = replace(config, arms=(config.arms[0], "imagenet", *config.arms[1:]))
         try:
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer demo") -> None:
                 backbone=config.imagenet,
                 imagenet_weights=config.imagenet_weights,
             )
-            initialize(trial, sources.load(config.data, image_size=config.image_size, config=config.loading))
+            initial_backbone(trial, sources.load(config.data, image_size=config.image_size, config=config.loading))
             config = with_imagenet
         except InputError as error:
             if config.imagenet_weights is not None:

@@ -13,7 +13,7 @@ from ..engine import runtime as runtimes
 from ..engine.errors import InputError
 from ..evaluation.features import extract
 from ..evaluation.knn import knn_accuracy
-from ..models import backbones
+from ..models import initialize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def evaluate(config: EvaluateConfig) -> float:
             "Which backbone? Give the folder of a run, as in `ssl-transfer evaluate runs/NAME --data digits`."
         )
     runtime = runtimes.start()
-    backbone, _ = backbones.from_checkpoint(Path(config.path))
+    backbone, _ = initialize.from_checkpoint(Path(config.path))
     dataset = sources.load(config.data, image_size=backbone.spec.image_size, config=config.loading)
     if dataset.num_channels != backbone.spec.in_chans:
         raise InputError(

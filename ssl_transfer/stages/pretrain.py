@@ -19,7 +19,7 @@ from ..evaluation.features import extract
 from ..evaluation.knn import knn_accuracy
 from ..methods import METHODS
 from ..methods.method import Method
-from ..models import backbones
+from ..models import backbones, initialize
 from .run import VOLATILE, RunConfig, check_positive, data_label
 
 M = TypeVar("M")
@@ -97,7 +97,7 @@ def prepare(
     spec = backbones.make_spec(
         recipe.backbone, in_chans=dataset.num_channels, image_size=image_size, mean=mean, std=std
     )
-    backbone = backbones.scratch(spec, seed=seed_from(seed, 0))
+    backbone = initialize.scratch(spec, seed=seed_from(seed, 0))
     return backbone, entry.build(backbone, recipe.method)
 
 
@@ -139,61 +139,61 @@ def pretrain(
         f"runs/pretrain-{name}-{config.backbone.name}-{data_label(config.data)}-seed{config.seed}"
     )
     identity = {"data": dataset.fingerprint}
-    folder = RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=VOLATILE)
-    if folder.result is not None:
-        say(f"{output}: finished before; nothing to do (--fresh starts over)")
-        return folder.result
-    say(dataset.describe())
-    say(
-        f"pretraining {backbone.spec.label} with {name}: {len(dataset.pool)} images, {config.epochs} epochs, "
-        f"{config.epochs * loader.steps_per_epoch} steps of {config.batch_size} images; {runtime.describe()}"
-    )
-    labelled = len(dataset.splits["train"]) > 0 and len(dataset.splits["validation"]) > 0
+    with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=VOLATILE) as folder:
+        if folder.result is not None:
+            say(f"{output}: finished before; nothing to do (--fresh starts over)")
+            return folder.result
+        say(dataset.describe())
+        say(
+            f"pretraining {backbone.spec.label} with {name}: {len(dataset.pool)} images, {config.epochs} epochs, "
+            f"{config.epochs * loader.steps_per_epoch} steps of {config.batch_size} images; {runtime.describe()}"
+        )
+        labelled = len(dataset.splits["train"]) > 0 and len(dataset.splits["validation"]) > 0
 
-    def evaluate() -> dict[str, float]:
-        return {"knn_accuracy": _knn(backbone, dataset, runtime)}
+        def evaluate() -> dict[str, float]:
+            return {"knn_accuracy": _knn(backbone, dataset, runtime)}
 
-    tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, group=group, job_type="pretrain")
-    cost = train(
-        method,
-        parameter_groups(
+        tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, group=group, job_type="pretrain")
+        cost = train(
             method,
-            learning_rate=config.optimizer.learning_rate,
-            weight_decay=config.optimizer.weight_decay,
-            undecayed=[f"backbone.{parameter}" for parameter in backbone.undecayed()],
-        ),
-        loader,
-        optimizer=config.optimizer,
-        epochs=config.epochs,
-        seed=config.seed,
-        phase=name,
-        runtime=runtime,
-        tracker=tracker,
-        state_path=folder.checkpoints / "last.pt",
-        metrics_path=folder.metrics,
-        evaluate=evaluate if labelled else None,
-        evaluate_every=config.evaluate_every,
-    )
-    tracker.close()
-    result = {
-        "backbone": str(output / "backbone"),
-        **{field.name: getattr(cost, field.name) for field in fields(cost)},
-        "num_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
-        **(evaluate() if labelled else {}),
-    }
-    provenance = {
-        "method": name,
-        "settings": settings,
-        "data_fingerprint": dataset.fingerprint,
-        "images_seen": cost.images_seen,
-        "environment": environment(runtime),
-    }
-    if runtime.is_main:
-        backbones.export(backbone, output / "backbone", provenance)
-    folder.finish(result)
-    knn = f", kNN accuracy on validation {result['knn_accuracy']:.1%}" if labelled else ""
-    say(f"{output}: {cost.steps} steps in {cost.seconds:.0f} s{knn}; backbone in {result['backbone']}")
-    return result
+            parameter_groups(
+                method,
+                learning_rate=config.optimizer.learning_rate,
+                weight_decay=config.optimizer.weight_decay,
+                undecayed=[f"backbone.{parameter}" for parameter in backbone.undecayed()],
+            ),
+            loader,
+            optimizer=config.optimizer,
+            epochs=config.epochs,
+            seed=config.seed,
+            phase=name,
+            runtime=runtime,
+            tracker=tracker,
+            state_path=folder.checkpoints / "last.pt",
+            metrics_path=folder.metrics,
+            evaluate=evaluate if labelled else None,
+            evaluate_every=config.evaluate_every,
+        )
+        tracker.close()
+        result = {
+            "backbone": str(output / "backbone"),
+            **{field.name: getattr(cost, field.name) for field in fields(cost)},
+            "num_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+            **(evaluate() if labelled else {}),
+        }
+        provenance = {
+            "method": name,
+            "settings": settings,
+            "data_fingerprint": dataset.fingerprint,
+            "images_seen": cost.images_seen,
+            "environment": environment(runtime),
+        }
+        if runtime.is_main:
+            initialize.export(backbone, output / "backbone", provenance)
+        folder.finish(result)
+        knn = f", kNN accuracy on validation {result['knn_accuracy']:.1%}" if labelled else ""
+        say(f"{output}: {cost.steps} steps in {cost.seconds:.0f} s{knn}; backbone in {result['backbone']}")
+        return result
 
 
 def _knn(backbone: backbones.Backbone, dataset: sources.Dataset, runtime: runtimes.Runtime) -> float:

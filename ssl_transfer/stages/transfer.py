@@ -1,6 +1,6 @@
-"""The transfer stage, which every arm goes through: any initialisation, a new head, and the phases of a plan."""
+"""The transfer stage, which every arm goes through: any initialisation, a new head, and the phases of the plan."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,97 +9,27 @@ import torch
 from torch import nn
 
 from ..data import sources, splits
-from ..data.augment import SUPERVISED_DEFAULT, AugmentConfig, augment
+from ..data.augment import augment
 from ..data.loaders import Loader
 from ..engine import checkpoint
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import InputError
 from ..engine.folder import RunFolder, environment
-from ..engine.loop import train
-from ..engine.optim import OptimizerConfig, parameter_groups
+from ..engine.loop import Summary, train
+from ..engine.optim import parameter_groups
 from ..engine.randomness import sample_keys, seed_from
 from ..engine.tracking import Tracker, drop_after
 from ..evaluation.features import over_images
 from ..evaluation.metrics import classification
-from ..models import backbones
+from ..models import backbones, initialize
 from ..models.heads import LinearHead
-from ..objectives.supervised import Supervised, Trained
-from .run import VOLATILE, RunConfig, check_positive, data_label
+from ..objectives.supervised import Supervised
+from .plan import Phase, TransferRecipe
+from .run import VOLATILE, RunConfig, data_label
 
 CALIBRATION_IMAGES = 256
 """At most so many training images set the scale of the features and a scratch backbone's first statistics."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """One phase of a plan: what is trained, how fast, how long."""
-
-    name: str
-    trained: Trained
-    learning_rate: float
-    layer_decay: float
-    epochs: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransferRecipe:
-    """The transfer plan and its settings: first the head on the frozen backbone, then everything."""
-
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-2, weight_decay=1e-2, warmup_steps=10)
-    """How weights are stepped; its learning rate is the head phase's."""
-    finetune_rate: float = 0.1
-    """The second phase's learning rate as a share of the first's; at most 1."""
-    layer_decay: float = 0.75
-    """In the second phase each layer learns at this share of the rate of the one behind it; 1 is the same rate."""
-    epochs: int = 30
-    """Passes over the labelled images in each phase; more where they make fewer steps than the phase needs."""
-    head_steps: int = 150
-    """Least optimiser steps of the head phase: with few labels an epoch is a step or two."""
-    finetune_steps: int = 300
-    """Least optimiser steps of the second phase. A vision transformer from scratch needs them (docs/decisions.md)."""
-    batch_size: int = 64
-    """Images per optimiser step; all labelled images where there are fewer."""
-    label_smoothing: float = 0.0
-    """Share of the target that is spread over all classes."""
-    augment: AugmentConfig = SUPERVISED_DEFAULT
-    """What happens to training images."""
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.finetune_rate <= 1.0:
-            raise InputError(
-                f"finetune_rate {self.finetune_rate}: above 0 and at most 1, or it would undo the head phase."
-            )
-        if not 0.0 < self.layer_decay <= 1.0:
-            raise InputError(f"layer_decay {self.layer_decay}: above 0 and at most 1.")
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise InputError(f"label_smoothing {self.label_smoothing}: 0 or more and below 1.")
-
-    def plan(self, steps_per_epoch: int) -> tuple[Phase, ...]:
-        """The phases, each long enough."""
-        check_positive(
-            epochs=self.epochs,
-            head_steps=self.head_steps,
-            finetune_steps=self.finetune_steps,
-            batch_size=self.batch_size,
-        )
-        rate = self.optimizer.learning_rate
-        return (
-            Phase(
-                name="head",
-                trained="head",
-                learning_rate=rate,
-                layer_decay=1.0,
-                epochs=max(self.epochs, -(-self.head_steps // steps_per_epoch)),
-            ),
-            Phase(
-                name="finetune",
-                trained="all",
-                learning_rate=rate * self.finetune_rate,
-                layer_decay=self.layer_decay,
-                epochs=max(self.epochs, -(-self.finetune_steps // steps_per_epoch)),
-            ),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +50,12 @@ class TransferConfig(RunConfig, TransferRecipe):
     """Export the chosen model: its backbone and its head."""
 
 
-def initialize(config: TransferConfig, dataset: sources.Dataset) -> tuple[backbones.Backbone, dict[str, Any]]:
+def initial_backbone(config: TransferConfig, dataset: sources.Dataset) -> tuple[backbones.Backbone, dict[str, Any]]:
     """The backbone that `init` names, fit for these images, and its provenance."""
     if config.init not in ("scratch", "imagenet"):
         if config.backbone != backbones.BackboneConfig():
             raise InputError(f"--backbone would be ignored: --init {config.init} names its own. Leave it out.")
-        backbone, provenance = backbones.from_checkpoint(Path(config.init))
+        backbone, provenance = initialize.from_checkpoint(Path(config.init))
         if backbone.spec.in_chans != dataset.num_channels or backbone.spec.image_size != config.image_size:
             raise InputError(
                 f"--init {config.init} takes {backbone.spec.in_chans} channels at {backbone.spec.image_size} px; "
@@ -140,8 +70,8 @@ def initialize(config: TransferConfig, dataset: sources.Dataset) -> tuple[backbo
         config.backbone, in_chans=dataset.num_channels, image_size=config.image_size, mean=mean, std=std
     )
     if config.init == "imagenet":
-        return backbones.imagenet(spec, weights=config.imagenet_weights), {"init": "imagenet"}
-    return backbones.scratch(spec, seed=seed_from(config.seed, 0)), {"init": "scratch"}
+        return initialize.imagenet(spec, weights=config.imagenet_weights), {"init": "imagenet"}
+    return initialize.scratch(spec, seed=seed_from(config.seed, 0)), {"init": "scratch"}
 
 
 def _fingerprint_of_init(config: TransferConfig) -> str:
@@ -194,7 +124,7 @@ def transfer(
     runtime = runtime or runtimes.start(config.mixed_precision)
     dataset = dataset or sources.load(config.data, image_size=config.image_size, config=config.loading)
     labelled, validation = labelled_images(config, dataset)
-    backbone, provenance = initialize(config, dataset)
+    backbone, provenance = initial_backbone(config, dataset)
     batch_size = min(config.batch_size, len(labelled)) // runtime.num_processes * runtime.num_processes
     loader = Loader(dataset, labelled, batch_size=batch_size, seed=config.seed, runtime=runtime, labelled=True)
     plan = config.plan(loader.steps_per_epoch)
@@ -205,94 +135,118 @@ def transfer(
     identity = {"data": dataset.fingerprint, "init": _fingerprint_of_init(config)}
     # The same weights may lie elsewhere.
     volatile = (*VOLATILE, "init", "imagenet_weights")
-    folder = RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile)
-    if folder.result is not None:
+    with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile) as folder:
+        if folder.result is not None:
+            if not quiet:
+                runtime.say(f"{output}: finished before; nothing to do (--fresh starts over)")
+                _describe(folder.result, output, runtime)
+            return folder.result
         if not quiet:
-            runtime.say(f"{output}: finished before; nothing to do (--fresh starts over)")
-            _describe(folder.result, output, runtime)
-        return folder.result
-    if not quiet:
-        runtime.say(dataset.describe())
-        runtime.say(
-            f"transfer of {backbone.spec.label} from {config.init}: {len(labelled)} labelled images, "
-            f"{len(validation)} for validation; {runtime.describe()}"
-        )
+            runtime.say(dataset.describe())
+            runtime.say(
+                f"transfer of {backbone.spec.label} from {config.init}: {len(labelled)} labelled images, "
+                f"{len(validation)} for validation; {runtime.describe()}"
+            )
+        torch.manual_seed(seed_from(config.seed, 1))
+        head = LinearHead(backbone.num_features, len(dataset.classes))
+        objective = Supervised(backbone, head, augment=config.augment, label_smoothing=config.label_smoothing)
+        objective.to(runtime.device)
+        _calibrate(objective, config, dataset, labelled, runtime)
 
-    torch.manual_seed(seed_from(config.seed, 1))
-    head = LinearHead(backbone.num_features, len(dataset.classes))
-    objective = Supervised(backbone, head, augment=config.augment, label_smoothing=config.label_smoothing)
-    objective.to(runtime.device)
-    _calibrate(objective, config, dataset, labelled, runtime)
+        def measure(indices: torch.Tensor) -> dict[str, float]:
+            logits = over_images(objective.logits, dataset, indices, runtime, "evaluating")
+            return classification(logits, dataset.labels[indices])
 
-    def measure(indices: torch.Tensor) -> dict[str, float]:
-        return classification(
-            over_images(objective.logits, dataset, indices, runtime, "evaluating"), dataset.labels[indices]
-        )
-
-    tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, group=group, job_type="transfer")
-    layers = {f"backbone.{name}": depth for name, depth in backbone.layers().items()}
-    phases: dict[str, dict[str, Any]] = {}
-    weights: dict[str, dict[str, torch.Tensor]] = {}
-    for number, phase in enumerate(plan):
-        objective.set_trained(phase.trained)
-        cost = train(
-            objective,
-            parameter_groups(
+        tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, group=group, job_type="transfer")
+        phases: dict[str, dict[str, Any]] = {}
+        weights: dict[str, dict[str, torch.Tensor]] = {}
+        for number, phase in enumerate(plan):
+            cost = _train_phase(
                 objective,
-                learning_rate=phase.learning_rate,
-                weight_decay=config.optimizer.weight_decay,
-                undecayed=[f"backbone.{name}" for name in backbone.undecayed()],
-                layers=layers,
-                layer_decay=phase.layer_decay,
-            ),
-            loader,
-            optimizer=config.optimizer,
-            epochs=phase.epochs,
-            seed=seed_from(config.seed, 2, number),
-            phase=phase.name,
-            runtime=runtime,
-            tracker=tracker,
-            state_path=folder.checkpoints / f"{phase.name}.pt" if config.keep_model else None,
-            metrics_path=folder.metrics,
-            evaluate=lambda: measure(validation),
-            evaluate_every=max(1, phase.epochs // 10),
-        )
-        weights[phase.name] = {name: value.clone() for name, value in objective.state_dict().items()}
-        phases[phase.name] = {
-            "validation": measure(validation),
-            "seconds": cost.seconds,
-            "images_seen": cost.images_seen,
-            "peak_memory_mb": cost.peak_memory_mb,
+                phase,
+                config,
+                loader,
+                seed=seed_from(config.seed, 2, number),
+                runtime=runtime,
+                tracker=tracker,
+                folder=folder,
+                evaluate=lambda: measure(validation),
+            )
+            weights[phase.name] = {name: value.clone() for name, value in objective.state_dict().items()}
+            phases[phase.name] = {
+                "validation": measure(validation),
+                "seconds": cost.seconds,
+                "images_seen": cost.images_seen,
+                "peak_memory_mb": cost.peak_memory_mb,
+            }
+        chosen = max(phases, key=lambda name: _preference(phases[name]["validation"]))
+        for name, state in weights.items():
+            objective.load_state_dict(state)
+            phases[name]["test"] = measure(dataset.splits["test"])
+        result = {
+            "chosen": chosen,
+            "num_train": len(labelled),
+            "num_validation": len(validation),
+            "num_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+            "phases": phases,
         }
+        if runtime.is_main:
+            drop_after(folder.metrics, "chosen", -1)
+        tracker.log({"phase": "chosen", "split": "test", **phases[chosen]["test"]})
+        tracker.close()
+        if config.keep_model and runtime.is_main:
+            objective.load_state_dict(weights[chosen])
+            origin = {"init": provenance, "settings": settings, "data_fingerprint": dataset.fingerprint}
+            initialize.export(backbone, output / "backbone", {**origin, "environment": environment(runtime)})
+            checkpoint.save_weights(output / "head", "head", head.state_dict(), {"classes": list(dataset.classes)})
+        folder.finish(result)
+        if not quiet:
+            _describe(result, output, runtime)
+        return result
 
-    def preference(name: str) -> tuple[float, float]:
-        found = phases[name]["validation"]
-        return found["accuracy"], -found["log_loss"]
 
-    chosen = max(phases, key=preference)
-    for name, state in weights.items():
-        objective.load_state_dict(state)
-        phases[name]["test"] = measure(dataset.splits["test"])
-    result = {
-        "chosen": chosen,
-        "num_train": len(labelled),
-        "num_validation": len(validation),
-        "num_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
-        "phases": phases,
-    }
-    if runtime.is_main:
-        drop_after(folder.metrics, "chosen", -1)
-    tracker.log({"phase": "chosen", "split": "test", **phases[chosen]["test"]})
-    tracker.close()
-    if config.keep_model and runtime.is_main:
-        objective.load_state_dict(weights[chosen])
-        origin = {"init": provenance, "settings": settings, "data_fingerprint": dataset.fingerprint}
-        backbones.export(backbone, output / "backbone", {**origin, "environment": environment(runtime)})
-        checkpoint.save_weights(output / "head", "head", head.state_dict(), {"classes": list(dataset.classes)})
-    folder.finish(result)
-    if not quiet:
-        _describe(result, output, runtime)
-    return result
+def _train_phase(
+    objective: Supervised,
+    phase: Phase,
+    config: TransferConfig,
+    loader: Loader,
+    *,
+    seed: int,
+    runtime: runtimes.Runtime,
+    tracker: Tracker,
+    folder: RunFolder,
+    evaluate: Callable[[], dict[str, float]],
+) -> Summary:
+    """One phase, with an optimiser and a schedule of its own."""
+    backbone = objective.backbone
+    objective.set_trained(phase.trained)
+    return train(
+        objective,
+        parameter_groups(
+            objective,
+            learning_rate=phase.learning_rate,
+            weight_decay=config.optimizer.weight_decay,
+            undecayed=[f"backbone.{name}" for name in backbone.undecayed()],
+            layers={f"backbone.{name}": depth for name, depth in backbone.layers().items()},
+            layer_decay=phase.layer_decay,
+        ),
+        loader,
+        optimizer=config.optimizer,
+        epochs=phase.epochs,
+        seed=seed,
+        phase=phase.name,
+        runtime=runtime,
+        tracker=tracker,
+        state_path=folder.checkpoints / f"{phase.name}.pt" if config.keep_model else None,
+        metrics_path=folder.metrics,
+        evaluate=evaluate,
+        evaluate_every=max(1, phase.epochs // 10),
+    )
+
+
+def _preference(validation: dict[str, float]) -> tuple[float, float]:
+    """What makes one phase preferable to another: accuracy, and among equals the log-loss."""
+    return validation["accuracy"], -validation["log_loss"]
 
 
 def _describe(result: dict[str, Any], output: Path, runtime: runtimes.Runtime) -> None:

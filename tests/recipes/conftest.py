@@ -65,6 +65,7 @@ def tiny() -> dict[str, tuple[str, ...]]:
     return {
         "convolutional": CONVOLUTIONAL_FLAGS,
         "transformer": TRANSFORMER_FLAGS,
+        "mae": ("--method.decoder-width", "16", "--method.decoder-depth", "1", "--method.decoder-heads", "2"),
         "pretrain": (*size, "--epochs", "2"),
         "transfer": (*size, "--labels", "2", "--epochs", "1", "--head-steps", "4", "--finetune-steps", "4"),
         "compare": (

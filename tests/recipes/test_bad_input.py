@@ -220,9 +220,7 @@ def words(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_ends_with_one_message(
-    name: str, run: Callable, surroundings: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ends_with_one_message(name: str, run: Callable, surroundings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def began(*arguments: object, **settings: object) -> None:
         raise AssertionError("training began")
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.models import backbones
+from ssl_transfer.models import backbones, initialize
 from ssl_transfer.models.backbones import Backbone, BackboneConfig, BackboneSpec
 
 SHARED = Path(__file__).parents[2] / "../shared"
@@ -71,7 +71,7 @@ def test_small_and_standard_stem():
 
 
 def test_a_small_stem_keeps_a_kernel_of_three():
-    standard, small = (backbones.scratch(spec_of(stem=stem), seed=0).model for stem in ("standard", "small"))
+    standard, small = (initialize.scratch(spec_of(stem=stem), seed=0).model for stem in ("standard", "small"))
     assert (standard.conv_stem.stride, small.conv_stem.stride) == ((2, 2), (1, 1))
     assert torch.equal(standard.conv_stem.weight, small.conv_stem.weight)
 
@@ -116,10 +116,10 @@ def test_images_that_are_too_small_are_refused():
 
 def test_scratch_is_a_function_of_the_seed():
     spec = spec_of("resnet10t")
-    first = backbones.scratch(spec, seed=1).state_dict()
+    first = initialize.scratch(spec, seed=1).state_dict()
     torch.rand(5)
-    assert same_state(backbones.scratch(spec, seed=1).state_dict(), first)
-    assert not same_state(backbones.scratch(spec, seed=2).state_dict(), first)
+    assert same_state(initialize.scratch(spec, seed=1).state_dict(), first)
+    assert not same_state(initialize.scratch(spec, seed=2).state_dict(), first)
 
 
 def test_normalisation_is_the_specs():
@@ -134,8 +134,8 @@ def test_normalisation_is_the_specs():
 def test_export_round_trip(make_backbone, tmp_path, kind, channels):
     backbone = make_backbone(kind, channels=channels)
     backbone(torch.rand(8, channels, 16, 16))  # moves the statistics of BatchNorm
-    backbones.export(backbone, tmp_path / "backbone", {"method": "none"})
-    loaded, provenance = backbones.from_checkpoint(tmp_path)
+    initialize.export(backbone, tmp_path / "backbone", {"method": "none"})
+    loaded, provenance = initialize.from_checkpoint(tmp_path)
     assert provenance == {"method": "none"}
     assert loaded.spec == backbone.spec
     assert same_state(loaded.state_dict(), backbone.state_dict())
@@ -146,9 +146,9 @@ def test_export_round_trip(make_backbone, tmp_path, kind, channels):
 def test_an_export_that_does_not_fit_is_refused(make_backbone, tmp_path):
     backbone = make_backbone()
     backbone.spec = dataclasses.replace(backbone.spec, arguments=(*backbone.spec.arguments[:2], "channels=(8,8,8,8)"))
-    backbones.export(backbone, tmp_path, {})
+    initialize.export(backbone, tmp_path, {})
     with pytest.raises(InputError, match="do not fit resnet10t"):
-        backbones.from_checkpoint(tmp_path)
+        initialize.from_checkpoint(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def save(model, path: Path, dtype=torch.float32) -> Path:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_imagenet_weights_from_a_file(classifier, tmp_path, dtype):
-    backbone = backbones.imagenet(spec_of(), weights=save(classifier, tmp_path / "weights.safetensors", dtype))
+    backbone = initialize.imagenet(spec_of(), weights=save(classifier, tmp_path / "weights.safetensors", dtype))
     # The normalisation is that of the weights, not that of the images.
     assert backbone.spec.mean == (0.485, 0.456, 0.406)
     assert backbone.spec.std == (0.229, 0.224, 0.225)
@@ -181,14 +181,14 @@ def test_imagenet_weights_from_a_file(classifier, tmp_path, dtype):
 
 def test_imagenet_weights_from_a_pth_file(classifier, tmp_path):
     torch.save(classifier.state_dict(), tmp_path / "weights.pth")
-    backbone = backbones.imagenet(spec_of(), weights=tmp_path / "weights.pth")
+    backbone = initialize.imagenet(spec_of(), weights=tmp_path / "weights.pth")
     assert torch.equal(backbone.model.conv_stem.weight, classifier.conv_stem.weight)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_imagenet_weights_on_one_channel(classifier, tmp_path, dtype):
     weights = save(classifier, tmp_path / "weights.safetensors", dtype)
-    backbone = backbones.imagenet(spec_of(channels=1), weights=weights)
+    backbone = initialize.imagenet(spec_of(channels=1), weights=weights)
     found = backbone.model.conv_stem.weight
     assert torch.allclose(found, classifier.conv_stem.weight.sum(dim=1, keepdim=True), atol=5e-3)
     assert backbone.spec.mean == pytest.approx((0.449,))
@@ -198,19 +198,19 @@ def test_imagenet_weights_on_one_channel(classifier, tmp_path, dtype):
 def test_misfits_are_told_shortly(classifier, tmp_path):
     weights = save(classifier, tmp_path / "weights.safetensors")
     with pytest.raises(InputError, match=r"do not fit mobilenetv3_small_100: .*; and \d+ more\.") as error:
-        backbones.imagenet(spec_of("mobilenetv3_small_100"), weights=weights)
+        initialize.imagenet(spec_of("mobilenetv3_small_100"), weights=weights)
     assert len(str(error.value)) < 500
     with pytest.raises(InputError, match=r"is missing|is unknown"):
-        backbones.imagenet(spec_of("resnet10t"), weights=weights)
+        initialize.imagenet(spec_of("resnet10t"), weights=weights)
 
 
 def test_a_small_stem_of_another_shape_has_a_hint(tmp_path):
     arguments = ("stem_type=", "channels=(8,8,16,16)")
     plain = timm.create_model("resnet10t", stem_type="", channels=(8, 8, 16, 16))
     weights = save(plain, tmp_path / "weights.safetensors")
-    assert backbones.imagenet(spec_of("resnet10t", arguments=arguments), weights=weights).num_features == 16
+    assert initialize.imagenet(spec_of("resnet10t", arguments=arguments), weights=weights).num_features == 16
     with pytest.raises(InputError, match=r"try --backbone\.stem standard"):
-        backbones.imagenet(spec_of("resnet10t", stem="small", arguments=arguments), weights=weights)
+        initialize.imagenet(spec_of("resnet10t", stem="small", arguments=arguments), weights=weights)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_imagenet_weights_of_a_transformer(tmp_path, size, stem, channels):
     plain = timm.create_model("vit_tiny_patch16_224", **TINY)
     weights = save(plain, tmp_path / "weights.safetensors")
     spec = spec_of("vit_tiny_patch16_224", stem=stem, arguments=TINY_ARGUMENTS, size=size, channels=channels)
-    model = backbones.imagenet(spec, weights=weights).model
+    model = initialize.imagenet(spec, weights=weights).model
     assert torch.equal(model.blocks[1].mlp.fc1.weight, plain.blocks[1].mlp.fc1.weight)
     # At the size of the weights the position embedding is what it was; elsewhere it is resampled.
     assert (model.pos_embed.shape == plain.pos_embed.shape) == (size == 224)
@@ -231,16 +231,16 @@ def test_imagenet_weights_of_a_transformer(tmp_path, size, stem, channels):
 
 def test_missing_and_broken_files(tmp_path):
     with pytest.raises(InputError, match=r"absent\.pth: there is no such file"):
-        backbones.imagenet(spec_of(), weights=tmp_path / "absent.pth")
+        initialize.imagenet(spec_of(), weights=tmp_path / "absent.pth")
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError, match="cannot be had from"):
-        backbones.imagenet(spec_of(), weights=tmp_path / "broken.safetensors")
+        initialize.imagenet(spec_of(), weights=tmp_path / "broken.safetensors")
 
 
 def test_models_without_weights_say_so():
     name = next(name for name in timm.list_models("resnet*") if not timm.get_pretrained_cfg(name).has_weights)
     with pytest.raises(InputError, match=f"no ImageNet weights for {name}: supply them with --imagenet-weights"):
-        backbones.imagenet(spec_of(name), weights=None)
+        initialize.imagenet(spec_of(name), weights=None)
 
 
 @pytest.mark.parametrize("kind", ["convolutional", "transformer"])
@@ -259,7 +259,7 @@ def test_layers_are_ordered_from_the_stem(make_backbone, kind):
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared beside the project")
 def test_the_shared_mobilenet_loads():
     spec = spec_of("mobilenetv2_100", arguments=("pad_type=same",), size=64)
-    backbone = backbones.imagenet(spec, weights=SHARED / "weights/mobilenetv2_100_same.safetensors")
+    backbone = initialize.imagenet(spec, weights=SHARED / "weights/mobilenetv2_100_same.safetensors")
     assert backbone.num_features == 1280
     # Without the one logit of the project that these weights serve.
     assert sum(parameter.numel() for parameter in backbone.parameters()) == 2_259_265 - 34_112 - 1_281
@@ -267,6 +267,6 @@ def test_the_shared_mobilenet_loads():
     assert torch.isfinite(features).all()
     assert float(features.detach().std()) > 0.1
     with pytest.raises(InputError, match="do not fit"):
-        backbones.imagenet(
+        initialize.imagenet(
             spec_of("mobilenetv3_small_100"), weights=SHARED / "weights/mobilenetv2_100_same.safetensors"
         )

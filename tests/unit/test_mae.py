@@ -5,7 +5,7 @@ from torch import nn
 
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.methods.mae import MAE, METHOD, MAEConfig
-from ssl_transfer.models import backbones
+from ssl_transfer.models import initialize
 
 SMALL = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
 NUM_PATCHES = 64
@@ -146,8 +146,8 @@ def test_decoder_positions_differ_and_are_not_learned(make_backbone):
 def test_the_export_loads_strictly_into_timms_plain_transformer(make_backbone, make_batch, tmp_path):
     method = build(make_backbone("transformer"))
     method(make_batch(4)).loss.backward()
-    backbones.export(method.backbone, tmp_path, {})
-    loaded, _ = backbones.from_checkpoint(tmp_path)
+    initialize.export(method.backbone, tmp_path, {})
+    loaded, _ = initialize.from_checkpoint(tmp_path)
     plain = timm.create_model(
         "vit_tiny_patch16_224", img_size=16, patch_size=2, embed_dim=16, depth=2, num_heads=2, num_classes=0
     )

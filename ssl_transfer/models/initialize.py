@@ -1,0 +1,131 @@
+"""Where a backbone's weights come from: nothing, ImageNet, or a run; and where they go."""
+
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import timm
+import torch
+from timm.models import VisionTransformer, load_state_dict
+from torch import Tensor
+
+from ..engine import checkpoint
+from ..engine.errors import InputError
+from .backbones import Backbone, BackboneSpec
+
+
+def scratch(spec: BackboneSpec, *, seed: int) -> Backbone:
+    """A backbone with random weights, a function of the seed."""
+    torch.manual_seed(seed)
+    return Backbone(spec)
+
+
+def imagenet(spec: BackboneSpec, *, weights: Path | None) -> Backbone:
+    """A backbone with ImageNet weights, from a local file or from timm's hub.
+
+    The normalisation becomes that of the weights. A first layer for three channels is fitted to others as timm does.
+
+    Raises:
+        InputError: the weights cannot be had, or do not fit the architecture.
+    """
+    supply = "supply them with --imagenet-weights PATH (a .safetensors or .pth file with timm's names)"
+    model_config = timm.get_pretrained_cfg(spec.name)
+    if weights is None and (model_config is None or not model_config.has_weights):
+        raise InputError(f"timm has no ImageNet weights for {spec.name}: {supply}, or choose another backbone.")
+    mean = _fit_channels(model_config.mean if model_config else (0.485, 0.456, 0.406), spec.in_chans)
+    std = _fit_channels(model_config.std if model_config else (0.229, 0.224, 0.225), spec.in_chans)
+    backbone = Backbone(BackboneSpec(**{**asdict(spec), "mean": mean, "std": std}))
+    source = str(weights) if weights is not None else f"timm's hub ({spec.name})"
+    try:
+        if weights is not None:
+            if not weights.expanduser().is_file():
+                raise InputError(f"--imagenet-weights {weights}: there is no such file.")
+            state = load_state_dict(str(weights.expanduser()), use_ema=False, weights_only=True)
+        else:
+            _check_hub(model_config.hf_hub_id)
+            state = timm.create_model(spec.name, pretrained=True).state_dict()
+    except InputError:
+        raise
+    except Exception as error:  # Hub clients raise many kinds without a network; all mean that there are no weights.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"ImageNet weights of {spec.name} cannot be had from {source} ({reason}): {supply}."
+        ) from error
+    _load_imagenet(backbone, state, source)
+    return backbone
+
+
+def from_checkpoint(path: Path) -> tuple[Backbone, dict[str, Any]]:
+    """A backbone that a run exported, and its provenance.
+
+    Raises:
+        InputError: nothing exported there, or it does not fit the architecture that it names.
+    """
+    weights, description = checkpoint.load_weights(path, "backbone")
+    stored = description["backbone"]
+    sequences = {name: tuple(stored[name]) for name in ("arguments", "mean", "std")}
+    backbone = Backbone(BackboneSpec(**{**stored, **sequences}))
+    try:
+        backbone.model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(f"{path}: the weights do not fit {backbone.spec.label}: {error}") from error
+    return backbone, description["provenance"]
+
+
+def export(backbone: Backbone, folder: Path, provenance: Mapping[str, Any]) -> None:
+    """Write `backbone.safetensors` (timm's own names) and `backbone.json` into `folder`."""
+    description = {"backbone": asdict(backbone.spec), "provenance": dict(provenance)}
+    checkpoint.save_weights(folder, "backbone", backbone.model.state_dict(), description)
+
+
+def _fit_channels(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
+    """ImageNet's three means or deviations for any number of channels: their average for each."""
+    return tuple(values) if in_chans == 3 else (sum(values) / len(values),) * in_chans
+
+
+def _check_hub(repository: str) -> None:
+    """Raise OSError at once where the hub cannot be reached and its files are not on this disk already.
+
+    The hub's own client tries for a minute before it gives up.
+    """
+    names = ("model.safetensors", "pytorch_model.bin")
+    if not any(isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str) for name in names):
+        with urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=10):  # noqa: S310
+            pass
+
+
+def _load_imagenet(backbone: Backbone, state: dict[str, Tensor], source: str) -> None:
+    """Load a classifier's state strictly, but for its classifier, which is dropped by timm's name for it."""
+    model, spec = backbone.model, backbone.spec
+    model_config = timm.get_pretrained_cfg(spec.name)
+    classifiers = model_config.classifier if model_config else "head"
+    names = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+    state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{name}." for name in names))}
+    first_conv = model_config.first_conv if model_config else None
+    for name in (first_conv,) if isinstance(first_conv, str) else ():
+        if spec.in_chans != 3 and f"{name}.weight" in state:
+            state[f"{name}.weight"] = timm.models.adapt_input_conv(spec.in_chans, state[f"{name}.weight"])
+    if isinstance(model, VisionTransformer):
+        state = timm.models.vision_transformer.checkpoint_filter_fn(state, model)
+    expected = model.state_dict()
+    wrong = [
+        *(f"{key} is missing" for key in expected if key not in state),
+        *(f"{key} is unknown" for key in state if key not in expected),
+        *(
+            f"{key} has shape {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+            for key in expected
+            if key in state and state[key].shape != expected[key].shape
+        ),
+    ]
+    if wrong:
+        shown = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        hint = (
+            " The small stem may have another first layer: try --backbone.stem standard."
+            if spec.stem == "small"
+            else ""
+        )
+        raise InputError(f"The weights from {source} do not fit {spec.label}: {shown}.{hint}")
+    model.load_state_dict(state)

@@ -1,0 +1,80 @@
+"""Commands in this process and in others, on backbones so small that a training takes a second."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssl_transfer.cli import main
+
+FLAGS: dict[str, tuple[str, ...]] = {
+    "convolutional": (
+        *("--backbone.name", "resnet10t", "--backbone.stem", "standard"),
+        *("--backbone.arguments", "stem_type=", "stem_width=8", "channels=(8,8,16,16)", "zero_init_last=False"),
+    ),
+    "transformer": (
+        *("--backbone.name", "vit_tiny_patch16_224", "--backbone.stem", "small"),
+        *("--backbone.arguments", "embed_dim=16", "depth=2", "num_heads=2"),
+    ),
+    # Blocks are dropped at random in training: a training that is resumed must drop the same ones.
+    "dropping transformer": (
+        *("--backbone.name", "vit_tiny_patch16_224", "--backbone.stem", "small"),
+        *("--backbone.arguments", "embed_dim=16", "depth=2", "num_heads=2", "drop_path_rate=0.3", "proj_drop_rate=0.1"),
+    ),
+}
+CLOCKS = {"images_per_second"}
+"""Metrics in the log that depend on the machine's speed."""
+
+
+@pytest.fixture(scope="session")
+def flags() -> dict[str, tuple[str, ...]]:
+    """Flags for tiny backbones."""
+    return FLAGS
+
+
+@pytest.fixture(autouse=True)
+def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., int]:
+    """`run("pretrain", ...)` runs the command in this process and returns its exit status."""
+
+    def run_command(*arguments: object) -> int:
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def log_of() -> Callable[[Path], list[dict[str, Any]]]:
+    """The lines of a run's log without what a clock measured."""
+
+    def read(folder: Path) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        return [{key: value for key, value in line.items() if key not in CLOCKS} for line in lines]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def two_processes() -> Callable[..., tuple[list[str], dict[str, str]]]:
+    """Command and environment of two CPU processes that run a script: `two_processes(script, flags...)`."""
+
+    def command(script: Path, *arguments: object, joined: bool = True) -> tuple[list[str], dict[str, str]]:
+        inherited = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
+        environment = {**inherited, "OMP_NUM_THREADS": "1", **({"ACCELERATE_USE_CPU": "true"} if joined else {})}
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        return [*launcher, str(script), *(str(argument) for argument in arguments)], environment
+
+    return command
