@@ -55,6 +55,15 @@ def flags_of(settings: dict[str, Any], prefix: str = "") -> list[str]:
     return flags
 
 
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings in which those of `above` win, name by name."""
+    merged = dict(below)
+    for name, value in above.items():
+        held = merged.get(name)
+        merged[name] = merge(held, value) if isinstance(held, dict) and isinstance(value, dict) else value
+    return merged
+
+
 def take_config(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Take `--config FILE` out of the arguments: the file's settings (empty without one) and the other arguments."""
     rest = list(arguments)

@@ -51,7 +51,7 @@ class RunFolder:
         problem = ""
         if runtime.is_main:
             try:
-                if fresh and path.exists():
+                if fresh and path.is_dir():
                     self._move_aside()
                 self._open(settings, identity, volatile)
             except InputError as error:
@@ -64,13 +64,12 @@ class RunFolder:
     def _open(self, settings: dict[str, Any], identity: dict[str, str], volatile: tuple[str, ...]) -> None:
         held = self.path / "config.yaml"
         if held.is_file():
-            before = yaml.safe_load(held.read_text(encoding="utf-8")) or {}
-            recorded = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+            before, recorded = self._read_held(held)
             self._refuse_changes(before, settings, volatile)
             for name, value in identity.items():
-                if recorded["identity"].get(name) != value:
+                if recorded.get(name) != value:
                     raise InputError(
-                        f"{self.path} holds a run with another {name} (fingerprint {recorded['identity'].get(name)}, "
+                        f"{self.path} holds a run with another {name} (fingerprint {recorded.get(name)}, "
                         f"now {value}). Give another --output, or --fresh to start over there."
                     )
         try:
@@ -84,6 +83,18 @@ class RunFolder:
         except OSError as error:
             raise InputError(
                 f"--output {self.path}: cannot be written ({error.strerror}). Give another folder."
+            ) from error
+
+    def _read_held(self, held: Path) -> tuple[dict[str, Any], dict[str, str]]:
+        """The settings and the identity of the run that the folder holds."""
+        try:
+            before = yaml.safe_load(held.read_text(encoding="utf-8"))
+            recorded = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["identity"]
+            return dict(before), dict(recorded)
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            raise InputError(
+                f"--output {self.path}: holds a config.yaml that is not a run's of this program ({error}). "
+                "Give another --output."
             ) from error
 
     def _move_aside(self) -> None:

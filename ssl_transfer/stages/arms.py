@@ -1,13 +1,14 @@
 """What a comparison compares: its settings, and the arms with their backbones that follow from them."""
 
 import dataclasses
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
 from ..engine.errors import InputError, did_you_mean
+from ..engine.optim import OptimizerConfig
 from ..methods import METHODS
 from ..models import backbones
 from ..models.backbones import BackboneConfig
@@ -17,11 +18,32 @@ from .run import RunConfig
 
 BASELINES = ("scratch", "imagenet")
 AUTO = "auto"
+M = TypeVar("M")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmRecipe(Generic[M]):
+    """How one method pretrains in a comparison; what is left open is taken from the settings for all methods."""
+
+    method: M
+    """The method's own settings."""
+    backbone: BackboneConfig = BackboneConfig(name=AUTO)
+    """What is pretrained. auto: --backbone where the method can use it, otherwise what the method suggests."""
+    optimizer: OptimizerConfig
+    """How it is stepped."""
+    epochs: int | None = None
+    """Passes over the pool. None: --epochs, or what the method suggests."""
+    batch_size: int | None = None
+    """Images per optimiser step. None: --batch-size, or what the method suggests."""
+    evaluate_every: int = 10
+    """Epochs between measurements of kNN accuracy."""
+
+
 Recipes: Any = dataclasses.make_dataclass(
     "Recipes",
     [
         # Each method's settings as flags: --simclr.epochs, --mae.backbone.name, --moco.method.queue-size, ...
-        (name, pretraining.Recipe[entry.config], field(default=pretraining.default_recipe(name)))  # type: ignore[name-defined]
+        (name, ArmRecipe[entry.config], field(default=ArmRecipe(method=entry.config(), optimizer=entry.optimizer)))  # type: ignore[name-defined]
         for name, entry in METHODS.items()
     ],
     frozen=True,
@@ -102,12 +124,18 @@ def resolve_arms(config: CompareConfig) -> list[Arm]:
 
 def _recipe_of(name: str, config: CompareConfig) -> pretraining.Recipe[Any]:
     """A method's recipe: its own settings win over those for all methods, which win over the method's defaults."""
-    recipe, default = getattr(config.recipes, name), pretraining.default_recipe(name)
-    if config.backbone.name != AUTO and recipe.backbone == default.backbone:
-        fits = METHODS[name].backbones == "any" or backbones.is_vit_name(config.backbone.name)
-        recipe = replace(recipe, backbone=config.backbone if fits else recipe.backbone)
-    if config.epochs is not None and recipe.epochs == default.epochs:
-        recipe = replace(recipe, epochs=config.epochs)
-    if config.batch_size is not None and recipe.batch_size == default.batch_size:
-        recipe = replace(recipe, batch_size=config.batch_size)
-    return recipe
+    entry, own = METHODS[name], getattr(config.recipes, name)
+    backbone = own.backbone
+    if backbone.name == AUTO:
+        fits = config.backbone.name != AUTO and (
+            entry.backbones == "any" or backbones.is_vit_name(config.backbone.name)
+        )
+        backbone = config.backbone if fits else entry.backbone
+    return pretraining.Recipe(
+        method=own.method,
+        backbone=backbone,
+        optimizer=own.optimizer,
+        epochs=next(value for value in (own.epochs, config.epochs, entry.epochs) if value is not None),
+        batch_size=next(value for value in (own.batch_size, config.batch_size, entry.batch_size) if value is not None),
+        evaluate_every=own.evaluate_every,
+    )

@@ -17,7 +17,7 @@ SETTINGS = Path(__file__).with_name("demo.yaml")
 def main(arguments: Sequence[str], program: str = "ssl-transfer demo") -> None:
     """`demo [flags of compare]`. ImageNet joins where its weights can be had, and must when they were asked for."""
     settings, rest = configuration.take_config(arguments)
-    settings = {**configuration.read_yaml(SETTINGS), **settings}
+    settings = configuration.merge(configuration.read_yaml(SETTINGS), settings)
     config = configuration.parse(CompareConfig, settings, rest, program=program, default=CompareConfig())
     if "imagenet" not in config.arms and config.arms == tuple(configuration.read_yaml(SETTINGS)["arms"]):
         with_imagenet = replace(config, arms=(config.arms[0], "imagenet", *config.arms[1:]))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_transfer.engine import loop
+from ssl_transfer.engine import checkpoint, loop
 from ssl_transfer.methods import METHODS
 from ssl_transfer.objectives.supervised import Supervised
 
@@ -151,8 +151,6 @@ def test_stopped_after_the_last_step(
     run: Callable, flags: dict, log_of: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything is trained, nothing exported yet: started again, it exports what was trained."""
-    from ssl_transfer.models import backbones
-
     command = ("pretrain", "simclr", "--image-size", 16, "--epochs", 1, *flags["convolutional"])
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run(*command, "--output", whole) == 0
@@ -161,7 +159,7 @@ def test_stopped_after_the_last_step(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(backbones, "export", interrupt)
+        patched.setattr(checkpoint, "save_weights", interrupt)
         assert run(*command, "--output", stopped) == STOPPED
     assert not (stopped / "result.json").exists()
     assert run(*command, "--output", stopped) == 0

@@ -168,6 +168,18 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("pretrain", "simclr", "--image-size", "16", "--output", "list.yaml"),
         ("--output list.yaml",),
     ),
+    "output is a file, afresh": (
+        ("pretrain", "simclr", "--image-size", "16", "--output", "list.yaml", "--fresh"),
+        ("--output list.yaml", "Give another folder"),
+    ),
+    "output is another program's folder": (
+        ("pretrain", "simclr", "--image-size", "16", "--output", "foreign"),
+        ("foreign", "Give another --output"),
+    ),
+    "output is another program's folder, unreadable": (
+        ("pretrain", "simclr", "--image-size", "16", "--output", "broken"),
+        ("broken", "Give another --output"),
+    ),
     "output below a file": (
         ("pretrain", "simclr", "--image-size", "16", "--output", "list.yaml/run"),
         ("--output list.yaml/run", "Give another folder"),
@@ -210,6 +222,9 @@ def surroundings(tmp_path: Path, pretrained: Path, draw_images: Callable) -> Pat
     (tmp_path / "broken.yaml").write_text("epochs: 3\nbackbone: [unclosed\n")
     (tmp_path / "list.yaml").write_text("- epochs\n")
     (tmp_path / "moco.yaml").write_text("method: {queue_size: 16}\n")
+    for name, content in (("foreign", "lr: 1\n"), ("broken", "a: [unclosed\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(content)
     save_file({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "wrong.safetensors")
     return tmp_path
 

@@ -234,3 +234,23 @@ def test_report_follows_the_results(comparison: tuple, run: Callable, tmp_path: 
     assert "98.7" in after
     assert "98.7" not in before
     assert json.loads((folder / "comparison.json").read_text())["labels"] == ["1", "2"]
+
+
+def test_own_settings_win_over_common_ones(run: Callable, tmp_path: Path, tiny: dict) -> None:
+    """Also where a method's own value is the one that it has by default."""
+    from ssl_transfer import default_recipe
+
+    folder = tmp_path / "run"
+    own = default_recipe("simclr").batch_size
+    answer = run(
+        *("compare", *tiny["compare"], *tiny["convolutional"], "--output", folder, "--labels", 1, "--seeds", 0),
+        *("--arms", "simclr", "autoencoder", "--batch-size", own // 2, "--simclr.batch-size", own),
+    )
+    assert answer.status == 0, answer.err
+    sizes = {
+        path.parent.name.split("-")[0]: next(
+            line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("batch_size:")
+        )
+        for path in folder.glob("pretrain/*/config.yaml")
+    }
+    assert sizes == {"simclr": f"batch_size: {own}", "autoencoder": f"batch_size: {own // 2}"}

@@ -6,13 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ssl_transfer import METHODS, CompareConfig, PretrainConfig, TransferConfig, default_recipe
 from ssl_transfer.cli import COMMANDS
 from ssl_transfer.engine import config as configuration
-from ssl_transfer.models import backbones
 from ssl_transfer.stages import demo
-from ssl_transfer.stages.compare import CompareConfig
-from ssl_transfer.stages.pretrain import PretrainConfig, default_recipe, method_named
-from ssl_transfer.stages.transfer import TransferConfig
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 PRETRAINING = ("autoencoder_digits", "mae_digits", "moco_digits", "simclr_digits")
@@ -58,7 +55,7 @@ def test_pretraining_settings_arrive(name: str) -> None:
     path = CONFIGS / f"{name}.yaml"
     settings = configuration.read_yaml(path)
     method = settings["method"].pop("name")
-    kind = PretrainConfig[method_named(method).config]
+    kind = PretrainConfig[METHODS[method].config]
     default = kind(**configuration.shallow(default_recipe(method)))
     assert_every_setting_arrived(path, configuration.parse(kind, settings, [], program="test", default=default))
 
@@ -104,10 +101,11 @@ def test_comparison_runs(run: Callable, tmp_path: Path, tiny: dict) -> None:
 def test_demo_runs_without_a_network(
     run: Callable, tmp_path: Path, tiny: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(repository: str) -> None:
+    def unreachable(*arguments: object, **settings: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr(backbones, "_check_hub", unreachable)
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     methods = ("simclr", "moco", "mae", "autoencoder")
     few = (
         *tiny["compare"],
@@ -122,3 +120,15 @@ def test_demo_runs_without_a_network(
     assert "no network" in answer.out
     report = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     assert all(f"| {arm} |" in report for arm in ("scratch", *methods))
+
+
+def test_demo_keeps_what_a_file_does_not_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Callable) -> None:
+    """A file with one setting of a method changes that one alone."""
+    started: list[CompareConfig] = []
+    monkeypatch.setattr("ssl_transfer.stages.compare.run", started.append)
+    (tmp_path / "mine.yaml").write_text("simclr: {epochs: 5}\n", encoding="utf-8")
+    arms = ("--arms", "scratch", "simclr")
+    assert run("demo", *arms).status == 0
+    assert run("demo", *arms, "--config", tmp_path / "mine.yaml").status == 0
+    plain, mine = (configuration.flatten(configuration.to_dict(config)) for config in started)
+    assert {name for name in plain if plain[name] != mine[name]} == {"recipes.simclr.epochs"}
