@@ -15,7 +15,7 @@ from . import checkpoint, distributed, tracking
 from .contract import Batch, Objective
 from .errors import InputError
 from .optim import OptimizerConfig, make_optimizer, warmup_cosine
-from .randomness import seed_from
+from .randomness import reseed, seed_from
 from .runtime import Runtime
 
 CHECKPOINT_SECONDS = 20.0
@@ -126,7 +126,7 @@ def train(
                 factor = warmup_cosine(step, num_steps, optimizer.warmup_steps)
                 for group, rate in zip(stepper.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
-                torch.manual_seed(seed_from(seed, step, runtime.process_index))
+                reseed(seed_from(seed, step, runtime.process_index), runtime.device)
                 loss, metrics = wrapped(batch)
                 accelerator.backward(loss)
                 if optimizer.clip_norm:

@@ -34,6 +34,14 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
+def _mix_integer(x: int) -> int:
+    """The same on one Python integer, modulo 2**64."""
+    x &= _MASK
+    x = (x ^ (x >> 30)) * _MIX_1 & _MASK
+    x = (x ^ (x >> 27)) * _MIX_2 & _MASK
+    return x ^ (x >> 31)
+
+
 def fold(keys: Tensor, value: Tensor | int) -> Tensor:
     """New keys from `keys` (int64, any shape) and `value` (an int, or int64 that broadcasts): one level further down.
 
@@ -46,10 +54,21 @@ def fold(keys: Tensor, value: Tensor | int) -> Tensor:
 
 def seed_from(*values: int) -> int:
     """A seed in 0 .. 2**63 - 1 from several integers, for generators that are not counter-based (weights, dropout)."""
-    key = torch.zeros((), dtype=torch.int64)
+    key = 0
     for value in values:
-        key = fold(key, value)
-    return int(key) & ((1 << 63) - 1)
+        # `fold` on Python's integers: a training asks for a seed at every step.
+        key = _mix_integer(_mix_integer(key + _GOLDEN_GAMMA) ^ _mix_integer(value + 2 * _GOLDEN_GAMMA))
+    return key & ((1 << 63) - 1)
+
+
+def reseed(seed: int, device: torch.device) -> None:
+    """Start torch's generators of the CPU and of `device` anew.
+
+    `torch.manual_seed` would do, but where CUDA has not been initialised it keeps a stack trace for later each time.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def sample_keys(seed: int, epoch: int, samples: Tensor) -> Tensor:

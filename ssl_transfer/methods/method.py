@@ -28,9 +28,9 @@ class Method:
     """The default backbone."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The default optimiser."""
-    epochs: int = 50
+    epochs: int = 40
     """Default passes over the pool."""
-    batch_size: int = 256
+    batch_size: int = 128
     """Default images per optimiser step."""
 
     def build(self, backbone: nn.Module, config: Any) -> Objective:

@@ -110,7 +110,7 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> N
             if arm.recipe.batch_size > len(dataset.pool):
                 raise InputError(
                     f"--{arm.name}.batch-size {arm.recipe.batch_size}: the pool of {config.data} has only "
-                    f"{len(dataset.pool)} images. Give at most that: --batch-size {min(256, len(dataset.pool))}."
+                    f"{len(dataset.pool)} images. Give at most that, as in --batch-size {len(dataset.pool)}."
                 )
             pretraining.prepare(arm.recipe, dataset, config.image_size, seed=0)
         else:

@@ -15,6 +15,8 @@ from ssl_transfer.objectives.supervised import Supervised
 STOPPED = 130
 """Exit status after Ctrl-C."""
 STEPS_AN_EPOCH = 4
+"""1,146 digits in batches of 256."""
+SMALL = ("--image-size", 16, "--batch-size", 256)
 SMALL_DECODER = ("--method.decoder-width", 16, "--method.decoder-depth", 1, "--method.decoder-heads", 2)
 
 
@@ -82,7 +84,7 @@ def test_pretraining(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = ("pretrain", method, "--image-size", 16, "--epochs", 3, "--evaluate-every", 1, *flags[backbone])
+    command = ("pretrain", method, *SMALL, "--epochs", 3, "--evaluate-every", 1, *flags[backbone])
     command += SMALL_DECODER if method == "mae" else ()
     if method == "moco":
         # Not a multiple of the batch: the pointer stands in the middle when the training stops.
@@ -108,7 +110,7 @@ def test_pretraining(
 
 def test_dropped_blocks_matter(run: Callable, flags: dict, tmp_path: Path) -> None:
     """What the test above would miss if drop path did nothing."""
-    command = ("pretrain", "mae", "--image-size", 16, "--epochs", 1, *SMALL_DECODER)
+    command = ("pretrain", "mae", *SMALL, "--epochs", 1, *SMALL_DECODER)
     for name in ("transformer", "dropping transformer"):
         assert run(*command, *flags[name], "--output", tmp_path / name) == 0
     files = [tmp_path / name / "backbone" / "backbone.safetensors" for name in ("transformer", "dropping transformer")]
@@ -151,7 +153,7 @@ def test_stopped_after_the_last_step(
     run: Callable, flags: dict, log_of: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything is trained, nothing exported yet: started again, it exports what was trained."""
-    command = ("pretrain", "simclr", "--image-size", 16, "--epochs", 1, *flags["convolutional"])
+    command = ("pretrain", "simclr", *SMALL, "--epochs", 1, *flags["convolutional"])
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run(*command, "--output", whole) == 0
 
@@ -170,7 +172,7 @@ def test_stopped_after_the_last_step(
 def test_stopped_before_the_first_state(
     run: Callable, flags: dict, log_of: Callable, stop_in_step: Callable, tmp_path: Path
 ) -> None:
-    command = ("pretrain", "simclr", "--image-size", 16, "--epochs", 2, *flags["convolutional"])
+    command = ("pretrain", "simclr", *SMALL, "--epochs", 2, *flags["convolutional"])
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run(*command, "--output", whole) == 0
     forget = stop_in_step(METHODS["simclr"].module, 2)
@@ -190,7 +192,7 @@ def test_stopped_in_a_notebook(flags: dict, stop_in_step: Callable, tmp_path: Pa
 
     _, name, _, stem, _, *arguments = flags["convolutional"]
     backbone = BackboneConfig(name=name, stem=stem, arguments=tuple(arguments))
-    recipe = {**configuration.shallow(default_recipe("simclr")), "backbone": backbone, "epochs": 2}
+    recipe = {**configuration.shallow(default_recipe("simclr")), "backbone": backbone, "epochs": 2, "batch_size": 256}
     config = PretrainConfig(**recipe, image_size=16, output=tmp_path / "run")
     forget = stop_in_step(METHODS["simclr"].module, STEPS_AN_EPOCH + 2)
     with pytest.raises(KeyboardInterrupt) as stopped:
@@ -203,7 +205,7 @@ def test_stopped_in_a_notebook(flags: dict, stop_in_step: Callable, tmp_path: Pa
 def test_seeds_differ(run: Callable, flags: dict, tmp_path: Path) -> None:
     """Equality means something: another seed gives other bits."""
     for seed in (0, 1):
-        command = ("pretrain", "simclr", "--image-size", 16, "--epochs", 1, "--seed", seed, *flags["convolutional"])
+        command = ("pretrain", "simclr", *SMALL, "--epochs", 1, "--seed", seed, *flags["convolutional"])
         assert run(*command, "--output", tmp_path / f"seed{seed}") == 0
     files = [tmp_path / f"seed{seed}" / "backbone" / "backbone.safetensors" for seed in (0, 1)]
     assert files[0].read_bytes() != files[1].read_bytes()

@@ -66,10 +66,10 @@ def tiny() -> dict[str, tuple[str, ...]]:
         "convolutional": CONVOLUTIONAL_FLAGS,
         "transformer": TRANSFORMER_FLAGS,
         "mae": ("--method.decoder-width", "16", "--method.decoder-depth", "1", "--method.decoder-heads", "2"),
-        "pretrain": (*size, "--epochs", "2"),
+        "pretrain": (*size, "--epochs", "2", "--batch-size", "256"),
         "transfer": (*size, "--labels", "2", "--epochs", "1", "--head-steps", "4", "--finetune-steps", "4"),
         "compare": (
-            *(*size, "--epochs", "1"),
+            *(*size, "--epochs", "1", "--batch-size", "256"),
             *("--transfer.epochs", "1", "--transfer.head-steps", "4", "--transfer.finetune-steps", "4"),
         ),
     }

@@ -47,6 +47,27 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (*PRETRAIN, "--backbone.name", "resnet10t", "--backbone.arguments", "no_such=4"),
         ("--backbone.arguments no_such=4", "resnet10t"),
     ),
+    # It may be refused, or go to the backbone that auto stands for, which refuses it; it must not be forgotten.
+    "backbone argument of a method without a name": (
+        (*COMPARE, "--arms", "mae", "--mae.backbone.arguments", "no_such=4"),
+        ("arguments", "no_such=4"),
+    ),
+    "backbone argument of all arms without a name": (
+        (*COMPARE, "--backbone.arguments", "no_such=4"),
+        ("arguments", "no_such=4"),
+    ),
+    "backbone argument of imagenet without a name": (
+        (
+            *COMPARE,
+            "--arms",
+            "imagenet",
+            "--imagenet.arguments",
+            "no_such=4",
+            "--imagenet-weights",
+            "wrong.safetensors",
+        ),
+        ("arguments", "no_such=4"),
+    ),
     "backbone argument without value": (
         (*PRETRAIN, "--backbone.name", "resnet10t", "--backbone.arguments", "depth"),
         ("--backbone.arguments depth", "name=value"),
@@ -66,12 +87,12 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("Class 'square' has 1 image", "Add images"),
     ),
     "fewer images than a batch": (
-        (*PRETRAIN, "--data", "folder:images", "--loading.cache", "cache"),
-        ("--batch-size 256", "only 26 images", "Give at most 26"),
+        (*PRETRAIN, "--data", "folder:images", "--loading.cache", "cache", "--batch-size", "64"),
+        ("--batch-size 64", "only 26 images", "Give at most 26"),
     ),
     "fewer images than a batch in compare": (
-        (*COMPARE, "--data", "folder:images", "--loading.cache", "cache", "--labels", "2"),
-        ("batch-size 256", "only 26 images", "--batch-size 26"),
+        (*COMPARE, "--data", "folder:images", "--loading.cache", "cache", "--labels", "2", "--batch-size", "64"),
+        ("batch-size 64", "only 26 images", "--batch-size 26"),
     ),
     "batch size 0": ((*PRETRAIN, "--batch-size", "0"), ("--batch-size 0",)),
     "batch size 0 in compare": ((*COMPARE, "--batch-size", "0"), ("batch-size 0",)),
@@ -174,11 +195,11 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "output is another program's folder": (
         ("pretrain", "simclr", "--image-size", "16", "--output", "foreign"),
-        ("foreign", "Give another --output"),
+        ("--output foreign", "not a run's", "Give another --output"),
     ),
     "output is another program's folder, unreadable": (
         ("pretrain", "simclr", "--image-size", "16", "--output", "broken"),
-        ("broken", "Give another --output"),
+        ("--output broken", "not a run's", "Give another --output"),
     ),
     "output below a file": (
         ("pretrain", "simclr", "--image-size", "16", "--output", "list.yaml/run"),

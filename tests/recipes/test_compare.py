@@ -49,6 +49,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory, tiny: dict) -> tuple[Pa
     flags = (
         *("compare", "--data", "digits", "--arms", "simclr", "mae", "--labels", "1", "2", "--seeds", "0", "1"),
         *(*tiny["compare"], *tiny["convolutional"], "--output", str(folder)),
+        *("--mae.backbone.name", "vit_tiny_patch16_224", "--mae.backbone.stem", "small"),
         *("--mae.backbone.arguments", "embed_dim=16", "depth=1", "num_heads=2"),
     )
     main(flags)

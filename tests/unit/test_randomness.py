@@ -121,3 +121,11 @@ def test_permutation_is_one_and_another_in_each_epoch():
     assert len({tuple(order.tolist()) for order in orders}) == 5
     assert torch.equal(orders[2], permutation(0, 2, 100))
     assert not torch.equal(orders[2], permutation(1, 2, 100))
+
+
+def test_seeds_are_the_folds_of_their_values() -> None:
+    for values in ((0,), (1, 2, 3), (2**40, 9)):
+        key = torch.zeros((), dtype=torch.int64)
+        for value in values:
+            key = randomness.fold(key, value)
+        assert randomness.seed_from(*values) == int(key) & (2**63 - 1)
