@@ -253,12 +253,3 @@ def test_evaluation_view_enlarges():
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         AugmentConfig(**settings)
-
-
-def test_low_precision_does_not_move_pixels() -> None:
-    images = torch.randint(0, 256, (4, 3, 20, 20), dtype=torch.uint8)
-    keys = sample_keys(0, 0, torch.arange(4))
-    config = AugmentConfig(rotation=20)
-    plain = augment(images, keys, view=0, size=16, config=config)
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(augment(images, keys, view=0, size=16, config=config), plain, rtol=0, atol=0)
