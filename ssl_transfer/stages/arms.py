@@ -1,7 +1,7 @@
 """What a comparison compares: its settings, and the arms with their backbones that follow from them."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -101,11 +101,11 @@ def resolve_arms(config: CompareConfig) -> list[Arm]:
             raise InputError(f"--arms {name}: there are {', '.join(known)}.{did_you_mean(name, known)}")
     if len(set(config.arms)) < len(config.arms):
         raise InputError(f"--arms {' '.join(config.arms)}: each only once.")
-    common = config.backbone if config.backbone.name != AUTO else BackboneConfig()
+    common = _named(config.backbone, BackboneConfig())
     recipes = {name: _recipe_of(name, config) for name in config.arms if name in METHODS}
     chosen = {name: recipe.backbone for name, recipe in recipes.items()}
     if "imagenet" in config.arms:
-        chosen["imagenet"] = config.imagenet if config.imagenet.name != AUTO else common
+        chosen["imagenet"] = _named(config.imagenet, common)
     if config.imagenet_weights is not None and "imagenet" not in config.arms:
         raise InputError("--imagenet-weights would be ignored: add imagenet to --arms.")
     used = list(dict.fromkeys(chosen[name] for name in config.arms if name in chosen)) or [common]
@@ -122,18 +122,24 @@ def resolve_arms(config: CompareConfig) -> list[Arm]:
     ]
 
 
+def _named(backbone: BackboneConfig, fallback: BackboneConfig) -> BackboneConfig:
+    """The backbone itself where it has a name; otherwise the fallback, with the stem and arguments that were set."""
+    if backbone.name != AUTO:
+        return backbone
+    return fallback if backbone == BackboneConfig(name=AUTO) else replace(backbone, name=fallback.name)
+
+
 def _recipe_of(name: str, config: CompareConfig) -> pretraining.Recipe[Any]:
     """A method's recipe: its own settings win over those for all methods, which win over the method's defaults."""
     entry, own = METHODS[name], getattr(config.recipes, name)
-    backbone = own.backbone
-    if backbone.name == AUTO:
-        fits = config.backbone.name != AUTO and (
-            entry.backbones == "any" or backbones.is_vit_name(config.backbone.name)
-        )
-        backbone = config.backbone if fits else entry.backbone
+    suggested = entry.backbone
+    if config.backbone != BackboneConfig(name=AUTO):
+        common = _named(config.backbone, BackboneConfig())
+        if entry.backbones == "any" or backbones.is_vit_name(common.name):
+            suggested = common
     return pretraining.Recipe(
         method=own.method,
-        backbone=backbone,
+        backbone=_named(own.backbone, suggested),
         optimizer=own.optimizer,
         epochs=next(value for value in (own.epochs, config.epochs, entry.epochs) if value is not None),
         batch_size=next(value for value in (own.batch_size, config.batch_size, entry.batch_size) if value is not None),

@@ -21,13 +21,13 @@ SMALL_DECODER = ("--method.decoder-width", 16, "--method.decoder-depth", 1, "--m
 
 
 @pytest.fixture
-def stop_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, int], Callable[[], None]]:
+def stop_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[[], None]]:
     """`forget = stop_in_step(objective, 6)`: Ctrl-C in the sixth step from now on, until `forget()`.
 
-    Meanwhile a state is saved after every epoch.
+    Meanwhile a state is saved after every epoch that ends `seconds` after the last one was.
     """
 
-    def arrange(objective: type, number: int) -> Callable[[], None]:
+    def arrange(objective: type, number: int, *, seconds: float = -1.0) -> Callable[[], None]:
         steps = 0
         plain = objective.after_step
 
@@ -38,7 +38,7 @@ def stop_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, int], Calla
                 raise KeyboardInterrupt
             plain(self, progress)
 
-        monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+        monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", seconds)
         monkeypatch.setattr(objective, "after_step", after_step)
         return monkeypatch.undo
 
@@ -175,10 +175,12 @@ def test_stopped_before_the_first_state(
     command = ("pretrain", "simclr", *SMALL, "--epochs", 2, *flags["convolutional"])
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run(*command, "--output", whole) == 0
-    forget = stop_in_step(METHODS["simclr"].module, 2)
+    forget = stop_in_step(METHODS["simclr"].module, STEPS_AN_EPOCH + 2, seconds=1000.0)
     assert run(*command, "--output", stopped) == STOPPED
     forget()
     assert not (stopped / "checkpoints" / "last.pt").exists()
+    # What was logged and then lost is logged again, once.
+    assert len(log_of(stopped)) == 1
     assert run(*command, "--output", stopped) == 0
     assert_same_export(whole, stopped)
     assert log_of(stopped) == log_of(whole)
