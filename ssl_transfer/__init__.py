@@ -23,12 +23,12 @@ __all__ = ["load_backbone", "__version__", *_HOMES]
 
 
 def load_backbone(path: str) -> Any:
-    """The exported backbone of a run: an `nn.Module`, images (B, C, S, S) in 0..1 -> features (B, D)."""
+    """The exported backbone of a run in evaluation mode: images (B, C, S, S) in 0..1 -> features (B, D)."""
     from pathlib import Path
 
     from .models.initialize import from_checkpoint
 
-    return from_checkpoint(Path(path))[0]
+    return from_checkpoint(Path(path))[0].eval()
 
 
 def __getattr__(name: str) -> Any:

@@ -148,6 +148,8 @@ def _folder(path: Path, image_size: int, config: LoadingConfig) -> Dataset:
     if not path.is_dir():
         raise InputError(f"--data folder:{path}: there is no such folder (looked from {Path.cwd()}).")
     parts = {child.name: child for child in sorted(path.iterdir()) if child.is_dir() and child.name in _PARTS}
+    if parts:
+        _refuse_strangers(path)
     entries: list[tuple[Path, str, str]] = []
     for name, folder in (parts or {"train": path}).items():
         entries += _entries(folder, _PARTS[name])
@@ -184,6 +186,17 @@ def _folder(path: Path, image_size: int, config: LoadingConfig) -> Dataset:
         given=[part for _, _, part in kept],
         config=config,
     )
+
+
+def _refuse_strangers(path: Path) -> None:
+    """A misspelt part would be left out in silence."""
+    for child in sorted(path.iterdir()):
+        known = child.name in _PARTS or child.name.startswith(".") or not child.is_dir()
+        if not known and any(file.suffix.lower() in SUFFIXES for file in child.rglob("*")):
+            raise InputError(
+                f"--data folder:{path}: {child.name}/ holds images but is none of {', '.join(_PARTS)}."
+                f"{did_you_mean(child.name, _PARTS)} Rename it, or move it elsewhere."
+            )
 
 
 def _entries(folder: Path, part: str) -> list[tuple[Path, str, str]]:

@@ -39,6 +39,10 @@ class Objective(nn.Module):
         """Loss and metrics of one batch."""
         raise NotImplementedError(f"{type(self).__name__} does not implement forward(batch) -> Output")
 
+    def undecayed(self) -> set[str]:
+        """Names of its own tokens and embeddings, which weight decay leaves alone; the backbone names its own."""
+        return set()
+
     def after_step(self, progress: float) -> None:
         """Called once after each optimiser step; `progress` runs from 0 to 1 over the training.
 

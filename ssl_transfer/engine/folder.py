@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -30,7 +31,7 @@ class RunFolder:
         runtime: rank 0 writes.
         identity: fingerprints of what the settings only name (images, weights); a changed one is refused too.
         fresh: move what is there aside (to `NAME.old-1`, ...) and start over. Nothing is deleted.
-        volatile: beginnings of the dotted names of settings that may change between two starts of one run.
+        volatile: settings, or whole groups of them, that may change between two starts of one run.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.result is None:
                 self._acquire()
-            if not held.is_file():
+            if self.result is None:
                 record = {"identity": identity, **environment(self._runtime)}
                 write_text(self.path / "environment.json", json.dumps(record, indent=2) + "\n")
             write_text(held, configuration.dump(settings))
@@ -98,7 +99,13 @@ class RunFolder:
             ) from error
 
     def _move_aside(self) -> None:
-        """Rename the folder, unless a run is under way in it."""
+        """Rename the folder, unless it holds something else than a run or a run is under way in it."""
+        if not any(self.path.iterdir()):
+            return
+        if not (self.path / "config.yaml").is_file():
+            raise InputError(
+                f"--output {self.path} --fresh: it holds something else than a run. Give another --output."
+            )
         self._acquire()
         self.path.rename(_free_name(self.path))
         self._lock.release()
@@ -116,7 +123,8 @@ class RunFolder:
         differing = [
             f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
             for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name) and not name.startswith(volatile)
+            if old.get(name) != new.get(name)
+            and not any(name == free or name.startswith(f"{free}.") for free in volatile)
         ]
         if differing:
             raise InputError(
@@ -169,7 +177,7 @@ def git_commit() -> str:
 def environment(runtime: Runtime) -> dict[str, Any]:
     """Versions, devices and command of this run, for whoever repeats it."""
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},

@@ -94,6 +94,8 @@ def train(
         state = checkpoint.load_state(state_path)
         objective.load_state_dict(state["objective"])
         stepper.load_state_dict(state["optimizer"])
+        if accelerator.scaler is not None and "scaler" in state:
+            accelerator.scaler.load_state_dict(state["scaler"])
         step, seconds_before = state["step"], state["seconds"]
         if step < num_steps:
             runtime.say(f"{phase}: going on after step {step} of {num_steps}")
@@ -116,6 +118,8 @@ def train(
         if state_path is not None and runtime.is_main:
             seconds = seconds_before + time.monotonic() - started
             state = {"objective": objective.state_dict(), "optimizer": stepper.state_dict()}
+            if accelerator.scaler is not None:
+                state["scaler"] = accelerator.scaler.state_dict()
             checkpoint.save_state(state_path, {**state, "step": step, "seconds": seconds})
         runtime.wait()
 
@@ -161,7 +165,7 @@ def train(
             if evaluate is not None and ((epoch + 1) % evaluate_every == 0 or epoch + 1 == epochs):
                 tracker.log({**position, "split": "validation", **evaluate_now()})
                 shown = time.monotonic()
-            # Every process decides alike: rank 0's clock is the one that counts.
+            # Every process decides alike: one clock that is due is enough.
             due = torch.tensor(float(time.monotonic() - saved > CHECKPOINT_SECONDS), device=runtime.device)
             if runtime.mean(due) > 0.0:
                 save()

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
@@ -84,11 +85,25 @@ def start(mixed_precision: MixedPrecision = "no") -> Runtime:
             "Set ACCELERATE_USE_CPU=true before the command."
         )
     _forget_imports()
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", mixed_precision):
+        raise InputError(
+            f"The launcher asks for mixed precision {asked} and the command for {mixed_precision}: "
+            f"add --mixed-precision {asked}."
+        )
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
+        # A notebook may train in one precision and measure in another; the processes stay as they are.
+        AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=mixed_precision)
     if accelerator.num_processes != launched:
         raise InputError(
             f"The launcher started {launched} processes and {accelerator.num_processes} joined. On CPUs launch with "
             "`ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc_per_node N recipes/...`."
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise InputError(
+            f"The launcher asks for {accelerator.gradient_accumulation_steps} gradient accumulation steps, which would "
+            "only scale the gradient here. Launch without; --batch-size is the batch of one step."
         )
     return Runtime(accelerator=accelerator)
 

@@ -43,24 +43,27 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over seeds with its 95 % interval. With one seed the interval is unknown: (-inf, inf)."""
+    """A mean over seeds with its 95 % interval; (-inf, inf) where it is unknown.
+
+    It is unknown with one seed, and where all values agree: a few runs on a few hundred test images can, and that is no
+    certainty.
+    """
 
     mean: float
     low: float
     high: float
     p_value: float
-    """Of the mean being 0 (two-sided t-test); nan with fewer than two seeds."""
+    """Of the mean being 0 (two-sided t-test); nan where the interval is unknown."""
     count: int
 
 
 def estimate(values: Sequence[float]) -> Estimate:
     """Student's t interval for the mean of independent values."""
     count, mean = len(values), float(np.mean(values))
-    if count < 2:
+    error = float(stats.sem(values)) if count > 1 else 0.0
+    # Equal accuracies may still differ in their last bits.
+    if error < 1e-12:
         return Estimate(mean=mean, low=-math.inf, high=math.inf, p_value=math.nan, count=count)
-    error = float(stats.sem(values))
-    if error == 0.0:
-        return Estimate(mean=mean, low=mean, high=mean, p_value=1.0 if mean == 0.0 else 0.0, count=count)
     low, high = stats.t.interval(CONFIDENCE, count - 1, loc=mean, scale=error)
     p_value = float(stats.ttest_1samp(values, 0.0).pvalue)
     return Estimate(mean=mean, low=float(low), high=float(high), p_value=p_value, count=count)
@@ -87,7 +90,7 @@ def by_cell(rows: Iterable[Row], *, split: str) -> dict[Cell, dict[int, float]]:
 def summarize(rows: Sequence[Row]) -> list[dict[str, object]]:
     """`summary.csv`: each cell of the test split, one row for each baseline that it is compared with.
 
-    The baselines are scratch on the same backbone and ImageNet, on the same backbone where that was run.
+    The baselines are scratch on the same backbone, and ImageNet, whose backbone is named where it is another.
     """
     cells = by_cell(rows, split="test")
     summary = []
@@ -114,5 +117,5 @@ def baselines_of(cell: Cell, cells: dict[Cell, dict[int, float]]) -> list[tuple[
         # ImageNet weights exist for few small backbones, so another backbone's ImageNet is better than none.
         key = same if same in cells else (others[0] if others and baseline == "imagenet" else None)
         if key is not None and arm not in (baseline, "scratch"):
-            found.append((baseline, key))
+            found.append((baseline if key == same else f"{baseline} ({key[1]})", key))
     return found

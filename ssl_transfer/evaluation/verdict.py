@@ -1,5 +1,6 @@
 """The answer in a sentence, generated from the intervals: a difference whose interval holds zero is not called one."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ BASELINES = ("scratch", "imagenet")
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """The pretraining that validation prefers at one budget, beside scratch on the same backbone."""
+    """At one budget: the pretraining that validation prefers, beside the scratch that validation prefers."""
 
     labels: str
     arm: str
@@ -20,10 +21,15 @@ class Finding:
     """To scratch."""
     to_imagenet: Estimate | None
     """The difference to ImageNet weights; None where they were not compared."""
+    imagenet_backbone: str
+    scratch_backbone: str
+    """Named in the sentence where it is not the arm's own."""
 
     @property
     def outcome(self) -> str:
-        """`better`, `worse`, or `open` where the interval holds zero."""
+        """`better`, `worse`, `open` where the interval holds zero, or `unknown` where there is no interval."""
+        if math.isinf(self.difference.low):
+            return "unknown"
         if self.difference.low > 0:
             return "better"
         return "worse" if self.difference.high < 0 else "open"
@@ -39,19 +45,18 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
             accuracy = estimate(list(validation[arm, backbone, labels, "chosen", "accuracy"].values())).mean
             return accuracy, -estimate(list(validation[arm, backbone, labels, "chosen", "log_loss"].values())).mean
 
-        arms = {
-            (arm, backbone)
-            for arm, backbone, budget, phase, metric in test
-            if (budget, phase, metric) == (labels, "chosen", "accuracy")
-            and arm not in BASELINES
-            and ("scratch", backbone, labels, "chosen", "accuracy") in test
-        }
-        if not arms:
+        measured = sorted(key[:2] for key in test if key[2:] == (labels, "chosen", "accuracy"))
+        arms = [pair for pair in measured if pair[0] not in BASELINES]
+        scratches = [pair for pair in measured if pair[0] == "scratch"]
+        if not arms or not scratches:
             continue
-        arm, backbone = max(sorted(arms), key=lambda pair: preference(*pair))
+        arm, backbone = max(arms, key=lambda pair: preference(*pair))
+        # Whoever has no pretraining would take the better backbone too.
+        _, scratch_backbone = max(scratches, key=lambda pair: preference(*pair))
         ours = test[arm, backbone, labels, "chosen", "accuracy"]
-        scratch = test["scratch", backbone, labels, "chosen", "accuracy"]
-        imagenet = dict(baselines_of((arm, backbone, labels, "chosen", "accuracy"), test)).get("imagenet")
+        scratch = test["scratch", scratch_backbone, labels, "chosen", "accuracy"]
+        compared = baselines_of((arm, backbone, labels, "chosen", "accuracy"), test)
+        imagenet = next((key for _, key in compared if key[0] == "imagenet"), None)
         found.append(
             Finding(
                 labels=labels,
@@ -60,6 +65,8 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
                 scratch=estimate(list(scratch.values())),
                 difference=paired_difference(ours, scratch),
                 to_imagenet=paired_difference(ours, test[imagenet]) if imagenet is not None else None,
+                imagenet_backbone=imagenet[1] if imagenet is not None else "",
+                scratch_backbone="" if scratch_backbone == backbone else scratch_backbone,
             )
         )
     return found
@@ -69,8 +76,8 @@ def verdict(rows: Sequence[Row]) -> str:
     """The sentence."""
     found = findings(rows)
     if not found:
-        return "No arm pretrained on these images, so there is nothing to say about pretraining."
-    groups = {outcome: [item for item in found if item.outcome == outcome] for outcome in ("better", "worse", "open")}
+        return "No arm pretrained on these images, so this says nothing about pretraining; the table has the rest."
+    groups = {outcome: [item for item in found if item.outcome == outcome] for outcome in ("better", "worse")}
     if groups["better"] and len(groups["better"]) == len(found):
         answer = "Yes, pretraining on these images helps"
     elif groups["better"]:
@@ -81,7 +88,8 @@ def verdict(rows: Sequence[Row]) -> str:
         answer = "These runs do not show that pretraining on these images helps"
     clauses = [_clause(item) for item in found]
     beside = [f"{_points(item.to_imagenet)} {_place(item)}" for item in found if item.to_imagenet is not None]
-    imagenet = f" Compared with ImageNet weights: {'; '.join(beside)}." if beside else ""
+    where = found[0].imagenet_backbone
+    imagenet = f" Compared with ImageNet weights ({where}): {'; '.join(beside)}." if beside else ""
     return f"{answer}: {'; '.join(clauses)}.{imagenet}"
 
 
@@ -92,7 +100,10 @@ def _budgets(found: list[Finding]) -> str:
 
 
 def _clause(item: Finding) -> str:
-    numbers = f"{item.arm} {item.ours.mean:.1%}, scratch {item.scratch.mean:.1%}, {_points(item.difference)}"
+    scratch = f"scratch on {item.scratch_backbone}" if item.scratch_backbone else "scratch"
+    numbers = f"{item.arm} {item.ours.mean:.1%}, {scratch} {item.scratch.mean:.1%}, {_points(item.difference)}"
+    if item.outcome == "unknown":
+        return f"{_place(item)} there is no telling ({numbers})"
     if item.outcome == "open":
         return f"{_place(item)} the difference is within the noise ({numbers})"
     return f"{_place(item)} {item.arm} is {'ahead' if item.outcome == 'better' else 'behind'} ({numbers})"
@@ -104,7 +115,8 @@ def _place(item: Finding) -> str:
 
 def _points(difference: Estimate) -> str:
     """A difference in points with its interval."""
-    if difference.count < 2:
-        return f"{100 * difference.mean:+.1f} points, one seed, so no interval"
+    if math.isinf(difference.low):
+        why = "one seed" if difference.count < 2 else "all seeds agree"
+        return f"{100 * difference.mean:+.1f} points, {why}, so no interval"
     interval = f"95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
     return f"{100 * difference.mean:+.1f} points, {interval}"

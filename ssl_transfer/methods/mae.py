@@ -3,7 +3,8 @@
 He, Chen, Xie, Li, Dollar and Girshick, "Masked autoencoders are scalable vision learners", CVPR 2022. The encoder
 runs on visible patches only; the loss is the mean squared error on masked patches, whose pixels are normalised patch
 by patch (their section 3). Differs from the authors' code in that the noise floor of that normalisation is a setting,
-so that blank patches do not turn noise into a target.
+so that blank patches do not turn noise into a target; in that the encoder's position embedding is timm's, learned; and
+in that the decoder sees patches alone, no class token.
 
 Shapes: B images, C channels, S pixels a side, L patches of p x p pixels, V visible ones, T prefix tokens, D width.
 """
@@ -101,6 +102,10 @@ class MAE(Objective):
         pixels = self._patch[0] * self._patch[1] * backbone.spec.in_chans
         self.decoder_head = nn.Linear(decoder_width, pixels)
         self._normalize_target, self._noise_floor, self._augment = normalize_target, noise_floor, augment
+
+    def undecayed(self) -> set[str]:
+        """The mask token."""
+        return {"mask_token"}
 
     def patchify(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, L, p * p * C), rows of patches from the top left."""

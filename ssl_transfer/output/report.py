@@ -84,6 +84,7 @@ def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
     labels = list(dict.fromkeys(row.labels for row in rows))
     comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     return {
+        "folder": str(folder),
         "verdict": verdict(rows),
         "budgets": ["all labels" if budget == "all" else f"{budget} a class" for budget in labels],
         "lines": [
@@ -127,7 +128,7 @@ def _interval(found: Estimate, sign: str = "") -> str:
     """A share as percent with its interval, or without one where there was one seed."""
     mean = f"{100 * found.mean:{sign}.1f}"
     if math.isinf(found.low):
-        return f"{mean} [one seed]"
+        return f"{mean} [one seed]" if found.count < 2 else f"{mean} [all seeds agree]"
     # No accuracy lies outside 0..100, whatever Student's t says.
     low, high = (found.low, found.high) if sign else (max(0.0, found.low), min(1.0, found.high))
     return f"{mean} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"

@@ -58,7 +58,8 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
     pretrain_jobs, transfer_jobs = [], []
     for arm in arms:
         place = f"{arm.name}-{arm.backbone.name}-{configuration.fingerprint(arm.backbone)[:6]}"
-        for seed in range(config.pretrain_seeds) if arm.recipe is not None else ():
+        # A transfer run's seed says which pretraining it starts from, whatever other seeds there are.
+        for seed in sorted({seed % config.pretrain_seeds for seed in config.seeds}) if arm.recipe is not None else ():
             settings = pretraining.PretrainConfig(
                 **shared,
                 **configuration.shallow(arm.recipe),
@@ -67,10 +68,10 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
             )
             pretrain_jobs.append(Job(stage=pretraining.pretrain, config=settings, group=group))
         for labels in config.labels:
-            for position, seed in enumerate(config.seeds):
+            for seed in config.seeds:
                 own: dict[str, Any] = {"init": arm.name, "backbone": arm.backbone}
                 if arm.recipe is not None:
-                    number = position % config.pretrain_seeds
+                    number = seed % config.pretrain_seeds
                     own = {"init": str(output / "pretrain" / f"{place}-seed{number}")}
                 elif arm.name == "imagenet":
                     own["imagenet_weights"] = config.imagenet_weights

@@ -160,7 +160,7 @@ def pretrain(
                 method,
                 learning_rate=config.optimizer.learning_rate,
                 weight_decay=config.optimizer.weight_decay,
-                undecayed=[f"backbone.{parameter}" for parameter in backbone.undecayed()],
+                undecayed=method.undecayed() | {f"backbone.{parameter}" for parameter in backbone.undecayed()},
             ),
             loader,
             optimizer=config.optimizer,

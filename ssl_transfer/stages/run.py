@@ -8,7 +8,7 @@ from ..engine.errors import InputError
 from ..engine.runtime import MixedPrecision
 from ..engine.tracking import TrackingConfig
 
-VOLATILE = ("output", "fresh", "tracking.", "loading.cache", "loading.max_unreadable", "jobs", "data")
+VOLATILE = ("output", "fresh", "tracking", "loading.cache", "loading.max_unreadable", "jobs", "data")
 """Settings that may change between two starts of one run: they do not change its result. Where the images lie is one;
 which images they are is part of the run's identity."""
 

@@ -125,6 +125,11 @@ def transfer(
     dataset = dataset or sources.load(config.data, image_size=config.image_size, config=config.loading)
     labelled, validation = labelled_images(config, dataset)
     backbone, provenance = initial_backbone(config, dataset)
+    if len(labelled) < runtime.num_processes:
+        raise InputError(
+            f"--labels {config.labels}: {len(labelled)} labelled images for {runtime.num_processes} processes. "
+            "Launch fewer processes, or ask for more labels."
+        )
     batch_size = min(config.batch_size, len(labelled)) // runtime.num_processes * runtime.num_processes
     loader = Loader(dataset, labelled, batch_size=batch_size, seed=config.seed, runtime=runtime, labelled=True)
     plan = config.plan(loader.steps_per_epoch)

@@ -20,6 +20,7 @@ FLOORS = {
     "output": 6,
     "cli": 7,
     "__init__": 8,
+    "__main__": 8,
 }
 # A comparison ends by drawing its report. The import stands inside the functions that do so: every other use of
 # the stages stays free of the drawing libraries.
@@ -83,7 +84,7 @@ def test_every_file_was_seen():
     # `make` a new file, and this number goes up.
     assert len(FILES) >= 44
     folders = {path.relative_to(PACKAGE).parts[0] for path in FILES if path.parent != PACKAGE}
-    assert folders == FLOORS.keys() - {"cli", "__init__"}
+    assert folders == FLOORS.keys() - {"cli", "__init__", "__main__"}
     assert len(IMPORTS) > 200
     assert len([one for one in IMPORTS if one.target_floor]) > 100
 

@@ -193,6 +193,10 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("pretrain", "simclr", "--image-size", "16", "--output", "list.yaml", "--fresh"),
         ("--output list.yaml", "Give another folder"),
     ),
+    "afresh in a folder of something else": (
+        ("pretrain", "simclr", "--image-size", "16", "--output", "loose", "--fresh"),
+        ("--output loose --fresh", "something else than a run", "Give another --output"),
+    ),
     "output is another program's folder": (
         ("pretrain", "simclr", "--image-size", "16", "--output", "foreign"),
         ("--output foreign", "not a run's", "Give another --output"),

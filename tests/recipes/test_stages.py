@@ -37,7 +37,8 @@ def test_pretrain_leaves_a_complete_run(method: str, run: Callable, tmp_path: Pa
     assert description["provenance"]["method"] == method
     assert description["backbone"]["image_size"] == 16
 
-    backbone = load_backbone(folder).eval()
+    backbone = load_backbone(folder)
+    assert not backbone.training
     features = backbone(torch.rand(3, 1, 16, 16))
     assert features.shape == (3, backbone.num_features)
     assert bool(features.isfinite().all())

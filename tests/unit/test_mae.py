@@ -164,3 +164,9 @@ def test_the_export_loads_strictly_into_timms_plain_transformer(make_backbone, m
 def test_impossible_settings_are_refused(make_backbone, settings, message):
     with pytest.raises(InputError, match=message):
         build(make_backbone("transformer"), **settings)
+
+
+def test_the_mask_token_is_not_decayed(make_backbone):
+    method = build(make_backbone("transformer"))
+    assert method.undecayed() == {"mask_token"}
+    assert method.undecayed() <= {name for name, _ in method.named_parameters()}

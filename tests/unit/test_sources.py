@@ -108,6 +108,13 @@ def test_unlabelled_images_alone_are_a_data_set(load, root):
     assert data.classes == ()
 
 
+def test_a_misspelt_part_is_not_left_out_in_silence(load, root):
+    paint_classes(root / "train", 4)
+    paint(root / "unlabelled" / "0.png", (1, 2, 3))
+    with pytest.raises(InputError, match=r"unlabelled/ holds images .* Did you mean unlabeled"):
+        load()
+
+
 def test_hidden_files_and_other_files_are_left_out(load, root):
     paint_classes(root, 4)
     paint(root / "ant" / ".hidden.png")
