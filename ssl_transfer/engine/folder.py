@@ -177,7 +177,7 @@ def git_commit() -> str:
 def environment(runtime: Runtime) -> dict[str, Any]:
     """Versions, devices and command of this run, for whoever repeats it."""
     return {
-        "command": shlex.join(sys.argv),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
