@@ -11,7 +11,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from torch import nn
 
 from .errors import InputError
 
@@ -52,10 +51,6 @@ class Runtime:
     def wait(self) -> None:
         """Return when every process has come here."""
         self.accelerator.wait_for_everyone()
-
-    def unwrap(self, module: nn.Module) -> nn.Module:
-        """The module inside the distributed and mixed-precision wrappers."""
-        return self.accelerator.unwrap_model(module)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean over processes, element by element."""

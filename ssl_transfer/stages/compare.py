@@ -17,7 +17,6 @@ from ..engine.errors import InputError
 from ..engine.folder import RunFolder
 from ..evaluation import tables
 from ..evaluation.statistics import Row
-from ..methods import METHODS
 from . import pretrain as pretraining
 from . import transfer as transferring
 from .arms import Arm, CompareConfig, resolve_arms
@@ -210,10 +209,6 @@ def _description(
 def main(arguments: Sequence[str], program: str = "ssl-transfer compare") -> None:
     """`compare [flags]`."""
     settings, rest = configuration.take_config(arguments)
-    for name in METHODS:
-        # A dumped configuration names each method once more inside its recipe.
-        if isinstance(settings.get(name), dict) and isinstance(settings[name].get("method"), dict):
-            settings[name]["method"].pop("name", None)
     config = configuration.parse(CompareConfig, settings, rest, program=program, default=CompareConfig())
     run(config)
 
