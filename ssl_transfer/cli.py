@@ -8,6 +8,7 @@ from .engine.errors import InputError, did_you_mean
 
 COMMANDS = {
     "demo": ("ssl_transfer.stages.demo", "the whole question answered on the embedded digits, in minutes"),
+    "data": ("ssl_transfer.output.data", "check images, preview their augmentation, list the cache of pixels"),
     "pretrain": ("ssl_transfer.stages.pretrain", "pretrain a backbone on images without labels"),
     "transfer": ("ssl_transfer.stages.transfer", "train a head, then everything, on labelled images"),
     "evaluate": ("ssl_transfer.stages.evaluate", "kNN accuracy of a backbone's features"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_transfer.data.sources import Dataset
+from ssl_transfer.data.dataset import Dataset
 from ssl_transfer.engine import runtime as runtimes
 from ssl_transfer.engine.contract import Batch
 from ssl_transfer.engine.randomness import sample_keys
@@ -70,7 +70,7 @@ def make_batch() -> Callable[..., Batch]:
         generator = torch.Generator().manual_seed(seed)
         # Blocks of 4 px, not single pixels: interpolation would average those away.
         coarse = torch.randint(0, 256, (count, channels, size // 4, size // 4), generator=generator)
-        images = coarse.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3).to(torch.uint8)
+        images = coarse.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3).to(torch.float32) / 255.0
         keys = sample_keys(seed, 0, torch.arange(count))
         return Batch(images=images, labels=torch.full((count,), -1) if labels is None else labels, keys=keys)
 

@@ -1,16 +1,18 @@
-"""Augmentation in batch, on the device: one resampling, one colour matrix, one blur for a whole batch.
+"""Augmentation in batch, on the device: what happens to an image before a model sees it.
 
 Every parameter is a function of the image's key and the view's number (`engine.randomness`), so views are the same at
-any number of processes and on any device. The operations are those of SimCLR (Chen et al. 2020, appendix A), with
-these differences for the sake of one pass each: crops are clamped to the image instead of being drawn again; jitter
-comes in the fixed order brightness, contrast, saturation, hue, and values are clamped once, after it; hue turns the
-colour in YIQ space.
+any number of processes and on any device. The operations are torchvision's (`operations`), in the order of SimCLR
+(Chen et al. 2020, appendix A), with these differences for the sake of whole batches: crops are clamped to the image
+instead of being drawn again, and their edges may lie within pixels; jitter comes in the fixed order brightness,
+contrast, saturation, hue.
 
 Shapes: B images, C channels, H x W stored pixels, S pixels a side of a view.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,9 +21,13 @@ from torch import Tensor
 
 from ..engine.errors import InputError
 from ..engine.randomness import uniform
+from . import operations
 
-_LUMA = (0.299, 0.587, 0.114)
-_RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+CHUNK_VALUES = 2**19
+"""On a CPU as many images at a time as have so many values: they stay in its cache from one operation to the next."""
+
+Step = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
+"""An operation and its parameters, of each the first dimension is the batch's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +43,8 @@ class AugmentConfig:
     """What lies outside the image, where a turned or large crop shows it: its mirror image, its edge, or black."""
     flip: float = 0.5
     """Probability of a horizontal flip. 0 where left and right mean something, as in digits."""
+    vertical_flip: float = 0.0
+    """Probability of a vertical flip, for images without an upper side."""
     rotation: float = 0.0
     """Largest turn in degrees, either way."""
     shear: float = 0.0
@@ -57,20 +65,26 @@ class AugmentConfig:
     """Probability of a Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Smallest and largest standard deviation of the blur, in pixels of a 224 px view; scaled to the view's size."""
+    solarise: float = 0.0
+    """Probability that values above the threshold are turned into 1 minus them."""
+    solarise_threshold: float = 0.5
+    """Where solarising begins, 0 to 1."""
 
     def __post_init__(self) -> None:
-        for name in ("flip", "jitter", "grey", "blur"):
+        for name in ("flip", "vertical_flip", "jitter", "grey", "blur", "solarise"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InputError(f"augment {name} {getattr(self, name)}: a probability, 0 to 1.")
         for name in ("crop_scale", "crop_ratio", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0.0 < low <= high:
                 raise InputError(f"augment {name} {low} {high}: two numbers above 0, the smaller first.")
-        for name in ("brightness", "contrast", "saturation"):
+        for name in ("brightness", "contrast", "saturation", "solarise_threshold"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InputError(f"augment {name} {getattr(self, name)}: 0 to 1.")
         if not 0.0 <= self.hue <= 0.5:
             raise InputError(f"augment hue {self.hue}: 0 to 0.5.")
+        if not (0.0 <= self.rotation <= 180.0 and 0.0 <= self.shear < 90.0):
+            raise InputError(f"augment rotation {self.rotation}, shear {self.shear}: degrees, to 180 and below 90.")
 
 
 SUPERVISED_DEFAULT = AugmentConfig(
@@ -81,11 +95,23 @@ RECONSTRUCTION_DEFAULT = SUPERVISED_DEFAULT
 """For MAE and the autoencoder: He et al. 2022, section 4.1 (data augmentation): crops and flips suffice."""
 
 
+def ignored(config: AugmentConfig, num_channels: int) -> list[str]:
+    """Names of the operations that these settings ask for and that images of so many channels do not get."""
+    if num_channels == 3:
+        return []
+    asked = {
+        "saturation": config.jitter * config.saturation,
+        "hue": config.jitter * config.hue,
+        "grey": config.grey,
+    }
+    return [name for name, strength in asked.items() if strength]
+
+
 def augment(images: Tensor, keys: Tensor, *, view: int, size: int, config: AugmentConfig) -> Tensor:
     """One random view of each image.
 
     Args:
-        images: (B, C, H, W) uint8.
+        images: (B, C, H, W) float32 in 0..1; not changed.
         keys: (B,) int64, one for each image and epoch.
         view: number of the view; another number is another view.
         size: S, pixels a side.
@@ -96,30 +122,68 @@ def augment(images: Tensor, keys: Tensor, *, view: int, size: int, config: Augme
     """
     # Low precision would move pixels: a grid in bfloat16 has 256 places from edge to centre.
     with torch.autocast(images.device.type, enabled=False):
-        draws = uniform(keys, view, 16).unbind(dim=1)
-        pixels = images.to(torch.float32).div_(255.0)
-        theta = crop_matrices(draws[0:7], config)
-        grid = F.affine_grid(theta, [len(images), images.shape[1], size, size], align_corners=False)
-        pixels = F.grid_sample(pixels, grid, mode="bilinear", padding_mode=config.padding, align_corners=False)
-        if config.jitter or config.grey:
-            pixels = _colour(pixels, draws[7:13], config)
-        if config.blur:
-            sigma = _between(draws[14], config.blur_sigma) * (size / 224)
-            pixels = _blur(pixels, draws[13] < config.blur, sigma, largest=config.blur_sigma[1] * (size / 224))
-        return pixels
+        steps = _steps(uniform(keys, view, 18).unbind(dim=1), images.shape, size, config)
+        values = images.shape[1] * max(images.shape[2] * images.shape[3], size * size)
+        chunk = max(1, CHUNK_VALUES // values) if images.device.type == "cpu" else len(images)
+        views = []
+        for start in range(0, len(images), chunk):
+            part = slice(start, start + chunk)
+            pixels = images[part]
+            for operation, parameters in steps:
+                pixels = operation(pixels, *(parameter[part] for parameter in parameters))
+            views.append(pixels)
+        return torch.cat(views)
+
+
+def _steps(draws: tuple[Tensor, ...], shape: torch.Size, size: int, config: AugmentConfig) -> list[Step]:
+    """What to do to (B, C, H, W) images, in order; the first step makes a new tensor, and others may change theirs.
+
+    `draws`: eighteen (B,) tensors in 0..1. Each has one use, so that no setting changes what another one draws.
+    """
+    channels, height, width = shape[1:]
+    steps = _geometry(crop_matrices((*draws[0:7], draws[16]), config), height, width, size, config)
+    if config.jitter:
+        steps += _jitter(draws[7:12], channels, config)
+    if config.grey and channels == 3:
+        steps.append((operations.saturation_, (torch.where(draws[12] < config.grey, 0.0, 1.0),)))
+    if config.blur:
+        sigma = torch.where(draws[13] < config.blur, _between(draws[14], config.blur_sigma) * (size / 224), 0.0)
+        blur = operations.gaussian(sigma, size, largest=config.blur_sigma[1] * (size / 224))
+        steps.append((operations.filtered, (*blur, *blur)))
+    if config.solarise:
+        threshold = torch.where(draws[15] < config.solarise, config.solarise_threshold, math.inf)
+        steps.append((operations.solarise, (threshold,)))
+    return steps
+
+
+def _geometry(theta: Tensor, height: int, width: int, size: int, config: AugmentConfig) -> list[Step]:
+    """The steps from (B, C, H, W) to (B, C, S, S): exact where views are boxes within their images."""
+    if not (config.rotation or config.shear or config.crop_scale[1] > 1.0):
+        rows = operations.resampling(theta[:, 1, 1], theta[:, 1, 2], height, size)
+        columns = operations.resampling(theta[:, 0, 0], theta[:, 0, 2], width, size)
+        return [(operations.filtered, (*rows, *columns))]
+    reach = math.sqrt(max(1.0, config.crop_scale[1])) * (1.0 + math.tan(math.radians(config.shear)))
+    largest = reach * max(height, width) / size
+    steps: list[Step] = []
+    if largest > 1.0:
+        steps.append((operations.filtered, operations.prefilter(theta, height, width, size, largest=largest)))
+    return [*steps, (partial(operations.affine, size=size, padding=config.padding), (theta,))]
 
 
 def evaluation_view(images: Tensor, *, size: int) -> Tensor:
-    """What a model sees in evaluation: (B, C, H, W) uint8 -> (B, C, S, S) float32 in 0..1, no randomness.
+    """What a model sees in evaluation: (B, C, H, W) float32 in 0..1 -> (B, C, S, S), no randomness.
 
-    Images stored larger than S lose their margin; smaller ones are enlarged bilinearly.
+    Images stored larger than S lose their margin, an eighth of what they show at most, and are shrunk where they are
+    larger still; smaller ones are enlarged bilinearly.
     """
-    pixels = images.to(torch.float32).div_(255.0)
-    height, width = images.shape[2:]
-    if height >= size and width >= size:
-        top, left = (height - size) // 2, (width - size) // 2
-        return pixels[:, :, top : top + size, left : left + size]
-    return F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False)
+    if min(images.shape[2:]) < size:
+        return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+    height, width = (max(size, length * 7 // 8) for length in images.shape[2:])
+    top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
+    centre = images[:, :, top : top + height, left : left + width]
+    if (height, width) == (size, size):
+        return centre
+    return F.interpolate(centre, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
 def _between(draw: Tensor, bounds: tuple[float, float]) -> Tensor:
@@ -135,7 +199,7 @@ def _around(draw: Tensor, reach: float) -> Tensor:
 def crop_matrices(draws: tuple[Tensor, ...], config: AugmentConfig) -> Tensor:
     """Crop, flip, turn and shear as (B, 2, 3) matrices from a view's coordinates to the image's, both -1..1.
 
-    `draws`: seven (B,) tensors in 0..1: area, ratio, centre x, centre y, flip, turn, shear.
+    `draws`: eight (B,) tensors in 0..1: area, ratio, centre x, centre y, flip, turn, shear, vertical flip.
     """
     area = _between(draws[0], config.crop_scale)
     ratio = torch.exp(_between(draws[1], (math.log(config.crop_ratio[0]), math.log(config.crop_ratio[1]))))
@@ -145,64 +209,33 @@ def crop_matrices(draws: tuple[Tensor, ...], config: AugmentConfig) -> Tensor:
     centre_x = _around(draws[2], 1.0) * (1.0 - half_width).abs()
     centre_y = _around(draws[3], 1.0) * (1.0 - half_height).abs()
     mirror = torch.where(draws[4] < config.flip, -1.0, 1.0)
+    upturn = torch.where(draws[7] < config.vertical_flip, -1.0, 1.0)
     turn = torch.deg2rad(_around(draws[5], config.rotation))
     slant = torch.tan(torch.deg2rad(_around(draws[6], config.shear)))
     cos, sin = torch.cos(turn), torch.sin(turn)
     # image = rotation @ shear @ scale @ view + centre
+    scale_x, scale_y = half_width * mirror, half_height * upturn
     rows = [
-        torch.stack([cos * half_width * mirror, (cos * slant - sin) * half_height, centre_x], dim=1),
-        torch.stack([sin * half_width * mirror, (sin * slant + cos) * half_height, centre_y], dim=1),
+        torch.stack([cos * scale_x, (cos * slant - sin) * scale_y, centre_x], dim=1),
+        torch.stack([sin * scale_x, (sin * slant + cos) * scale_y, centre_y], dim=1),
     ]
     return torch.stack(rows, dim=1)
 
 
-def _colour(pixels: Tensor, draws: tuple[Tensor, ...], config: AugmentConfig) -> Tensor:
-    """Brightness, contrast and, for three channels, saturation, hue and greyscale; clamped to 0..1."""
+def _jitter(draws: tuple[Tensor, ...], channels: int, config: AugmentConfig) -> list[Step]:
+    """Brightness, contrast and, for three channels, saturation and hue. `draws`: whether at all, then one for each."""
     applied = draws[0] < config.jitter
-    brightness = torch.where(applied, 1.0 + _around(draws[1], config.brightness), 1.0)
-    contrast = torch.where(applied, 1.0 + _around(draws[2], config.contrast), 1.0)
-    factor = (brightness * contrast)[:, None, None, None]
-    means = pixels.mean(dim=(2, 3))
-    if pixels.shape[1] != 3:
-        grey_level = brightness * means.mean(dim=1)
-        return (pixels * factor + ((1.0 - contrast) * grey_level)[:, None, None, None]).clamp_(0.0, 1.0)
-    luma = torch.tensor(_LUMA, device=pixels.device)
-    grey_level = brightness * (means @ luma)
-    # Turning grey into grey, both matrices leave the contrast's offset as it is.
-    to_grey = luma.expand(3, 3)
-    saturation = torch.where(applied, 1.0 + _around(draws[3], config.saturation), 1.0)
-    saturation = torch.where(draws[5] < config.grey, 0.0, saturation)[:, None, None]
-    matrix = saturation * torch.eye(3, device=pixels.device) + (1.0 - saturation) * to_grey
-    if config.hue:
-        angle = torch.where(applied, _around(draws[4], config.hue), 0.0) * (2.0 * math.pi)
-        matrix = _hue_matrices(angle) @ matrix
-    mixed = torch.einsum("bij,bjhw->bihw", matrix * factor[:, 0], pixels)
-    return (mixed + ((1.0 - contrast) * grey_level)[:, None, None, None]).clamp_(0.0, 1.0)
 
+    def factor(draw: Tensor, reach: float) -> tuple[Tensor]:
+        return (torch.where(applied, 1.0 + _around(draw, reach), 1.0),)
 
-def _hue_matrices(angle: Tensor) -> Tensor:
-    """(B,) radians -> (B, 3, 3): a turn of the chroma plane of YIQ, written in RGB."""
-    to_yiq = torch.tensor(_RGB_TO_YIQ, device=angle.device)
-    cos, sin, zero, one = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle), torch.ones_like(angle)
-    turn = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
-    return torch.linalg.inv(to_yiq) @ turn @ to_yiq
-
-
-def _blur(pixels: Tensor, applied: Tensor, sigma: Tensor, *, largest: float) -> Tensor:
-    """Gaussian blur of the images that `applied` (B,) names, each with its own sigma in pixels; edges reflected.
-
-    Kernels reach two deviations of the `largest` sigma there can be, so no image depends on the others of its batch.
-    """
-    chosen = applied.nonzero().squeeze(1)
-    if not len(chosen):
-        return pixels
-    size = pixels.shape[-1]
-    radius = min(size - 1, max(1, math.ceil(2.0 * largest)))
-    offsets = torch.arange(-radius, radius + 1, device=pixels.device, dtype=torch.float32)
-    kernels = torch.softmax(-0.5 * (offsets / sigma[chosen, None]).square(), dim=1)
-    count, channels = len(chosen), pixels.shape[1]
-    kernels = kernels.repeat_interleave(channels, dim=0)[:, None, None, :]
-    flat = F.pad(pixels[chosen].reshape(1, count * channels, size, size), [radius] * 4, mode="reflect")
-    flat = F.conv2d(flat, kernels, groups=count * channels)
-    flat = F.conv2d(flat, kernels.transpose(2, 3), groups=count * channels)
-    return pixels.index_copy(0, chosen, flat.view(count, channels, size, size))
+    steps: list[Step] = []
+    if config.brightness:
+        steps.append((operations.brightness_, factor(draws[1], config.brightness)))
+    if config.contrast:
+        steps.append((operations.contrast_, factor(draws[2], config.contrast)))
+    if config.saturation and channels == 3:
+        steps.append((operations.saturation_, factor(draws[3], config.saturation)))
+    if config.hue and channels == 3:
+        steps.append((operations.hue_, (torch.where(applied, _around(draws[4], config.hue), 0.0),)))
+    return steps

@@ -1,144 +1,242 @@
-"""Decode once: files into one memory-mapped uint8 array, shared by every run that reads the same files."""
+"""Decode once: images into one file of pixels on disk, shared by every run that reads the same images.
 
-import hashlib
+An entry is a folder, complete or absent: `pixels.npy`, one row an image; what was measured of each image, a file a
+column; `record.json`. Rows are read with `pread`, not mapped: a batch costs one copy, and the process stays as small as
+its batches. Where the pixels are too many for the disk the entry has the columns alone, and rows are decoded anew.
+"""
+
+import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TypeVar
 
+import filelock
+import joblib
 import numpy as np
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor
 
-from ..engine.checkpoint import write_atomically, write_text
+from ..engine.checkpoint import write_text
 from ..engine.errors import InputError
 from ..engine.tracking import bar
+from .dataset import LoadingConfig, Pixels
+from .decode import Layout, headers_of, store_squares
+from .formats import Encoded
+from .layout import agree
+from .pixels import OnDisk, Streamed
+from .stored import MEASURED, Columns, Stored
 
-CROP_MARGIN = 8 / 7
-"""Photographs are stored this much larger than models see them, as 256 is to 224, so that crops have room."""
-_GREY, _COLOUR = (
-    frozenset({"1", "L", "LA"}),
-    frozenset({"RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB"}),
-)
+FREE_DISK = 0.8
+"""Share of the free disk that pixels may take."""
+_CHUNK = 64
+_MANY = 2048
+"""From so many images on, processes decode, not threads: they take a third of a second to start."""
+_COLUMNS = ("kept", "rows", "sizes", *MEASURED)
+FORMAT = 2
+"""Of an entry; an older one is not read, but made anew."""
+T = TypeVar("T")
+Names = Sequence[str] | np.ndarray
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decoded:
-    """The pixels of the readable files: (N, C, S, S) uint8, and their positions in the list that was given."""
+def store(
+    items: Sequence[Encoded],
+    names: Names,
+    *,
+    key: str,
+    source: str,
+    image_size: int,
+    config: LoadingConfig,
+) -> Stored:
+    """Decode images to squares of one kind, or open what an earlier run decoded.
 
-    pixels: Tensor
-    kept: list[int]
+    The shorter side is brought to the stored size and the middle square is kept; EXIF rotation is respected.
 
-
-def decode(files: Sequence[Path], *, image_size: int, folder: Path, max_unreadable: float) -> Decoded:
-    """Decode images to squares, or map the cache where an earlier run decoded the same files.
-
-    The shorter side is brought to `image_size` * 8/7 and the middle square is kept; EXIF rotation is respected. Grey
-    files give one channel when all are grey, otherwise three.
+    Args:
+        items: encoded images.
+        names: what to call each in a message.
+        key: changes when any of them may have.
+        source: the DATA string, for whoever lists the cache.
+        image_size: pixels a side that models will see.
+        config: channels, sizes, limits.
 
     Raises:
-        InputError: more than `max_unreadable` of the files cannot be read; a file has 16 bits a channel or floats,
-            which would be cut to 8.
+        InputError: more than `max_unreadable` of the images cannot be read; they differ in channels or in depth.
     """
-    side = round(image_size * CROP_MARGIN)
-    digest = hashlib.sha256(f"v1 {side}".encode())
-    for file in files:
-        status = file.stat()
-        digest.update(f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    base = folder.expanduser() / digest.hexdigest()[:24]
-    array, listing = base.with_suffix(".npy"), base.with_suffix(".json")
-    if not (array.is_file() and listing.is_file()):
-        _fill(files, side, array, listing)
-    record = json.loads(listing.read_text(encoding="utf-8"))
-    unreadable = record["unreadable"]
+    settings = {"format": FORMAT, "image_size": image_size}
+    settings |= {name: getattr(config, name) for name in ("channels", "background", "stored_size")}
+    entry = config.cache.expanduser() / joblib.hash([key, settings])
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(entry):
+            record = _record(entry, config)
+            if record is None:
+                _build(entry, items, names, source=source, image_size=image_size, config=config)
+                record = json.loads((entry / "record.json").read_text(encoding="utf-8"))
+            # The time of the folder is that of its last use.
+            os.utime(entry)
+            return _open(entry, record, items, config)
+    except OSError as error:
+        raise InputError(f"--loading.cache {config.cache}: cannot be used ({error}). Give another folder.") from error
+
+
+@contextlib.contextmanager
+def _locked(entry: Path) -> Iterator[None]:
+    """Who comes second waits, and finds the work done."""
+    lock = filelock.FileLock(entry.with_suffix(".lock"))
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        print("waiting for another run that decodes the same images", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _record(entry: Path, config: LoadingConfig) -> dict[str, Any] | None:
+    """The record of a complete entry that will do; None where there is none."""
+    file = entry / "record.json"
+    if not file.is_file():
+        return None
+    record = json.loads(file.read_text(encoding="utf-8"))
+    pixels = entry / "pixels.npy"
+    if pixels.is_file() and pixels.stat().st_size != record["pixels_bytes"]:
+        print(f"warning: {pixels} has been cut short; the images are decoded again.", flush=True)
+        return None
+    if not pixels.is_file() and _fits(record["num_rows"] * Layout(**record["layout"]).image_bytes, config):
+        return None
+    return record
+
+
+def _open(entry: Path, record: dict[str, Any], items: Sequence[Encoded], config: LoadingConfig) -> Stored:
+    columns = {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
+    layout, rows = Layout(**record["layout"]), columns.pop("rows")
+    unreadable, notes = record["unreadable"], list(record["notes"])
     if unreadable:
         named = "; ".join(f"{name}: {why}" for name, why in list(unreadable.items())[:5])
         more = f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
-        message = f"{len(unreadable)} of {len(files)} images cannot be read: {named}{more}."
-        if len(unreadable) > max_unreadable * len(files):
+        message = f"{len(unreadable)} of {len(items)} images cannot be read: {named}{more}."
+        if len(unreadable) > config.max_unreadable * len(items) or not len(rows):
             raise InputError(
-                f"{message} That is more than --loading.max-unreadable {max_unreadable:g} allows: "
+                f"{message} That is more than --loading.max-unreadable {config.max_unreadable:g} allows: "
                 "mend or remove them, or allow more."
             )
-        print(f"warning: {message} They are left out.", flush=True)
-    # Copy on write: torch wants a writable array, and nothing of the file changes.
-    return Decoded(pixels=torch.from_numpy(np.load(array, mmap_mode="c")), kept=record["kept"])
+        notes.append(f"warning: {message} They are left out.")
+    pixels: Pixels
+    if (entry / "pixels.npy").is_file():
+        pixels = OnDisk(entry / "pixels.npy", np.asarray(rows))
+    else:
+        workers = _num_workers(config)
+        size = len(rows) * layout.image_bytes / 1e9
+        notes.append(
+            f"{size:,.1f} GB of pixels are more than the cache may hold (--loading.cache-gb): decoded anew for every "
+            f"batch by {workers} worker processes."
+        )
+        pixels = Streamed(items, columns["kept"], layout, workers)
+    return Stored(pixels=pixels, **columns, unreadable=unreadable, notes=tuple(notes))
 
 
-def _fill(files: Sequence[Path], side: int, array: Path, listing: Path) -> None:
-    """Decode every file into `array`, then write `listing`, whose presence makes the cache complete."""
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as workers:
-        modes = _map(workers, _mode, files, "reading headers")
-        unreadable = {str(file): mode[1:] for file, mode in zip(files, modes, strict=True) if mode.startswith("!")}
-        deep = [
-            str(file)
-            for file, mode in zip(files, modes, strict=True)
-            if not mode.startswith("!") and mode not in _GREY | _COLOUR
-        ]
-        if deep:
-            raise InputError(
-                f"{len(deep)} images have more than 8 bits a channel (first: {deep[0]}), and would lose them. "
-                "Convert them to 8 bits in the way that suits them, or leave them out."
-            )
-        grey = all(mode in _GREY for mode in modes if not mode.startswith("!"))
-        candidates = [index for index, mode in enumerate(modes) if not mode.startswith("!")]
-
-        def write(aside: Path) -> None:
-            shape = (len(candidates), 1 if grey else 3, side, side)
-            pixels = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=shape)
-
-            def one(position: int) -> str:
-                try:
-                    pixels[position] = _square(files[candidates[position]], side, grey)
-                except Exception as error:  # PIL raises many kinds for a broken file; each is named to the user.
-                    return f"{type(error).__name__}: {error}"
-                return ""
-
-            answers = _map(workers, one, range(len(candidates)), "decoding images")
-            rows = [row for row, why in enumerate(answers) if not why]
-            for row, why in enumerate(answers):
-                if why:
-                    unreadable[str(files[candidates[row]])] = why
-            if len(rows) < len(candidates):
-                whole = pixels[rows]
-                del pixels
-                np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=whole.shape)[:] = whole
-            kept.extend(candidates[row] for row in rows)
-
-        kept: list[int] = []
-        write_atomically(array, write)
-        write_text(listing, json.dumps({"kept": kept, "unreadable": unreadable}))
+def _num_workers(config: LoadingConfig) -> int:
+    return config.workers or max(1, joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def _map(workers: ThreadPoolExecutor, function: Callable, items: Sequence, description: str) -> list:
-    """`function` of each item, in order, under a progress bar."""
-    answers = []
-    with bar(description, len(items)) as progress:
-        for answer in workers.map(function, items):
-            answers.append(answer)
-            if len(answers) % 64 == 0:
-                progress.update(len(answers), "")
-    return answers
+def _fits(size: int, config: LoadingConfig) -> bool:
+    """Whether so many bytes may be written to the cache."""
+    if config.cache_gb is not None:
+        return size <= config.cache_gb * 1e9
+    return size <= FREE_DISK * shutil.disk_usage(config.cache.expanduser()).free
 
 
-def _mode(file: Path) -> str:
-    """PIL's mode of a file, from its header; `!why` when it cannot be read."""
+def _build(entry: Path, items: Sequence[Encoded], names: Names, **how: Any) -> None:
+    """Fill a folder beside the entry, then rename it into place. What a killed run left there is removed."""
+    aside = entry.with_suffix(".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
     try:
-        with Image.open(file) as image:
-            # PIL opens colour images of 16 bits a channel as RGB and drops the lower bits; only its raw mode tells.
-            return f"{image.mode};16" if ";16" in str(getattr(image, "tile", "")) else image.mode
-    except Exception as error:  # As above: every kind of broken file is named, none stops the others.
-        return f"!{type(error).__name__}: {error}"
+        _fill(aside, items, names, **how)
+        shutil.rmtree(entry, ignore_errors=True)
+        os.replace(aside, entry)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
-def _square(file: Path, side: int, grey: bool) -> np.ndarray:
-    """The middle square of an image, (C, side, side) uint8; antialiased when it shrinks."""
-    with Image.open(file) as image:
-        image.draft("RGB" if not grey else "L", (side, side))
-        upright = ImageOps.exif_transpose(image)
-        square = ImageOps.fit(upright.convert("L" if grey else "RGB"), (side, side), method=Image.Resampling.BICUBIC)
-    pixels = np.asarray(square)
-    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+def _fill(
+    entry: Path, items: Sequence[Encoded], names: Names, *, source: str, image_size: int, config: LoadingConfig
+) -> None:
+    """Decode every image; write all files of an entry, `record.json` last."""
+    tasks: Iterable[tuple] = ((chunk,) for chunk in _chunks(items, range(len(items))))
+    found = [one for answers in _parallel(headers_of, tasks, len(items), "reading headers", config) for one in answers]
+    unreadable = {str(names[i]): one for i, one in enumerate(found) if isinstance(one, str)}
+    readable = [i for i, one in enumerate(found) if not isinstance(one, str)]
+    headers = [one for one in found if not isinstance(one, str)]
+    layout, notes = agree(headers, [str(names[i]) for i in readable], image_size, config)
+    sizes = np.array([(one.width, one.height) for one in headers], dtype=np.int64).reshape(-1, 2)
+    del found, headers
+
+    pixels, offset = entry / "pixels.npy", 0
+    written = _fits(len(readable) * layout.image_bytes, config)
+    if written:
+        shape = (len(readable), layout.channels, layout.side, layout.side)
+        if readable:
+            offset = np.lib.format.open_memmap(pixels, mode="w+", dtype=layout.dtype, shape=shape).offset
+        else:
+            np.save(pixels, np.empty(shape, layout.dtype))
+    file = str(pixels) if written else ""
+    tasks = (
+        (chunk, layout, file, offset + number * _CHUNK * layout.image_bytes)
+        for number, chunk in enumerate(_chunks(items, readable))
+    )
+    rows: list[int] = []
+    columns = Columns(layout.channels, len(readable))
+    row = 0
+    for answers in _parallel(store_squares, tasks, len(readable), "decoding images", config):
+        for answer in answers:
+            if isinstance(answer, str):
+                unreadable[str(names[readable[row]])] = answer
+            else:
+                columns.put(len(rows), answer)
+                rows.append(row)
+            row += 1
+    arrays = {
+        **columns.arrays(len(rows)),
+        "kept": np.array(readable, dtype=np.int64)[rows],
+        "rows": np.array(rows, dtype=np.int64),
+        "sizes": sizes[rows],
+    }
+    for name in _COLUMNS:
+        np.save(entry / f"{name}.npy", arrays[name])
+    for part in entry.iterdir():
+        with open(part, "rb") as opened:
+            os.fsync(opened.fileno())
+    record = {
+        "source": source,
+        "layout": asdict(layout),
+        "num_rows": len(readable),
+        "pixels_bytes": pixels.stat().st_size if written else 0,
+        "unreadable": unreadable,
+        "notes": notes,
+    }
+    write_text(entry / "record.json", json.dumps(record))
+
+
+def _chunks(items: Sequence[Encoded], positions: Sequence[int]) -> Iterator[list[Encoded]]:
+    for start in range(0, len(positions), _CHUNK):
+        yield [items[position] for position in positions[start : start + _CHUNK]]
+
+
+def _parallel(
+    function: Callable[..., list[T]], tasks: Iterable[tuple], total: int, description: str, config: LoadingConfig
+) -> Iterator[list[T]]:
+    """The answers to all tasks, in order, under a progress bar; a task answers for many images."""
+    parallel = joblib.Parallel(
+        n_jobs=_num_workers(config), backend="loky" if total >= _MANY else "threading", return_as="generator"
+    )
+    done = 0
+    with bar(description, total) as progress:
+        for answers in parallel(joblib.delayed(function)(*task) for task in tasks):
+            done += len(answers)
+            progress.update(done, "")
+            yield answers

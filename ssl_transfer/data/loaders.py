@@ -1,5 +1,6 @@
 """Batches: which images, in an order that is a function of (seed, epoch), shared out over processes."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -9,7 +10,7 @@ from ..engine.contract import Batch
 from ..engine.errors import InputError
 from ..engine.randomness import permutation, sample_keys
 from ..engine.runtime import Runtime
-from .sources import Dataset
+from .dataset import Dataset, to_unit
 
 DEVICE_COPY_BYTES = 2**31
 """Images that fit into this much memory lie on the GPU as uint8 for the whole training."""
@@ -44,23 +45,31 @@ class Loader:
         self.batch_size = batch_size
         self.steps_per_epoch = len(indices) // batch_size
         self._indices, self._seed, self._runtime = indices, seed, runtime
-        on_device = runtime.device.type != "cpu" and dataset.pixels[0].numel() * len(indices) <= DEVICE_COPY_BYTES
-        # The copy holds only the images that are drawn from, so rows are looked up by position, not by index.
-        self._pixels = dataset.pixels[indices].to(runtime.device) if on_device else dataset.pixels
-        self._rows = torch.arange(len(indices)) if on_device else indices
+        self._dataset = dataset
+        image_bytes = math.prod(dataset.pixels.shape[1:]) * dataset.pixels.dtype.itemsize
+        self._copy = None
+        if runtime.device.type != "cpu" and image_bytes * len(indices) <= DEVICE_COPY_BYTES:
+            self._copy = torch.cat([dataset.pixels[chunk].to(runtime.device) for chunk in indices.split(1024)])
         labels = dataset.labels[indices]
         self._labels = labels if labelled else torch.full_like(labels, -1)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """This process's share of each batch of an epoch: every W-th image of it, W processes."""
         order = permutation(self._seed, epoch, len(self._indices))
-        device = self._runtime.device
-        for step in range(self.steps_per_epoch):
-            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            mine = batch[self._runtime.process_index :: self._runtime.num_processes]
-            rows = self._rows[mine]
+        device, rank, world = self._runtime.device, self._runtime.process_index, self._runtime.num_processes
+        whole = order[: self.steps_per_epoch * self.batch_size].split(self.batch_size)
+        mine = [batch[rank::world] for batch in whole]
+        for positions, images in zip(mine, self._images(mine), strict=True):
             yield Batch(
-                images=self._pixels[rows.to(self._pixels.device)].to(device, non_blocking=True),
-                labels=self._labels[mine].to(device, non_blocking=True),
-                keys=sample_keys(self._seed, epoch, self._indices[mine]).to(device, non_blocking=True),
+                images=images,
+                labels=self._labels[positions].to(device, non_blocking=True),
+                keys=sample_keys(self._seed, epoch, self._indices[positions]).to(device, non_blocking=True),
             )
+
+    def _images(self, positions: list[Tensor]) -> Iterator[Tensor]:
+        """The images at these positions among the indices, batch by batch."""
+        if self._copy is None:
+            yield from self._dataset.batches((self._indices[batch] for batch in positions), self._runtime.device)
+        else:
+            for batch in positions:
+                yield to_unit(self._copy[batch.to(self._copy.device)], self._dataset.value_range)

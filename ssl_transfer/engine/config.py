@@ -77,8 +77,16 @@ def take_config(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return {}, rest
 
 
-def parse(config_type: type[T], settings: dict[str, Any], arguments: Sequence[str], *, program: str, default: T) -> T:
-    """A configuration from the settings of a file and the user's arguments, which win.
+def parse(
+    config_type: type[T],
+    settings: dict[str, Any],
+    arguments: Sequence[str],
+    *,
+    program: str,
+    default: T,
+    note: str = "",
+) -> T:
+    """A configuration from the settings of a file and the user's arguments, which win; `note` ends the help's head.
 
     Raises SystemExit(2), after a message with near misses, for a name or value that does not exist.
     """
@@ -87,7 +95,8 @@ def parse(config_type: type[T], settings: dict[str, Any], arguments: Sequence[st
         return tyro.cli(
             config_type,
             prog=program,
-            description=f"{type(default).__doc__}\n\n--config FILE.yaml sets any of these; flags win over the file.",
+            description=f"{type(default).__doc__}\n\n--config FILE.yaml sets any of these; flags win over the file."
+            + (f"\n\n{note}" if note else ""),
             args=[*from_file, *arguments],
             default=default,
         )

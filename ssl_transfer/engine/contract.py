@@ -13,7 +13,7 @@ class Batch(NamedTuple):
     """What a loader hands to an objective; every tensor lies on the objective's device. B: images of this process."""
 
     images: Tensor
-    """(B, C, H, W) uint8: the stored pixels, not yet augmented."""
+    """(B, C, H, W) float32: the stored pixels, 0..1 within the data's range of values, not yet augmented."""
     labels: Tensor
     """(B,) int64: class indices; -1 where an image has no label."""
     keys: Tensor

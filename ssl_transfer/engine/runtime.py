@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from .errors import InputError
+from .memory import keep_freed_memory
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
 
@@ -80,6 +81,7 @@ def start(mixed_precision: MixedPrecision = "no") -> Runtime:
             "Set ACCELERATE_USE_CPU=true before the command."
         )
     _forget_imports()
+    keep_freed_memory()
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if asked not in ("no", mixed_precision):
         raise InputError(

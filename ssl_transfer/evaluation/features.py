@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..data.augment import evaluation_view
-from ..data.sources import Dataset
+from ..data.dataset import Dataset
 from ..engine.runtime import Runtime
 from ..engine.tracking import bar
 from ..models.backbones import Backbone
@@ -19,10 +19,10 @@ BATCH_SIZE = 256
 def over_images(
     function: Callable[[Tensor], Tensor], dataset: Dataset, indices: Tensor, runtime: Runtime, what: str
 ) -> Tensor:
-    """`function` of the stored pixels of these images, in their order: (N, ...) on the CPU.
+    """`function` of these images as they are stored, in their order: (N, ...) on the CPU.
 
     Args:
-        function: (B, C, H, W) uint8 on the device -> (B, ...).
+        function: (B, C, H, W) float32 on the device, stored images in 0..1 -> (B, ...).
         dataset: holds the pixels.
         indices: (N,) int64.
         runtime: the device.
@@ -31,8 +31,8 @@ def over_images(
     parts = []
     long = len(indices) > 8 * BATCH_SIZE
     with bar(what, len(indices), active=runtime.is_main and long) as progress, runtime.accelerator.autocast():
-        for chunk in indices.split(BATCH_SIZE):
-            parts.append(function(dataset.pixels[chunk].to(runtime.device)).float().cpu())
+        for images in dataset.batches(indices.split(BATCH_SIZE), runtime.device):
+            parts.append(function(images).float().cpu())
             progress.update(sum(len(part) for part in parts), "")
     return torch.cat(parts)
 

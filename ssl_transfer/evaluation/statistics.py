@@ -41,6 +41,23 @@ class Row:
     value: float
 
 
+def percent_of(labels: str) -> str | None:
+    """A budget that is a share of each class (`0.1`) as a percentage (`10%`); None for a number a class, and `all`."""
+    try:
+        share = float(labels)
+    except ValueError:
+        return None
+    return f"{100.0 * share:g}%" if 0.0 < share < 1.0 else None
+
+
+def budget_title(labels: str, noun: str = "") -> str:
+    """A budget as a heading: `5 a class`, `10% of each class`, `all labels`; `noun` goes before `a class`."""
+    if labels == "all":
+        return "all labels"
+    percent = percent_of(labels)
+    return f"{labels} {noun}a class" if percent is None else f"{percent} of each class"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """A mean over seeds with its 95 % interval; (-inf, inf) where it is unknown.

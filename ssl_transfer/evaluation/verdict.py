@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .statistics import Estimate, Row, baselines_of, by_cell, estimate, paired_difference
+from .statistics import Estimate, Row, baselines_of, by_cell, estimate, paired_difference, percent_of
 
 BASELINES = ("scratch", "imagenet")
 
@@ -94,9 +94,11 @@ def verdict(rows: Sequence[Row]) -> str:
 
 
 def _budgets(found: list[Finding]) -> str:
-    numbers = [item.labels for item in found if item.labels != "all"]
+    shares = [percent for item in found if (percent := percent_of(item.labels)) is not None]
+    numbers = [item.labels for item in found if item.labels != "all" and percent_of(item.labels) is None]
     parts = [f"at {' and '.join(numbers)} labels a class"] if numbers else []
-    return " and ".join(parts + (["with all labels"] if len(numbers) < len(found) else []))
+    parts += [f"at {' and '.join(shares)} of the labels"] if shares else []
+    return " and ".join(parts + (["with all labels"] if any(item.labels == "all" for item in found) else []))
 
 
 def _clause(item: Finding) -> str:
@@ -110,7 +112,10 @@ def _clause(item: Finding) -> str:
 
 
 def _place(item: Finding) -> str:
-    return "with all labels" if item.labels == "all" else f"at {item.labels} labels a class"
+    if item.labels == "all":
+        return "with all labels"
+    percent = percent_of(item.labels)
+    return f"at {item.labels} labels a class" if percent is None else f"at {percent} of the labels"
 
 
 def _points(difference: Estimate) -> str:

@@ -45,6 +45,8 @@ class BackboneSpec:
     """Of each channel, for values in 0..1; subtracted from its input."""
     std: tuple[float, ...]
     """Of each channel; divides what the mean left."""
+    value_range: tuple[float, float] = (0.0, 255.0)
+    """The stored values of its images that became 0 and 1; 0 and 255 where they had 8 bits."""
 
     @property
     def label(self) -> str:
@@ -105,6 +107,7 @@ def make_spec(
     image_size: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    value_range: tuple[float, float] = (0.0, 255.0),
 ) -> BackboneSpec:
     """Resolve a configuration for the images at hand.
 
@@ -123,6 +126,7 @@ def make_spec(
         image_size=image_size,
         mean=mean,
         std=std,
+        value_range=value_range,
     )
 
 

@@ -66,7 +66,7 @@ def from_checkpoint(path: Path) -> tuple[Backbone, dict[str, Any]]:
     """
     weights, description = checkpoint.load_weights(path, "backbone")
     stored = description["backbone"]
-    sequences = {name: tuple(stored[name]) for name in ("arguments", "mean", "std")}
+    sequences = {name: tuple(value) for name, value in stored.items() if isinstance(value, list)}
     backbone = Backbone(BackboneSpec(**{**stored, **sequences}))
     try:
         backbone.model.load_state_dict(weights)

@@ -62,5 +62,5 @@ class Supervised(Objective):
         return Output(loss, {"accuracy": scalar((logits.argmax(dim=1) == batch.labels).float())})
 
     def logits(self, images: Tensor) -> Tensor:
-        """Stored pixels (B, C, H, W) uint8 -> (B, K) float32, without augmentation."""
+        """Stored images (B, C, H, W) in 0..1 -> (B, K) float32, without augmentation."""
         return self.head(self.backbone(evaluation_view(images, size=self.backbone.spec.image_size))).float()

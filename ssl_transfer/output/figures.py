@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from ..evaluation.statistics import Row, by_cell, estimate
+from ..evaluation.statistics import Row, budget_title, by_cell, estimate
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; markers differ besides.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7F7F7F")
@@ -38,7 +38,7 @@ def names_of(pairs: Sequence[Pair]) -> dict[Pair, str]:
 
 
 def label_efficiency(rows: Sequence[Row]) -> bytes:
-    """Test accuracy over labels a class, with 95 % bands."""
+    """Test accuracy over the label budgets, with 95 % bands."""
     pairs, cells = pairs_of(rows), by_cell(rows, split="test")
     names, budgets = names_of(pairs), list(dict.fromkeys(row.labels for row in rows))
     figure, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
@@ -63,7 +63,7 @@ def label_efficiency(rows: Sequence[Row]) -> bytes:
             color=colour,
             marker=marker,
         )
-    axes.set_xticks(places, [budget if budget == "all" else f"{budget} a class" for budget in budgets])
+    axes.set_xticks(places, ["all" if budget == "all" else budget_title(budget) for budget in budgets])
     axes.set_ylim(max(0.0, floor - 0.03), 1.0)
     axes.set(xlabel="labelled images", ylabel="test accuracy")
     _finish(axes)
@@ -99,7 +99,7 @@ def learning_curves(curves: Sequence[dict[str, str]], rows: Sequence[Row]) -> by
             axes.plot(steps, means, dash, color=COLOURS[index % len(COLOURS)], label=names[pair])
         axes.axvline(unfrozen, color="#7F7F7F", linewidth=1, linestyle=":")
         axes.annotate("unfrozen", (unfrozen, 0.02), xycoords=("data", "axes fraction"), fontsize=8, color="#555555")
-        axes.set(title="all labels" if labels == "all" else f"{labels} labels a class", xlabel="optimiser steps")
+        axes.set(title=budget_title(labels, "labels "), xlabel="optimiser steps")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("validation accuracy, mean over seeds")
@@ -109,7 +109,7 @@ def learning_curves(curves: Sequence[dict[str, str]], rows: Sequence[Row]) -> by
 
 
 def cost(rows: Sequence[Row]) -> bytes:
-    """Test accuracy at the smallest budget over the seconds that an arm took, pretraining included."""
+    """Test accuracy at the first budget over the seconds that an arm took, pretraining included."""
     pairs, test, train = pairs_of(rows), by_cell(rows, split="test"), by_cell(rows, split="train")
     names, labels = names_of(pairs), rows[0].labels
     figure, axes = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
@@ -125,7 +125,7 @@ def cost(rows: Sequence[Row]) -> bytes:
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    where = "all labels" if labels == "all" else f"{labels} labels a class"
+    where = budget_title(labels, "labels ")
     axes.set(xlabel="seconds of pretraining and one transfer run", ylabel=f"test accuracy, {where}")
     _finish(axes)
     return _png(figure)

@@ -19,7 +19,7 @@ from ..engine import config as configuration
 from ..engine.checkpoint import write_atomically, write_text
 from ..engine.errors import InputError
 from ..evaluation import tables
-from ..evaluation.statistics import Estimate, Row, by_cell, estimate, paired_difference
+from ..evaluation.statistics import Estimate, Row, budget_title, by_cell, estimate, paired_difference, percent_of
 from ..evaluation.verdict import verdict
 from . import figures
 
@@ -86,7 +86,7 @@ def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "folder": str(folder),
         "verdict": verdict(rows),
-        "budgets": ["all labels" if budget == "all" else f"{budget} a class" for budget in labels],
+        "budgets": [budget_title(budget) for budget in labels],
         "lines": [
             {"arm": arm, "backbone": backbone, "cells": [_cell(cells, arm, backbone, budget) for budget in labels]}
             for arm, backbone in pairs
@@ -104,6 +104,7 @@ def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
         "cost_names": [name for name, _ in _COSTS.values()],
         "costs": [_cost_line(rows, arm, backbone) for arm, backbone in pairs],
         "comparison": comparison,
+        "images": {percent_of(labels) or labels: sizes for labels, sizes in comparison["images"].items()},
         "turns": len(comparison["seeds"]) > comparison["pretrain_seeds"],
         "environment": json.loads((folder / "environment.json").read_text(encoding="utf-8")),
     }

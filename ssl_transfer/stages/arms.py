@@ -58,7 +58,7 @@ class CompareConfig(RunConfig):
     arms: tuple[str, ...] = ("scratch", "simclr")
     """Any of scratch, imagenet and the methods. Scratch is added beside every backbone in use."""
     labels: tuple[str, ...] = ("5", "20", "all")
-    """Label budgets: images per class, or all. Smaller ones lie inside larger ones."""
+    """Label budgets: images per class, a share of each class (0.1 or 10%), or all. Smaller ones lie in larger ones."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the transfer runs. One seed draws the same labelled images in every arm."""
     pretrain_seeds: int = 1

@@ -5,7 +5,7 @@ has a folder of its own and is keyed by its settings: a finished one is never re
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..engine.errors import InputError
 from ..engine.folder import RunFolder
 from ..evaluation import tables
 from ..evaluation.statistics import Row
+from . import augmentation as augmentations
 from . import pretrain as pretraining
 from . import transfer as transferring
 from .arms import Arm, CompareConfig, resolve_arms
@@ -136,6 +137,8 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
     """
     from ..output import report
 
+    # Folders and tables know a budget by one name, however it was written.
+    config = replace(config, labels=tuple(splits.budget_name(text) for text in config.labels))
     runtime = runtime or runtimes.start(config.mixed_precision)
     if runtime.num_processes > 1 and config.jobs > 1:
         raise InputError(
@@ -143,7 +146,7 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
         )
     arms = resolve_arms(config)
     dataset = load_once(config.data, config.image_size, config.loading)
-    runtime.say(dataset.describe())
+    runtime.say(augmentations.introduce(dataset, config.transfer, *(arm.recipe for arm in arms)))
     check(config, arms, dataset)
     output = config.output or Path(f"runs/compare-{data_label(config.data)}")
     volatile = (*VOLATILE, "arms", "labels", "seeds", "imagenet_weights")
@@ -208,8 +211,9 @@ def _description(
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer compare") -> None:
     """`compare [flags]`."""
-    settings, rest = configuration.take_config(arguments)
-    config = configuration.parse(CompareConfig, settings, rest, program=program, default=CompareConfig())
+    images, settings, rest = augmentations.take(*configuration.take_config(arguments))
+    default, note = augmentations.adapted(CompareConfig(), images), augmentations.HELP
+    config = configuration.parse(CompareConfig, settings, rest, program=program, default=default, note=note)
     run(config)
 
 

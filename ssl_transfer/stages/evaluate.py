@@ -45,6 +45,7 @@ def evaluate(config: EvaluateConfig) -> float:
     runtime = runtimes.start()
     backbone, _ = initialize.from_checkpoint(Path(config.path))
     dataset = sources.load(config.data, image_size=backbone.spec.image_size, config=config.loading)
+    dataset = dataset.with_range(backbone.spec.value_range)
     if dataset.num_channels != backbone.spec.in_chans:
         raise InputError(
             f"{config.path} takes images of {backbone.spec.in_chans} channels; "

@@ -7,11 +7,13 @@ from typing import Any, Generic, TypeVar
 
 from ..data import sources
 from ..data.loaders import Loader
+from ..data.stream import open_stream
+from ..data.stream_loader import StreamLoader
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import InputError, did_you_mean
 from ..engine.folder import RunFolder, environment
-from ..engine.loop import train
+from ..engine.loop import Batches, train
 from ..engine.optim import OptimizerConfig, parameter_groups
 from ..engine.randomness import seed_from
 from ..engine.tracking import Tracker
@@ -20,6 +22,7 @@ from ..evaluation.knn import knn_accuracy
 from ..methods import METHODS
 from ..methods.method import Method
 from ..models import backbones, initialize
+from . import augmentation as augmentations
 from .run import VOLATILE, RunConfig, check_positive, data_label
 
 M = TypeVar("M")
@@ -51,16 +54,17 @@ class PretrainConfig(RunConfig, Recipe[M], Generic[M]):
     """Seed of weights, order and augmentation."""
 
 
-def default_recipe(name: str) -> Recipe[Any]:
-    """A method with the settings that its file gives it."""
+def default_recipe(name: str, augmentation: str = augmentations.NATURAL) -> Recipe[Any]:
+    """A method with the settings that its file gives it, for a kind of images (`data.presets.KINDS`)."""
     entry = method_named(name)
-    return Recipe[entry.config](  # type: ignore[name-defined]
+    recipe = Recipe[entry.config](  # type: ignore[name-defined]
         method=entry.config(),
         backbone=entry.backbone,
         optimizer=entry.optimizer,
         epochs=entry.epochs,
         batch_size=entry.batch_size,
     )
+    return augmentations.adapted(recipe, augmentation)
 
 
 def method_named(name: str) -> Method:
@@ -95,7 +99,12 @@ def prepare(
         )
     mean, std = dataset.statistics()
     spec = backbones.make_spec(
-        recipe.backbone, in_chans=dataset.num_channels, image_size=image_size, mean=mean, std=std
+        recipe.backbone,
+        in_chans=dataset.num_channels,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        value_range=dataset.value_range,
     )
     backbone = initialize.scratch(spec, seed=seed_from(seed, 0))
     return backbone, entry.build(backbone, recipe.method)
@@ -129,11 +138,21 @@ def pretrain(
             runtime.say(message)
 
     name = name_of(config.method)
+    stream = None
+    if config.loading.streaming:
+        stream = open_stream(config.data, image_size=config.image_size, config=config.loading)
+        dataset = stream.sample
     dataset = dataset or sources.load(config.data, image_size=config.image_size, config=config.loading)
     backbone, method = prepare(config, dataset, config.image_size, config.seed)
-    loader = Loader(
-        dataset, dataset.pool, batch_size=config.batch_size, seed=config.seed, runtime=runtime, labelled=False
-    )
+    loader: Batches
+    if stream is not None:
+        num_images = stream.num_images
+        loader = StreamLoader(stream, batch_size=config.batch_size, seed=config.seed, runtime=runtime)
+    else:
+        num_images = len(dataset.pool)
+        loader = Loader(
+            dataset, dataset.pool, batch_size=config.batch_size, seed=config.seed, runtime=runtime, labelled=False
+        )
     settings = settings_of(config)
     output = config.output or Path(
         f"runs/pretrain-{name}-{config.backbone.name}-{data_label(config.data)}-seed{config.seed}"
@@ -143,9 +162,9 @@ def pretrain(
         if folder.result is not None:
             say(f"{output}: finished before; nothing to do (--fresh starts over)")
             return folder.result
-        say(dataset.describe())
+        say(augmentations.introduce(dataset, config))
         say(
-            f"pretraining {backbone.spec.label} with {name}: {len(dataset.pool)} images, {config.epochs} epochs, "
+            f"pretraining {backbone.spec.label} with {name}: {num_images} images, {config.epochs} epochs, "
             f"{config.epochs * loader.steps_per_epoch} steps of {config.batch_size} images; {runtime.describe()}"
         )
         labelled = len(dataset.splits["train"]) > 0 and len(dataset.splits["validation"]) > 0
@@ -209,6 +228,7 @@ def _knn(backbone: backbones.Backbone, dataset: sources.Dataset, runtime: runtim
 def main(arguments: Sequence[str], program: str = "ssl-transfer pretrain") -> None:
     """`pretrain METHOD [flags]`; the method may also stand in the --config file as `method: {name: ...}`."""
     settings, rest = configuration.take_config(arguments)
+    images, settings, rest = augmentations.take(settings, rest)
     method_settings = settings.get("method")
     name = method_settings.pop("name", None) if isinstance(method_settings, dict) else None
     if rest and not rest[0].startswith("-"):
@@ -223,9 +243,8 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer pretrain") -> No
             print(usage)
             return
         raise InputError(f"which method?\n{usage}")
-    entry, recipe = method_named(name), default_recipe(name)
+    entry, recipe = method_named(name), default_recipe(name, images)
     kind: Any = PretrainConfig[entry.config]  # type: ignore[name-defined]
-    config = configuration.parse(
-        kind, settings, rest, program=f"{program} {name}", default=kind(**configuration.shallow(recipe))
-    )
+    default, note = kind(**configuration.shallow(recipe)), augmentations.HELP
+    config = configuration.parse(kind, settings, rest, program=f"{program} {name}", default=default, note=note)
     pretrain(config)

@@ -8,7 +8,10 @@ from ..engine.errors import InputError
 from ..engine.runtime import MixedPrecision
 from ..engine.tracking import TrackingConfig
 
-VOLATILE = ("output", "fresh", "tracking", "loading.cache", "loading.max_unreadable", "jobs", "data")
+VOLATILE = (
+    *("output", "fresh", "tracking", "jobs", "data"),
+    *(f"loading.{name}" for name in ("cache", "cache_gb", "max_unreadable", "workers", "download", "downloads")),
+)
 """Settings that may change between two starts of one run: they do not change its result. Where the images lie is one;
 which images they are is part of the run's identity."""
 
@@ -18,7 +21,7 @@ class RunConfig:
     """Which images, where the run goes, how it is followed."""
 
     data: str = "digits"
-    """The images: digits, or folder:PATH (see the README)."""
+    """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO or medmnist:NAME (see the README)."""
     image_size: int = 64
     """Pixels a side of what the models see."""
     output: Path | None = None

@@ -25,6 +25,7 @@ from ..evaluation.metrics import classification
 from ..models import backbones, initialize
 from ..models.heads import LinearHead
 from ..objectives.supervised import Supervised
+from . import augmentation as augmentations
 from .plan import Phase, TransferRecipe
 from .run import VOLATILE, RunConfig, data_label
 
@@ -39,7 +40,7 @@ class TransferConfig(RunConfig, TransferRecipe):
     init: str = "scratch"
     """Where the backbone's weights come from: scratch, imagenet, or the folder of a pretraining run."""
     labels: str = "all"
-    """Labelled images per class, or all. Validation holds at most as many a class."""
+    """Labelled images per class, a share of each class (0.1 or 10%), or all. Validation holds no more a class."""
     backbone: backbones.BackboneConfig = field(default_factory=backbones.BackboneConfig)
     """The network for scratch and imagenet; a run's folder names its own."""
     imagenet_weights: Path | None = None
@@ -67,7 +68,12 @@ def initial_backbone(config: TransferConfig, dataset: sources.Dataset) -> tuple[
         raise InputError(f"--imagenet-weights would be ignored with --init {config.init}.")
     mean, std = dataset.statistics()
     spec = backbones.make_spec(
-        config.backbone, in_chans=dataset.num_channels, image_size=config.image_size, mean=mean, std=std
+        config.backbone,
+        in_chans=dataset.num_channels,
+        image_size=config.image_size,
+        mean=mean,
+        std=std,
+        value_range=dataset.value_range,
     )
     if config.init == "imagenet":
         return initialize.imagenet(spec, weights=config.imagenet_weights), {"init": "imagenet"}
@@ -87,14 +93,15 @@ def labelled_images(config: TransferConfig, dataset: sources.Dataset) -> tuple[t
     """The training and validation images of this budget and seed: equal seeds draw the same images in every arm."""
     if not len(dataset.splits["train"]) or not len(dataset.splits["test"]):
         raise InputError(f"--data {config.data}: has no labelled training or test images, which transfer needs.")
-    per_class = splits.parse_budget(config.labels)
-    chosen = [
-        splits.budget(
-            dataset.splits[part], dataset.labels, dataset.classes, per_class=per_class, seed=config.seed, stream=stream
-        )
-        for part, stream in (("train", splits.LABELED), ("validation", splits.VALIDATION))
-    ]
-    return chosen[0], chosen[1]
+    asked = splits.parse_budget(config.labels)
+    labels, classes, seed = dataset.labels, dataset.classes, config.seed
+    train = splits.budget(dataset.splits["train"], labels, classes, per_class=asked, seed=seed, stream=splits.LABELED)
+    # Of a share, validation holds at most as many as training took, whatever its own size.
+    most = torch.bincount(labels[train], minlength=len(classes)).tolist() if isinstance(asked, float) else asked
+    validation = splits.budget(
+        dataset.splits["validation"], labels, classes, per_class=most, seed=seed, stream=splits.VALIDATION
+    )
+    return train, validation
 
 
 def transfer(
@@ -121,10 +128,12 @@ def transfer(
         `chosen` (a phase's name), `num_train`, `num_validation`, `num_parameters`, and `phases`: for each its
         `validation` and `test` metrics and its cost.
     """
+    config = replace(config, labels=splits.budget_name(config.labels))
     runtime = runtime or runtimes.start(config.mixed_precision)
     dataset = dataset or sources.load(config.data, image_size=config.image_size, config=config.loading)
     labelled, validation = labelled_images(config, dataset)
     backbone, provenance = initial_backbone(config, dataset)
+    dataset = dataset.with_range(backbone.spec.value_range)
     if len(labelled) < runtime.num_processes:
         raise InputError(
             f"--labels {config.labels}: {len(labelled)} labelled images for {runtime.num_processes} processes. "
@@ -147,7 +156,7 @@ def transfer(
                 _describe(folder.result, output, runtime)
             return folder.result
         if not quiet:
-            runtime.say(dataset.describe())
+            runtime.say(augmentations.introduce(dataset, config))
             runtime.say(
                 f"transfer of {backbone.spec.label} from {config.init}: {len(labelled)} labelled images, "
                 f"{len(validation)} for validation; {runtime.describe()}"
@@ -279,7 +288,7 @@ def _calibrate(
     backbone = objective.backbone
     sample = labelled[:: max(1, len(labelled) // CALIBRATION_IMAGES)]
     keys = sample_keys(config.seed, 0, sample).to(runtime.device)
-    images = dataset.pixels[sample].to(runtime.device)
+    images = torch.cat(list(dataset.batches(sample.split(CALIBRATION_IMAGES), runtime.device)))
     views = augment(images, keys, view=1, size=config.image_size, config=config.augment)
     norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     with torch.no_grad():
@@ -297,8 +306,9 @@ def _calibrate(
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer transfer") -> None:
     """`transfer [flags]`."""
-    settings, rest = configuration.take_config(arguments)
-    transfer(configuration.parse(TransferConfig, settings, rest, program=program, default=TransferConfig()))
+    images, settings, rest = augmentations.take(*configuration.take_config(arguments))
+    default, note = augmentations.adapted(TransferConfig(), images), augmentations.HELP
+    transfer(configuration.parse(TransferConfig, settings, rest, program=program, default=default, note=note))
 
 
 def for_arm(recipe: TransferRecipe, **settings: Any) -> TransferConfig:

@@ -41,7 +41,7 @@ def test_the_plain_autoencoder_sees_the_image_as_it_is(make_backbone, make_batch
 def test_the_target_is_the_clean_image(make_backbone, make_batch):
     method = build(make_backbone(), noise=1.0, mask_ratio=0.5)
     batch = make_batch(8)
-    clean = method.backbone.normalize(batch.images / 255.0)
+    clean = method.backbone.normalize(batch.images)
     inputs = []
     method.backbone.model.register_forward_hook(lambda _module, given, _output: inputs.append(given[0]))
     method.decoder.register_forward_hook(lambda _module, _given, _output: clean)
@@ -54,7 +54,7 @@ def test_the_loss_is_the_mean_squared_error(make_backbone, make_batch):
     method = build(make_backbone())
     batch = make_batch(8)
     method.decoder.register_forward_hook(lambda _module, _given, output: torch.zeros_like(output))
-    clean = method.backbone.normalize(batch.images / 255.0)
+    clean = method.backbone.normalize(batch.images)
     assert float(method(batch).loss) == pytest.approx(float(clean.square().mean()), rel=1e-5)
 
 
@@ -73,7 +73,7 @@ def test_the_code_is_what_the_backbone_hands_on(make_backbone, make_batch):
     codes = []
     method.decoder.register_forward_hook(lambda _module, given, _output: codes.append(given[0]))
     method(batch)
-    assert torch.allclose(codes[0], method.backbone(batch.images / 255.0), atol=1e-5)
+    assert torch.allclose(codes[0], method.backbone(batch.images), atol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{"noise": -0.1}, {"mask_ratio": 1.0}, {"mask_ratio": -0.1}])

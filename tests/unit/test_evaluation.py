@@ -56,5 +56,5 @@ def test_images_come_back_in_the_order_asked_for(make_dataset, runtime, monkeypa
     monkeypatch.setattr("ssl_transfer.evaluation.features.BATCH_SIZE", 4)
     data = make_dataset()
     indices = torch.tensor([30, 3, 17, 4, 5, 9, 1])
-    found = over_images(lambda images: images[:, 0, 0, 0].float(), data, indices, runtime, "reading")
-    assert torch.equal(found, data.pixels[indices, 0, 0, 0].float())
+    found = over_images(lambda images: images[:, 0, 0, 0], data, indices, runtime, "reading")
+    assert torch.equal(found, data.pixels[indices, 0, 0, 0] / 255.0)

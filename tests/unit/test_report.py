@@ -137,3 +137,15 @@ def test_one_seed_is_said_in_the_table_too(tmp_path, capsys):
     write_comparison(tmp_path, seeds=(0,))
     report.show(tmp_path)
     assert "[one seed]" in capsys.readouterr().out
+
+
+def test_shares_are_budgets_too(tmp_path, capsys):
+    write_comparison(tmp_path, labels=("0.1", "5", "all"))
+    report.draw(tmp_path)
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text()
+        assert "10% of each class" in text
+        assert "Budget 10%: 5 labelled images" in text
+        assert "Budget 5: 5 labelled images" in text
+        assert "at 10% of the labels" in text
+    assert {row.labels for row in tables.read_results(tmp_path)} == {"0.1", "5", "all"}

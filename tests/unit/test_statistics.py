@@ -8,9 +8,11 @@ from ssl_transfer.evaluation.statistics import (
     SUMMARY_COLUMNS,
     Row,
     baselines_of,
+    budget_title,
     by_cell,
     estimate,
     paired_difference,
+    percent_of,
     summarize,
 )
 
@@ -105,3 +107,21 @@ def test_summary():
     assert (simclr["mean"], simclr["difference"]) == pytest.approx((0.8, 0.25))
     by_hand = stats.ttest_rel([0.7, 0.9], [0.5, 0.6])
     assert simclr["p_value"] == pytest.approx(by_hand.pvalue)
+
+
+@pytest.mark.parametrize(
+    ("labels", "percent", "title", "long"),
+    [
+        ("all", None, "all labels", "all labels"),
+        ("5", None, "5 a class", "5 labels a class"),
+        ("1", None, "1 a class", "1 labels a class"),
+        ("0.1", "10%", "10% of each class", "10% of each class"),
+        ("0.125", "12.5%", "12.5% of each class", "12.5% of each class"),
+        ("0.29", "29%", "29% of each class", "29% of each class"),
+        ("other", None, "other a class", "other labels a class"),
+    ],
+)
+def test_budgets_are_named(labels, percent, title, long):
+    assert percent_of(labels) == percent
+    assert budget_title(labels) == title
+    assert budget_title(labels, "labels ") == long

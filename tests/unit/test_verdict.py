@@ -107,3 +107,19 @@ def test_the_backbone_of_imagenet_is_named():
 def test_nothing_pretrained_nothing_said(arms):
     rows = [row for arm in arms for row in rows_of(arm, 0.5)]
     assert "says nothing about pretraining" in verdict(rows)
+
+
+def test_shares_of_the_labels_are_named_so():
+    rows = [
+        *(rows_of("scratch", 0.6, labels="5") + rows_of("moco", 0.8, labels="5")),
+        *(rows_of("scratch", 0.6, labels="0.07") + rows_of("moco", 0.8, labels="0.07")),
+        *(rows_of("scratch", 0.6, labels="0.5") + rows_of("moco", 0.8, labels="0.5")),
+        *(rows_of("scratch", 0.9, labels="all") + rows_of("moco", 0.9, labels="all")),
+    ]
+    text = verdict(rows)
+    assert text.startswith(
+        "Pretraining on these images helps at 5 labels a class and at 7% and 50% of the labels, not everywhere: "
+    )
+    assert "at 7% of the labels moco is ahead" in text
+    only = verdict([row for row in rows if row.labels == "0.07"])
+    assert only.startswith("Yes, pretraining on these images helps: at 7% of the labels moco is ahead")

@@ -1,0 +1,226 @@
+"""A data set as every stage sees it: pixels as they are stored, labels, splits, and how batches of them are read."""
+
+import functools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..engine.errors import InputError
+
+PARTS = ("unlabeled", "train", "validation", "test")
+UNLABELED = -1
+Range = tuple[float, float]
+EIGHT_BITS: Range = (0.0, 255.0)
+LOOK_AHEAD = 2
+"""Batches that are read while one is worked on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadingConfig:
+    """How images are read, stored and divided."""
+
+    split_seed: int = 0
+    """Seed of the division into training, validation and test images, where the data has none. It is not the seed of
+    the runs: all of them are tested on the same images."""
+    test_fraction: float = 0.25
+    """Share of each class that becomes test images where the data has no test part."""
+    validation_fraction: float = 0.15
+    """Share of each class's training images that becomes validation images where the data has no validation part."""
+    group_by: str | None = None
+    """What must stay on one side of a division (a patient, a scene): a column of the table of labels, or a regular
+    expression on an image's name whose brackets catch the group, as in '(patient[0-9]+)_'."""
+    block: float | None = None
+    """Divide by place: group_by then gives two numbers (two columns as in 'x,y', or two brackets), and images in the
+    same square of this side stay together."""
+    near_duplicates: Literal["together", "free"] = "together"
+    """together: near-duplicate images are kept on one side of a division. Exact ones always are."""
+    leakage: Literal["stop", "drop", "allow"] = "stop"
+    """Exact duplicates between parts that the data itself has: stop with their names, drop the copy that is not in the
+    test part (or, of two others, not in validation), or allow."""
+    max_unreadable: float = 0.01
+    """Largest share of images that may be unreadable. They are named, counted and left out; more is an error."""
+    channels: Literal["auto", "grey", "rgb", "rgba"] = "auto"
+    """What 8-bit images become. auto: grey where all are, otherwise rgb; transparent places show `background`."""
+    background: Literal["white", "grey", "black"] = "white"
+    """What transparent places show, unless channels is rgba."""
+    value_range: Range | None = None
+    """The stored values that become 0 and 1. None: 0 and 255 for 8 bits; for deeper images the range of the pool, but
+    for a thousandth of each image's pixels at either end."""
+    stored_size: int | None = None
+    """Pixels a side that images are stored at. None: 8/7 of --image-size, as 256 is to 224, so that crops have room; or
+    as they are where all are smaller."""
+    cache: Path = Path("~/.cache/ssl_transfer")
+    """Folder for decoded pixels, shared by runs; `ssl-transfer data cache` lists and empties it."""
+    cache_gb: float | None = None
+    """Most that the decoded pixels of one data set may take. None: four fifths of the free disk. What is larger is
+    decoded anew for every batch, by worker processes."""
+    workers: int | None = None
+    """Processes that decode. None: one for each core."""
+    download: bool = False
+    """Whether data may be fetched from the network; otherwise it must lie in `downloads`."""
+    downloads: Path = Path("~/.cache/ssl_transfer/downloads")
+    """Folder for torchvision's and MedMNIST's files. Hugging Face keeps its own."""
+    streaming: bool = False
+    """Pretrain on hf:REPO as it comes from the hub, keeping nothing on disk: for what fits on none."""
+    stream_images: int | None = None
+    """Images of a stream that make an epoch. None: as many as the data set says that it has."""
+
+    def __post_init__(self) -> None:
+        for name in ("test_fraction", "validation_fraction", "max_unreadable"):
+            value = getattr(self, name)
+            if not 0.0 <= value < 1.0:
+                raise InputError(f"loading.{name} {value}: it is a share, 0 or more and below 1.")
+        if not (self.test_fraction and self.validation_fraction):
+            raise InputError("loading.test_fraction and loading.validation_fraction must be above 0.")
+        for name in ("block", "cache_gb", "workers", "stored_size", "stream_images"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"loading.{name} {value}: it must be above 0.")
+        if self.stream_images is not None and not self.streaming:
+            raise InputError("loading.stream_images would be ignored without loading.streaming.")
+        if self.block is not None and self.group_by is None:
+            raise InputError("loading.block would be ignored: loading.group_by says where an image lies, as in x,y.")
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise InputError(f"loading.value_range {self.value_range}: two numbers, the smaller first.")
+
+
+class Pixels(Protocol):
+    """(N, C, H, W) stored images: a tensor, or something on disk that is read like one."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """(N, C, H, W)."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """uint8, uint16, int16 or float32."""
+
+    def __getitem__(self, indices: Tensor, /) -> Tensor:
+        """(B,) int64 -> (B, C, H, W)."""
+
+    def __len__(self) -> int:
+        """N."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Of each image and channel, in stored units."""
+
+    mean: np.ndarray
+    """(N, C) float64."""
+    square: np.ndarray
+    """(N, C) float64: the mean of the squares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Images as they are stored, with labels and splits. N images, C channels, H x W pixels.
+
+    `splits` are int64 indices into the images: `unlabeled`, `train`, `validation`, `test`; they do not overlap.
+    """
+
+    source: str
+    pixels: Pixels
+    labels: Tensor
+    """(N,) int64 class indices; -1 without a label."""
+    names: Sequence[str]
+    """For each image, what to call it in a message: of a folder, the path inside it."""
+    classes: tuple[str, ...]
+    splits: dict[str, Tensor]
+    fingerprint: str
+    """Changes with any pixel, label or split."""
+    value_range: Range = EIGHT_BITS
+    """The stored values that become 0 and 1."""
+    moments: Moments | None = None
+    """Where they were measured when the images were decoded."""
+    notes: tuple[str, ...] = field(default=())
+    """What its reader should know: files left out, channels repeated, duplicates kept together."""
+
+    @property
+    def pool(self) -> Tensor:
+        """The images for pretraining: unlabelled and training ones, never validation or test."""
+        return torch.cat([self.splits["unlabeled"], self.splits["train"]])
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of every image."""
+        return self.pixels.shape[1]
+
+    def batches(self, chunks: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+        """For each (B,) int64 chunk of indices its images on `device`: (B, C, H, W) float32, 0..1 within the range.
+
+        What does not lie in memory is read ahead while the caller works.
+        """
+        for pixels in _read_ahead(self.pixels, chunks):
+            yield to_unit(pixels.to(device, non_blocking=True), self.value_range)
+
+    def with_range(self, value_range: Range) -> "Dataset":
+        """The same images, read as a checkpoint expects them."""
+        return self if value_range == self.value_range else replace(self, value_range=value_range)
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel over the pool, of values in 0..1."""
+        return self._statistics
+
+    @functools.cached_property
+    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        moments = self.moments or moments_of(self.pixels)
+        pool = self.pool.numpy()
+        low, high = self.value_range
+        mean, square = moments.mean[pool].mean(axis=0), moments.square[pool].mean(axis=0)
+        deviation = np.sqrt(np.clip(square - np.square(mean), 0.0, None))
+        if (deviation <= 1e-6 * (high - low)).any():
+            raise InputError(f"{self.source}: the images of the pool are all of one colour in some channel.")
+        return tuple(((mean - low) / (high - low)).tolist()), tuple((deviation / (high - low)).tolist())
+
+    def describe(self) -> str:
+        """A line for people, and one for each note."""
+        counts = ", ".join(f"{len(index)} {name}" for name, index in self.splits.items() if len(index))
+        size = " x ".join(str(side) for side in self.pixels.shape[2:])
+        line = f"{self.source}: {counts}; {len(self.classes)} classes; {self.num_channels} x {size} pixels stored"
+        return "\n".join([line, *self.notes])
+
+
+def to_unit(pixels: Tensor, value_range: Range) -> Tensor:
+    """Stored pixels of any dtype -> float32; the range becomes 0..1, and what lies outside it stays outside."""
+    low, high = value_range
+    # A new tensor even of float32, as what follows writes into it.
+    values = pixels.to(torch.float32, copy=True)
+    if low:
+        values.sub_(low)
+    return values.div_(high - low)
+
+
+def moments_of(pixels: Pixels) -> Moments:
+    """Measured on the pixels themselves."""
+    means, squares = [], []
+    for chunk in torch.arange(len(pixels)).split(256):
+        values = pixels[chunk].to(torch.float64)
+        means.append(values.mean(dim=(2, 3)))
+        squares.append(values.square().mean(dim=(2, 3)))
+    return Moments(mean=torch.cat(means).numpy(), square=torch.cat(squares).numpy())
+
+
+def _read_ahead(pixels: Pixels, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    if isinstance(pixels, Tensor):
+        yield from (pixels[chunk] for chunk in chunks)
+        return
+    waiting: deque[Future[Tensor]] = deque()
+    with ThreadPoolExecutor(LOOK_AHEAD) as readers:
+        try:
+            for chunk in chunks:
+                waiting.append(readers.submit(pixels.__getitem__, chunk))
+                if len(waiting) > LOOK_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

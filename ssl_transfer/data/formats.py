@@ -1,0 +1,177 @@
+"""One encoded image: what its header says, and how it is opened. Nothing here is turned into anything else.
+
+8-bit images are read by Pillow, deeper PNGs by torchvision, and TIFFs of more bits or bands by tifffile. Without torch,
+so that a worker process starts in a tenth of a second.
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+Encoded = Path | bytes | np.ndarray
+"""A file, its content, or an array (H, W) or (H, W, C)."""
+
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    ".jpg": ("JPEG",),
+    ".jpeg": ("JPEG",),
+    ".png": ("PNG",),
+    ".bmp": ("BMP", "DIB"),
+    ".webp": ("WEBP",),
+    ".tif": ("TIFF",),
+    ".tiff": ("TIFF",),
+    ".gif": ("GIF",),
+    ".ppm": ("PPM",),
+    ".pgm": ("PPM",),
+}
+"""What counts as an image, and Pillow's names for the formats that a file so called may hold."""
+FORMATS = tuple(dict.fromkeys(name for names in SUFFIXES.values() for name in names))
+MAX_PIXELS = 178_956_970
+"""More in one image is taken for a decompression bomb, as Pillow does."""
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
+ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+DType = Literal["uint8", "uint16", "int16", "float32"]
+_DTYPES: tuple[DType, ...] = ("uint8", "uint16", "int16", "float32")
+
+
+class UnreadableError(ValueError):
+    """An image that cannot be used; the text says why."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image before its pixels are decoded."""
+
+    channels: int
+    """Without alpha; of deep images, alpha is one of the channels."""
+    alpha: bool
+    """Whether places may be transparent."""
+    dtype: DType
+    width: int
+    height: int
+
+
+def header(item: Encoded) -> Header:
+    """Read what an image is.
+
+    Raises:
+        UnreadableError: no image, not what its name says, too many pixels, or a kind of number that is not stored.
+    """
+    if isinstance(item, np.ndarray):
+        return header_of_array(item.shape, item.dtype)
+    if is_deep_tiff(item):
+        return header_of_array(*read_tiff(item, header_only=True))
+    with open_image(item) as image:
+        # Pillow opens deep grey with alpha as RGBA.
+        grey = image.mode in GREY_MODES or "LA;16" in str(getattr(image, "tile", ""))
+        deep = is_deep(image)
+        dtype: DType = "uint16" if deep or image.mode.startswith("I") else "float32" if image.mode == "F" else "uint8"
+        # A quarter turn by EXIF exchanges the sides.
+        turned = image.getexif().get(0x0112, 1) >= 5
+        width, height = image.size[::-1] if turned else image.size
+        alpha = image.mode in ALPHA_MODES or "transparency" in image.info
+        channels = 1 if grey else 3
+        if dtype != "uint8" and alpha:
+            return Header(channels + 1, False, dtype, width, height)
+        return Header(channels, alpha, dtype, width, height)
+
+
+def header_of_array(shape: tuple[int, ...], dtype: Any) -> Header:
+    """The header of an array (height, width) or (height, width, channels)."""
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise UnreadableError(f"an array of shape {tuple(shape)}: (height, width) or (height, width, channels) is read")
+    height, width = shape[:2]
+    if height * width > MAX_PIXELS:
+        raise UnreadableError(_bomb(width, height))
+    dtype = np.dtype(dtype)
+    stored = "uint8" if dtype.kind == "b" else "float32" if dtype.kind == "f" else dtype.newbyteorder("=").name
+    if stored not in _DTYPES:
+        raise UnreadableError(f"{dtype.name} values: {', '.join(_DTYPES)} are stored; convert it to one of them")
+    return Header(shape[2] if len(shape) == 3 else 1, False, stored, width, height)
+
+
+def _bomb(width: int, height: int) -> str:
+    return f"{width} x {height} pixels: more than {MAX_PIXELS:,}, which is taken for a decompression bomb"
+
+
+def open_image(item: Path | bytes) -> Image.Image:
+    """Open with Pillow, only as the format that the name promises."""
+    allowed = SUFFIXES.get(item.suffix.lower(), FORMATS) if isinstance(item, Path) else FORMATS
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(item) if isinstance(item, bytes) else item, formats=allowed)
+    except Image.DecompressionBombError as error:
+        raise UnreadableError(f"{error} (more than {MAX_PIXELS:,} pixels are refused)") from error
+    except Exception as error:
+        actual = _actual_format(item)
+        if actual and actual not in allowed:
+            raise UnreadableError(f"is a {actual} file, not what its name says; rename it") from error
+        raise UnreadableError("not an image" if actual is None else f"{type(error).__name__}: {error}") from error
+    if image.size[0] * image.size[1] > MAX_PIXELS:
+        raise UnreadableError(_bomb(*image.size))
+    return image
+
+
+def _actual_format(item: Path | bytes) -> str | None:
+    try:
+        with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item, formats=FORMATS) as image:
+            return image.format
+    except Exception:  # Whatever is wrong with it, it is none of the formats.
+        return None
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether a file that Pillow calls RGB has 16 bits a channel: only the raw mode tells."""
+    return ";16" in str(getattr(image, "tile", ""))
+
+
+def is_deep_tiff(item: Path | bytes) -> bool:
+    """Whether a TIFF holds more than Pillow can: other than 8 bits, or bands that are neither grey, RGB nor alpha."""
+    if isinstance(item, Path) and item.suffix.lower() not in (".tif", ".tiff"):
+        return False
+    if isinstance(item, bytes):
+        start = item[:4]
+    else:
+        with open(item, "rb") as file:
+            start = file.read(4)
+    if start not in _TIFF_MAGIC:
+        return False
+    try:
+        with open_image(item) as image:
+            tags: Any = image.tag_v2  # type: ignore[attr-defined]
+            bits, samples, extra = tags.get(258, (1,)), tags.get(277, 1), tags.get(338, ())
+            frames = getattr(image, "n_frames", 1)
+    except (UnreadableError, AttributeError):
+        return True
+    undeclared = samples > 3 and 262 in tags and tags[262] in (1, 2) and not set(extra) & {1, 2}
+    return max(bits) > 8 or frames > 1 or samples > 4 or samples == 2 or undeclared
+
+
+def read_tiff(item: Path | bytes, *, header_only: bool) -> Any:
+    """(height, width, bands) and dtype of a TIFF, or the array itself. Bands may be samples, planes or pages."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(item) if isinstance(item, bytes) else item) as file:
+            series = file.series[0]
+            shape, axes = series.shape, series.axes
+            if not {"Y", "X"} <= set(axes) or len(shape) > 3:
+                raise UnreadableError(
+                    f"a TIFF of axes {axes} and shape {shape}: one image of one or more bands is read"
+                )
+            order = [axes.index("Y"), axes.index("X"), *(i for i, axis in enumerate(axes) if axis not in "YX")]
+            shape = tuple(shape[axis] for axis in order)
+            if header_only:
+                return shape, series.dtype
+            header_of_array(shape, series.dtype)
+            return series.asarray().transpose(order)
+    except UnreadableError:
+        raise
+    except Exception as error:
+        raise UnreadableError(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,83 @@
+"""The one DATA string: what stands before its colon names a file of this folder. `load` makes a `Dataset` of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ...engine.errors import InputError, did_you_mean
+from .. import assemble, cache
+from ..dataset import Dataset, LoadingConfig
+from ..formats import SUFFIXES
+from ..listing import Listing
+from ..stored import Stored
+from . import arrays, digits, folder, huggingface, medmnist_sets, table, torchvision_sets
+
+__all__ = ["SOURCES", "SUFFIXES", "Dataset", "LoadingConfig", "load", "read"]
+
+SOURCES = {
+    "digits": "scikit-learn's 1,797 handwritten digits, 8 x 8 grey, shipped with it",
+    "folder:PATH": f"{folder.FORM}; or PATH a table (.csv, .parquet) of path and label",
+    "npz:FILE": "arrays, or encoded bytes, in numpy's format",
+    "torchvision:NAME": "CIFAR10, STL10, EuroSAT, Flowers102 and others, through torchvision",
+    "hf:REPO": "a data set of the Hugging Face hub, or a folder in a form that its library reads",
+    "medmnist:NAME": "pathmnist, bloodmnist_64 and others of MedMNIST",
+}
+
+
+def load(source: str, *, image_size: int, config: LoadingConfig) -> Dataset:
+    """The images behind a DATA string.
+
+    Args:
+        source: see `SOURCES`.
+        image_size: pixels a side that models will see; photographs are stored a little larger, for crops.
+        config: how to read, store and divide.
+
+    Raises:
+        InputError: an unknown source; one that is missing, empty or has one class; too many unreadable images; copies
+            in several parts.
+    """
+    listing, stored = read(source, image_size=image_size, config=config)
+    return assemble.assemble(listing, stored, source=source, config=config)
+
+
+def read(source: str, *, image_size: int, config: LoadingConfig) -> tuple[Listing, Stored]:
+    """What a source lists, and its readable images as they are stored, before they are divided into parts."""
+    if image_size < 8:
+        raise InputError(f"--image-size {image_size}: at least 8 pixels.")
+    if config.streaming:
+        raise InputError(
+            "--loading.streaming is for `pretrain` on hf:REPO: a stream has no splits and no image can be looked up, "
+            "which comparing, transfer, evaluating and checking need. Leave it out."
+        )
+    kind, colon, rest = source.partition(":")
+    forms = {form.partition(":")[0]: form for form in SOURCES}
+    if kind not in forms or (colon and forms[kind] == kind):
+        exists = Path(source).exists()
+        hint = f" For a folder of images write folder:{source}" if exists else did_you_mean(kind, forms)
+        raise InputError(f"--data {source}: not a known source; there are {', '.join(SOURCES)}.{hint}")
+    if not rest and forms[kind] != kind:
+        raise InputError(f"--data {source}: needs more, as in {forms[kind]}: {SOURCES[forms[kind]]}.")
+    if kind == "digits":
+        return digits.read()
+    listing = LISTERS[kind](rest, config)
+    stored = cache.store(
+        listing.items, listing.names, key=listing.key, source=source, image_size=image_size, config=config
+    )
+    return listing, stored
+
+
+def _folder(rest: str, _: LoadingConfig) -> Listing:
+    return table.read(Path(rest)) if rest.lower().endswith(table.SUFFIXES) else folder.read(Path(rest))
+
+
+def _npz(rest: str, _: LoadingConfig) -> Listing:
+    return arrays.read(Path(rest))
+
+
+LISTERS: dict[str, Callable[[str, LoadingConfig], Listing]] = {
+    "folder": _folder,
+    "npz": _npz,
+    "torchvision": torchvision_sets.read,
+    "hf": huggingface.read,
+    "medmnist": medmnist_sets.read,
+}
+"""How what stands behind the colon is listed."""

@@ -1,0 +1,25 @@
+"""`digits`: scikit-learn's 1,797 handwritten digits, 8 x 8 grey, shipped with it (UCI, Alpaydin and Kaynak 1998)."""
+
+import numpy as np
+
+from ..dataset import PARTS
+from ..listing import NAMES, Listing
+from ..stored import Stored, in_memory
+
+
+def read() -> tuple[Listing, Stored]:
+    """The listing and, as they lie decoded in the library, the pixels."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    # The values run from 0 to 16.
+    pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
+    listing = Listing(
+        items=pixels,
+        key="digits",
+        names=np.array([f"digits[{index}]" for index in range(len(pixels))], NAMES),
+        labels=bunch.target.astype(np.int64),
+        classes=tuple(str(digit) for digit in range(10)),
+        parts=np.full(len(pixels), PARTS.index("train"), np.int8),
+    )
+    return listing, in_memory(pixels)

@@ -1,0 +1,138 @@
+"""`folder:PATH`: images in PATH/train/<class>/**, with val/, test/ and unlabeled/ beside it, or PATH/<class>/**."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...engine.errors import InputError, did_you_mean
+from ..dataset import PARTS, UNLABELED
+from ..formats import SUFFIXES
+from ..listing import NAMES, Listing
+
+FORM = "images in PATH/train/<class>/*, with val/, test/ and unlabeled/ beside it, or PATH/<class>/*"
+_FOLDERS = {"unlabeled": "unlabeled", "train": "train", "val": "validation", "validation": "validation", "test": "test"}
+
+
+class Files(Sequence[Path]):
+    """Files by their paths inside a folder, (N,) strings."""
+
+    def __init__(self, root: Path, names: np.ndarray) -> None:
+        self._root, self._names = root, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._root / self._names[index]
+
+    def key(self) -> str:
+        """Changes with any file's place, size or time of writing."""
+        digest = hashlib.sha256(str(self._root.resolve()).encode())
+        for name in self._names:
+            status = os.stat(self._root / name)
+            digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+
+def read(path: Path) -> Listing:
+    """List a folder.
+
+    Raises:
+        InputError: it is missing or empty, has one class, images outside classes, or folders that are no part of it.
+    """
+    source = f"folder:{path}"
+    path = path.expanduser()
+    if not path.is_dir():
+        raise InputError(f"--data {source}: there is no such folder (looked from {Path.cwd()}).")
+    folders = sorted(child.name for child in path.iterdir() if child.is_dir() and child.name in _FOLDERS)
+    if folders:
+        _refuse_strangers(path)
+    names: list[str] = []
+    labels: list[str] = []
+    parts: list[int] = []
+    for folder in folders or ["."]:
+        part = _FOLDERS.get(folder, "train")
+        inside = _images(path / folder)
+        names += [name if folder == "." else f"{folder}/{name}" for name in inside]
+        labels += [_class_of(name, path / folder, part) for name in inside]
+        parts += [PARTS.index(part)] * len(inside)
+    if not names:
+        raise InputError(f"--data {source}: no images there. Expected {FORM}; {', '.join(sorted(SUFFIXES))}.")
+    array = np.array(names, NAMES)
+    files = Files(path, array)
+    codes, classes = encode_labels(labels)
+    check_classes(codes, classes, np.array(parts, np.int8), source)
+    return Listing(
+        items=files,
+        key=files.key(),
+        names=array,
+        labels=codes,
+        classes=classes,
+        parts=np.array(parts, np.int8),
+    )
+
+
+def encode_labels(labels: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class names, empty where there is none, to (N,) int64 and the sorted names."""
+    classes = sorted({label for label in labels if label})
+    number = {name: index for index, name in enumerate(classes)}
+    codes = np.fromiter((number.get(label, UNLABELED) for label in labels), np.int64, len(labels))
+    return codes, tuple(classes)
+
+
+def check_classes(labels: np.ndarray, classes: tuple[str, ...], parts: np.ndarray, source: str) -> None:
+    """Raise InputError for a single class, and for classes that only validation or test has."""
+    if len(classes) == 1:
+        raise InputError(
+            f"--data {source}: only one class, {classes[0]!r}. Comparing needs two or more, each a subfolder; "
+            "images without labels belong into unlabeled/."
+        )
+    trained = np.unique(labels[parts == PARTS.index("train")])
+    for part in ("validation", "test"):
+        extra = np.setdiff1d(labels[(parts == PARTS.index(part)) & (labels >= 0)], trained)
+        if len(extra):
+            named = ", ".join(classes[index] for index in extra)
+            raise InputError(f"--data {source}: {part} has classes that train has not: {named}.")
+
+
+def _refuse_strangers(path: Path) -> None:
+    """A misspelt part would be left out in silence."""
+    for child in sorted(path.iterdir()):
+        if child.name in _FOLDERS or child.name.startswith(".") or not child.is_dir():
+            continue
+        if any(_images(child)):
+            raise InputError(
+                f"--data folder:{path}: {child.name}/ holds images but is none of {', '.join(_FOLDERS)}."
+                f"{did_you_mean(child.name, _FOLDERS)} Rename it, or move it elsewhere."
+            )
+
+
+def _images(folder: Path) -> list[str]:
+    """Paths inside a folder of all images at any depth, sorted; hidden ones are left out."""
+    suffixes = tuple(SUFFIXES)
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = os.path.relpath(place, folder)
+        for name in files:
+            if not name.startswith(".") and name.lower().endswith(suffixes):
+                found.append(name if inside == "." else f"{inside}/{name}")
+    # Folder by folder, as pathlib sorts.
+    return sorted(found, key=lambda name: name.split("/"))
+
+
+def _class_of(name: str, folder: Path, part: str) -> str:
+    """The first folder's name, or nothing for an image without a label."""
+    if part == "unlabeled":
+        return ""
+    label, slash, _ = name.partition("/")
+    if not slash:
+        raise InputError(
+            f"{folder / name}: an image outside a class folder. Put it into {folder}/<class>/, "
+            "or without a label into unlabeled/."
+        )
+    return label

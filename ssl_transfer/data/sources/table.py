@@ -1,0 +1,110 @@
+"""`folder:PATH/labels.csv` (or .parquet): images listed in a table, their paths relative to it.
+
+Columns: `path`, `label` (empty without one), and if given `split`; any further column can group images.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from ...engine.errors import InputError, did_you_mean
+from ..dataset import PARTS
+from ..listing import NAMES, Listing, part_number
+from .extras import need
+from .folder import Files, check_classes, encode_labels
+
+SUFFIXES = (".csv", ".tsv", ".parquet")
+_ALIASES = {
+    "path": ("path", "file", "filename", "file_name", "image", "image_path"),
+    "label": ("label", "class", "target", "class_name"),
+    "split": ("split", "part", "subset", "fold"),
+}
+
+
+def read(table: Path) -> Listing:
+    """List the images of a table.
+
+    Raises:
+        InputError: no such table, no column of paths, a path that is missing or leaves the folder, one class.
+    """
+    source = f"folder:{table}"
+    file = table.expanduser()
+    if not file.is_file():
+        raise InputError(f"--data {source}: there is no such file (looked from {Path.cwd()}).")
+    columns = _parquet(file) if file.suffix == ".parquet" else _csv(file)
+    found = {meaning: next((name for name in names if name in columns), None) for meaning, names in _ALIASES.items()}
+    if found["path"] is None:
+        raise InputError(
+            f"--data {source}: no column `path`; there are {', '.join(columns) or 'none'}."
+            f"{did_you_mean('path', columns)}"
+        )
+    names = np.array(columns[found["path"]], NAMES)
+    if not len(names):
+        raise InputError(f"--data {source}: no rows.")
+    _check_paths(file, names)
+    labels, classes = encode_labels(columns[found["label"]] if found["label"] else [""] * len(names))
+    if found["split"]:
+        parts = np.array([part_number(text, source) for text in columns[found["split"]]], np.int8)
+    else:
+        parts = np.where(labels >= 0, PARTS.index("train"), PARTS.index("unlabeled")).astype(np.int8)
+    bare = (labels < 0) & (parts != PARTS.index("unlabeled"))
+    if bare.any():
+        raise InputError(
+            f"--data {source}: {names[bare.argmax()]} has no label but the split "
+            f"{PARTS[parts[bare.argmax()]]}; leave the split `unlabeled`."
+        )
+    check_classes(labels, classes, parts, source)
+    files = Files(file.parent, names)
+    return Listing(
+        items=files,
+        key=files.key(),
+        names=names,
+        labels=labels,
+        classes=classes,
+        parts=parts,
+        columns={name: np.array(values, NAMES) for name, values in columns.items() if name not in found.values()},
+    )
+
+
+def _csv(file: Path) -> dict[str, list[str]]:
+    with open(file, newline="", encoding="utf-8-sig") as opened:
+        reader = csv.DictReader(opened, dialect="excel-tab" if file.suffix == ".tsv" else "excel", strict=True)
+        try:
+            rows = list(reader)
+        except csv.Error as error:
+            raise InputError(f"--data folder:{file}: line {reader.line_num}: {error}.") from error
+    ragged = next((number for number, row in enumerate(rows, start=2) if None in row or None in row.values()), None)
+    if ragged:
+        raise InputError(f"--data folder:{file}: row {ragged} has another number of fields than the header.")
+    return {name: [row[name] for row in rows] for name in reader.fieldnames or ()}
+
+
+def _parquet(file: Path) -> dict[str, list[str]]:
+    need("pyarrow", extra="table", source=f"folder:{file}")
+    from pyarrow import ArrowInvalid, parquet
+
+    try:
+        table = parquet.read_table(file)
+    except (ArrowInvalid, OSError) as error:
+        raise InputError(f"--data folder:{file}: not a readable parquet file ({error}).") from error
+    return {
+        name: ["" if value is None else str(value) for value in table.column(name).to_pylist()]
+        for name in table.column_names
+    }
+
+
+def _check_paths(file: Path, names: np.ndarray) -> None:
+    """A table must not reach outside its folder, nor name what is not there."""
+    root = file.parent.resolve()
+    missing = []
+    for name in names:
+        if not (root / name).resolve().is_relative_to(root):
+            raise InputError(f"--data folder:{file}: {name} lies outside {root}. Put the table above its images.")
+        if not (root / name).is_file():
+            missing.append(name)
+    if missing:
+        raise InputError(
+            f"--data folder:{file}: {len(missing)} of {len(names)} files are not there (first: {missing[0]}, "
+            f"looked for in {root})."
+        )

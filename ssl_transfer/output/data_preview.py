@@ -1,0 +1,222 @@
+"""`ssl-transfer data preview`: some images of the pool as each method sees them, a sheet a method, to be looked at."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import torch
+import tyro
+from torch import Tensor
+
+from ..data import sources
+from ..data.augment import AugmentConfig, augment, evaluation_view, ignored
+from ..data.dataset import Dataset
+from ..data.presets import preset
+from ..engine import config as configuration
+from ..engine.checkpoint import write_atomically
+from ..engine.errors import InputError, did_you_mean
+from ..engine.randomness import sample_keys
+from ..methods import METHODS
+from ..methods.autoencoder import Autoencoder
+from ..methods.mae import MAE
+from ..models.backbones import BackboneConfig
+from ..stages import augmentation as augmentations
+from ..stages import pretrain as pretraining
+from ..stages.plan import TransferRecipe
+from ..stages.run import check_positive, data_label
+from .pictures import CPU, sheet
+
+TRANSFER = "transfer"
+NAMES = (*METHODS, TRANSFER)
+HIDDEN = 0.5
+"""The grey of a patch that is not seen."""
+M = TypeVar("M")
+Column = tuple[str, Tensor]
+"""A title, and (B, C, H, W) images in 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSettings(Generic[M]):
+    """What of a method's settings decides what it sees."""
+
+    method: M
+    """The method's own settings."""
+    backbone: BackboneConfig
+    """Of a vision transformer, the size of the patches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferSettings:
+    """What of the transfer stage's settings decides what it sees."""
+
+    augment: AugmentConfig = TransferRecipe().augment
+    """What happens to training images."""
+
+
+def _field(name: str) -> tuple[str, Any, Any]:
+    """A method's own settings as a field of `Settings`."""
+    if name == TRANSFER:
+        return name, TransferSettings, field(default=TransferSettings())
+    entry = METHODS[name]
+    value = MethodSettings(method=entry.config(), backbone=entry.backbone)
+    return name, MethodSettings[entry.config], field(default=value)  # type: ignore[name-defined]
+
+
+Settings: Any = dataclasses.make_dataclass(
+    "Settings",
+    # As flags: --simclr.method.augment.flip, --mae.method.mask-ratio, --transfer.augment.rotation, ...
+    [_field(name) for name in NAMES],
+    frozen=True,
+    kw_only=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewConfig:
+    """Draw some images of the pool as each method sees them: a sheet a method.
+
+    --config also takes the config.yaml of a run, and shows what that run sees.
+    """
+
+    data: str = "digits"
+    """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO or medmnist:NAME (see the README)."""
+    method: tuple[str, ...] = NAMES
+    """Whose views: any of the methods, and transfer."""
+    image_size: int = 64
+    """Pixels a side of what the models see."""
+    images: int = 8
+    """Rows: images, evenly spaced over the classes."""
+    epochs: int = 3
+    """How many epochs' views are shown."""
+    seed: int = 0
+    """Seed of the views, as in training."""
+    output: Path | None = None
+    """Folder for the sheets, or one file if it ends in .png. Default: runs/preview- and what the images are called."""
+    loading: sources.LoadingConfig = sources.LoadingConfig()
+    """How images are read and divided."""
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+    """Each method's settings, as in compare."""
+
+
+def default_config(kind: str) -> PreviewConfig:
+    """Every method's own settings for a kind of images (`data.presets.KINDS`)."""
+    config = augmentations.adapted(PreviewConfig(), kind)
+    supervised = TransferSettings(augment=preset("supervised", kind, TransferRecipe().augment))
+    return replace(config, settings=replace(config.settings, transfer=supervised))
+
+
+def preview(config: PreviewConfig) -> list[Path]:
+    """Draw the sheets; the files."""
+    check_positive(images=config.images, epochs=config.epochs)
+    for name in config.method:
+        if name not in NAMES:
+            raise InputError(f"--method {name}: there are {', '.join(NAMES)}.{did_you_mean(name, NAMES)}")
+    dataset = sources.load(config.data, image_size=config.image_size, config=config.loading)
+    if not len(dataset.pool):
+        raise InputError(f"--data {config.data}: has no unlabelled or training images, which methods see.")
+    indices = _spread(dataset, config.images)
+    images = next(dataset.batches([indices], CPU))
+    files = []
+    for name in dict.fromkeys(config.method):
+        settings = getattr(config.settings, name)
+        used = settings.augment if name == TRANSFER else settings.method.augment
+        columns = [("stored", images), ("evaluation", evaluation_view(images, size=config.image_size))]
+        columns += _views(name, used, dataset, indices, images, config)
+        file = _file(config, name)
+        labels = [dataset.classes[label] if label >= 0 else "" for label in dataset.labels[indices].tolist()]
+        title = f"{name} on {config.data}, {config.image_size} px"
+        drawn = sheet(title, labels, columns, side=max(96, config.image_size))
+        write_atomically(file, functools.partial(drawn.save, format="png"))
+        print(f"{name}: {file}")
+        without = ignored(used, dataset.num_channels)
+        if without:
+            print(f"  {', '.join(without)} need three channels, and do nothing to these images")
+        files.append(file)
+    return files
+
+
+def _spread(dataset: Dataset, count: int) -> Tensor:
+    """Images of the pool, evenly spaced when it is sorted by class."""
+    order = dataset.pool[dataset.labels[dataset.pool].argsort(stable=True)]
+    # The middle of each of as many stretches.
+    places = (torch.arange(min(count, len(order))) + 0.5) * (len(order) / min(count, len(order)))
+    return order[places.long()]
+
+
+def _views(
+    name: str, used: AugmentConfig, dataset: Dataset, indices: Tensor, images: Tensor, config: PreviewConfig
+) -> list[Column]:
+    """The columns behind the images themselves: what the method makes of them, epoch by epoch."""
+    size = config.image_size
+    keys = {epoch: sample_keys(config.seed, epoch, indices) for epoch in range(config.epochs)}
+    seen = _seen(name, dataset, config)
+    single = name == TRANSFER or seen is not None
+    columns: list[Column] = []
+    for epoch, own in keys.items():
+        views = [augment(images, own, view=view, size=size, config=used) for view in range(1 if single else 2)]
+        if not single:
+            columns += [(f"epoch {epoch + 1}, view {number + 1}", view) for number, view in enumerate(views)]
+            continue
+        columns.append((f"epoch {epoch + 1}", views[0]))
+        if seen is not None:
+            shown = seen(views[0], own)
+            if not torch.equal(shown, views[0]):
+                columns.append(("what it sees", shown))
+    return columns
+
+
+def _seen(name: str, dataset: Dataset, config: PreviewConfig) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """For a method that paints: (view, keys) -> what of the view it is shown. None for one that compares views."""
+    if name == TRANSFER or METHODS[name].module not in (MAE, Autoencoder):
+        return None
+    own = getattr(config.settings, name)
+    recipe = replace(pretraining.default_recipe(name), method=own.method, backbone=own.backbone)
+    backbone, module = pretraining.prepare(recipe, dataset, config.image_size, config.seed)
+
+    def masked(view: Tensor, keys: Tensor) -> Tensor:
+        patches = module.patchify(view)
+        order = module.random_order(keys)
+        hidden = order[:, round(order.shape[1] * (1.0 - own.method.mask_ratio)) :]
+        return module.unpatchify(patches.scatter(1, hidden[:, :, None].expand(-1, -1, patches.shape[2]), HIDDEN))
+
+    def corrupted(view: Tensor, keys: Tensor) -> Tensor:
+        if not own.method.noise and not own.method.mask_ratio:
+            return view
+        return module.corrupt(backbone.normalize(view), keys) * backbone.std + backbone.mean
+
+    return masked if isinstance(module, MAE) else corrupted
+
+
+def _file(config: PreviewConfig, name: str) -> Path:
+    place = config.output or Path(f"runs/preview-{data_label(config.data)}")
+    if place.suffix != ".png":
+        return place / f"{name}.png"
+    return place if len(set(config.method)) == 1 else place.with_stem(f"{place.stem}-{name}")
+
+
+def settings_of_run(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of the settings of a pretraining, a transfer or a comparison those that a preview reads."""
+    kept: dict[str, Any] = {name: settings[name] for name in ("data", "image_size", "loading") if name in settings}
+    shared = {TRANSFER: {"augment": settings.get("augment", settings.get(TRANSFER, {}).get("augment", {}))}}
+    method = settings.get("method")
+    if isinstance(method, dict):
+        name = method.get("name", "")
+        own = {key: value for key, value in method.items() if key != "name"}
+        return {**kept, "method": [name], name: {"method": own, "backbone": settings.get("backbone", {})}}
+    if "arms" in settings:
+        names = [name for name in settings["arms"] if name in METHODS]
+        own = {name: {"method": settings.get(name, {}).get("method", {})} for name in names}
+        return {**kept, "method": [*names, TRANSFER], **own, **shared}
+    return {**kept, "method": [TRANSFER], **shared} if "init" in settings else settings
+
+
+def main(arguments: Sequence[str], program: str = "ssl-transfer data preview") -> None:
+    """`data preview --data DATA [flags]`."""
+    images, settings, rest = augmentations.take(*configuration.take_config(arguments))
+    default, note = default_config(images), augmentations.HELP
+    preview(
+        configuration.parse(PreviewConfig, settings_of_run(settings), rest, program=program, default=default, note=note)
+    )

@@ -1,0 +1,28 @@
+import importlib.util
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts/benchmark.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_benchmark_that_does_not_exist(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "augmnt"])
+    assert benchmark.main() == 2
+    assert "augment" in capsys.readouterr().err
+
+
+def test_both_sides_are_timed(benchmark):
+    sides = {"slow": lambda: time.sleep(0.002), "fast": lambda: None}
+    seconds = benchmark.best_seconds(sides, turns=2, turn_seconds=0.01)
+    assert seconds["slow"] >= 0.002 > seconds["fast"] > 0.0
