@@ -1,16 +1,20 @@
 """How fast: `scripts/benchmark.py NAME [--device cpu]` prints one JSON object a line for each figure.
 
 A line has `name`, `ratio` (how many times faster than the other library), `bar` (the ratio asked for), `ours` and
-`theirs` in `unit`, and what was measured. Both sides take turns, on one core and one thread, and the best turn of each
-counts: whatever else the machine does makes times longer, never shorter.
+`theirs` in `unit`, and what was measured. Both sides take turns, on the cores that the benchmark names (`augment` one,
+`data` two; `data` takes some six minutes), and the best turn of each counts: whatever else the machine does makes times
+longer, never shorter.
 """
 
 import argparse
 import json
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +38,7 @@ def best_seconds(
     return best
 
 
-def augment(device: torch.device) -> Iterator[Figure]:
+def augment(device: torch.device, _: Path | None) -> Iterator[Figure]:
     """Two SimCLR views an image: ours from stored uint8, lightly's from PIL images; both end normalised."""
     import lightly
     import numpy as np
@@ -104,7 +108,181 @@ def augment(device: torch.device) -> Iterator[Figure]:
             }
 
 
-BENCHMARKS: dict[str, Callable[[torch.device], Iterator[Figure]]] = {"augment": augment}
+def data(device: torch.device, photographs: Path | None) -> Iterator[Figure]:
+    """Batches from the cache against torchvision's ImageFolder; memory over a large cache; cost of a million files."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        yield from _second_epoch(device, photographs or _crops_of_photographs(folder / "photographs", 2000), folder)
+        yield _memory(folder)
+        yield from _flat(folder)
+
+
+def _crops_of_photographs(root: Path, count: int) -> Path:
+    """JPEGs of 256 x 256 pixels cut from the two photographs that scikit-learn ships, in two classes."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    generator = np.random.default_rng(0)
+    sources = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    for index in range(count):
+        source = sources[index % 2]
+        left, top = (int(generator.integers(0, side - 256)) for side in source.size)
+        path = root / "ab"[index % 2] / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        source.crop((left, top, left + 256, top + 256)).save(path, quality=90)
+    return root
+
+
+def _second_epoch(device: torch.device, photographs: Path, folder: Path) -> Iterator[Figure]:
+    """An epoch of batches of 128, on the device, as float32 of 96 pixels a side: both from their second epoch on."""
+    import torchvision
+    from torchvision.transforms import v2
+
+    from ssl_transfer.data import sources
+    from ssl_transfer.data.dataset import LoadingConfig
+    from ssl_transfer.data.loaders import Loader
+    from ssl_transfer.engine import runtime
+
+    config = LoadingConfig(cache=folder / "cache", stored_size=96, near_duplicates="free")
+    dataset = sources.load(f"folder:{photographs}", image_size=96, config=config)
+    everything = torch.arange(len(dataset.pixels))
+    loader = Loader(dataset, everything, batch_size=128, seed=0, runtime=runtime.start(), labelled=True)
+    steps = [v2.Resize(96), v2.CenterCrop(96), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+    image_folder = torchvision.datasets.ImageFolder(str(photographs), transform=v2.Compose(steps))
+    theirs = torch.utils.data.DataLoader(
+        image_folder, batch_size=128, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
+    )
+
+    def our_epoch() -> None:
+        for batch in loader.epoch(1):
+            batch.images.shape  # noqa: B018  (on the device, ready for the model)
+
+    def their_epoch() -> None:
+        for images, _ in theirs:
+            images.to(device)
+
+    seconds = best_seconds({"ours": our_epoch, "theirs": their_epoch}, turns=3)
+    rates = {name: loader.steps_per_epoch * 128 / seconds[name] for name in seconds}
+    yield {
+        "name": "data, an epoch from the cache against torchvision's ImageFolder with two workers",
+        "ratio": round(rates["ours"] / rates["theirs"], 1),
+        "bar": 5.0,
+        "ours": round(rates["ours"]),
+        "theirs": round(rates["theirs"]),
+        "unit": "images a second, 96 px",
+        "images": len(image_folder),
+    }
+
+
+_READ_LARGE_CACHE = """
+import resource, sys
+import numpy as np, torch
+from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.data.loaders import Loader
+from ssl_transfer.data.pixels import OnDisk
+from ssl_transfer.engine import runtime
+from pathlib import Path
+file, count = Path(sys.argv[1]), int(sys.argv[2])
+nothing = torch.empty(0, dtype=torch.int64)
+dataset = Dataset(source="sparse", pixels=OnDisk(file, np.arange(count)), labels=torch.zeros(count, dtype=torch.int64),
+                  names=(), classes=("a",), fingerprint="",
+                  splits={"train": torch.arange(count), "unlabeled": nothing, "validation": nothing, "test": nothing})
+loader = Loader(dataset, torch.arange(count), batch_size=128, seed=0, runtime=runtime.start(), labelled=False)
+for number, batch in enumerate(loader.epoch(0)):
+    assert float(batch.images.sum()) == 0.0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def _memory(folder: Path) -> Figure:
+    """The peak of a process that reads an epoch, in random order, of a cache ten times as large as its limit.
+
+    The limit is on the data segment, which holds all that a process allocates; the file is sparse, so it takes no disk.
+    """
+    import numpy as np
+
+    limit_mb = 1024
+    count = 10 * limit_mb * 2**20 // (3 * 110 * 110)
+    file = folder / "large.npy"
+    np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(count, 3, 110, 110)).flush()
+    command = f"ulimit -d {limit_mb * 1024}; exec {sys.executable} -c '{_READ_LARGE_CACHE}' {file} {count}"
+    answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    if answer.returncode:
+        raise RuntimeError(answer.stderr)
+    peak = float(answer.stdout)
+    return {
+        "name": "data, peak resident memory while reading a cache ten times the limit, under ulimit -d",
+        "ratio": round(limit_mb / peak, 2),
+        "bar": 1.0,
+        "ours": round(peak),
+        "theirs": limit_mb,
+        "unit": "MB; theirs is the limit",
+        "images": count,
+        "cache_mb": file.stat().st_size // 2**20,
+    }
+
+
+def _flat(folder: Path) -> Iterator[Figure]:
+    """The cost of an image in data sets of a thousand to a million files: hard links to 50 small pictures."""
+    import numpy as np
+    from PIL import Image
+
+    from ssl_transfer.data import sources
+    from ssl_transfer.data.dataset import LoadingConfig
+    from ssl_transfer.data.loaders import Loader
+    from ssl_transfer.engine import runtime
+
+    root = folder / "many"
+    originals = []
+    for number in range(50):
+        blocks = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        path = folder / f"original{number}.png"
+        Image.fromarray(blocks).resize((16, 16), Image.Resampling.BICUBIC).save(path)
+        originals.append(path)
+    first: dict[str, float] = {}
+    done = 0
+    for count in (10**3, 10**4, 10**5, 10**6):
+        for index in range(done, count):
+            place = root / "unlabeled" / f"{index // 1000:04d}"
+            if index % 1000 == 0:
+                place.mkdir(parents=True)
+            os.link(originals[index % len(originals)], place / f"{index:07d}.png")
+        done = count
+        costs: dict[str, float] = {}
+        config = LoadingConfig(cache=folder / "cache")
+        for name in ("decoding once", "opening again"):
+            start = time.perf_counter()
+            dataset = sources.load(f"folder:{root}", image_size=16, config=config)
+            costs[name] = (time.perf_counter() - start) / count * 1e6
+        loader = Loader(dataset, dataset.pool, batch_size=128, seed=0, runtime=runtime.start(), labelled=False)
+        start = time.perf_counter()
+        for _ in loader.epoch(0):
+            pass
+        costs["an epoch of batches"] = (time.perf_counter() - start) / count * 1e6
+        first = first or costs
+        arrays = [dataset.names, dataset.labels.numpy(), *(split.numpy() for split in dataset.splits.values())]
+        columns = [dataset.moments.mean, dataset.moments.square]
+        # An array of names has sixteen bytes for each, and the text of longer ones elsewhere.
+        texts = sum(len(name) for name in dataset.names[:1000].tolist()) / min(1000, count)
+        index_bytes = sum(array.nbytes for array in [*arrays, *columns]) / count + texts
+        for name, cost in costs.items():
+            yield {
+                "name": f"data, {name}, {count:,} files",
+                "ratio": round(first[name] / cost, 2),
+                "bar": None,
+                "ours": round(cost, 1),
+                "theirs": round(first[name], 1),
+                "unit": "microseconds an image; theirs is the cost in a set of 1,000",
+                "index_bytes_an_image": round(index_bytes),
+            }
+
+
+BENCHMARKS: dict[str, tuple[Callable[[torch.device, Path | None], Iterator[Figure]], int]] = {
+    "augment": (augment, 1),
+    "data": (data, 2),
+}
+"""By name: what is measured, and on how many cores."""
 
 
 def main() -> int:
@@ -112,14 +290,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help=", ".join(BENCHMARKS))
     parser.add_argument("--device", default="cpu", help="where ours runs; the other library runs on the CPU")
+    parser.add_argument(
+        "--images", type=Path, help="for data: a folder of photographs in class folders, instead of crops"
+    )
     arguments = parser.parse_args()
     if arguments.name not in BENCHMARKS:
         print(f"error: {arguments.name!r} is not a benchmark; there are {', '.join(BENCHMARKS)}.", file=sys.stderr)
         return 2
-    torch.set_num_threads(1)
+    benchmark, cores = BENCHMARKS[arguments.name]
+    if arguments.images is not None and benchmark is not data:
+        print(f"error: --images would be ignored: {arguments.name} makes its own.", file=sys.stderr)
+        return 2
+    torch.set_num_threads(cores)
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    for figure in BENCHMARKS[arguments.name](torch.device(arguments.device)):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
+    for figure in benchmark(torch.device(arguments.device), arguments.images):
         print(json.dumps(figure), flush=True)
     return 0
 

@@ -139,6 +139,8 @@ def _divide(
     notes: list[str],
 ) -> None:
     """Move training images, in place, to the parts that are missing; unlabelled partners of these are left out."""
+    divided = joined[(parts == _NUMBER["train"]) & (joined >= 0)]
+    together = np.unique(divided, return_counts=True)[1]
     fractions = {"test": (config.test_fraction, 1), "validation": (config.validation_fraction, 2)}
     for name in missing:
         fraction, stream = fractions[name]
@@ -156,11 +158,10 @@ def _divide(
         if len(partners):
             parts[partners] = _LEFT_OUT
             notes.append(f"{len(partners)} unlabelled images are left out, as they belong to {name} images.")
-    together = np.unique(joined[joined >= 0], return_counts=True)[1]
     if (together > 1).any():
         notes.append(
-            f"{int(together[together > 1].sum())} images lie in {int((together > 1).sum())} groups (copies, near "
-            "duplicates, --loading.group-by), each kept on one side."
+            f"{int(together[together > 1].sum())} of the images to divide lie in {int((together > 1).sum())} group(s) "
+            "(copies, near duplicates, --loading.group-by), each kept on one side."
         )
 
 

@@ -62,7 +62,7 @@ def adapted(config: T, kind: str) -> T:
 
 
 def introduce(dataset: Dataset, *configs: Any) -> str:
-    """What a stage says of its images; also which operations of its augmentations they do not get, having no colours."""
+    """What a stage says of its images, and which operations of its augmentations they do not get."""
     augments = [augment for config in configs for augment in _augments(config)]
     names = sorted({name for augment in augments for name in ignored(augment, dataset.num_channels)})
     line = f"{', '.join(names)} of the augmentation are for RGB, not for {dataset.num_channels} channel(s): left out."

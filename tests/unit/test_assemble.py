@@ -65,7 +65,7 @@ def test_exact_copies_stay_on_one_side_of_a_division(load, root, scatter, seed):
     data = load(split_seed=seed)
     sides = [{name.split("-")[0] for name in names(data, part)} for part in ("train", "validation", "test")]
     assert len(set.union(*sides)) == sum(map(len, sides)) == 20
-    assert any("20 images lie in 10 groups" in note for note in data.notes)
+    assert any("20 of the images to divide lie in 10 group" in note for note in data.notes)
 
 
 def test_near_duplicates_stay_on_one_side_too(load, root, scatter):
