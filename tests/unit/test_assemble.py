@@ -73,7 +73,7 @@ def test_near_duplicates_stay_on_one_side_too(load, root, scatter):
         path = scatter(root / "ab"[index % 2] / f"{index}-0.png", index, side=64)
         Image.open(path).save(path.with_name(f"{index}-1.jpg"), quality=70)
     for seed in range(3):
-        data = load(near_duplicates="together", split_seed=seed)
+        data = load(near_duplicates="together", split_seed=seed, stored_size=64)
         sides = [{name.split("-")[0] for name in names(data, part)} for part in ("train", "validation", "test")]
         assert len(set.union(*sides)) == sum(map(len, sides)) == 30
     free = load(near_duplicates="free")
