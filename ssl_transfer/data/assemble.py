@@ -43,7 +43,8 @@ def assemble(listing: Listing, stored: Stored, *, source: str, config: LoadingCo
         classes=listing.classes,
         splits=found,
         fingerprint=_fingerprint(names, listing.classes, labels, parts, np.asarray(stored.digests)),
-        value_range=_range(stored, parts, config, notes),
+        value_range=_range(stored, parts, config),
+        contents=np.asarray(stored.contents),
         moments=Moments(mean=np.asarray(stored.means), square=np.asarray(stored.squares)),
         notes=tuple(notes),
     )
@@ -125,8 +126,8 @@ def _tell_straddling(parts: np.ndarray, own: np.ndarray | None, config: LoadingC
 def _near(stored: Stored, config: LoadingConfig) -> np.ndarray | None:
     if config.near_duplicates == "free" or not len(stored.hashes):
         return None
-    side = stored.pixels.shape[2]
-    return duplicates.near_groups(np.asarray(stored.hashes), np.asarray(stored.thumbnails), side=side)
+    sides = np.asarray(stored.sizes).min(axis=1)
+    return duplicates.near_groups(np.asarray(stored.hashes), np.asarray(stored.thumbnails), sides=sides)
 
 
 def _divide(
@@ -159,13 +160,14 @@ def _divide(
             parts[partners] = _LEFT_OUT
             notes.append(f"{len(partners)} unlabelled images are left out, as they belong to {name} images.")
     if (together > 1).any():
+        kinds = ["copies", "near duplicates", *(["--loading.group-by"] if config.group_by is not None else [])]
         notes.append(
             f"{int(together[together > 1].sum())} of the images to divide lie in {int((together > 1).sum())} group(s) "
-            "(copies, near duplicates, --loading.group-by), each kept on one side."
+            f"({', '.join(kinds)}), each kept on one side."
         )
 
 
-def _range(stored: Stored, parts: np.ndarray, config: LoadingConfig, notes: list[str]) -> Range:
+def _range(stored: Stored, parts: np.ndarray, config: LoadingConfig) -> Range:
     """The stored values that become 0 and 1."""
     if config.value_range is not None:
         return config.value_range
@@ -176,7 +178,6 @@ def _range(stored: Stored, parts: np.ndarray, config: LoadingConfig, notes: list
     low, high = float(ranges[:, 0].min()), float(ranges[:, 1].max())
     if not low < high:
         raise InputError("The images of the pool hold one value only; give --loading.value-range LOW HIGH.")
-    notes.append(f"values {low:g} to {high:g} become 0 to 1, as measured on the pool (--loading.value-range).")
     return low, high
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from ..engine.checkpoint import write_text
 from ..engine.errors import InputError
 from ..engine.tracking import bar
+from ..engine.words import file_size
 from .dataset import LoadingConfig, Pixels
 from .decode import Layout, headers_of, store_squares
 from .formats import Encoded
@@ -34,7 +35,7 @@ _CHUNK = 64
 _MANY = 2048
 """From so many images on, processes decode, not threads: they take a third of a second to start."""
 _COLUMNS = ("kept", "rows", "sizes", *MEASURED)
-FORMAT = 2
+FORMAT = 3
 """Of an entry; an older one is not read, but made anew."""
 T = TypeVar("T")
 Names = Sequence[str] | np.ndarray
@@ -130,10 +131,10 @@ def _open(entry: Path, record: dict[str, Any], items: Sequence[Encoded], config:
         pixels = OnDisk(entry / "pixels.npy", np.asarray(rows))
     else:
         workers = _num_workers(config)
-        size = len(rows) * layout.image_bytes / 1e9
+        size = file_size(len(rows) * layout.image_bytes)
         notes.append(
-            f"{size:,.1f} GB of pixels are more than the cache may hold (--loading.cache-gb): decoded anew for every "
-            f"batch by {workers} worker processes."
+            f"{size} of pixels are more than the cache may hold (--loading.cache-gb): decoded anew for every batch by "
+            f"{workers} worker processes."
         )
         pixels = Streamed(items, columns["kept"], layout, workers)
     return Stored(pixels=pixels, **columns, unreadable=unreadable, notes=tuple(notes))

@@ -5,8 +5,9 @@ Groups are as in `groups.py`: a code per image, -1 for one that stands alone.
 
 import numpy as np
 
+from ..engine.words import counted
 from .assemble import leaks
-from .checks import FEW, Finding, Images, counted
+from .checks import FEW, Finding, Images
 from .dataset import PARTS
 
 Groups = tuple[tuple[int, ...], ...]

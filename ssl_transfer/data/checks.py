@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from ..engine.words import counted
 from .dataset import PARTS, Moments, Range
 
 Severity = Literal["problem", "warning", "fine"]
@@ -228,11 +229,6 @@ def _shift(means: np.ndarray, parts: np.ndarray, part: int) -> float:
         return 0.0
     distance = np.abs(here.mean(axis=0) - pool.mean(axis=0)) / np.maximum(pool.std(axis=0), 1e-12)
     return float(distance.max()) if distance.max() > 4.0 / np.sqrt(len(here)) else 0.0
-
-
-def counted(count: int, one: str, many: str | None = None) -> str:
-    """A number with its noun."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def _some(listed: Sequence[str], most: int = 3) -> str:

@@ -43,7 +43,8 @@ class LoadingConfig:
     """together: near-duplicate images are kept on one side of a division. Exact ones always are."""
     leakage: Literal["stop", "drop", "allow"] = "stop"
     """Exact duplicates between parts that the data itself has: stop with their names, drop the copy that is not in the
-    test part (or, of two others, not in validation), or allow."""
+    test part (or, of two others, not in validation), or allow. So too where a checkpoint was trained on images that are
+    now for validation or test; drop then leaves these out."""
     max_unreadable: float = 0.01
     """Largest share of images that may be unreadable. They are named, counted and left out; more is an error."""
     channels: Literal["auto", "grey", "rgb", "rgba"] = "auto"
@@ -138,6 +139,9 @@ class Dataset:
     """Changes with any pixel, label or split."""
     value_range: Range = EIGHT_BITS
     """The stored values that become 0 and 1."""
+    contents: np.ndarray | None = None
+    """(N,) uint64: a hash of each image as it came, whatever size it is stored at. None where they cannot be known, as
+    of a stream."""
     moments: Moments | None = None
     """Where they were measured when the images were decoded."""
     notes: tuple[str, ...] = field(default=())
@@ -185,7 +189,9 @@ class Dataset:
         counts = ", ".join(f"{len(index)} {name}" for name, index in self.splits.items() if len(index))
         size = " x ".join(str(side) for side in self.pixels.shape[2:])
         line = f"{self.source}: {counts}; {len(self.classes)} classes; {self.num_channels} x {size} pixels stored"
-        return "\n".join([line, *self.notes])
+        low, high = self.value_range
+        values = f"values {low:g} to {high:g} become 0 to 1 (--loading.value-range)."
+        return "\n".join([line, *self.notes, *([] if self.value_range == EIGHT_BITS else [values])])
 
 
 def to_unit(pixels: Tensor, value_range: Range) -> Tensor:

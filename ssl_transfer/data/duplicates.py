@@ -41,7 +41,7 @@ def exact_groups(digests: np.ndarray) -> np.ndarray:
     return np.where(counts[codes] > 1, codes, -1).astype(np.int64)
 
 
-def near_groups(hashes: np.ndarray, thumbnails: np.ndarray, *, side: int | None = None) -> np.ndarray:
+def near_groups(hashes: np.ndarray, thumbnails: np.ndarray, *, sides: np.ndarray | None = None) -> np.ndarray:
     """Groups of near-duplicates: (N,) int64 codes, -1 for an image without one.
 
     An image that is near to two others joins them, so chains are possible; a group of more than 1 % of the images (and
@@ -49,11 +49,14 @@ def near_groups(hashes: np.ndarray, thumbnails: np.ndarray, *, side: int | None 
 
     Args:
         hashes: (N,) uint64, perceptual hashes.
-        thumbnails: (N, 16, 16) uint8, the stored squares in grey, averaged (PIL's `BOX`).
-        side: pixels a side of the stored images; below `SMALLEST_SIDE` nothing is joined.
+        thumbnails: (N, 16, 16) uint8, the images in grey, averaged (PIL's `BOX`).
+        sides: (N,) pixels of each image's shorter side, as it came; one below `SMALLEST_SIDE` is not joined to any.
     """
-    if side is not None and side < SMALLEST_SIDE:
-        return np.full(len(hashes), -1, dtype=np.int64)
+    if sides is not None and (sides < SMALLEST_SIDE).any():
+        codes = np.full(len(hashes), -1, dtype=np.int64)
+        large = np.flatnonzero(sides >= SMALLEST_SIDE)
+        codes[large] = near_groups(hashes[large], thumbnails[large])
+        return codes
     pairs, distances = confirmed_pairs(hashes, thumbnails)
     limit = max(20, len(hashes) // 100)
     allowed = 1.0 - CORRELATION

@@ -32,6 +32,10 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 FORMATS = tuple(dict.fromkeys(name for names in SUFFIXES.values() for name in names))
 MAX_PIXELS = 178_956_970
 """More in one image is taken for a decompression bomb, as Pillow does."""
+_ORIENTATION = 274
+"""The tag of EXIF and of TIFF."""
+_WHITE_IS_ZERO = 0
+"""TIFF's photometric interpretation."""
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
@@ -71,8 +75,8 @@ def header(item: Encoded) -> Header:
         grey = image.mode in GREY_MODES or "LA;16" in str(getattr(image, "tile", ""))
         deep = is_deep(image)
         dtype: DType = "uint16" if deep or image.mode.startswith("I") else "float32" if image.mode == "F" else "uint8"
-        # A quarter turn by EXIF exchanges the sides.
-        turned = image.getexif().get(0x0112, 1) >= 5
+        # A quarter turn exchanges the sides; of TIFFs Pillow tells the size with the turn made.
+        turned = orientation_of(image) >= 5 and image.format != "TIFF"
         width, height = image.size[::-1] if turned else image.size
         alpha = image.mode in ALPHA_MODES or "transparency" in image.info
         channels = 1 if grey else 3
@@ -115,7 +119,23 @@ def open_image(item: Path | bytes) -> Image.Image:
         raise UnreadableError("not an image" if actual is None else f"{type(error).__name__}: {error}") from error
     if image.size[0] * image.size[1] > MAX_PIXELS:
         raise UnreadableError(_bomb(*image.size))
+    if image.format == "TIFF":
+        # Pillow 13 maps an uncompressed file of this name into memory, but with the sides that a turn exchanged.
+        image.filename = ""
     return image
+
+
+def orientation_of(image: Image.Image) -> int:
+    """How the camera was held: EXIF's 1 (upright) to 8."""
+    return image.getexif().get(_ORIENTATION, 1)
+
+
+def upright(values: np.ndarray, orientation: int) -> np.ndarray:
+    """(H, W, ...) as they lie in a file, turned and mirrored as EXIF's orientation asks."""
+    if orientation >= 5:
+        values = values.swapaxes(0, 1)
+    rows, columns = (slice(None, None, -1 if orientation in flipped else 1) for flipped in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return values[rows, columns]
 
 
 def _actual_format(item: Path | bytes) -> str | None:
@@ -159,7 +179,7 @@ def read_tiff(item: Path | bytes, *, header_only: bool) -> Any:
 
     try:
         with tifffile.TiffFile(io.BytesIO(item) if isinstance(item, bytes) else item) as file:
-            series = file.series[0]
+            series, page = file.series[0], file.pages.first
             shape, axes = series.shape, series.axes
             if not {"Y", "X"} <= set(axes) or len(shape) > 3:
                 raise UnreadableError(
@@ -167,11 +187,20 @@ def read_tiff(item: Path | bytes, *, header_only: bool) -> Any:
                 )
             order = [axes.index("Y"), axes.index("X"), *(i for i, axis in enumerate(axes) if axis not in "YX")]
             shape = tuple(shape[axis] for axis in order)
+            orientation = int(page.tags[_ORIENTATION].value) if _ORIENTATION in page.tags else 1
             if header_only:
-                return shape, series.dtype
+                return (shape[1::-1] if orientation >= 5 else shape[:2]) + shape[2:], series.dtype
             header_of_array(shape, series.dtype)
-            return series.asarray().transpose(order)
+            values = upright(series.asarray().transpose(order), orientation)
+            return _black_is_zero(values, page.bitspersample) if page.photometric == _WHITE_IS_ZERO else values
     except UnreadableError:
         raise
     except Exception as error:
         raise UnreadableError(f"{type(error).__name__}: {error}") from error
+
+
+def _black_is_zero(values: np.ndarray, bits: int) -> np.ndarray:
+    """The values of a TIFF that counts from white, as most count."""
+    if values.dtype.kind != "u":
+        raise UnreadableError(f"counts from white (MINISWHITE) in {values.dtype.name}, which has no greatest value")
+    return (2**bits - 1 - values).astype(values.dtype)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..engine.errors import InputError
+from ..engine.words import counted
 from .dataset import LoadingConfig
 from .decode import Layout
 from .formats import Header
@@ -44,11 +45,11 @@ def agree(
         channels = next(iter(bands))
         if config.channels != "auto":
             raise InputError(
-                f"--loading.channels {config.channels} is for 8-bit grey, RGB and RGBA; these are {channels} channels "
-                f"of {dtype}, which are kept as they are."
+                f"--loading.channels {config.channels} is for 8-bit grey, RGB and RGBA; these are "
+                f"{counted(channels, 'channel')} of {dtype}, kept as they are."
             )
         background = None
-        notes.append(f"{channels} channels of {dtype}, kept as they are.")
+        notes.append(f"{counted(channels, 'channel')} of {dtype}, kept as they are.")
     elif config.channels == "rgba":
         channels, background = 4, None
     else:

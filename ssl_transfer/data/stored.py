@@ -8,7 +8,7 @@ import torch
 from .dataset import EIGHT_BITS, Pixels, moments_of
 from .decode import THUMBNAIL, Measured, digest
 
-MEASURED = ("digests", "hashes", "thumbnails", "means", "squares", "ranges")
+MEASURED = ("contents", "digests", "hashes", "thumbnails", "means", "squares", "ranges")
 """The columns that are measured on decoded pixels."""
 
 
@@ -19,6 +19,8 @@ class Stored:
     pixels: Pixels
     kept: np.ndarray
     """(M,) int64: their positions in the list."""
+    contents: np.ndarray
+    """(M,) uint64: equal for equal files or arrays, however they are stored."""
     digests: np.ndarray
     """(M,) uint64: equal for exact duplicates."""
     hashes: np.ndarray
@@ -43,10 +45,12 @@ def in_memory(pixels: np.ndarray) -> Stored:
     """Small images that are decoded already: (N, C, H, W) uint8. No perceptual hashes are measured."""
     count = len(pixels)
     moments = moments_of(torch.from_numpy(pixels))
+    digests = np.array([digest(image) for image in pixels], dtype=np.uint64)
     return Stored(
         pixels=torch.from_numpy(pixels),
         kept=np.arange(count),
-        digests=np.array([digest(image) for image in pixels], dtype=np.uint64),
+        contents=digests,
+        digests=digests,
         hashes=np.empty(0, np.uint64),
         thumbnails=np.empty((0, THUMBNAIL, THUMBNAIL), np.uint8),
         means=moments.mean,
@@ -62,14 +66,14 @@ class Columns:
     """What is measured of the images, in arrays: a list of a million small objects would take a gigabyte."""
 
     def __init__(self, channels: int, most: int) -> None:
-        self._digests, self._hashes = np.zeros(most, np.uint64), np.zeros(most, np.uint64)
+        self._contents, self._digests, self._hashes = (np.zeros(most, np.uint64) for _ in range(3))
         self._thumbnails = np.zeros((most, THUMBNAIL, THUMBNAIL), np.uint8)
         self._means, self._squares = np.zeros((most, channels)), np.zeros((most, channels))
         self._ranges = np.zeros((most, 2))
 
     def put(self, row: int, measured: Measured) -> None:
         """Note an image."""
-        self._digests[row], self._hashes[row] = measured.digest, measured.phash
+        self._contents[row], self._digests[row], self._hashes[row] = measured.content, measured.digest, measured.phash
         self._thumbnails[row], self._means[row], self._squares[row] = measured.thumbnail, measured.mean, measured.square
         self._ranges[row] = measured.low, measured.high
 

@@ -15,7 +15,7 @@ import torch
 
 from ..engine.errors import InputError
 from .dataset import EIGHT_BITS, PARTS, Dataset, LoadingConfig, Moments
-from .decode import Layout, headers_of, measure, square
+from .decode import Layout, Measured, headers_of, measured
 from .formats import Encoded, UnreadableError
 from .layout import agree
 from .sources import huggingface
@@ -113,10 +113,14 @@ def _sample(
     layout, notes = agree(
         [header for _, header in found], [f"stream[{index}]" for index, _ in found], image_size, config
     )
-    names, squares = [], []
+    names: list[str] = []
+    squares: list[np.ndarray] = []
+    facts: list[Measured] = []
     for index, _ in found:
         with contextlib.suppress(UnreadableError, OSError):
-            squares.append(square(items[index], layout))
+            pixels, fact = measured(items[index], layout)
+            squares.append(pixels)
+            facts.append(fact)
             names.append(f"stream[{index}]")
     notes.insert(
         0,
@@ -127,15 +131,13 @@ def _sample(
         raise InputError(f"--data {source}: none of the first {len(items)} images can be read.")
     if len(squares) < len(items):
         notes.append(f"{len(items) - len(squares)} of the first {len(items)} images cannot be read and are left out.")
-    measured = [measure(pixels) for pixels in squares]
     digest = hashlib.sha256(f"{num_images}".encode())
-    for one in measured:
+    for one in facts:
         digest.update(one.digest.to_bytes(8, "big"))
     if config.value_range is not None or layout.dtype == "uint8":
         value_range = config.value_range or EIGHT_BITS
     else:
-        value_range = (min(one.low for one in measured), max(one.high for one in measured))
-        notes.append(f"values {value_range[0]:g} to {value_range[1]:g} become 0 to 1 (--loading.value-range).")
+        value_range = (min(one.low for one in facts), max(one.high for one in facts))
     everything = torch.arange(len(squares))
     return layout, Dataset(
         source=source,
@@ -146,9 +148,7 @@ def _sample(
         splits={part: everything if part == "unlabeled" else everything[:0] for part in PARTS},
         fingerprint=digest.hexdigest()[:16],
         value_range=value_range,
-        moments=Moments(
-            mean=np.stack([one.mean for one in measured]), square=np.stack([one.square for one in measured])
-        ),
+        moments=Moments(mean=np.stack([one.mean for one in facts]), square=np.stack([one.square for one in facts])),
         notes=tuple(notes),
     )
 

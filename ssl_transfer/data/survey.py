@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..engine.errors import InputError
+from ..engine.words import counted
 from . import assemble, cache, check_copies, checks, duplicates, sources
 from .checks import Finding, Images
 from .dataset import EIGHT_BITS, PARTS, Dataset, LoadingConfig, Moments
@@ -63,7 +64,7 @@ def survey(source: str, *, image_size: int, config: LoadingConfig) -> Survey:
                 severity="problem",
                 sentence=str(error),
                 remedy="Nothing is turned silently into something else, so training stops. The rest is judged without "
-                f"{checks.counted(len(strange), 'image')} of another kind.",
+                f"{counted(len(strange), 'image')} of another kind.",
                 details=tuple(strange),
             )
         )
@@ -109,10 +110,11 @@ def _moments(stored: Stored) -> Moments:
 def _copies(images: Images, stored: Stored) -> list[Finding]:
     copies = duplicates.exact_groups(np.asarray(stored.digests))
     found = check_copies.exact_copies(images, copies)
-    if not len(stored.hashes):
+    sides = np.asarray(stored.sizes).min(axis=1)
+    if not len(stored.hashes) or (sides < duplicates.SMALLEST_SIDE).all():
         text = "Not looked for: these images are too small to tell near ones from others."
         return [*found, Finding(topic="near duplicates", severity="fine", sentence=text)]
-    near = duplicates.near_groups(np.asarray(stored.hashes), np.asarray(stored.thumbnails), side=stored.pixels.shape[2])
+    near = duplicates.near_groups(np.asarray(stored.hashes), np.asarray(stored.thumbnails), sides=sides)
     return [*found, *check_copies.near_duplicates(images, near, copies)]
 
 
@@ -196,7 +198,7 @@ def _kind(found: Header | str) -> str:
         return ""
     if found.dtype == "uint8" and found.channels in (1, 3):
         return "uint8, grey or RGB"
-    return f"{found.dtype}, {found.channels} channel{'s' if found.channels > 1 else ''}"
+    return f"{found.dtype}, {counted(found.channels, 'channel')}"
 
 
 def _empty_classes(source: str) -> list[Finding]:
@@ -219,7 +221,7 @@ def _empty_classes(source: str) -> list[Finding]:
         Finding(
             topic="empty folders",
             severity="warning",
-            sentence=f"{checks.counted(len(empty), 'folder holds', 'folders hold')} no images: {', '.join(empty[:3])}"
+            sentence=f"{counted(len(empty), 'folder holds', 'folders hold')} no images: {', '.join(empty[:3])}"
             + (f" and {len(empty) - 3:,} more." if len(empty) > 3 else "."),
             remedy="They are not classes. Remove them, or see what became of their images.",
             details=tuple(empty),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -44,6 +45,17 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an array in numpy's format whole or not at all."""
+
+    def write(aside: Path) -> None:
+        # numpy would add a suffix to a name.
+        with open(aside, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+
+    write_atomically(path, write)
+
+
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Save tensors, numbers and containers of them."""
     write_atomically(path, lambda aside: torch.save({"format": FORMAT, **state}, aside))
@@ -71,8 +83,7 @@ def save_weights(folder: Path, name: str, weights: Mapping[str, Tensor], descrip
 
 def weights_fingerprint(folder: Path, name: str) -> str:
     """Sixteen hexadecimal digits of an export's weights; they do not depend on where it lies."""
-    place = folder if (folder / f"{name}.json").is_file() else folder / name
-    return file_fingerprint(place / f"{name}.safetensors")
+    return file_fingerprint(export_folder(folder, name) / f"{name}.safetensors")
 
 
 def file_fingerprint(path: Path) -> str:
@@ -82,20 +93,31 @@ def file_fingerprint(path: Path) -> str:
 
 
 def load_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and the description that `save_weights` exported.
+    """The weights and the description that `save_weights` exported; as `load_description` finds them."""
+    description, place = load_description(folder, name), export_folder(folder, name)
+    try:
+        return load_file(place / f"{name}.safetensors"), description
+    except Exception as error:
+        raise InputError(f"{place}: not a readable exported {name} ({error}).") from error
 
-    `folder` is the export itself, or a run that holds it in a subfolder of that name.
-    """
+
+def load_description(folder: Path, name: str) -> dict[str, Any]:
+    """The description that `save_weights` exported."""
+    place = export_folder(folder, name)
+    try:
+        description = json.loads((place / f"{name}.json").read_text(encoding="utf-8"))
+    except Exception as error:
+        raise InputError(f"{place}: not a readable exported {name} ({error}).") from error
+    if description.get("format") != FORMAT:
+        raise InputError(f"{place}: format {description.get('format')}, this version reads {FORMAT}.")
+    return description
+
+
+def export_folder(folder: Path, name: str) -> Path:
+    """Where an export lies: `folder` is it itself, or a run that holds it in a subfolder of that name."""
     for candidate in (folder, folder / name):
         if (candidate / f"{name}.json").is_file():
-            try:
-                description = json.loads((candidate / f"{name}.json").read_text(encoding="utf-8"))
-                weights = load_file(candidate / f"{name}.safetensors")
-            except Exception as error:
-                raise InputError(f"{candidate}: not a readable exported {name} ({error}).") from error
-            if description.get("format") != FORMAT:
-                raise InputError(f"{candidate}: format {description.get('format')}, this version reads {FORMAT}.")
-            return weights, description
+            return candidate
     raise InputError(
         f"{folder}: holds no {name}.json. Give the folder of a finished run, or its `{name}/` folder; "
         "or one of the words scratch, imagenet."

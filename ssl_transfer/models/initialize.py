@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import timm
 import torch
 from timm.models import VisionTransformer, load_state_dict
@@ -15,6 +16,8 @@ from torch import Tensor
 from ..engine import checkpoint
 from ..engine.errors import InputError
 from .backbones import Backbone, BackboneSpec
+
+_SEEN = "seen.npy"
 
 
 def scratch(spec: BackboneSpec, *, seed: int) -> Backbone:
@@ -75,10 +78,26 @@ def from_checkpoint(path: Path) -> tuple[Backbone, dict[str, Any]]:
     return backbone, description["provenance"]
 
 
-def export(backbone: Backbone, folder: Path, provenance: Mapping[str, Any]) -> None:
-    """Write `backbone.safetensors` (timm's own names) and `backbone.json` into `folder`."""
+def image_size_of(path: Path) -> int:
+    """Pixels a side that a run's backbone takes."""
+    return checkpoint.load_description(path, "backbone")["backbone"]["image_size"]
+
+
+def export(backbone: Backbone, folder: Path, provenance: Mapping[str, Any], *, seen: np.ndarray | None = None) -> None:
+    """Write `backbone.safetensors` (timm's own names) and `backbone.json` into `folder`.
+
+    `seen`, uint64 as in `Dataset.contents`, are the images that it was trained on; they go to `seen.npy`.
+    """
+    if seen is not None:
+        checkpoint.save_array(folder / _SEEN, np.unique(seen))
     description = {"backbone": asdict(backbone.spec), "provenance": dict(provenance)}
     checkpoint.save_weights(folder, "backbone", backbone.model.state_dict(), description)
+
+
+def seen_images(path: Path) -> np.ndarray | None:
+    """The images that a run's backbone was trained on, its own initialisation included; None where it does not say."""
+    file = checkpoint.export_folder(path, "backbone") / _SEEN
+    return np.load(file, allow_pickle=False) if file.is_file() else None
 
 
 def _fit_channels(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:

@@ -13,12 +13,12 @@ from ..data.cache_entries import Entry, entries, evict
 from ..data.dataset import LoadingConfig
 from ..engine import config as configuration
 from ..engine.errors import InputError, did_you_mean
+from ..engine.words import file_size
 
 DAY = 86400.0
 _SHORT = 8
 """Characters of a key that are shown; as few name it."""
 ALL = "all"
-_UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +60,10 @@ def manage(config: CacheConfig) -> None:
     for one in chosen:
         if evict(one):
             freed += one.size
-            print(f"removed {one.key[:_SHORT]} ({_what(one)}): {_bytes(one.size)}")
+            print(f"removed {one.key[:_SHORT]} ({_what(one)}): {file_size(one.size)}")
         else:
             print(f"kept {one.key[:_SHORT]}: a run is decoding into it")
-    print(f"{_bytes(freed)} freed in {folder}")
+    print(f"{file_size(freed)} freed in {folder}")
 
 
 def _named(found: Sequence[Entry], wanted: Sequence[str]) -> list[Entry]:
@@ -92,10 +92,11 @@ def _list(folder: Path, found: Sequence[Entry]) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for one in found:
         images = f"{one.num_images:,}" if one.complete else ""
-        table.add_row(one.key[:_SHORT], Text(_what(one)), images, _bytes(one.size), _ago(one.last_used))
+        table.add_row(one.key[:_SHORT], Text(_what(one)), images, file_size(one.size), _ago(one.last_used))
     Console(highlight=False).print(table)
     print(
-        f"{_bytes(sum(one.size for one in found))} in all; --evict KEY or all removes, --older-than DAYS what is unused"
+        f"{file_size(sum(one.size for one in found))} in all; --evict KEY or all removes, --older-than DAYS what is "
+        "unused"
     )
 
 
@@ -103,11 +104,6 @@ def _what(one: Entry) -> str:
     if one.complete:
         return f"{one.source}, {one.kind}"
     return "being decoded" if one.busy else "left by a killed run or an earlier version"
-
-
-def _bytes(size: int) -> str:
-    unit, divisor = next((pair for pair in _UNITS if size >= pair[1]), ("B", 1))
-    return f"{size / divisor:.{0 if size >= 10 * divisor or divisor == 1 else 1}f} {unit}"
 
 
 def _ago(moment: float) -> str:

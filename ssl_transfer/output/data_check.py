@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ..data import checks
-from ..data.checks import counted
 from ..data.dataset import PARTS, LoadingConfig
 from ..data.survey import Survey, survey
 from ..engine import config as configuration
 from ..engine.checkpoint import write_text
 from ..engine.errors import InputError
+from ..engine.words import counted
 from ..stages.run import data_label
 from .data_page import counts_of, page_of, parts_of
 

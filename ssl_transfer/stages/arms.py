@@ -14,7 +14,7 @@ from ..models import backbones
 from ..models.backbones import BackboneConfig
 from . import pretrain as pretraining
 from .plan import TransferRecipe
-from .run import RunConfig
+from .run import IMAGE_SIZE, RunConfig
 
 BASELINES = ("scratch", "imagenet")
 AUTO = "auto"
@@ -55,6 +55,8 @@ Recipes: Any = dataclasses.make_dataclass(
 class CompareConfig(RunConfig):
     """Compare ways to initialise a backbone: every arm gets the same transfer plan, labels, seeds and tuning."""
 
+    image_size: int = IMAGE_SIZE
+    """Pixels a side of what the models see."""
     arms: tuple[str, ...] = ("scratch", "simclr")
     """Any of scratch, imagenet and the methods. Scratch is added beside every backbone in use."""
     labels: tuple[str, ...] = ("5", "20", "all")

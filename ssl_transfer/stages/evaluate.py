@@ -14,6 +14,7 @@ from ..engine.errors import InputError
 from ..evaluation.features import extract
 from ..evaluation.knn import knn_accuracy
 from ..models import initialize
+from .matching import matched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +46,7 @@ def evaluate(config: EvaluateConfig) -> float:
     runtime = runtimes.start()
     backbone, _ = initialize.from_checkpoint(Path(config.path))
     dataset = sources.load(config.data, image_size=backbone.spec.image_size, config=config.loading)
-    dataset = dataset.with_range(backbone.spec.value_range)
-    if dataset.num_channels != backbone.spec.in_chans:
-        raise InputError(
-            f"{config.path} takes images of {backbone.spec.in_chans} channels; "
-            f"{config.data} has {dataset.num_channels}."
-        )
+    dataset = matched(dataset, backbone.spec, Path(config.path), config.loading)
     backbone.to(runtime.device)
     neighbours, queries = dataset.splits["train"], dataset.splits[config.split]
     if not len(neighbours) or not len(queries):

@@ -23,7 +23,7 @@ from ..methods import METHODS
 from ..methods.method import Method
 from ..models import backbones, initialize
 from . import augmentation as augmentations
-from .run import VOLATILE, RunConfig, check_positive, data_label
+from .run import IMAGE_SIZE, VOLATILE, RunConfig, check_positive, data_label
 
 M = TypeVar("M")
 
@@ -50,6 +50,8 @@ class Recipe(Generic[M]):
 class PretrainConfig(RunConfig, Recipe[M], Generic[M]):
     """Pretrain a backbone on images without labels."""
 
+    image_size: int = IMAGE_SIZE
+    """Pixels a side of what the models see."""
     seed: int = 0
     """Seed of weights, order and augmentation."""
 
@@ -208,7 +210,9 @@ def pretrain(
             "environment": environment(runtime),
         }
         if runtime.is_main:
-            initialize.export(backbone, output / "backbone", provenance)
+            # Of a stream it is not known which images it brought.
+            seen = dataset.contents[dataset.pool.numpy()] if dataset.contents is not None and stream is None else None
+            initialize.export(backbone, output / "backbone", provenance, seen=seen)
         folder.finish(result)
         knn = f", kNN accuracy on validation {result['knn_accuracy']:.1%}" if labelled else ""
         say(f"{output}: {cost.steps} steps in {cost.seconds:.0f} s{knn}; backbone in {result['backbone']}")

@@ -8,6 +8,8 @@ from ..engine.errors import InputError
 from ..engine.runtime import MixedPrecision
 from ..engine.tracking import TrackingConfig
 
+IMAGE_SIZE = 64
+"""Pixels a side of what models see, unless the user says otherwise."""
 VOLATILE = (
     *("output", "fresh", "tracking", "jobs", "data"),
     *(f"loading.{name}" for name in ("cache", "cache_gb", "max_unreadable", "workers", "download", "downloads")),
@@ -22,8 +24,6 @@ class RunConfig:
 
     data: str = "digits"
     """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO or medmnist:NAME (see the README)."""
-    image_size: int = 64
-    """Pixels a side of what the models see."""
     output: Path | None = None
     """The run's folder. Started again with the same settings, a run goes on where it stopped. Default: runs/ and what
     it is."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -26,9 +27,12 @@ from ..models import backbones, initialize
 from ..models.heads import LinearHead
 from ..objectives.supervised import Supervised
 from . import augmentation as augmentations
+from .matching import matched
 from .plan import Phase, TransferRecipe
-from .run import VOLATILE, RunConfig, data_label
+from .run import IMAGE_SIZE, VOLATILE, RunConfig, data_label
 
+WORDS = ("scratch", "imagenet")
+"""Initialisations that are no run."""
 CALIBRATION_IMAGES = 256
 """At most so many training images set the scale of the features and a scratch backbone's first statistics."""
 
@@ -39,6 +43,8 @@ class TransferConfig(RunConfig, TransferRecipe):
 
     init: str = "scratch"
     """Where the backbone's weights come from: scratch, imagenet, or the folder of a pretraining run."""
+    image_size: int | None = None
+    """Pixels a side of what the models see. Default: 64, or those of the run that --init names."""
     labels: str = "all"
     """Labelled images per class, a share of each class (0.1 or 10%), or all. Validation holds no more a class."""
     backbone: backbones.BackboneConfig = field(default_factory=backbones.BackboneConfig)
@@ -53,24 +59,17 @@ class TransferConfig(RunConfig, TransferRecipe):
 
 def initial_backbone(config: TransferConfig, dataset: sources.Dataset) -> tuple[backbones.Backbone, dict[str, Any]]:
     """The backbone that `init` names, fit for these images, and its provenance."""
-    if config.init not in ("scratch", "imagenet"):
+    if config.init not in WORDS:
         if config.backbone != backbones.BackboneConfig():
             raise InputError(f"--backbone would be ignored: --init {config.init} names its own. Leave it out.")
-        backbone, provenance = initialize.from_checkpoint(Path(config.init))
-        if backbone.spec.in_chans != dataset.num_channels or backbone.spec.image_size != config.image_size:
-            raise InputError(
-                f"--init {config.init} takes {backbone.spec.in_chans} channels at {backbone.spec.image_size} px; "
-                f"{config.data} has {dataset.num_channels} channels at --image-size {config.image_size}. "
-                "Give the same --image-size, and images with as many channels."
-            )
-        return backbone, provenance
+        return initialize.from_checkpoint(Path(config.init))
     if config.imagenet_weights is not None and config.init != "imagenet":
         raise InputError(f"--imagenet-weights would be ignored with --init {config.init}.")
     mean, std = dataset.statistics()
     spec = backbones.make_spec(
         config.backbone,
         in_chans=dataset.num_channels,
-        image_size=config.image_size,
+        image_size=config.image_size or IMAGE_SIZE,
         mean=mean,
         std=std,
         value_range=dataset.value_range,
@@ -80,11 +79,25 @@ def initial_backbone(config: TransferConfig, dataset: sources.Dataset) -> tuple[
     return initialize.scratch(spec, seed=seed_from(config.seed, 0)), {"init": "scratch"}
 
 
+def with_image_size(config: TransferConfig) -> TransferConfig:
+    """The same with its image size decided.
+
+    Raises:
+        InputError: another one than the run's that `init` names.
+    """
+    if config.init in WORDS:
+        return replace(config, image_size=config.image_size or IMAGE_SIZE)
+    size = initialize.image_size_of(Path(config.init))
+    if config.image_size not in (None, size):
+        raise InputError(f"--image-size {config.image_size}: --init {config.init} takes {size} pixels. Leave it out.")
+    return replace(config, image_size=size)
+
+
 def _fingerprint_of_init(config: TransferConfig) -> str:
     """What tells one initialisation from another, wherever its weights lie."""
     if config.imagenet_weights is not None:
         return checkpoint.file_fingerprint(config.imagenet_weights.expanduser())
-    if config.init in ("scratch", "imagenet"):
+    if config.init in WORDS:
         return config.init
     return checkpoint.weights_fingerprint(Path(config.init), "backbone")
 
@@ -128,12 +141,13 @@ def transfer(
         `chosen` (a phase's name), `num_train`, `num_validation`, `num_parameters`, and `phases`: for each its
         `validation` and `test` metrics and its cost.
     """
-    config = replace(config, labels=splits.budget_name(config.labels))
+    config = with_image_size(replace(config, labels=splits.budget_name(config.labels)))
     runtime = runtime or runtimes.start(config.mixed_precision)
-    dataset = dataset or sources.load(config.data, image_size=config.image_size, config=config.loading)
-    labelled, validation = labelled_images(config, dataset)
+    dataset = dataset or sources.load(config.data, image_size=config.image_size or IMAGE_SIZE, config=config.loading)
     backbone, provenance = initial_backbone(config, dataset)
-    dataset = dataset.with_range(backbone.spec.value_range)
+    if config.init not in WORDS:
+        dataset = matched(dataset, backbone.spec, Path(config.init), config.loading)
+    labelled, validation = labelled_images(config, dataset)
     if len(labelled) < runtime.num_processes:
         raise InputError(
             f"--labels {config.labels}: {len(labelled)} labelled images for {runtime.num_processes} processes. "
@@ -211,7 +225,8 @@ def transfer(
         if config.keep_model and runtime.is_main:
             objective.load_state_dict(weights[chosen])
             origin = {"init": provenance, "settings": settings, "data_fingerprint": dataset.fingerprint}
-            initialize.export(backbone, output / "backbone", {**origin, "environment": environment(runtime)})
+            provenance = {**origin, "environment": environment(runtime)}
+            initialize.export(backbone, output / "backbone", provenance, seen=_seen(config, dataset, labelled))
             checkpoint.save_weights(output / "head", "head", head.state_dict(), {"classes": list(dataset.classes)})
         folder.finish(result)
         if not quiet:
@@ -258,6 +273,14 @@ def _train_phase(
     )
 
 
+def _seen(config: TransferConfig, dataset: sources.Dataset, labelled: torch.Tensor) -> np.ndarray | None:
+    """The images that this run's weights were trained on, here or before; None where that is not known."""
+    before = np.empty(0, np.uint64) if config.init in WORDS else initialize.seen_images(Path(config.init))
+    if before is None or dataset.contents is None:
+        return None
+    return np.concatenate([before, dataset.contents[labelled.numpy()]])
+
+
 def _preference(validation: dict[str, float]) -> tuple[float, float]:
     """What makes one phase preferable to another: accuracy, and among equals the log-loss."""
     return validation["accuracy"], -validation["log_loss"]
@@ -289,7 +312,7 @@ def _calibrate(
     sample = labelled[:: max(1, len(labelled) // CALIBRATION_IMAGES)]
     keys = sample_keys(config.seed, 0, sample).to(runtime.device)
     images = torch.cat(list(dataset.batches(sample.split(CALIBRATION_IMAGES), runtime.device)))
-    views = augment(images, keys, view=1, size=config.image_size, config=config.augment)
+    views = augment(images, keys, view=1, size=objective.backbone.spec.image_size, config=config.augment)
     norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     with torch.no_grad():
         if config.init == "scratch" and norms:

@@ -73,7 +73,7 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--backbone.arguments depth", "name=value"),
     ),
     "unknown source": ((*PRETRAIN, "--data", "digit"), ("--data digit", "folder:PATH", "Did you mean digits")),
-    "folder without its word": ((*PRETRAIN, "--data", "images"), ("--data images", "write folder:images")),
+    "folder without its word": ((*PRETRAIN, "--data", "images"), ("--data images", "Write folder:images")),
     "folder without a path": ((*PRETRAIN, "--data", "folder:"), ("--data folder:", "needs more, as in folder:PATH")),
     "missing folder": ((*PRETRAIN, "--data", "folder:absent"), ("folder:absent", "no such folder")),
     "empty folder": ((*PRETRAIN, "--data", "folder:empty"), ("folder:empty", "no images", "PATH/<class>/*")),
@@ -148,11 +148,11 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "init of another size": (
         ("transfer", "--init", "pretrained", "--image-size", "24", "--output", "run"),
-        ("--init pretrained", "16 px", "--image-size 24", "the same --image-size"),
+        ("--init pretrained", "16 pixels", "--image-size 24", "Leave it out"),
     ),
     "init of other channels": (
         (*TRANSFER, "--init", "pretrained", "--data", "folder:images", "--loading.cache", "cache"),
-        ("1 channels", "3 channels"),
+        ("1 channel;", "has 3", "--loading.channels"),
     ),
     "evaluate nothing": (("evaluate",), ("Which backbone", "ssl-transfer evaluate runs/NAME")),
     "evaluate another folder": (("evaluate", "empty"), ("empty", "no backbone.json")),
@@ -160,7 +160,7 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "evaluate no neighbours": (("evaluate", "pretrained", "--neighbours", "0"), ("--neighbours 0", "at least 1")),
     "evaluate other channels": (
         ("evaluate", "pretrained", "--data", "folder:images", "--loading.cache", "cache"),
-        ("1 channels", "has 3"),
+        ("1 channel;", "has 3"),
     ),
     "report on nothing": (("report",), ("Which comparison", "ssl-transfer report runs/demo")),
     "report on another folder": (("report", "pretrained"), ("pretrained", "no finished comparison", "compare")),

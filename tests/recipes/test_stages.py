@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -23,7 +24,9 @@ def test_pretrain_leaves_a_complete_run(method: str, run: Callable, tmp_path: Pa
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
         *("config.yaml", "environment.json", "metrics.jsonl", "checkpoints", "backbone", "result.json"),
     }
-    assert {path.name for path in (folder / "backbone").iterdir()} == {"backbone.safetensors", "backbone.json"}
+    assert {path.name for path in (folder / "backbone").iterdir()} == {
+        *("backbone.safetensors", "backbone.json", "seen.npy"),
+    }
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.pt"]
 
     result = json.loads((folder / "result.json").read_text())
@@ -158,3 +161,33 @@ def test_fresh_moves_the_old_run_aside(run: Callable, tmp_path: Path, tiny: dict
     assert (tmp_path / "run.old-2").is_dir()
     # The same settings once more, from nothing: the same weights.
     assert (folder / "backbone" / "backbone.safetensors").read_bytes() == before
+
+
+def test_images_of_the_pool_are_not_tested_after_another_division(run: Callable, pretrained: Path, tiny: dict) -> None:
+    transfer = ("transfer", "--init", pretrained, *tiny["transfer"])
+    answer = run(*transfer, "--loading.split-seed", 7, "--output", "stopped")
+    assert answer.status == 2
+    assert "was trained on" in answer.err
+    assert not Path("stopped").exists()
+    answer = run("evaluate", pretrained, "--loading.split-seed", 7)
+    assert answer.status == 2
+    answer = run("evaluate", pretrained, "--loading.split-seed", 7, "--loading.leakage", "drop")
+    assert answer.status == 0, answer.err
+    answer = run(*transfer, "--loading.split-seed", 7, "--loading.leakage", "drop", "--output", "dropped")
+    assert answer.status == 0, answer.err
+    assert "left out" in answer.out
+
+
+def test_a_transferred_backbone_says_what_it_saw_before(run: Callable, pretrained: Path, tiny: dict) -> None:
+    assert run("transfer", "--init", pretrained, *tiny["transfer"], "--output", "first").status == 0
+    assert set(np.load(pretrained / "backbone" / "seen.npy")) == set(np.load("first/backbone/seen.npy"))
+    answer = run("transfer", "--init", "first", *tiny["transfer"], "--loading.split-seed", 7, "--output", "second")
+    assert answer.status == 2
+    assert "was trained on" in answer.err
+
+
+def test_transfer_takes_the_image_size_of_its_run(run: Callable, pretrained: Path, tiny: dict) -> None:
+    flags = [flag for flag in tiny["transfer"] if flag not in ("--image-size", "16")]
+    answer = run("transfer", "--init", pretrained, *flags, "--output", "run")
+    assert answer.status == 0, answer.err
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["image_size"] == 16

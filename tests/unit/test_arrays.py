@@ -34,6 +34,16 @@ def test_x_and_y(save, load):
     assert data.labels[:20].tolist() == (y - 5).tolist()
 
 
+@pytest.mark.parametrize(("shape", "kept"), [((16, 16, 3), 3), ((16, 16), 1), ((16, 16, 1), 1)])
+@pytest.mark.parametrize("channels", ["auto", "grey", "rgb", "rgba"])
+def test_eight_bits_become_what_files_become(save, load, shape, kept, channels):
+    x = images(20, *shape)
+    data = load(save(x_train=x, y_train=np.arange(20) % 2), channels=channels)
+    assert data.num_channels == {"auto": kept, "grey": 1, "rgb": 3, "rgba": 4}[channels]
+    if data.num_channels == kept:
+        assert np.array_equal(data.pixels[torch.arange(20)].numpy(), x.reshape(20, 16, 16, -1).transpose(0, 3, 1, 2))
+
+
 def test_medmnist_form_with_an_unlabelled_part(save, load):
     data = load(
         save(

@@ -121,10 +121,21 @@ def test_photographs_alone_are_joined_with_nothing():
 def test_digits_are_not_joined():
     digits = [Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8)) for image in load_digits().images]
     hashes, thumbnails = facts(digits)
-    assert duplicates.near_groups(hashes, thumbnails, side=8).max() == -1
+    assert duplicates.near_groups(hashes, thumbnails, sides=np.full(len(hashes), 8)).max() == -1
     # Hashes alone would join a great part of them.
     assert len(np.unique(duplicates.near_pairs(hashes, distance=duplicates.DISTANCE))) > 800
     assert (duplicates.near_groups(hashes, thumbnails) >= 0).mean() < 0.03
+
+
+def test_small_images_are_left_alone_among_large_ones():
+    originals = photographs()[:6]
+    hashes, thumbnails = facts([*originals, *originals])
+    sides = np.full(12, 64)
+    sides[6:9] = duplicates.SMALLEST_SIDE - 1
+    assert duplicates.near_groups(hashes, thumbnails, sides=sides).tolist()[6:9] == [-1, -1, -1]
+    codes = duplicates.near_groups(hashes, thumbnails, sides=sides)
+    assert (codes[3:6] >= 0).all()
+    assert codes[3:6].tolist() == codes[9:12].tolist()
 
 
 def test_blank_images_are_no_near_duplicates():

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from ssl_transfer.data import formats
-from ssl_transfer.data.decode import Layout, measure, square
+from ssl_transfer.data.decode import Layout, measured, square
 from ssl_transfer.data.formats import Header, UnreadableError, header
 
 SIDE = 16
@@ -18,7 +18,7 @@ RAMP = np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE) * 250
 """Values up to 63,750: above what 8 bits, and what a signed 16-bit number, hold."""
 
 
-def write_deep_png(path: Path, values: np.ndarray) -> Path:
+def write_deep_png(path: Path, values: np.ndarray, exif: bytes = b"") -> Path:
     """A PNG of 16 bits a channel, which Pillow writes only in grey: (H, W, C) uint16."""
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[values.shape[2]]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
@@ -28,6 +28,8 @@ def write_deep_png(path: Path, values: np.ndarray) -> Path:
 
     shape = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colour_type, 0, 0, 0)
     parts = [chunk(b"IHDR", shape), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    if exif:
+        parts.insert(1, chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     return path
 
@@ -109,6 +111,68 @@ def test_a_quarter_turn_by_exif_exchanges_the_sides(tmp_path):
     assert (header(tmp_path / "turned.jpg").width, header(tmp_path / "turned.jpg").height) == (30, 20)
 
 
+TURNS = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+"""How a picture is shown that lies so in its file (EXIF 2.32, tag 274)."""
+
+
+def checked_upright(path: Path, values: np.ndarray, orientation: int) -> None:
+    upright = TURNS[orientation](values)
+    found = header(path)
+    assert (found.height, found.width) == upright.shape[:2]
+    side = min(upright.shape[:2])
+    expected = upright[(upright.shape[0] - side) // 2 :, (upright.shape[1] - side) // 2 :][:side, :side]
+    channels = 1 if values.ndim == 2 else values.shape[2]
+    pixels = square(path, Layout(channels=channels, dtype=found.dtype, side=side, background=None))
+    assert np.array_equal(pixels, expected.reshape(side, side, channels).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("shape", [(12, 20), (12, 20, 3), (12, 20, 4)])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_turned_tiff_is_upright(tmp_path, orientation, dtype, shape, compression):
+    values = np.random.default_rng(0).integers(0, 255, shape).astype(dtype)
+    tifffile.imwrite(
+        tmp_path / "turned.tif",
+        values,
+        compression=compression,
+        photometric="minisblack" if len(shape) == 2 else "rgb",
+        extrasamples=["unassalpha"] if shape[-1] == 4 else None,
+        extratags=[(274, "H", 1, orientation, True)],
+    )
+    checked_upright(tmp_path / "turned.tif", values, orientation)
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_a_turned_deep_png_is_upright(tmp_path, orientation):
+    values = np.random.default_rng(0).integers(0, 60000, (12, 20, 3)).astype(np.uint16)
+    exif = Image.Exif()
+    exif[274] = orientation
+    checked_upright(write_deep_png(tmp_path / "turned.png", values, exif.tobytes()), values, orientation)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_tiff_that_counts_from_white(tmp_path, dtype):
+    values = (RAMP // 256 if dtype == "uint8" else RAMP).astype(dtype)
+    tifffile.imwrite(tmp_path / "white.tif", values, photometric="miniswhite")
+    assert np.array_equal(kept(tmp_path / "white.tif", dtype, 1)[0], np.iinfo(dtype).max - values)
+
+
+def test_floats_that_count_from_white_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "white.tif", RAMP.astype(np.float32), photometric="miniswhite")
+    with pytest.raises(UnreadableError, match="MINISWHITE"):
+        square(tmp_path / "white.tif", Layout(channels=1, dtype="float32", side=SIDE, background=None))
+
+
 def test_a_transparent_logo_shows_the_background(tmp_path):
     logo = np.zeros((SIDE, SIDE, 4), np.uint8)
     logo[4:12, 4:12] = (200, 10, 20, 255)
@@ -183,13 +247,35 @@ def test_shrinking_keeps_depth_and_mean():
 
 
 def test_what_is_measured():
-    pixels = np.random.default_rng(0).integers(0, 4096, (2, SIDE, SIDE)).astype(np.uint16)
-    found = measure(pixels)
+    layout = Layout(channels=2, dtype="uint16", side=SIDE, background=None)
+    values = np.random.default_rng(0).integers(0, 4096, (SIDE, SIDE, 2)).astype(np.uint16)
+    pixels, found = measured(values, layout)
+    assert np.array_equal(pixels, values.transpose(2, 0, 1))
     assert np.allclose(found.mean, pixels.mean(axis=(1, 2)))
     assert np.allclose(found.square, np.square(pixels.astype(float)).mean(axis=(1, 2)))
     assert pixels.min() <= found.low < found.high <= pixels.max()
     assert found.thumbnail.shape == (16, 16)
-    other = pixels.copy()
+    other = values.copy()
     other[0, 0, 0] ^= 1
-    assert measure(other).digest != found.digest
-    assert measure(pixels.copy()).digest == found.digest
+    assert measured(other, layout)[1].digest != found.digest
+    assert measured(values.copy(), layout)[1].digest == found.digest
+
+
+def test_what_tells_copies_does_not_change_with_the_stored_size(tmp_path):
+    blocks = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    photograph = Image.fromarray(blocks).resize((1600, 1200), Image.Resampling.BICUBIC)
+    photograph.save(tmp_path / "a.jpg")
+    deep = np.random.default_rng(1).integers(0, 60000, (90, 80)).astype(np.uint16)
+    for item, channels, dtype in (
+        (tmp_path / "a.jpg", 3, "uint8"),
+        (np.asarray(photograph), 3, "uint8"),
+        (deep, 1, "uint16"),
+    ):
+        found = [
+            measured(item, Layout(channels=channels, dtype=dtype, side=side, background=255))[1]
+            for side in (16, 73, 256)
+        ]
+        assert len({one.phash for one in found}) == 1
+        assert len({one.content for one in found}) == 1
+        assert len({one.digest for one in found}) == 3
+        assert all(np.array_equal(one.thumbnail, found[0].thumbnail) for one in found)

@@ -42,6 +42,14 @@ def test_other_names_of_columns_and_splits(load, table, name):
     }
 
 
+def test_a_table_of_another_encoding_says_so(load, table, root):
+    source = table()
+    content = (root / "labels.csv").read_text().replace("ant", "bärin")
+    (root / "labels.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match="Save the table as UTF-8"):
+        load(source)
+
+
 def test_rows_without_a_label_are_the_pool(load, table):
     rows = [(file, label if index < 16 else "", "") for index, (file, label, _) in enumerate(ROWS)]
     assert len(load(table(rows=rows)).splits["unlabeled"]) == 8

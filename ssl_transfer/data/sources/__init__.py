@@ -51,8 +51,8 @@ def read(source: str, *, image_size: int, config: LoadingConfig) -> tuple[Listin
     kind, colon, rest = source.partition(":")
     forms = {form.partition(":")[0]: form for form in SOURCES}
     if kind not in forms or (colon and forms[kind] == kind):
-        exists = Path(source).exists()
-        hint = f" For a folder of images write folder:{source}" if exists else did_you_mean(kind, forms)
+        form = "npz" if source.endswith(".npz") else "folder"
+        hint = f" Write {form}:{source}." if Path(source).exists() else did_you_mean(kind, forms)
         raise InputError(f"--data {source}: not a known source; there are {', '.join(SOURCES)}.{hint}")
     if not rest and forms[kind] != kind:
         raise InputError(f"--data {source}: needs more, as in {forms[kind]}: {SOURCES[forms[kind]]}.")

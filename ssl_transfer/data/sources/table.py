@@ -4,6 +4,7 @@ Columns: `path`, `label` (empty without one), and if given `split`; any further 
 """
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -68,12 +69,18 @@ def read(table: Path) -> Listing:
 
 
 def _csv(file: Path) -> dict[str, list[str]]:
-    with open(file, newline="", encoding="utf-8-sig") as opened:
-        reader = csv.DictReader(opened, dialect="excel-tab" if file.suffix == ".tsv" else "excel", strict=True)
-        try:
-            rows = list(reader)
-        except csv.Error as error:
-            raise InputError(f"--data folder:{file}: line {reader.line_num}: {error}.") from error
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"--data folder:{file}: byte {error.start} is not UTF-8. Save the table as UTF-8 (as 'CSV UTF-8' in Excel)."
+        ) from error
+    dialect = "excel-tab" if file.suffix == ".tsv" else "excel"
+    reader = csv.DictReader(io.StringIO(text, newline=""), dialect=dialect, strict=True)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise InputError(f"--data folder:{file}: line {reader.line_num}: {error}.") from error
     ragged = next((number for number, row in enumerate(rows, start=2) if None in row or None in row.values()), None)
     if ragged:
         raise InputError(f"--data folder:{file}: row {ragged} has another number of fields than the header.")

@@ -1,0 +1,82 @@
+"""Images brought together with a checkpoint that was trained on others, or on a part of them.
+
+Channels must be as many, values of one depth, and what measures the checkpoint must not have been in its training: a
+division depends on settings, and another seed puts images of one run's pool into the next one's test part.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.dataset import Dataset, LoadingConfig
+from ..engine.errors import InputError
+from ..engine.words import counted
+from ..models import initialize
+from ..models.backbones import BackboneSpec
+
+MEASURING = ("validation", "test")
+LEAST_SHARED, MOST_SHARED = 0.1, 0.5
+"""Shares of two ranges of values that both hold. Below the first they are of different depths, which is an error; below
+the second it is worth a warning."""
+
+
+def matched(dataset: Dataset, spec: BackboneSpec, path: Path, loading: LoadingConfig) -> Dataset:
+    """The images as a checkpoint expects them.
+
+    Args:
+        dataset: as it was loaded.
+        spec: of the checkpoint's backbone.
+        path: where it lies.
+        loading: with what `dataset` was loaded; a `value_range` that the user gave is kept, and `leakage` says what
+            happens where the checkpoint has seen images of validation or test.
+
+    Raises:
+        InputError: another number of channels, values of another depth, images that were trained on.
+    """
+    if spec.in_chans != dataset.num_channels:
+        raise InputError(
+            f"{path} takes images of {counted(spec.in_chans, 'channel')}; {dataset.source} has {dataset.num_channels}. "
+            "For 8-bit images --loading.channels grey or rgb makes them so."
+        )
+    dataset = _without_seen(dataset, path, loading)
+    return dataset if loading.value_range is not None else _in_range(dataset, spec, path)
+
+
+def _in_range(dataset: Dataset, spec: BackboneSpec, path: Path) -> Dataset:
+    (low, high), (least, most) = dataset.value_range, spec.value_range
+    shared = max(0.0, min(high, most) - max(low, least)) / (max(high, most) - min(low, least))
+    message = f"the values of {dataset.source} are {low:g} to {high:g}, and {path} was trained on {least:g} to {most:g}"
+    remedy = f"--loading.value-range LOW HIGH says which values here are what {least:g} and {most:g} were there."
+    if shared < LEAST_SHARED:
+        raise InputError(f"{message[0].upper()}{message[1:]}: they are of another depth. {remedy}")
+    if shared < MOST_SHARED:
+        dataset = replace(dataset, notes=(*dataset.notes, f"warning: {message}. {remedy}"))
+    return dataset.with_range(spec.value_range)
+
+
+def _without_seen(dataset: Dataset, path: Path, loading: LoadingConfig) -> Dataset:
+    seen = initialize.seen_images(path)
+    if seen is None or dataset.contents is None:
+        note = f"warning: it is not known which images {path} was trained on; take care that none is tested here."
+        return replace(dataset, notes=(*dataset.notes, note))
+    leaked = torch.from_numpy(np.isin(dataset.contents, seen))
+    found = {part: dataset.splits[part][leaked[dataset.splits[part]]] for part in MEASURING}
+    if not any(len(indices) for indices in found.values()):
+        return dataset
+    first = next(int(indices[0]) for indices in found.values() if len(indices))
+    counts = " and ".join(f"{counted(len(found[part]), 'image')} for {part}" for part in MEASURING if len(found[part]))
+    message = f"{path} was trained on {counts} of {dataset.source} (for example {dataset.names[first]})"
+    if loading.leakage == "stop":
+        raise InputError(
+            f"{message}: a measure on them shows nothing. Divide as that run did (its config.yaml has the --loading "
+            "settings), or let --loading.leakage drop leave them out, allow keep them."
+        )
+    if loading.leakage == "allow":
+        note = f"warning: {message}: results on them show little (--loading.leakage allow)."
+        return replace(dataset, notes=(*dataset.notes, note))
+    kept = {
+        part: indices[~leaked[indices]] if part in MEASURING else indices for part, indices in dataset.splits.items()
+    }
+    return replace(dataset, splits=kept, notes=(*dataset.notes, f"{message}: left out (--loading.leakage drop)."))
