@@ -1,6 +1,6 @@
 """How many near-duplicates of real images are found, and how many images are joined that are not.
 
-    python scripts/measure_duplicates.py ../shared/data/flowers5 --side 73
+    python scripts/measure_duplicates.py ../shared/data/flowers5
 
 Prints how many pairs of the folder's images are within each Hamming distance, how many of them `data/duplicates.py`
 confirms and in which groups, and the share of planted near-duplicates (of 500 images) that it confirms too. Also takes
@@ -13,11 +13,11 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-import imagehash
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance
 
 from ssl_transfer.data import duplicates
+from ssl_transfer.data.decode import LOOK, Layout, measured
 
 Pixels = Image.Image
 
@@ -75,27 +75,22 @@ def read(path: str, most: int) -> list[Callable[[], Pixels]]:
     return [lambda array=array: Image.fromarray(array) for array in arrays[:most]]
 
 
-def facts(images: list[Pixels], side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes (N,) uint64 and thumbnails (N, 16, 16) uint8 of images as they are stored."""
-    hashes, thumbnails = [], []
-    for image in images:
-        grey = ImageOps.fit(image, (side, side), method=Image.Resampling.BICUBIC).convert("L")
-        hashes.append(int("".join("01"[int(bit)] for bit in imagehash.phash(grey).hash.ravel()), 2))
-        small = grey.resize((duplicates.THUMBNAIL_SIDE,) * 2, Image.Resampling.BOX)
-        thumbnails.append(np.asarray(small))
-    return np.array(hashes, dtype=np.uint64), np.stack(thumbnails)
+def facts(images: list[Pixels]) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes (N,) uint64 and thumbnails (N, 16, 16) uint8, as the cache keeps them."""
+    layout = Layout(channels=3, dtype="uint8", side=LOOK, background=255)
+    found = [measured(np.asarray(image.convert("RGB")), layout)[1] for image in images]
+    return np.array([one.phash for one in found], dtype=np.uint64), np.stack([one.thumbnail for one in found])
 
 
 def main() -> None:
     """Measure one set of images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images")
-    parser.add_argument("--side", type=int, required=True, help="pixels a side of the stored squares")
     parser.add_argument("--most", type=int, default=20_000)
     given = parser.parse_args()
     openers = read(given.images, given.most)
-    hashes, thumbnails = facts([opener() for opener in openers], given.side)
-    print(f"{given.images} at {given.side} px: {len(hashes)} images")
+    hashes, thumbnails = facts([opener() for opener in openers])
+    print(f"{given.images}: {len(hashes)} images")
     for distance in (0, 2, 4, 6, 8):
         print(f"  pairs within {distance} bits: {len(duplicates.near_pairs(hashes, distance=distance))}")
     groups = duplicates.near_groups(hashes, thumbnails)
@@ -107,7 +102,7 @@ def main() -> None:
     )
     chosen = np.arange(0, len(openers), max(1, len(openers) // 500))
     for name, change in PLANTS.items():
-        planted = facts([change(openers[index]()) for index in chosen], given.side)
+        planted = facts([change(openers[index]()) for index in chosen])
         both = [np.concatenate([old, new]) for old, new in zip((hashes, thumbnails), planted, strict=True)]
         pairs = duplicates.confirmed_pairs(both[0], both[1])[0]
         found = {tuple(pair) for pair in pairs.tolist()}
