@@ -28,10 +28,21 @@ class Loader:
         seed: of the order and of the images' random keys.
         runtime: device and processes.
         labelled: whether labels are handed on; without, every label is -1, so that no method can look.
+        balanced: draw each class as often, with replacement, instead of each image once an epoch.
+        views: epochs whose keys are used in turns, so that an image has so many views in all; None: each has its own.
     """
 
     def __init__(
-        self, dataset: Dataset, indices: Tensor, *, batch_size: int, seed: int, runtime: Runtime, labelled: bool
+        self,
+        dataset: Dataset,
+        indices: Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+        runtime: Runtime,
+        labelled: bool,
+        balanced: bool = False,
+        views: int | None = None,
     ) -> None:
         if batch_size < 1 or batch_size % runtime.num_processes:
             raise InputError(
@@ -44,8 +55,8 @@ class Loader:
             )
         self.batch_size = batch_size
         self.steps_per_epoch = len(indices) // batch_size
-        self._indices, self._seed, self._runtime = indices, seed, runtime
-        self._dataset = dataset
+        self.indices, self.dataset, self.views = indices, dataset, views
+        self._seed, self._runtime, self._balanced = seed, runtime, balanced
         image_bytes = math.prod(dataset.pixels.shape[1:]) * dataset.pixels.dtype.itemsize
         self._copy = None
         if runtime.device.type != "cpu" and image_bytes * len(indices) <= DEVICE_COPY_BYTES:
@@ -55,21 +66,49 @@ class Loader:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """This process's share of each batch of an epoch: every W-th image of it, W processes."""
-        order = permutation(self._seed, epoch, len(self._indices))
-        device, rank, world = self._runtime.device, self._runtime.process_index, self._runtime.num_processes
-        whole = order[: self.steps_per_epoch * self.batch_size].split(self.batch_size)
-        mine = [batch[rank::world] for batch in whole]
+        mine = self.positions(epoch)
         for positions, images in zip(mine, self._images(mine), strict=True):
-            yield Batch(
-                images=images,
-                labels=self._labels[positions].to(device, non_blocking=True),
-                keys=sample_keys(self._seed, epoch, self._indices[positions]).to(device, non_blocking=True),
-            )
+            yield self.batch(images, positions, epoch)
+
+    def positions(self, epoch: int) -> list[Tensor]:
+        """For each batch of an epoch the positions, among the indices, of this process's images."""
+        order = self._drawn(epoch) if self._balanced else permutation(self._seed, epoch, len(self.indices))
+        rank, world = self._runtime.process_index, self._runtime.num_processes
+        whole = order[: self.steps_per_epoch * self.batch_size].split(self.batch_size)
+        return [batch[rank::world] for batch in whole]
+
+    def batch(self, images: Tensor, positions: Tensor, epoch: int) -> Batch:
+        """Images, or what was computed of them, with the labels and keys that they have in this epoch."""
+        device = self._runtime.device
+        return Batch(
+            images=images,
+            labels=self._labels[positions].to(device, non_blocking=True),
+            keys=self.keys(positions, epoch).to(device, non_blocking=True),
+        )
+
+    def keys(self, positions: Tensor, epoch: int) -> Tensor:
+        """The random keys of these images in an epoch."""
+        number = epoch if self.views is None else epoch % max(1, self.views)
+        return sample_keys(self._seed, number, self.indices[positions])
+
+    def _drawn(self, epoch: int) -> Tensor:
+        """Positions of an epoch in which each class comes as often, as near as can be; within it all images in turn.
+
+        A class of n images is gone through in a random order, again and again, so that of two images of a class none is
+        drawn twice more than the other.
+        """
+        order = permutation(self._seed, epoch, len(self.indices))
+        labels = self._labels[order]
+        classes = labels.unique()
+        each = -(-len(order) // len(classes))
+        members = [order[labels == label] for label in classes]
+        drawn = torch.cat([of_class.repeat(-(-each // len(of_class)))[:each] for of_class in members])
+        return drawn[permutation(self._seed + 1, epoch, len(drawn))]
 
     def _images(self, positions: list[Tensor]) -> Iterator[Tensor]:
         """The images at these positions among the indices, batch by batch."""
         if self._copy is None:
-            yield from self._dataset.batches((self._indices[batch] for batch in positions), self._runtime.device)
+            yield from self.dataset.batches((self.indices[batch] for batch in positions), self._runtime.device)
         else:
             for batch in positions:
-                yield to_unit(self._copy[batch.to(self._copy.device)], self._dataset.value_range)
+                yield to_unit(self._copy[batch.to(self._copy.device)], self.dataset.value_range)

@@ -1,34 +1,130 @@
-"""Heads: what turns a backbone's features into class scores."""
+"""Heads: what turns a backbone's features into class scores. Each is pooling, a scale, and layers.
+
+Shapes: B images, D features, H x W places of a convolutional map, L tokens (P prefix tokens first), K classes; T scores:
+K, or one for two classes.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..engine.errors import InputError
+from .backbones import Backbone
 
-class LinearHead(nn.Module):
-    """A linear classifier on features that are first divided by one number, their root mean square.
+WIDTH = 256
+"""Of hidden layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """What is put on the backbone."""
+
+    kind: Literal["linear", "hidden", "flatten-256"] = "linear"
+    """linear: one layer. hidden: BatchNorm, a layer of 256, ReLU, a layer. flatten-256: the whole map in a row, a
+    layer of 256, ReLU, a layer (the head of the early Keras tutorials)."""
+    pooling: Literal["backbone", "average", "max", "token", "attention"] = "backbone"
+    """backbone: as the backbone itself pools. average and max over the places of its map; token: a transformer's class
+    token; attention: an average weighted by a learned query (Ilse et al. 2018, equation 8)."""
+    dropout: float = 0.0
+    """Share of the features that is dropped in training before the last layer."""
+    one_logit: bool = False
+    """Two classes by one score with binary cross-entropy, instead of a score each."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.dropout < 1.0:
+            raise InputError(f"head.dropout {self.dropout}: 0 or more and below 1.")
+        if self.kind == "flatten-256" and self.pooling != "backbone":
+            raise InputError(f"head.pooling {self.pooling} would be ignored by flatten-256, which takes the whole map.")
+
+
+class Head(nn.Module):
+    """Scores from features that are first divided by one number, their root mean square.
 
     Backbones differ by orders of magnitude in the scale of their features, so without this one learning rate would
     suit one initialisation and not the other. One number, not one a dimension: a tiny sample's deviations per
     dimension ruin a sparse backbone.
 
     Args:
-        num_features: D, the backbone's width.
-        num_classes: K.
+        pool: (B, ...) -> (B, D').
+        layers: (B, D') -> (B, T).
+        takes_maps: whether `pool` wants the backbone's map (`Backbone.maps`), not its pooled features.
     """
 
     scale: Tensor
 
-    def __init__(self, num_features: int, num_classes: int) -> None:
+    def __init__(self, pool: nn.Module, layers: nn.Sequential, *, takes_maps: bool) -> None:
         super().__init__()
         self.register_buffer("scale", torch.ones(()))
-        self.linear = nn.Linear(num_features, num_classes)
-        nn.init.zeros_(self.linear.bias)
-        nn.init.normal_(self.linear.weight, std=0.01)
+        self.pool, self.layers, self.takes_maps = pool, layers, takes_maps
+        last = layers[-1]
+        nn.init.zeros_(last.bias)
+        nn.init.normal_(last.weight, std=0.01)
 
     def calibrate(self, features: Tensor) -> None:
         """Set the scale from a sample of features (N, D)."""
         self.scale.copy_(features.detach().square().mean().sqrt().clamp_min(1e-6).reciprocal())
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, D) -> logits (B, K)."""
-        return self.linear(features * self.scale)
+        """Features (B, D), or maps where `takes_maps`, -> scores (B, T)."""
+        return self.layers(self.pool(features * self.scale))
+
+
+def features_for(head: Head, backbone: Backbone, images: Tensor) -> Tensor:
+    """What this head takes of images (B, C, S, S) in 0..1."""
+    return backbone.maps(images) if head.takes_maps else backbone(images)
+
+
+def linear_head(num_features: int, num_scores: int, *, dropout: float = 0.0) -> Head:
+    """A linear classifier on pooled features."""
+    return Head(nn.Identity(), nn.Sequential(*_dropout(dropout), nn.Linear(num_features, num_scores)), takes_maps=False)
+
+
+def make_head(config: HeadConfig, backbone: Backbone, num_classes: int) -> Head:
+    """A new head for a backbone.
+
+    Raises:
+        InputError: one logit for other than two classes; a class token where the backbone has none.
+    """
+    if config.one_logit and num_classes != 2:
+        raise InputError(f"head.one_logit tells two classes apart; these are {num_classes}. Leave it out.")
+    num_scores = 1 if config.one_logit else num_classes
+    if config.kind == "flatten-256":
+        pool: nn.Module = nn.Flatten()
+        width = backbone.map_size
+    elif config.pooling == "backbone":
+        pool, width = nn.Identity(), backbone.num_features
+    else:
+        pool, width = Pooling(config.pooling, backbone.map_features, backbone.num_prefix_tokens), backbone.map_features
+    hidden: list[nn.Module] = []
+    if config.kind != "linear":
+        normed = [nn.BatchNorm1d(width)] if config.kind == "hidden" else []
+        hidden, width = [*normed, *_dropout(config.dropout), nn.Linear(width, WIDTH), nn.ReLU()], WIDTH
+    layers = nn.Sequential(*hidden, *_dropout(config.dropout), nn.Linear(width, num_scores))
+    return Head(pool, layers, takes_maps=not isinstance(pool, nn.Identity))
+
+
+def _dropout(share: float) -> list[nn.Module]:
+    return [nn.Dropout(share)] if share else []
+
+
+class Pooling(nn.Module):
+    """A map (B, D, H, W) or tokens (B, L, D) -> (B, D)."""
+
+    def __init__(self, kind: str, num_features: int, num_prefix_tokens: int) -> None:
+        super().__init__()
+        if kind == "token" and not num_prefix_tokens:
+            raise InputError("head.pooling token: this backbone has no class token. Use average, max or attention.")
+        self.kind, self._prefix = kind, num_prefix_tokens
+        self.query = nn.Linear(num_features, 1) if kind == "attention" else None
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """See the class."""
+        places = maps.flatten(2).transpose(1, 2) if maps.ndim == 4 else maps
+        if self.kind == "token":
+            return places[:, 0]
+        places = places[:, self._prefix :]
+        if self.query is not None:
+            return (self.query(places).softmax(dim=1) * places).sum(dim=1)
+        return places.amax(dim=1) if self.kind == "max" else places.mean(dim=1)

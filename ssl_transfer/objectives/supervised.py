@@ -1,66 +1,129 @@
-"""Supervised: cross-entropy on labels, with the backbone frozen or not.
+"""Supervised: cross-entropy on labels, with all, a part or nothing of the backbone trained.
 
-Shapes: B images, K classes.
+Shapes: B images, D features, K classes, S pixels a side.
 """
 
-from typing import Literal
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.augment import AugmentConfig, augment, evaluation_view
+from ..data.mixing import mix
 from ..engine.contract import Batch, Objective, Output, scalar
-from ..models.backbones import Backbone, freeze
-from ..models.heads import LinearHead
+from ..models.backbones import Backbone
+from ..models.blocks import Selection, select
+from ..models.heads import Head, features_for
 
-Trained = Literal["head", "all"]
+Function = Callable[[Tensor], Tensor]
 
 
 class Supervised(Objective):
-    """A backbone with a head. Frozen means frozen: neither weights nor buffers of a frozen backbone move.
+    """A backbone with a head. Frozen means frozen: weights, buffers and dropout of a frozen layer do not move.
 
     Args:
         backbone: any initialisation.
-        head: takes the backbone's features.
+        head: scores of K classes, or one for two.
         augment: what happens to training images.
+        num_classes: K.
         label_smoothing: 0 to below 1.
+        mixup: as in `data.mixing.mix`.
+        cutmix: the same.
+        class_weights: (K,) float32, what an image of each class counts; None: 1.
+        keep_statistics: whether BatchNorm layers of the backbone keep their statistics while their weights are trained.
     """
 
+    class_weights: Tensor
+
     def __init__(
-        self, backbone: Backbone, head: LinearHead, *, augment: AugmentConfig, label_smoothing: float = 0.0
+        self,
+        backbone: Backbone,
+        head: Head,
+        *,
+        augment: AugmentConfig,
+        num_classes: int,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        class_weights: Tensor | None = None,
+        keep_statistics: bool = False,
     ) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
-        self._augment, self._label_smoothing = augment, label_smoothing
-        self._frozen = False
+        weights = torch.ones(num_classes) if class_weights is None else class_weights
+        self.register_buffer("class_weights", weights, persistent=False)
+        self._augment, self._num_classes, self._label_smoothing = augment, num_classes, label_smoothing
+        self._mixup, self._cutmix, self._keep_statistics = mixup, cutmix, keep_statistics
+        self._frozen: tuple[nn.Module, ...] = ()
+        self._trains_backbone = True
+        self._augmented = True
+        self._from_boundary: Function | None = None
 
-    def set_trained(self, trained: Trained) -> None:
-        """Freeze the backbone (`head`) or free it (`all`). To be called before an optimiser is built."""
-        self._frozen = trained == "head"
+    def set_trained(self, trained: str, *, augmented: bool = True) -> Selection:
+        """Free what `trained` names and freeze the rest. To be called before an optimiser is built.
+
+        Args:
+            trained: as in `models.blocks.select`.
+            augmented: whether training images are augmented; otherwise they are what evaluation sees.
+        """
+        selection = select(self.backbone, trained)
         self.head.requires_grad_(True)
-        if self._frozen:
-            freeze(self.backbone)
-        else:
-            self.backbone.requires_grad_(True)
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(name in selection.parameters)
+        frozen = [self.backbone.get_submodule(name) for name in selection.frozen]
+        if self._keep_statistics:
+            frozen += [one for one in self.backbone.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+        self._frozen, self._trains_backbone = tuple(frozen), bool(selection.parameters)
+        self._augmented, self._from_boundary = augmented, None
+        return selection
+
+    def take_features(self, from_boundary: Function | None) -> None:
+        """From now on batches hold features at a frozen boundary, and this leads from them to what the head takes."""
+        self._from_boundary = from_boundary
 
     def train(self, mode: bool = True) -> "Supervised":
-        """A frozen backbone stays in evaluation mode: its statistics and its dropout are frozen too."""
+        """What is frozen stays in evaluation mode: its statistics and its dropout are frozen too."""
         super().train(mode)
-        if self._frozen:
+        if not self._trains_backbone:
             self.backbone.eval()
+        for module in self._frozen:
+            module.eval()
         return self
 
     def forward(self, batch: Batch) -> Output:
         """Mean cross-entropy of a batch whose images all have labels."""
+        targets = F.one_hot(batch.labels, self._num_classes).to(torch.float32)
+        if self._from_boundary is None:
+            images = self.view(batch.images, batch.keys)
+            if self._mixup or self._cutmix:
+                images, targets = mix(images, targets, batch.keys, mixup=self._mixup, cutmix=self._cutmix)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self._trains_backbone):
+                features = features_for(self.head, self.backbone, images)
+        else:
+            features = self._from_boundary(batch.images)
+        logits = self.scores(features)
+        smoothed = targets * (1.0 - self._label_smoothing) + self._label_smoothing / self._num_classes
+        # A mean over images, not over weights: so processes and micro-batches add up.
+        loss = -(smoothed * self.class_weights * F.log_softmax(logits, dim=1)).sum() / len(logits)
+        return Output(loss, {"accuracy": scalar((logits.argmax(dim=1) == targets.argmax(dim=1)).float())})
+
+    def view(self, images: Tensor, keys: Tensor) -> Tensor:
+        """What the backbone sees of stored images (B, C, H, W) in training: (B, C, S, S)."""
         size = self.backbone.spec.image_size
-        images = augment(batch.images, batch.keys, view=0, size=size, config=self._augment)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
-            features = self.backbone(images)
-        logits = self.head(features).float()
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self._label_smoothing)
-        return Output(loss, {"accuracy": scalar((logits.argmax(dim=1) == batch.labels).float())})
+        if self._augmented:
+            return augment(images, keys, view=0, size=size, config=self._augment)
+        return evaluation_view(images, size=size)
 
     def logits(self, images: Tensor) -> Tensor:
         """Stored images (B, C, H, W) in 0..1 -> (B, K) float32, without augmentation."""
-        return self.head(self.backbone(evaluation_view(images, size=self.backbone.spec.image_size))).float()
+        images = evaluation_view(images, size=self.backbone.spec.image_size)
+        return self.scores(features_for(self.head, self.backbone, images))
+
+    def scores(self, features: Tensor) -> Tensor:
+        """What the head takes -> (B, K) float32.
+
+        One score for two classes becomes two with the same probabilities: softmax of (0, x) is the sigmoid of x.
+        """
+        scores = self.head(features).float()
+        return scores if scores.shape[1] > 1 else torch.cat([torch.zeros_like(scores), scores], dim=1)

@@ -21,6 +21,8 @@ from . import augmentation as augmentations
 from . import pretrain as pretraining
 from . import transfer as transferring
 from .arms import Arm, CompareConfig, resolve_arms
+from .initial import initial_backbone
+from .phases import check_plan
 from .run import VOLATILE, check_positive, data_label
 
 
@@ -91,7 +93,7 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
 def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> None:
     """Find every bad setting now: nothing has been trained, and hours may lie ahead."""
     check_positive(pretrain_seeds=config.pretrain_seeds, jobs=config.jobs)
-    config.transfer.plan(steps_per_epoch=1)
+    config.transfer.phases(steps_per_epoch=1)
     if not config.labels or not config.seeds:
         raise InputError("--labels and --seeds need at least one value each.")
     if len(set(config.seeds)) < len(config.seeds) or len(set(config.labels)) < len(config.labels):
@@ -113,7 +115,7 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> N
                     f"--{arm.name}.batch-size {arm.recipe.batch_size}: the pool of {config.data} has only "
                     f"{len(dataset.pool)} images. Give at most that, as in --batch-size {len(dataset.pool)}."
                 )
-            pretraining.prepare(arm.recipe, dataset, config.image_size, seed=0)
+            check_plan(config.transfer, pretraining.prepare(arm.recipe, dataset, config.image_size, seed=0)[0])
         else:
             trial = transferring.TransferConfig(
                 data=config.data,
@@ -122,7 +124,7 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> N
                 backbone=arm.backbone,
                 imagenet_weights=config.imagenet_weights if arm.name == "imagenet" else None,
             )
-            transferring.initial_backbone(trial, dataset)
+            check_plan(config.transfer, initial_backbone(trial, dataset)[0])
 
 
 def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -> Path:

@@ -9,7 +9,8 @@ from ..engine import config as configuration
 from ..engine.errors import InputError
 from . import compare as comparing
 from .arms import CompareConfig
-from .transfer import TransferConfig, initial_backbone
+from .initial import initial_backbone
+from .transfer import TransferConfig
 
 SETTINGS = Path(__file__).with_name("demo.yaml")
 

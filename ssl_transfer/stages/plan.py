@@ -1,12 +1,31 @@
-"""The transfer plan: phases as data, and the settings that all arms of a comparison share."""
+"""The transfer plan: phases as data, and the settings that all arms of a comparison share.
 
-from dataclasses import dataclass
+A phase is a line of text: what it trains (`head`, `last:2`, `first:1`, `from:features.12.conv.1`, `all`), then, where it
+departs from the recipe, `rate=`, `epochs=` and `decay=`. The named plans are shorthands for lists of such lines.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from ..data.augment import SUPERVISED_DEFAULT, AugmentConfig
-from ..engine.errors import InputError
+from ..engine.errors import InputError, did_you_mean
 from ..engine.optim import OptimizerConfig
-from ..objectives.supervised import Trained
+from ..models.heads import HeadConfig
 from .run import check_positive
+
+PLANS = {
+    "feature-extraction": "the head on the frozen backbone, nothing else",
+    "fine-tune": "the head, then everything at a tenth of its rate",
+    "partial": "the head, then also the last blocks: partial, partial last:3 or partial from:NAME",
+    "gradual": "the head, then one more block from behind in each phase: gradual, or gradual 4 (Howard and Ruder 2018)",
+    "full": "everything at once",
+    "low-level": "the first blocks alone, the others dropped, and a new head: low-level 3 (few images, unlike the source)",
+    "surgical": "the head, then also the first blocks: surgical, or surgical first:2 (Lee et al. 2023)",
+}
+WORDS = ("head", "last:N", "first:N", "from:NAME", "all")
+_LAST, _FIRST, _GRADUAL = "last:2", "first:1", 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +33,7 @@ class Phase:
     """One phase of a plan: what is trained, how fast, how long."""
 
     name: str
-    trained: Trained
+    trained: str
     learning_rate: float
     layer_decay: float
     epochs: int
@@ -22,24 +41,42 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class TransferRecipe:
-    """The transfer plan and its settings: first the head on the frozen backbone, then everything."""
+    """The transfer plan and its settings."""
 
+    plan: tuple[str, ...] = ("fine-tune",)
+    """A named plan: feature-extraction, fine-tune, partial, gradual, full, low-level, surgical (the README says what
+    each is); or phases, each in quotes: head "last:2 rate=1e-3 epochs=20" "all rate=1e-4 decay=0.75"."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-2, weight_decay=1e-2, warmup_steps=10)
-    """How weights are stepped; its learning rate is the head phase's."""
+    """How weights are stepped; its learning rate is that of phases that train the head alone."""
     finetune_rate: float = 0.1
-    """The second phase's learning rate as a share of the first's; at most 1."""
+    """The learning rate of all other phases as a share of the head's; at most 1."""
     layer_decay: float = 0.75
-    """In the second phase each layer learns at this share of the rate of the one behind it; 1 is the same rate."""
+    """In these phases each layer learns at this share of the rate of the one behind it; 1 is the same rate."""
     epochs: int = 30
     """Passes over the labelled images in each phase; more where they make fewer steps than the phase needs."""
     head_steps: int = 150
-    """Least optimiser steps of the head phase: with few labels an epoch is a step or two."""
+    """Least optimiser steps of a head phase: with few labels an epoch is a step or two."""
     finetune_steps: int = 300
-    """Least optimiser steps of the second phase. A vision transformer from scratch needs them (docs/decisions.md)."""
+    """Least optimiser steps of any other phase. A vision transformer from scratch needs them (docs/decisions.md)."""
     batch_size: int = 64
     """Images per optimiser step; all labelled images where there are fewer."""
+    head: HeadConfig = HeadConfig()
+    """What is put on the backbone."""
+    frozen_views: int | None = None
+    """Where a phase's trained part starts behind a frozen one, the frozen one's features may be computed once: of so many
+    fixed augmented views of each image, which the epochs take in turns; 0: of images without augmentation. None: new
+    views in each epoch, computed each time."""
+    batch_norm: Literal["train", "frozen"] = "train"
+    """Statistics of BatchNorm layers that are trained: moved by the batches, or kept. Frozen layers never move."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
+    mixup: float = 0.0
+    """Images are mixed with others by a share drawn from Beta(mixup, mixup) (Zhang et al. 2018); 0 does not."""
+    cutmix: float = 0.0
+    """Boxes are pasted from other images, their share drawn from Beta(cutmix, cutmix) (Yun et al. 2019); 0 does not. With
+    both, each batch draws one of the two."""
+    imbalance: Literal["none", "weights", "sampling"] = "none"
+    """For classes of unlike sizes. weights: the loss of each class counts as much; sampling: each is drawn as often."""
     augment: AugmentConfig = SUPERVISED_DEFAULT
     """What happens to training images."""
 
@@ -52,29 +89,131 @@ class TransferRecipe:
             raise InputError(f"layer_decay {self.layer_decay}: above 0 and at most 1.")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise InputError(f"label_smoothing {self.label_smoothing}: 0 or more and below 1.")
+        if self.mixup < 0.0 or self.cutmix < 0.0:
+            raise InputError(f"mixup {self.mixup}, cutmix {self.cutmix}: none may be negative.")
+        if self.frozen_views is not None and self.frozen_views < 0:
+            raise InputError(f"frozen_views {self.frozen_views}: 0 or more.")
+        if self.frozen_views is not None and (self.mixup or self.cutmix):
+            raise InputError("mixup and cutmix make new images of each batch, and frozen_views keeps them: give one.")
+        lines_of(self.plan)
 
-    def plan(self, steps_per_epoch: int) -> tuple[Phase, ...]:
-        """The phases, each long enough."""
+    @property
+    def keep_blocks(self) -> int | None:
+        """How many of the backbone's first blocks the plan keeps; None keeps all."""
+        name, arguments = self.plan[0], self.plan[1:]
+        return _count(name, arguments[0]) if name == "low-level" else None
+
+    def phases(self, steps_per_epoch: int) -> tuple[Phase, ...]:
+        """The phases of the plan, each long enough."""
         check_positive(
             epochs=self.epochs,
             head_steps=self.head_steps,
             finetune_steps=self.finetune_steps,
             batch_size=self.batch_size,
         )
-        rate = self.optimizer.learning_rate
-        return (
-            Phase(
-                name="head",
-                trained="head",
-                learning_rate=rate,
-                layer_decay=1.0,
-                epochs=max(self.epochs, -(-self.head_steps // steps_per_epoch)),
-            ),
-            Phase(
-                name="finetune",
-                trained="all",
-                learning_rate=rate * self.finetune_rate,
-                layer_decay=self.layer_decay,
-                epochs=max(self.epochs, -(-self.finetune_steps // steps_per_epoch)),
-            ),
+        found = [self._phase(line, steps_per_epoch) for line in lines_of(self.plan)]
+        return _named(found)
+
+    def _phase(self, line: str, steps_per_epoch: int) -> Phase:
+        trained, *settings = line.split()
+        alone = trained == "head"
+        steps = self.head_steps if alone else self.finetune_steps
+        phase = Phase(
+            name="head" if alone else "finetune",
+            trained=trained,
+            learning_rate=self.optimizer.learning_rate * (1.0 if alone else self.finetune_rate),
+            layer_decay=1.0 if alone else self.layer_decay,
+            epochs=max(self.epochs, -(-steps // steps_per_epoch)),
         )
+        for setting in settings:
+            name, _, text = setting.partition("=")
+            if name == "epochs":
+                phase = replace(phase, epochs=int(text))
+            elif name == "rate":
+                phase = replace(phase, learning_rate=float(text))
+            else:
+                phase = replace(phase, layer_decay=float(text))
+        if not alone and phase.learning_rate > self.optimizer.learning_rate:
+            raise InputError(
+                f"--plan {line!r}: a rate of {phase.learning_rate:g} is above the head's "
+                f"(--optimizer.learning-rate {self.optimizer.learning_rate:g}) and would undo what the weights bring."
+            )
+        return phase
+
+
+def lines_of(plan: Sequence[str]) -> tuple[str, ...]:
+    """The phases of a plan, each a line; a named one is written out.
+
+    Raises:
+        InputError: no plan or phase of this name, a setting that a phase does not have, nothing that is trained.
+    """
+    if not plan or not plan[0].strip():
+        raise InputError(f"--plan trains nothing: name one of {', '.join(PLANS)}, or phases such as head all.")
+    name, *arguments = plan
+    if name in PLANS:
+        lines = _written_out(name, arguments)
+    else:
+        lines = tuple(plan)
+    for line in lines:
+        _check(line)
+    return lines
+
+
+def _written_out(name: str, arguments: Sequence[str]) -> tuple[str, ...]:
+    takes = name in ("partial", "gradual", "low-level", "surgical")
+    if len(arguments) > (1 if takes else 0):
+        raise InputError(f"--plan {name} {' '.join(arguments)}: it takes {'one word' if takes else 'no word'} more.")
+    if name == "low-level" and not arguments:
+        raise InputError("--plan low-level: how many of the first blocks are kept? As in `low-level 3`.")
+    if name == "gradual":
+        count = _count(name, arguments[0]) if arguments else _GRADUAL
+        return ("head", *(f"last:{number}" for number in range(1, count + 1)))
+    if name == "low-level":
+        _count(name, arguments[0])
+        return ("head",)
+    if name == "partial":
+        return ("head", arguments[0] if arguments else _LAST)
+    if name == "surgical":
+        return ("head", arguments[0] if arguments else _FIRST)
+    return {"feature-extraction": ("head",), "fine-tune": ("head", "all"), "full": ("all",)}[name]
+
+
+def _count(name: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--plan {name} {text}: a number of blocks, 1 or more.")
+    return int(text)
+
+
+def _check(line: str) -> None:
+    """Raise InputError for a line that is not one of a phase. Names of layers are looked up in the backbone later."""
+    trained, *settings = line.split() or [""]
+    kind, colon, rest = trained.partition(":")
+    known = trained in ("head", "all") or (colon and rest and kind in ("last", "first", "from"))
+    if not known or (kind in ("last", "first") and not (rest.isdecimal() and int(rest))):
+        raise InputError(
+            f"--plan {line!r}: neither a plan ({', '.join(PLANS)}) nor a phase ({', '.join(WORDS)}, N from 1)."
+            f"{did_you_mean(trained, [*PLANS, *WORDS])}"
+        )
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if name not in ("rate", "epochs", "decay"):
+            raise InputError(f"--plan {line!r}: {setting!r} is no setting of a phase; there are rate=, epochs=, decay=.")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not value > 0.0 or (name == "epochs" and not text.isdecimal()) or (name == "decay" and value > 1.0):
+            allowed = {"rate": "a number above 0", "epochs": "a whole number from 1", "decay": "above 0, at most 1"}
+            raise InputError(f"--plan {line!r}: {setting!r} must be {allowed[name]}.")
+
+
+def _named(phases: Sequence[Phase]) -> tuple[Phase, ...]:
+    """The same with numbers behind names that occur more than once: finetune-1, finetune-2."""
+    named = []
+    for name in ("head", "finetune"):
+        same = [phase for phase in phases if phase.name == name]
+        named += [
+            (phase, replace(phase, name=f"{name}-{number}") if len(same) > 1 else phase)
+            for number, phase in enumerate(same, start=1)
+        ]
+    return tuple(next(new for old, new in named if old is phase) for phase in phases)

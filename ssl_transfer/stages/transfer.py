@@ -1,105 +1,43 @@
 """The transfer stage, which every arm goes through: any initialisation, a new head, and the phases of the plan."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
 from ..data import sources, splits
-from ..data.augment import augment
-from ..data.loaders import Loader
 from ..engine import checkpoint
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import InputError
 from ..engine.folder import RunFolder, environment
-from ..engine.loop import Summary, train
-from ..engine.optim import parameter_groups
 from ..engine.randomness import sample_keys, seed_from
 from ..engine.tracking import Tracker, drop_after
-from ..evaluation.features import over_images
-from ..evaluation.metrics import classification
-from ..models import backbones, initialize
-from ..models.heads import LinearHead
+from ..models import initialize
+from ..models.blocks import first_blocks
+from ..models.heads import make_head
 from ..objectives.supervised import Supervised
 from . import augmentation as augmentations
+from .initial import WORDS, Initial, fingerprint_of, initial_backbone, seen_after
 from .matching import matched
-from .plan import Phase, TransferRecipe
-from .run import IMAGE_SIZE, VOLATILE, RunConfig, data_label
+from .phases import Training, calibrate, check_plan, measure_start, run_phase
+from .plan import TransferRecipe
+from .run import VOLATILE, RunConfig, data_label
 
-WORDS = ("scratch", "imagenet")
-"""Initialisations that are no run."""
 CALIBRATION_IMAGES = 256
 """At most so many training images set the scale of the features and a scratch backbone's first statistics."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransferConfig(RunConfig, TransferRecipe):
-    """Train a head, then everything, from an initialisation on labelled images."""
+class TransferConfig(RunConfig, TransferRecipe, Initial):
+    """Train a head on labelled images, and the backbone with it as the plan says, from an initialisation."""
 
-    init: str = "scratch"
-    """Where the backbone's weights come from: scratch, imagenet, or the folder of a pretraining run."""
-    image_size: int | None = None
-    """Pixels a side of what the models see. Default: 64, or those of the run that --init names."""
     labels: str = "all"
     """Labelled images per class, a share of each class (0.1 or 10%), or all. Validation holds no more a class."""
-    backbone: backbones.BackboneConfig = field(default_factory=backbones.BackboneConfig)
-    """The network for scratch and imagenet; a run's folder names its own."""
-    imagenet_weights: Path | None = None
-    """A local file with ImageNet weights in timm's names, instead of timm's hub."""
-    seed: int = 0
-    """Seed of the labelled images, of weights, order and augmentation."""
     keep_model: bool = True
     """Export the chosen model: its backbone and its head."""
-
-
-def initial_backbone(config: TransferConfig, dataset: sources.Dataset) -> tuple[backbones.Backbone, dict[str, Any]]:
-    """The backbone that `init` names, fit for these images, and its provenance."""
-    if config.init not in WORDS:
-        if config.backbone != backbones.BackboneConfig():
-            raise InputError(f"--backbone would be ignored: --init {config.init} names its own. Leave it out.")
-        return initialize.from_checkpoint(Path(config.init))
-    if config.imagenet_weights is not None and config.init != "imagenet":
-        raise InputError(f"--imagenet-weights would be ignored with --init {config.init}.")
-    mean, std = dataset.statistics()
-    spec = backbones.make_spec(
-        config.backbone,
-        in_chans=dataset.num_channels,
-        image_size=config.image_size or IMAGE_SIZE,
-        mean=mean,
-        std=std,
-        value_range=dataset.value_range,
-    )
-    if config.init == "imagenet":
-        return initialize.imagenet(spec, weights=config.imagenet_weights), {"init": "imagenet"}
-    return initialize.scratch(spec, seed=seed_from(config.seed, 0)), {"init": "scratch"}
-
-
-def with_image_size(config: TransferConfig) -> TransferConfig:
-    """The same with its image size decided.
-
-    Raises:
-        InputError: another one than the run's that `init` names.
-    """
-    if config.init in WORDS:
-        return replace(config, image_size=config.image_size or IMAGE_SIZE)
-    size = initialize.image_size_of(Path(config.init))
-    if config.image_size not in (None, size):
-        raise InputError(f"--image-size {config.image_size}: --init {config.init} takes {size} pixels. Leave it out.")
-    return replace(config, image_size=size)
-
-
-def _fingerprint_of_init(config: TransferConfig) -> str:
-    """What tells one initialisation from another, wherever its weights lie."""
-    if config.imagenet_weights is not None:
-        return checkpoint.file_fingerprint(config.imagenet_weights.expanduser())
-    if config.init in WORDS:
-        return config.init
-    return checkpoint.weights_fingerprint(Path(config.init), "backbone")
 
 
 def labelled_images(config: TransferConfig, dataset: sources.Dataset) -> tuple[torch.Tensor, torch.Tensor]:
@@ -128,7 +66,7 @@ def transfer(
     """Run it, or go on with it, or return the result of the finished run.
 
     Validation chooses between the phases, by accuracy and among equals by log-loss; then the test images are read,
-    once, for both.
+    once, for all.
 
     Args:
         config: see its fields.
@@ -141,12 +79,15 @@ def transfer(
         `chosen` (a phase's name), `num_train`, `num_validation`, `num_parameters`, and `phases`: for each its
         `validation` and `test` metrics and its cost.
     """
-    config = with_image_size(replace(config, labels=splits.budget_name(config.labels)))
+    config = replace(config, labels=splits.budget_name(config.labels), image_size=config.size)
     runtime = runtime or runtimes.start(config.mixed_precision)
-    dataset = dataset or sources.load(config.data, image_size=config.image_size or IMAGE_SIZE, config=config.loading)
+    dataset = dataset or sources.load(config.data, image_size=config.size, config=config.loading)
     backbone, provenance = initial_backbone(config, dataset)
     if config.init not in WORDS:
         dataset = matched(dataset, backbone.spec, Path(config.init), config.loading)
+    if config.keep_blocks is not None:
+        backbone = first_blocks(backbone, config.keep_blocks)
+    check_plan(config, backbone)
     labelled, validation = labelled_images(config, dataset)
     if len(labelled) < runtime.num_processes:
         raise InputError(
@@ -154,13 +95,13 @@ def transfer(
             "Launch fewer processes, or ask for more labels."
         )
     batch_size = min(config.batch_size, len(labelled)) // runtime.num_processes * runtime.num_processes
-    loader = Loader(dataset, labelled, batch_size=batch_size, seed=config.seed, runtime=runtime, labelled=True)
-    plan = config.plan(loader.steps_per_epoch)
+    phases = config.phases(len(labelled) // batch_size)
     settings = configuration.to_dict(config)
     output = config.output or Path(
-        f"runs/transfer-{Path(config.init).name}-{backbone.spec.name}-{data_label(config.data)}-{config.labels}-seed{config.seed}"
+        f"runs/transfer-{Path(config.init).name}-{backbone.spec.name.replace('/', '-')}-{data_label(config.data)}"
+        f"-{config.labels}-seed{config.seed}"
     )
-    identity = {"data": dataset.fingerprint, "init": _fingerprint_of_init(config)}
+    identity = {"data": dataset.fingerprint, "init": fingerprint_of(config)}
     # The same weights may lie elsewhere.
     volatile = (*VOLATILE, "init", "imagenet_weights")
     with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile) as folder:
@@ -176,109 +117,85 @@ def transfer(
                 f"{len(validation)} for validation; {runtime.describe()}"
             )
         torch.manual_seed(seed_from(config.seed, 1))
-        head = LinearHead(backbone.num_features, len(dataset.classes))
-        objective = Supervised(backbone, head, augment=config.augment, label_smoothing=config.label_smoothing)
-        objective.to(runtime.device)
-        _calibrate(objective, config, dataset, labelled, runtime)
+        objective = Supervised(
+            backbone,
+            make_head(config.head, backbone, len(dataset.classes)),
+            augment=config.augment,
+            num_classes=len(dataset.classes),
+            label_smoothing=config.label_smoothing,
+            mixup=config.mixup,
+            cutmix=config.cutmix,
+            class_weights=_class_weights(config, dataset, labelled),
+            keep_statistics=config.batch_norm == "frozen",
+        ).to(runtime.device)
+        training = Training(
+            objective=objective,
+            recipe=config,
+            dataset=dataset,
+            labelled=labelled,
+            validation=validation,
+            batch_size=batch_size,
+            seed=config.seed,
+            runtime=runtime,
+            tracker=Tracker(
+                folder.metrics, config.tracking, runtime, settings=settings, group=group, job_type="transfer"
+            ),
+            folder=folder,
+            keep_states=config.keep_model,
+            quiet=quiet,
+        )
+        sample = labelled[:: max(1, len(labelled) // CALIBRATION_IMAGES)]
+        images = torch.cat(list(dataset.batches(sample.split(CALIBRATION_IMAGES), runtime.device)))
+        keys = sample_keys(config.seed, 0, sample).to(runtime.device)
+        calibrate(training, images, keys, scratch=config.init == "scratch")
+        measure_start(training, phases[0])
 
-        def measure(indices: torch.Tensor) -> dict[str, float]:
-            logits = over_images(objective.logits, dataset, indices, runtime, "evaluating")
-            return classification(logits, dataset.labels[indices])
-
-        tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, group=group, job_type="transfer")
-        phases: dict[str, dict[str, Any]] = {}
+        found: dict[str, dict[str, Any]] = {}
         weights: dict[str, dict[str, torch.Tensor]] = {}
-        for number, phase in enumerate(plan):
-            cost = _train_phase(
-                objective,
-                phase,
-                config,
-                loader,
-                seed=seed_from(config.seed, 2, number),
-                runtime=runtime,
-                tracker=tracker,
-                folder=folder,
-                evaluate=lambda: measure(validation),
-            )
+        for number, phase in enumerate(phases):
+            found[phase.name] = run_phase(training, phase, seed=seed_from(config.seed, 2, number))
             weights[phase.name] = {name: value.clone() for name, value in objective.state_dict().items()}
-            phases[phase.name] = {
-                "validation": measure(validation),
-                "seconds": cost.seconds,
-                "images_seen": cost.images_seen,
-                "peak_memory_mb": cost.peak_memory_mb,
-            }
-        chosen = max(phases, key=lambda name: _preference(phases[name]["validation"]))
+        chosen = max(found, key=lambda name: _preference(found[name]["validation"]))
         for name, state in weights.items():
             objective.load_state_dict(state)
-            phases[name]["test"] = measure(dataset.splits["test"])
+            found[name]["test"] = training.measure(dataset.splits["test"])
         result = {
             "chosen": chosen,
             "num_train": len(labelled),
             "num_validation": len(validation),
             "num_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
-            "phases": phases,
+            "phases": found,
         }
         if runtime.is_main:
             drop_after(folder.metrics, "chosen", -1)
-        tracker.log({"phase": "chosen", "split": "test", **phases[chosen]["test"]})
-        tracker.close()
+        training.tracker.log({"phase": "chosen", "split": "test", **found[chosen]["test"]})
+        training.tracker.close()
         if config.keep_model and runtime.is_main:
             objective.load_state_dict(weights[chosen])
             origin = {"init": provenance, "settings": settings, "data_fingerprint": dataset.fingerprint}
-            provenance = {**origin, "environment": environment(runtime)}
-            initialize.export(backbone, output / "backbone", provenance, seen=_seen(config, dataset, labelled))
-            checkpoint.save_weights(output / "head", "head", head.state_dict(), {"classes": list(dataset.classes)})
+            contents = None if dataset.contents is None else dataset.contents[labelled.numpy()]
+            initialize.export(
+                backbone,
+                output / "backbone",
+                {**origin, "environment": environment(runtime)},
+                seen=seen_after(config, contents),
+            )
+            head = {"classes": list(dataset.classes), "head": configuration.to_dict(config.head)}
+            checkpoint.save_weights(output / "head", "head", objective.head.state_dict(), head)
         folder.finish(result)
         if not quiet:
             _describe(result, output, runtime)
         return result
 
 
-def _train_phase(
-    objective: Supervised,
-    phase: Phase,
-    config: TransferConfig,
-    loader: Loader,
-    *,
-    seed: int,
-    runtime: runtimes.Runtime,
-    tracker: Tracker,
-    folder: RunFolder,
-    evaluate: Callable[[], dict[str, float]],
-) -> Summary:
-    """One phase, with an optimiser and a schedule of its own."""
-    backbone = objective.backbone
-    objective.set_trained(phase.trained)
-    return train(
-        objective,
-        parameter_groups(
-            objective,
-            learning_rate=phase.learning_rate,
-            weight_decay=config.optimizer.weight_decay,
-            undecayed=[f"backbone.{name}" for name in backbone.undecayed()],
-            layers={f"backbone.{name}": depth for name, depth in backbone.layers().items()},
-            layer_decay=phase.layer_decay,
-        ),
-        loader,
-        optimizer=config.optimizer,
-        epochs=phase.epochs,
-        seed=seed,
-        phase=phase.name,
-        runtime=runtime,
-        tracker=tracker,
-        state_path=folder.checkpoints / f"{phase.name}.pt" if config.keep_model else None,
-        metrics_path=folder.metrics,
-        evaluate=evaluate,
-        evaluate_every=max(1, phase.epochs // 10),
-    )
-
-
-def _seen(config: TransferConfig, dataset: sources.Dataset, labelled: torch.Tensor) -> np.ndarray | None:
-    """The images that this run's weights were trained on, here or before; None where that is not known."""
-    before = np.empty(0, np.uint64) if config.init in WORDS else initialize.seen_images(Path(config.init))
-    if before is None or dataset.contents is None:
+def _class_weights(
+    config: TransferConfig, dataset: sources.Dataset, labelled: torch.Tensor
+) -> torch.Tensor | None:
+    """(K,) float32: the number of images by that of the class and the number of classes, so that their mean is 1."""
+    if config.imbalance != "weights":
         return None
-    return np.concatenate([before, dataset.contents[labelled.numpy()]])
+    counts = torch.bincount(dataset.labels[labelled], minlength=len(dataset.classes)).float()
+    return len(labelled) / (counts * len(counts))
 
 
 def _preference(validation: dict[str, float]) -> tuple[float, float]:
@@ -293,38 +210,6 @@ def _describe(result: dict[str, Any], output: Path, runtime: runtimes.Runtime) -
         accuracies = [f"{split} {phase[split]['accuracy']:.1%}" for split in ("validation", "test")]
         runtime.say(f"  {name:9} {'  '.join(accuracies)}{preferred}")
     runtime.say(f"run folder: {output}")
-
-
-def _calibrate(
-    objective: Supervised,
-    config: TransferConfig,
-    dataset: sources.Dataset,
-    labelled: torch.Tensor,
-    runtime: runtimes.Runtime,
-) -> None:
-    """Set the scale of the head's input; first, on a scratch backbone, BatchNorm's statistics.
-
-    A network with random weights has statistics of nothing (mean 0, variance 1), with which its frozen features are
-    useless and its head starts fine-tuning on another scale than it was trained on. Measured on the digits, scratch
-    gains by it (docs/decisions.md). Weights that were trained bring their own statistics.
-    """
-    backbone = objective.backbone
-    sample = labelled[:: max(1, len(labelled) // CALIBRATION_IMAGES)]
-    keys = sample_keys(config.seed, 0, sample).to(runtime.device)
-    images = torch.cat(list(dataset.batches(sample.split(CALIBRATION_IMAGES), runtime.device)))
-    views = augment(images, keys, view=1, size=objective.backbone.spec.image_size, config=config.augment)
-    norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    with torch.no_grad():
-        if config.init == "scratch" and norms:
-            momenta = [norm.momentum for norm in norms]
-            for norm in norms:
-                norm.momentum = 1.0
-            backbone.train()
-            backbone(views)
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-        backbone.eval()
-        objective.head.calibrate(backbone(views))
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer transfer") -> None:

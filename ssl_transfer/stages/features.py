@@ -1,0 +1,110 @@
+"""Features at a frozen boundary, computed once: the head phase at the speed of its features.
+
+Where a phase trains only what lies behind some layer, what lies before it is a fixed function of each view of an image.
+With a fixed number of views it is computed once for each, held in memory for the phase and dropped with it. Batches, their
+order and their labels are those of the live path, and the frozen part runs on batches of the same size, as a library
+may choose another algorithm, with another last bit, for another one.
+
+Shapes: N images, V views, B images of a batch; features of one image have any shape.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..data.augment import evaluation_view
+from ..data.dataset import Dataset
+from ..data.loaders import Loader
+from ..engine.contract import Batch
+from ..engine.runtime import Runtime
+from ..engine.tracking import bar
+from ..engine.words import file_size
+from ..evaluation.features import BATCH_SIZE, over_images
+from ..objectives.supervised import Supervised
+
+MOST_BYTES = 4 * 10**9
+"""Features that would take more than this are computed live."""
+Function = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class FeatureBatches:
+    """The batches of a loader with features in the place of images."""
+
+    loader: Loader
+    features: Tensor
+    """(V, N, ...) on the device; an epoch reads the view of its turn."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images per optimiser step over all processes."""
+        return self.loader.batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """As the loader's."""
+        return self.loader.steps_per_epoch
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """This process's share of each batch of an epoch."""
+        view = self.features[epoch % len(self.features)]
+        for positions in self.loader.positions(epoch):
+            taken = like_a_map(view[positions.to(view.device)])
+            yield self.loader.batch(taken, positions, epoch)
+
+
+@torch.no_grad()
+def training_features(
+    objective: Supervised, to_boundary: Function, loader: Loader, runtime: Runtime
+) -> FeatureBatches | str:
+    """The features of every view of every training image, or a sentence about why they are computed live."""
+    assert loader.views is not None
+    size = loader.batch_size // runtime.num_processes
+    views, count = max(1, loader.views), len(loader.indices)
+    everything = torch.arange(count)
+    features: Tensor | None = None
+    with bar("features", views * count, active=runtime.is_main) as progress, runtime.accelerator.autocast():
+        for view in range(views):
+            for start in range(0, count, size):
+                # The last batch is filled up, so that all have one size.
+                rows = everything[start : start + size]
+                positions = torch.arange(start, start + size) % count
+                (images,) = loader.dataset.batches([loader.indices[positions]], runtime.device)
+                keys = loader.keys(positions, view).to(runtime.device)
+                found = to_boundary(objective.view(images, keys))[: len(rows)]
+                if features is None:
+                    needed = views * count * found[0].numel() * found.element_size()
+                    if needed > MOST_BYTES:
+                        return f"features would take {file_size(needed)}, so they are computed live"
+                    features = found.new_empty((views, count, *found.shape[1:]))
+                features[view, rows.to(found.device)] = found
+                progress.update(view * count + start + len(rows), "")
+    assert features is not None
+    return FeatureBatches(loader, features)
+
+
+def held_features(
+    to_boundary: Function, dataset: Dataset, indices: Tensor, image_size: int, runtime: Runtime
+) -> Tensor:
+    """Features (N, ...) at the boundary of unaugmented images, on the CPU."""
+    return over_images(
+        lambda images: to_boundary(evaluation_view(images, size=image_size)), dataset, indices, runtime, "features"
+    )
+
+
+@torch.inference_mode()
+def logits_of(objective: Supervised, from_boundary: Function, features: Tensor, runtime: Runtime) -> Tensor:
+    """(N, K) float32 on the CPU, of features that `held_features` returned."""
+    with runtime.accelerator.autocast():
+        parts = [
+            objective.scores(from_boundary(like_a_map(chunk.to(runtime.device)))).cpu()
+            for chunk in features.split(BATCH_SIZE)
+        ]
+    return torch.cat(parts)
+
+
+def like_a_map(features: Tensor) -> Tensor:
+    """Maps in the layout of the network that made them: channels last, as in `models.backbones`."""
+    return features.contiguous(memory_format=torch.channels_last) if features.ndim == 4 else features

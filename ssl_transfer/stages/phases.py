@@ -1,0 +1,222 @@
+"""Running one phase of a plan: what is frozen, features computed once where they can be, its own optimiser and schedule."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.augment import augment
+from ..data.dataset import Dataset
+from ..data.loaders import Loader
+from ..engine.folder import RunFolder
+from ..engine.loop import Batches, train
+from ..engine.optim import parameter_groups
+from ..engine.runtime import Runtime
+from ..engine.tracking import Tracker, drop_after
+from ..evaluation.features import extract, over_images
+from ..evaluation.knn import knn_accuracy
+from ..evaluation.metrics import classification
+from ..models.backbones import Backbone
+from ..models.blocks import select
+from ..models.cut import cut
+from ..models.heads import features_for
+from ..objectives.supervised import Supervised
+from . import features as boundaries
+from .plan import Phase, TransferRecipe
+
+FEW_FOR_STATISTICS = 16
+"""Images of one process's batch below which BatchNorm's statistics are mostly noise (Wu and He 2018, figure 1)."""
+Function = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the phases of a run share."""
+
+    objective: Supervised
+    recipe: TransferRecipe
+    dataset: Dataset
+    labelled: Tensor
+    """(N,) int64: the images that are trained on."""
+    validation: Tensor
+    """(M,) int64."""
+    batch_size: int
+    """Images per optimiser step over all processes."""
+    seed: int
+    """Of the run: of the order and the augmentation, which the phases share."""
+    runtime: Runtime
+    tracker: Tracker
+    folder: RunFolder
+    keep_states: bool
+    """Whether a killed phase goes on where it stopped."""
+    quiet: bool
+
+    def measure(self, indices: Tensor) -> dict[str, float]:
+        """Metrics of these images, by the whole model."""
+        logits = over_images(self.objective.logits, self.dataset, indices, self.runtime, "evaluating")
+        return classification(logits, self.dataset.labels[indices])
+
+    def say(self, message: str) -> None:
+        """Print, unless there are many runs."""
+        if not self.quiet:
+            self.runtime.say(message)
+
+
+def check_plan(recipe: TransferRecipe, backbone: Backbone) -> None:
+    """Raise InputError now for a layer that a phase names and this backbone does not have."""
+    for phase in recipe.phases(steps_per_epoch=1):
+        select(backbone, phase.trained)
+
+
+def measure_start(training: Training, phase: Phase) -> None:
+    """Log, before the first phase, what the weights know already: nearest neighbours need no head."""
+    path = training.folder.metrics
+    if _state_path(training, phase) is not None and training.folder.checkpoints.joinpath(f"{phase.name}.pt").is_file():
+        return
+    if training.runtime.is_main:
+        drop_after(path, phase.name, -1)
+    backbone, dataset, runtime = training.objective.backbone, training.dataset, training.runtime
+    found = [extract(backbone, dataset, indices, runtime) for indices in (training.labelled, training.validation)]
+    labels = [dataset.labels[indices] for indices in (training.labelled, training.validation)]
+    knn = {"knn_accuracy": knn_accuracy(found[0], labels[0], found[1], labels[1])}
+    place = {"phase": phase.name, "epoch": 0, "step": 0, "split": "validation"}
+    training.tracker.log({**place, **training.measure(training.validation), **knn})
+
+
+def run_phase(training: Training, phase: Phase, *, seed: int) -> dict[str, Any]:
+    """Train one phase.
+
+    Returns:
+        Its metrics of `validation` and what it cost.
+    """
+    objective, recipe, runtime = training.objective, training.recipe, training.runtime
+    selection = select(objective.backbone, phase.trained)
+    views = recipe.frozen_views if selection.boundary is not None else None
+    objective.set_trained(phase.trained, augmented=views != 0)
+    loader = Loader(
+        training.dataset,
+        training.labelled,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        runtime=runtime,
+        labelled=True,
+        balanced=recipe.imbalance == "sampling",
+        views=views,
+    )
+    _warn_of_statistics(training, phase)
+    batches: Batches = loader
+    functions = _at_boundary(objective, phase, selection.boundary)
+    validate: Callable[[], dict[str, float]] = lambda: training.measure(training.validation)  # noqa: E731
+    if functions is not None:
+        objective.eval()
+        if views is not None:
+            found = boundaries.training_features(objective, functions[0], loader, runtime)
+            if isinstance(found, str):
+                training.say(f"{phase.name}: {found}")
+            else:
+                batches = found
+                objective.take_features(functions[1])
+        if views is not None or phase.trained == "head":
+            size = objective.backbone.spec.image_size
+            held = boundaries.held_features(functions[0], training.dataset, training.validation, size, runtime)
+            validate = _validation_of(training, held, functions[1])
+    backbone = objective.backbone
+    cost = train(
+        objective,
+        parameter_groups(
+            objective,
+            learning_rate=phase.learning_rate,
+            weight_decay=recipe.optimizer.weight_decay,
+            undecayed=[f"backbone.{name}" for name in backbone.undecayed()],
+            layers={f"backbone.{name}": depth for name, depth in backbone.layers().items()},
+            layer_decay=phase.layer_decay,
+        ),
+        batches,
+        optimizer=recipe.optimizer,
+        epochs=phase.epochs,
+        seed=seed,
+        phase=phase.name,
+        runtime=runtime,
+        tracker=training.tracker,
+        state_path=_state_path(training, phase),
+        metrics_path=training.folder.metrics,
+        evaluate=validate,
+        evaluate_every=max(1, phase.epochs // 10),
+    )
+    # Features of this boundary are of no use to the next phase.
+    objective.take_features(None)
+    return {
+        "validation": training.measure(training.validation),
+        "seconds": cost.seconds,
+        "images_seen": cost.images_seen,
+        "peak_memory_mb": cost.peak_memory_mb,
+    }
+
+
+def _state_path(training: Training, phase: Phase) -> Any:
+    return training.folder.checkpoints / f"{phase.name}.pt" if training.keep_states else None
+
+
+def _at_boundary(objective: Supervised, phase: Phase, boundary: str | None) -> tuple[Function, Function] | None:
+    """From images (B, C, S, S) to a phase's boundary, and from there to what the head takes; None where there is none."""
+    backbone, head = objective.backbone, objective.head
+    if phase.trained == "head":
+        return (lambda images: features_for(head, backbone, images)), (lambda features: features)
+    if boundary is None or head.takes_maps:
+        return None
+    return cut(backbone, boundary)
+
+
+def _validation_of(training: Training, held: Tensor, from_boundary: Function) -> Callable[[], dict[str, float]]:
+    labels = training.dataset.labels[training.validation]
+    return lambda: classification(
+        boundaries.logits_of(training.objective, from_boundary, held, training.runtime), labels
+    )
+
+
+def _warn_of_statistics(training: Training, phase: Phase) -> None:
+    """Say so where a tiny batch would move BatchNorm's statistics."""
+    training.objective.train()
+    moving = [
+        module
+        for module in training.objective.backbone.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+    share = training.batch_size // training.runtime.num_processes
+    if moving and share < FEW_FOR_STATISTICS:
+        training.say(
+            f"warning: {phase.name}: {len(moving)} BatchNorm layers take their statistics from batches of {share} images; "
+            "--batch-norm frozen keeps those that they have."
+        )
+
+
+def calibrate(training: Training, images: Tensor, keys: Tensor, *, scratch: bool) -> None:
+    """Set the scale of the head's input from a sample; first, on a scratch backbone, BatchNorm's statistics.
+
+    A network with random weights has statistics of nothing (mean 0, variance 1), with which its frozen features are
+    useless and its head starts fine-tuning on another scale than it was trained on. Measured on the digits, scratch
+    gains by it (docs/decisions.md). Weights that were trained bring their own statistics.
+
+    Args:
+        training: of the run.
+        images: (N, C, H, W) stored images on the device.
+        keys: (N,) int64, their random keys.
+        scratch: whether the weights are random.
+    """
+    objective = training.objective
+    backbone = objective.backbone
+    views = augment(images, keys, view=1, size=backbone.spec.image_size, config=training.recipe.augment)
+    norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    with torch.no_grad():
+        if scratch and norms:
+            momenta = [norm.momentum for norm in norms]
+            for norm in norms:
+                norm.momentum = 1.0
+            backbone.train()
+            backbone(views)
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+        backbone.eval()
+        objective.head.calibrate(features_for(objective.head, backbone, views))
