@@ -9,7 +9,6 @@ Shapes: B images, C channels, S pixels a side, K classes.
 
 import math
 
-import torch
 from torch import Tensor
 
 from ..engine.randomness import uniform

@@ -1,9 +1,9 @@
 """Features at a frozen boundary, computed once: the head phase at the speed of its features.
 
 Where a phase trains only what lies behind some layer, what lies before it is a fixed function of each view of an image.
-With a fixed number of views it is computed once for each, held in memory for the phase and dropped with it. Batches, their
-order and their labels are those of the live path, and the frozen part runs on batches of the same size, as a library
-may choose another algorithm, with another last bit, for another one.
+With a fixed number of views it is computed once for each, held in memory for the phase and dropped with it. Batches,
+their order and their labels are those of the live path, and the frozen part runs on batches of the same size, as a
+library may choose another algorithm, with another last bit, for another one.
 
 Shapes: N images, V views, B images of a batch; features of one image have any shape.
 """
@@ -60,11 +60,10 @@ def training_features(
     objective: Supervised, to_boundary: Function, loader: Loader, runtime: Runtime
 ) -> FeatureBatches | str:
     """The features of every view of every training image, or a sentence about why they are computed live."""
-    assert loader.views is not None
     size = loader.batch_size // runtime.num_processes
-    views, count = max(1, loader.views), len(loader.indices)
+    views, count = max(1, loader.views or 1), len(loader.indices)
     everything = torch.arange(count)
-    features: Tensor | None = None
+    features = torch.empty(0)
     with bar("features", views * count, active=runtime.is_main) as progress, runtime.accelerator.autocast():
         for view in range(views):
             for start in range(0, count, size):
@@ -74,14 +73,13 @@ def training_features(
                 (images,) = loader.dataset.batches([loader.indices[positions]], runtime.device)
                 keys = loader.keys(positions, view).to(runtime.device)
                 found = to_boundary(objective.view(images, keys))[: len(rows)]
-                if features is None:
+                if not len(features):
                     needed = views * count * found[0].numel() * found.element_size()
                     if needed > MOST_BYTES:
                         return f"features would take {file_size(needed)}, so they are computed live"
                     features = found.new_empty((views, count, *found.shape[1:]))
                 features[view, rows.to(found.device)] = found
                 progress.update(view * count + start + len(rows), "")
-    assert features is not None
     return FeatureBatches(loader, features)
 
 

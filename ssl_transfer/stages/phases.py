@@ -1,4 +1,4 @@
-"""Running one phase of a plan: what is frozen, features computed once where they can be, its own optimiser and schedule."""
+"""Running one phase of a plan: what is frozen, features once where they can be, an optimiser and schedule of its own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -160,7 +160,7 @@ def _state_path(training: Training, phase: Phase) -> Any:
 
 
 def _at_boundary(objective: Supervised, phase: Phase, boundary: str | None) -> tuple[Function, Function] | None:
-    """From images (B, C, S, S) to a phase's boundary, and from there to what the head takes; None where there is none."""
+    """From images (B, C, S, S) to a phase's boundary, and from there to what the head takes; None where that is not."""
     backbone, head = objective.backbone, objective.head
     if phase.trained == "head":
         return (lambda images: features_for(head, backbone, images)), (lambda features: features)
@@ -187,8 +187,8 @@ def _warn_of_statistics(training: Training, phase: Phase) -> None:
     share = training.batch_size // training.runtime.num_processes
     if moving and share < FEW_FOR_STATISTICS:
         training.say(
-            f"warning: {phase.name}: {len(moving)} BatchNorm layers take their statistics from batches of {share} images; "
-            "--batch-norm frozen keeps those that they have."
+            f"warning: {phase.name}: {len(moving)} BatchNorm layers take their statistics from batches of {share} "
+            "images; --batch-norm frozen keeps those that they have."
         )
 
 

@@ -1,7 +1,7 @@
 """The transfer plan: phases as data, and the settings that all arms of a comparison share.
 
-A phase is a line of text: what it trains (`head`, `last:2`, `first:1`, `from:features.12.conv.1`, `all`), then, where it
-departs from the recipe, `rate=`, `epochs=` and `decay=`. The named plans are shorthands for lists of such lines.
+A phase is a line of text: what it trains (`head`, `last:2`, `first:1`, `from:features.12.conv.1`, `all`), then, where
+it departs from the recipe, `rate=`, `epochs=` and `decay=`. The named plans are shorthands for lists of such lines.
 """
 
 import math
@@ -21,7 +21,7 @@ PLANS = {
     "partial": "the head, then also the last blocks: partial, partial last:3 or partial from:NAME",
     "gradual": "the head, then one more block from behind in each phase: gradual, or gradual 4 (Howard and Ruder 2018)",
     "full": "everything at once",
-    "low-level": "the first blocks alone, the others dropped, and a new head: low-level 3 (few images, unlike the source)",
+    "low-level": "the first blocks, the others dropped, and a new head: low-level 3 (few images, unlike the source)",
     "surgical": "the head, then also the first blocks: surgical, or surgical first:2 (Lee et al. 2023)",
 }
 WORDS = ("head", "last:N", "first:N", "from:NAME", "all")
@@ -63,9 +63,9 @@ class TransferRecipe:
     head: HeadConfig = HeadConfig()
     """What is put on the backbone."""
     frozen_views: int | None = None
-    """Where a phase's trained part starts behind a frozen one, the frozen one's features may be computed once: of so many
-    fixed augmented views of each image, which the epochs take in turns; 0: of images without augmentation. None: new
-    views in each epoch, computed each time."""
+    """Where a phase's trained part starts behind a frozen one, the frozen one's features may be computed once: of so
+    many fixed augmented views of each image, which the epochs take in turns; 0: of images without augmentation. None:
+    new views in each epoch, computed each time."""
     batch_norm: Literal["train", "frozen"] = "train"
     """Statistics of BatchNorm layers that are trained: moved by the batches, or kept. Frozen layers never move."""
     label_smoothing: float = 0.0
@@ -73,8 +73,8 @@ class TransferRecipe:
     mixup: float = 0.0
     """Images are mixed with others by a share drawn from Beta(mixup, mixup) (Zhang et al. 2018); 0 does not."""
     cutmix: float = 0.0
-    """Boxes are pasted from other images, their share drawn from Beta(cutmix, cutmix) (Yun et al. 2019); 0 does not. With
-    both, each batch draws one of the two."""
+    """Boxes are pasted from other images, their share drawn from Beta(cutmix, cutmix) (Yun et al. 2019); 0 does not.
+    With both, each batch draws one of the two."""
     imbalance: Literal["none", "weights", "sampling"] = "none"
     """For classes of unlike sizes. weights: the loss of each class counts as much; sampling: each is drawn as often."""
     augment: AugmentConfig = SUPERVISED_DEFAULT
@@ -150,10 +150,7 @@ def lines_of(plan: Sequence[str]) -> tuple[str, ...]:
     if not plan or not plan[0].strip():
         raise InputError(f"--plan trains nothing: name one of {', '.join(PLANS)}, or phases such as head all.")
     name, *arguments = plan
-    if name in PLANS:
-        lines = _written_out(name, arguments)
-    else:
-        lines = tuple(plan)
+    lines = _written_out(name, arguments) if name in PLANS else tuple(plan)
     for line in lines:
         _check(line)
     return lines
@@ -197,7 +194,9 @@ def _check(line: str) -> None:
     for setting in settings:
         name, _, text = setting.partition("=")
         if name not in ("rate", "epochs", "decay"):
-            raise InputError(f"--plan {line!r}: {setting!r} is no setting of a phase; there are rate=, epochs=, decay=.")
+            raise InputError(
+                f"--plan {line!r}: {setting!r} is no setting of a phase; there are rate=, epochs=, decay=."
+            )
         try:
             value = float(text)
         except ValueError:

@@ -188,9 +188,7 @@ def transfer(
         return result
 
 
-def _class_weights(
-    config: TransferConfig, dataset: sources.Dataset, labelled: torch.Tensor
-) -> torch.Tensor | None:
+def _class_weights(config: TransferConfig, dataset: sources.Dataset, labelled: torch.Tensor) -> torch.Tensor | None:
     """(K,) float32: the number of images by that of the class and the number of classes, so that their mean is 1."""
     if config.imbalance != "weights":
         return None
