@@ -1,8 +1,8 @@
 """How fast: `scripts/benchmark.py NAME [--device cpu]` prints one JSON object a line for each figure.
 
 A line has `name`, `ratio` (how many times faster than the other library), `bar` (the ratio asked for), `ours` and
-`theirs` in `unit`, and what was measured. Both sides take turns, on the cores that the benchmark names (`augment` one,
-`data` two; `data` takes some six minutes), and the best turn of each counts: whatever else the machine does makes times
+`theirs` in `unit`, and what was measured. Both sides take turns, on the cores that the benchmark names (`augment` and
+`head` one, `data` two; `data` takes some six minutes), and the best turn of each counts: whatever else the machine does makes times
 longer, never shorter.
 """
 
@@ -278,9 +278,18 @@ def _flat(folder: Path) -> Iterator[Figure]:
             }
 
 
+def head(device: torch.device, _: Path | None) -> Iterator[Figure]:
+    """Ten epochs behind a frozen boundary, features computed once against in each epoch."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    import benchmark_head
+
+    yield from benchmark_head.figures(device)
+
+
 BENCHMARKS: dict[str, tuple[Callable[[torch.device, Path | None], Iterator[Figure]], int]] = {
     "augment": (augment, 1),
     "data": (data, 2),
+    "head": (head, 1),
 }
 """By name: what is measured, and on how many cores."""
 

@@ -1,8 +1,8 @@
 """Mixup and CutMix: images of a batch combined with one another, and their labels with them.
 
-Mixup (Zhang et al. 2018): lambda x + (1 - lambda) x'. CutMix (Yun et al. 2019): a box of x' on x, and lambda the share of
-x that is left. lambda is drawn from Beta(a, a), one for a batch, and x' is the batch in reverse order, as timm has it. A
-function of the batch's keys: the same at any start.
+Mixup (Zhang et al. 2018): lambda x + (1 - lambda) x'. CutMix (Yun et al. 2019): a box of x' on x, and lambda the share
+of x that is left. lambda is drawn from Beta(a, a), one for a batch, and x' is the batch in reverse order, as timm has
+it. A function of the batch's keys: the same at any start.
 
 Shapes: B images, C channels, S pixels a side, K classes.
 """

@@ -1,6 +1,6 @@
 """Heads: what turns a backbone's features into class scores. Each is pooling, a scale, and layers.
 
-Shapes: B images, D features, H x W places of a convolutional map, L tokens (P prefix tokens first), K classes; T scores:
+Shapes: B images, D features, H x W places of a convolutional map, L tokens (prefix tokens first), K classes; T scores:
 K, or one for two classes.
 """
 

@@ -1,4 +1,4 @@
-"""Running one phase of a plan: what is frozen, features once where they can be, an optimiser and schedule of its own."""
+"""Running one phase of a plan: what is frozen, features once where they can be, its own optimiser and schedule."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

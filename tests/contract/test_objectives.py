@@ -16,7 +16,7 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.optim import parameter_groups
 from ssl_transfer.methods import METHODS
 from ssl_transfer.methods.method import Method
-from ssl_transfer.models.heads import LinearHead
+from ssl_transfer.models.heads import linear_head
 from ssl_transfer.objectives.supervised import Supervised
 
 SUPERVISED = "supervised"
@@ -40,7 +40,7 @@ def build(make_backbone) -> Callable[..., Objective]:
     def call(name: str, kind: str, *, seed: int = 0) -> Objective:
         backbone = make_backbone(kind, seed=seed)
         if name == SUPERVISED:
-            objective = Supervised(backbone, LinearHead(backbone.num_features, 3), augment=SUPERVISED_DEFAULT)
+            objective = Supervised(backbone, linear_head(backbone.num_features, 3), augment=SUPERVISED_DEFAULT, num_classes=3)
             objective.set_trained("all")
         else:
             entry = METHODS[name]
