@@ -13,6 +13,7 @@ COMMANDS = {
     "transfer": ("ssl_transfer.stages.transfer", "train a head, then everything, on labelled images"),
     "evaluate": ("ssl_transfer.stages.evaluate", "kNN accuracy of a backbone's features"),
     "compare": ("ssl_transfer.stages.compare", "pretraining against scratch and ImageNet, over budgets and seeds"),
+    "summary": ("ssl_transfer.stages.summary", "a backbone's blocks, and what each phase would train of them"),
     "report": ("ssl_transfer.output.report", "draw a comparison's report again from its results"),
 }
 USER_ERROR = 2

@@ -1,61 +1,45 @@
-"""Backbones from timm: built by name, with a stem for small images, their layers in order."""
+"""Backbones from timm, torchvision and our own: their features, their maps, their layers in order.
 
-import ast
-from dataclasses import dataclass
-from typing import Any, Literal
+Shapes: B images, C channels, S pixels a side, D width, H x W the grid of a map, L tokens.
+"""
 
-import timm
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
 import torch
 from timm.models import VisionTransformer, group_parameters
 from torch import Tensor, nn
 
-from ..engine.errors import InputError, did_you_mean
+from ..engine.errors import InputError
+from . import graph as graphs
+from . import torchvision_models
+from .blocks import Block, ordered_blocks
+from .construct import create, probe
+from .order import Order
+from .spec import SIMPLE_CNN, BackboneConfig, BackboneSpec, check_name, is_timm, is_vit_name, make_spec
 
-SMALL_IMAGE = 64
-"""With `stem auto`, images of fewer pixels a side get the small stem."""
-SMALL_GRID = 8
-"""Patches a side that a vision transformer with the small stem has."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
-    """Which network. `name` and `arguments` are timm's."""
-
-    name: str = "resnet18"
-    """A model of timm, for example resnet18, mobilenetv3_small_100, vit_tiny_patch16_224."""
-    stem: Literal["auto", "standard", "small"] = "auto"
-    """standard: as timm builds it. small: for images of a few pixels; a convolutional network's first layer gets
-    stride 1 (a 7 x 7 kernel becomes 3 x 3) and no pooling follows it; a vision transformer gets patches of an eighth
-    of the image. auto: small below 64 pixels a side."""
-    arguments: tuple[str, ...] = ()
-    """Further arguments of timm's constructor as name=value, for example depth=4 or pad_type=same."""
+TOKENS = ("cls_token", "reg_token", "dist_token", "pos_embed", "class_token", "pos_embedding")
+"""What timm and torchvision call the parameters that are no weights of a layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneSpec:
-    """All that is needed to build a backbone again and to feed it: what `backbone.json` holds."""
+class MapShape:
+    """What `Backbone.maps` returns for one image."""
 
-    name: str
-    stem: Literal["standard", "small"]
-    arguments: tuple[str, ...]
-    in_chans: int
-    image_size: int
-    """Pixels a side of the images it was made for."""
-    mean: tuple[float, ...]
-    """Of each channel, for values in 0..1; subtracted from its input."""
-    std: tuple[float, ...]
-    """Of each channel; divides what the mean left."""
-    value_range: tuple[float, float] = (0.0, 255.0)
-    """The stored values of its images that became 0 and 1; 0 and 255 where they had 8 bits."""
-
-    @property
-    def label(self) -> str:
-        """The short name that tables show."""
-        return "/".join([self.name, *self.arguments])
+    features: int
+    """D."""
+    grid: tuple[int, int]
+    """H and W; a transformer's patches a side."""
+    num_prefix_tokens: int
+    """Class and register tokens that stand before the patches; 0 for a convolutional network."""
+    is_tokens: bool
+    """Whether maps are (B, L, D), with L the prefix tokens and then the patches row by row, or (B, D, H, W)."""
 
 
 class Backbone(nn.Module):
-    """A timm model without its classifier, and the normalisation that its weights go with.
+    """A model without its classifier, and the normalisation that its weights go with.
 
     Args:
         spec: what to build.
@@ -69,11 +53,11 @@ class Backbone(nn.Module):
         super().__init__()
         self.spec = spec
         # Channels last: half as fast again for convolutions on a CPU, and what tensor cores want on a GPU.
-        self.model = _create(spec).to(memory_format=torch.channels_last)
+        self.model = create(spec).to(memory_format=torch.channels_last)
         # Not persistent: they are the spec's, and the exported weights stay timm's own.
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
-        self.num_features = _num_features(self.model, spec)
+        self.num_features = _num_features(self, spec)
 
     def normalize(self, images: Tensor) -> Tensor:
         """(B, C, S, S) in 0..1 -> the same shape, as the weights expect it."""
@@ -81,68 +65,101 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, S, S) in 0..1 -> pooled features (B, num_features)."""
-        return self.model(self.normalize(images))
+        return self.pool(self.model(self.normalize(images)))
+
+    def pool(self, outputs: Tensor) -> Tensor:
+        """What the model returns -> (B, num_features). Only a model cut short returns a map, which is averaged."""
+        if self.spec.keep_blocks is None:
+            return outputs
+        maps = _channels_first(outputs)
+        return maps[:, _num_prefix_tokens(maps) :].mean(dim=1) if maps.ndim == 3 else maps.mean(dim=(2, 3))
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Images (B, C, S, S) in 0..1 -> features before the pooling, for heads that pool themselves.
+
+        (B, D, H, W) from a convolutional network, tokens (B, L, D) from a transformer, behind its last norm where it
+        has one before the pooling. What a family puts behind the pooling is left out: the last convolution of
+        MobileNetV3, the norm of ConvNeXt's head, the hidden layer of simple_cnn.
+        """
+        values = self.normalize(images)
+        if self.spec.keep_blocks is not None:
+            return _channels_first(self.model(values))
+        if torchvision_models.is_torchvision(self.spec.name):
+            return _channels_first(graphs.runner(self.model, self._map_graph)(values))
+        return _channels_first(self.model.forward_features(values))
+
+    @cached_property
+    def _map_graph(self) -> torch.fx.Graph:
+        return torchvision_models.map_graph(self.model)
+
+    @cached_property
+    def map_shape(self) -> MapShape:
+        """The shape of `maps`, looked up once on a black image, in evaluation mode."""
+        maps = _looked_up(self, self.maps)
+        if maps.ndim == 4:
+            return MapShape(
+                features=maps.shape[1], grid=(maps.shape[2], maps.shape[3]), num_prefix_tokens=0, is_tokens=False
+            )
+        side = math.isqrt(maps.shape[1])
+        return MapShape(
+            features=maps.shape[2], grid=(side, side), num_prefix_tokens=_num_prefix_tokens(maps), is_tokens=True
+        )
+
+    @property
+    def map_features(self) -> int:
+        """D of `maps`."""
+        return self.map_shape.features
 
     @property
     def is_vit(self) -> bool:
-        """Whether this is a plain vision transformer."""
+        """Whether this is a plain vision transformer of timm."""
         return isinstance(self.model, VisionTransformer)
 
     def undecayed(self) -> set[str]:
         """Names (within this module) of tokens and position embeddings, which weight decay leaves alone."""
-        no_decay = getattr(self.model, "no_weight_decay", set)
-        return {f"model.{name}" for name in no_decay()}
+        no_decay = set(self.model.no_weight_decay()) if self._knows_groups else set()
+        named = {name for name, _ in self.model.named_parameters() if name.rpartition(".")[2] in TOKENS}
+        return {f"model.{name}" for name in no_decay | named}
+
+    def ordered(self) -> tuple[tuple[Block, ...], Order]:
+        """The blocks in order of computation, and the moment of each module and parameter: one forward's time."""
+        return ordered_blocks(self.model, probe(self.spec).to(self.mean.device))
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks in order of computation, under the model's own names (without `model.`)."""
+        return self.ordered()[0]
 
     def layers(self) -> dict[str, int]:
         """For each parameter's name (within this module) the depth of its layer: 0 is the stem."""
+        if not self._knows_groups:
+            return {f"model.{name}": depth for depth, block in enumerate(self.blocks()) for name in block.parameters}
         groups = group_parameters(self.model, self.model.group_matcher(coarse=False), reverse=True)
         present = sorted({groups[name] for name, _ in self.model.named_parameters()})
         return {f"model.{name}": present.index(groups[name]) for name, _ in self.model.named_parameters()}
 
+    @property
+    def _knows_groups(self) -> bool:
+        """Whether the model is timm's own, with timm's knowledge of its layers."""
+        return is_timm(self.spec.name) and self.spec.keep_blocks is None
 
-def make_spec(
-    config: BackboneConfig,
-    *,
-    in_chans: int,
-    image_size: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    value_range: tuple[float, float] = (0.0, 255.0),
-) -> BackboneSpec:
-    """Resolve a configuration for the images at hand.
+
+def first_blocks(backbone: Backbone, count: int) -> Backbone:
+    """A backbone of the first blocks alone, with copies of their weights; its features are their last map, averaged.
+
+    It exports and loads as any other: its spec says how many blocks it keeps, and its state holds nothing else.
 
     Raises:
-        InputError: timm has no model of this name.
+        InputError: there are not more blocks than that.
     """
-    check_name(config.name)
-    stem = config.stem
-    if stem == "auto":
-        stem = "small" if image_size < SMALL_IMAGE else "standard"
-    return BackboneSpec(
-        name=config.name,
-        stem=stem,
-        arguments=config.arguments,
-        in_chans=in_chans,
-        image_size=image_size,
-        mean=mean,
-        std=std,
-        value_range=value_range,
-    )
-
-
-def check_name(name: str) -> None:
-    """Raise InputError, with the near names, when timm has no model of this name."""
-    if not timm.is_model(name):
-        raise InputError(
-            f"--backbone.name {name}: timm {timm.__version__} has no such model."
-            f"{did_you_mean(name, timm.list_models())}"
-        )
-
-
-def is_vit_name(name: str) -> bool:
-    """Whether a timm model of this name is a plain vision transformer."""
-    check_name(name)
-    return timm.models.model_entrypoint(name).__module__ == "timm.models.vision_transformer"
+    if backbone.spec.keep_blocks is not None:
+        raise InputError(f"{backbone.spec.label} is cut short already.")
+    # The weights are overwritten at once: drawing them must not move anybody else's random numbers.
+    with torch.random.fork_rng(devices=[]):
+        kept = Backbone(replace(backbone.spec, keep_blocks=count))
+    state = backbone.model.state_dict()
+    kept.model.load_state_dict({name: state[name] for name in kept.model.state_dict()})
+    kept.train(backbone.training)
+    return kept.to(backbone.mean.device)
 
 
 def freeze(module: nn.Module) -> None:
@@ -151,66 +168,53 @@ def freeze(module: nn.Module) -> None:
     module.eval()
 
 
-def _create(spec: BackboneSpec) -> nn.Module:
-    arguments = {"in_chans": spec.in_chans, "num_classes": 0, **_parse_arguments(spec.arguments)}
-    if is_vit_name(spec.name):
-        # Averaged patch tokens behind the final norm, as MAE recommends; `fc_norm` would put it after the average.
-        arguments = {"img_size": spec.image_size, "global_pool": "avg", "fc_norm": False, **arguments}
-        if spec.stem == "small":
-            arguments.setdefault("patch_size", max(1, spec.image_size // SMALL_GRID))
-    try:
-        model = timm.create_model(spec.name, **arguments)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        given = " ".join(spec.arguments) or "(none)"
-        raise InputError(
-            f"timm cannot build {spec.name} for {spec.image_size} px with --backbone.arguments {given}: {error}"
-        ) from error
-    if spec.stem == "small" and not isinstance(model, VisionTransformer):
-        _shrink_stem(model)
-    return model
-
-
-def _parse_arguments(arguments: tuple[str, ...]) -> dict[str, Any]:
-    parsed = {}
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if not equals or not name.isidentifier():
-            raise InputError(f"--backbone.arguments {argument}: write name=value, for example depth=4.")
-        try:
-            parsed[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            parsed[name] = value
-    return parsed
-
-
-def _shrink_stem(model: nn.Module) -> None:
-    """Give the first convolution stride 1 and at most 3 x 3, and take the pooling behind it out."""
-    name, first = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
-    if max(first.kernel_size) > 3:
-        shrunk = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
-        nn.init.kaiming_normal_(shrunk.weight, mode="fan_out", nonlinearity="relu")
-        parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, shrunk)
-    else:
-        first.stride = (1, 1)
-    if isinstance(getattr(model, "maxpool", None), nn.Module):
-        model.maxpool = nn.Identity()
-
-
-def _num_features(model: nn.Module, spec: BackboneSpec) -> int:
+def _num_features(backbone: Backbone, spec: BackboneSpec) -> int:
     """The width of the pooled features: timm's `num_features` misses the layers that some families put after pooling.
 
     Looked up by a forward in evaluation mode, which moves no statistics, without drawing random numbers.
     """
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        try:
-            features = model(torch.zeros(1, spec.in_chans, spec.image_size, spec.image_size))
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(
-                f"{spec.label} does not take images of {spec.image_size} px ({error}). Give a larger --image-size, "
-                "--backbone.stem small, or another backbone."
-            ) from error
-    model.train(training)
+    try:
+        features = _looked_up(backbone, backbone)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise InputError(
+            f"{spec.label} does not take images of {spec.image_size} px ({error}). Give a larger --image-size, "
+            "--backbone.stem small, or another backbone."
+        ) from error
     return features.shape[1]
+
+
+def _looked_up(backbone: Backbone, function: graphs.Step) -> Tensor:
+    """What a function of the backbone's images returns for one black image, every module's mode as it was."""
+    modes = {module: module.training for module in backbone.modules()}
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            return function(probe(backbone.spec).to(backbone.mean.device))
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _channels_first(maps: Tensor) -> Tensor:
+    """(B, H, W, D), as Swin and its kin have it, -> (B, D, H, W). Images are squares, so their maps are."""
+    is_last = maps.ndim == 4 and maps.shape[1] == maps.shape[2] != maps.shape[3]
+    return maps.permute(0, 3, 1, 2) if is_last else maps
+
+
+def _num_prefix_tokens(tokens: Tensor) -> int:
+    """Of tokens (B, L, D): the patches are a square, and what is left over stands before them."""
+    return tokens.shape[1] - math.isqrt(tokens.shape[1]) ** 2
+
+
+__all__ = [
+    "SIMPLE_CNN",
+    "Backbone",
+    "BackboneConfig",
+    "BackboneSpec",
+    "MapShape",
+    "check_name",
+    "first_blocks",
+    "freeze",
+    "is_vit_name",
+    "make_spec",
+]

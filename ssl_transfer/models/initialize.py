@@ -1,8 +1,8 @@
 """Where a backbone's weights come from: nothing, ImageNet, or a run; and where they go."""
 
 import urllib.request
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,19 @@ import huggingface_hub
 import numpy as np
 import timm
 import torch
-from timm.models import VisionTransformer, load_state_dict
+from timm.models import VGG, VisionTransformer, load_state_dict
 from torch import Tensor
 
 from ..engine import checkpoint
 from ..engine.errors import InputError
-from .backbones import Backbone, BackboneSpec
+from . import torchvision_models
+from .backbones import Backbone, BackboneSpec, first_blocks
+from .spec import SIMPLE_CNN
+from .torchvision_models import Preprocessing
 
 _SEEN = "seen.npy"
+_SUPPLY = "supply them with --imagenet-weights PATH (a .safetensors or .pth file with the library's own names)"
+_Weights = tuple[Preprocessing, Callable[[], dict[str, Tensor]], str]
 
 
 def scratch(spec: BackboneSpec, *, seed: int) -> Backbone:
@@ -27,38 +32,72 @@ def scratch(spec: BackboneSpec, *, seed: int) -> Backbone:
 
 
 def imagenet(spec: BackboneSpec, *, weights: Path | None) -> Backbone:
-    """A backbone with ImageNet weights, from a local file or from timm's hub.
+    """A backbone with ImageNet weights, from a local file or from the hub of timm or torchvision.
 
-    The normalisation becomes that of the weights. A first layer for three channels is fitted to others as timm does.
+    The normalisation and the interpolation become those of the weights. A first layer for three channels is fitted to
+    others as timm does.
 
     Raises:
         InputError: the weights cannot be had, or do not fit the architecture.
     """
-    supply = "supply them with --imagenet-weights PATH (a .safetensors or .pth file with timm's names)"
-    model_config = timm.get_pretrained_cfg(spec.name)
-    if weights is None and (model_config is None or not model_config.has_weights):
-        raise InputError(f"timm has no ImageNet weights for {spec.name}: {supply}, or choose another backbone.")
-    mean = _fit_channels(model_config.mean if model_config else (0.485, 0.456, 0.406), spec.in_chans)
-    std = _fit_channels(model_config.std if model_config else (0.229, 0.224, 0.225), spec.in_chans)
-    backbone = Backbone(BackboneSpec(**{**asdict(spec), "mean": mean, "std": std}))
-    source = str(weights) if weights is not None else f"timm's hub ({spec.name})"
+    if spec.name == SIMPLE_CNN:
+        raise InputError(f"{SIMPLE_CNN} has no ImageNet weights. Use --init scratch, or another backbone.")
+    whole = replace(spec, keep_blocks=None)
+    read = _torchvision_weights if torchvision_models.is_torchvision(spec.name) else _timm_weights
+    preprocessing, load, source = read(whole, weights)
+    backbone = Backbone(
+        replace(
+            whole,
+            mean=_fit_channels(preprocessing.mean, spec.in_chans),
+            std=_fit_channels(preprocessing.std, spec.in_chans),
+            interpolation=preprocessing.interpolation,
+        )
+    )
     try:
-        if weights is not None:
-            if not weights.expanduser().is_file():
-                raise InputError(f"--imagenet-weights {weights}: there is no such file.")
-            state = load_state_dict(str(weights.expanduser()), use_ema=False, weights_only=True)
-        else:
-            _check_hub(model_config.hf_hub_id)
-            state = timm.create_model(spec.name, pretrained=True).state_dict()
+        state = load()
     except InputError:
         raise
     except Exception as error:  # Hub clients raise many kinds without a network; all mean that there are no weights.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"ImageNet weights of {spec.name} cannot be had from {source} ({reason}): {supply}."
+            f"ImageNet weights of {spec.name} cannot be had from {source} ({reason}): {_SUPPLY}."
         ) from error
     _load_imagenet(backbone, state, source)
-    return backbone
+    return backbone if spec.keep_blocks is None else first_blocks(backbone, spec.keep_blocks)
+
+
+def _timm_weights(spec: BackboneSpec, weights: Path | None) -> _Weights:
+    """timm's preprocessing, what reads the weights, and where they come from."""
+    model_config = timm.get_pretrained_cfg(spec.name)
+    if weights is None and (model_config is None or not model_config.has_weights):
+        raise InputError(f"timm has no ImageNet weights for {spec.name}: {_SUPPLY}, or choose another backbone.")
+    preprocessing = Preprocessing(
+        mean=tuple(model_config.mean) if model_config else (0.485, 0.456, 0.406),
+        std=tuple(model_config.std) if model_config else (0.229, 0.224, 0.225),
+        interpolation="bicubic" if model_config and model_config.interpolation == "bicubic" else "bilinear",
+    )
+
+    def download() -> dict[str, Tensor]:
+        _check_hub(model_config.hf_hub_id)
+        return timm.create_model(spec.name, pretrained=True).state_dict()
+
+    if weights is not None:
+        return preprocessing, lambda: _read(weights), str(weights)
+    return preprocessing, download, f"timm's hub ({spec.name})"
+
+
+def _torchvision_weights(spec: BackboneSpec, weights: Path | None) -> _Weights:
+    """The same from torchvision."""
+    preprocessing = torchvision_models.preprocessing(spec.name)
+    if weights is not None:
+        return preprocessing, lambda: _read(weights), str(weights)
+    return preprocessing, lambda: torchvision_models.download(spec.name), f"torchvision's hub ({spec.name})"
+
+
+def _read(weights: Path) -> dict[str, Tensor]:
+    if not weights.expanduser().is_file():
+        raise InputError(f"--imagenet-weights {weights}: there is no such file.")
+    return load_state_dict(str(weights.expanduser()), use_ema=False, weights_only=True)
 
 
 def from_checkpoint(path: Path) -> tuple[Backbone, dict[str, Any]]:
@@ -116,12 +155,14 @@ def _check_hub(repository: str) -> None:
             pass
 
 
-def _load_imagenet(backbone: Backbone, state: dict[str, Tensor], source: str) -> None:
-    """Load a classifier's state strictly, but for its classifier, which is dropped by timm's name for it."""
+def _fit_timm(state: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+    """A classifier's state without its classifier, its first layer and position embedding fitted."""
     model, spec = backbone.model, backbone.spec
     model_config = timm.get_pretrained_cfg(spec.name)
     classifiers = model_config.classifier if model_config else "head"
-    names = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+    names = [classifiers] if isinstance(classifiers, str) else list(classifiers)
+    if isinstance(model, VGG):
+        names.append("pre_logits")
     state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{name}." for name in names))}
     first_conv = model_config.first_conv if model_config else None
     for name in (first_conv,) if isinstance(first_conv, str) else ():
@@ -129,6 +170,16 @@ def _load_imagenet(backbone: Backbone, state: dict[str, Tensor], source: str) ->
             state[f"{name}.weight"] = timm.models.adapt_input_conv(spec.in_chans, state[f"{name}.weight"])
     if isinstance(model, VisionTransformer):
         state = timm.models.vision_transformer.checkpoint_filter_fn(state, model)
+    return state
+
+
+def _load_imagenet(backbone: Backbone, state: dict[str, Tensor], source: str) -> None:
+    """Load a classifier's state strictly, but for its classifier, which is dropped by the library's name for it."""
+    model, spec = backbone.model, backbone.spec
+    if torchvision_models.is_torchvision(spec.name):
+        state = torchvision_models.fit_state(state, model, spec.image_size)
+    else:
+        state = _fit_timm(state, backbone)
     expected = model.state_dict()
     wrong = [
         *(f"{key} is missing" for key in expected if key not in state),

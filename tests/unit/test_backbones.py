@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.models import backbones, initialize
+from ssl_transfer.models import backbones, construct, initialize
 from ssl_transfer.models.backbones import Backbone, BackboneConfig, BackboneSpec
 
 SHARED = Path(__file__).parents[2] / "../shared"
@@ -32,7 +32,7 @@ def test_construction_moves_no_statistics_and_draws_no_numbers(name):
     arguments = TINY_ARGUMENTS if name.startswith("vit") else ()
     spec = spec_of(name, arguments=arguments)
     torch.manual_seed(3)
-    plain = backbones._create(spec)
+    plain = construct.create(spec)
     drawn = torch.rand(3)
     torch.manual_seed(3)
     backbone = Backbone(spec)
@@ -47,7 +47,7 @@ def test_looking_up_the_width_changes_nothing(make_backbone, kind):
     for training in (True, False):
         backbone.train(training)
         before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
-        width = backbones._num_features(backbone.model, backbone.spec)
+        width = backbones._num_features(backbone, backbone.spec)
         assert same_state(backbone.model.state_dict(), before)
         assert backbone.model.training == training
         assert width == backbone(torch.rand(2, 3, 16, 16)).shape[1] == backbone.num_features

@@ -1,0 +1,42 @@
+"""A plain convolutional network: the baseline that many projects start from.
+
+Six 3 x 3 convolutions (two of 128, two of 256, two of 512 channels), each with BatchNorm and ReLU, maximum pooling
+behind the first and the second pair, average pooling over what is left, and a layer of 128. With one logit behind it
+and three channels of input 4,645,761 parameters are trained, and BatchNorm keeps 3,584 statistics.
+
+Shapes: B images, C channels, S pixels a side.
+"""
+
+from torch import Tensor, nn
+
+WIDTHS = (128, 256, 512)
+NUM_FEATURES = 128
+
+
+class SimpleCnn(nn.Module):
+    """The network without its last layer.
+
+    Args:
+        in_chans: C.
+    """
+
+    def __init__(self, in_chans: int = 3) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for number, (before, width) in enumerate(zip((in_chans, *WIDTHS), WIDTHS, strict=False)):
+            if number:
+                layers.append(nn.MaxPool2d(2))
+            for given in (before, width):
+                layers += [nn.Conv2d(given, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.hidden = nn.Linear(WIDTHS[-1], NUM_FEATURES)
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(B, C, S, S) -> (B, 512, S // 4, S // 4)."""
+        return self.features(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, S, S) -> (B, 128)."""
+        return self.activation(self.hidden(self.pool(self.forward_features(images)).flatten(1)))

@@ -1,0 +1,109 @@
+"""Which backbone: what the user asks for, and what it comes to for the images at hand."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import timm
+
+from ..engine.errors import InputError, did_you_mean
+from . import torchvision_models
+
+SMALL_IMAGE = 64
+"""With `stem auto`, images of fewer pixels a side get the small stem."""
+SIMPLE_CNN = "simple_cnn"
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which network. `name` and `arguments` are timm's, or torchvision's."""
+
+    name: str = "resnet18"
+    """A model of timm (resnet18, mobilenetv3_small_100, vit_tiny_patch16_224), torchvision/NAME for one of torchvision
+    under its parameter names (torchvision/mobilenet_v2), or simple_cnn, a plain baseline of six convolutions."""
+    stem: Literal["auto", "standard", "small"] = "auto"
+    """standard: as timm builds it. small: for images of a few pixels; a convolutional network's first layer gets
+    stride 1 (a 7 x 7 kernel becomes 3 x 3) and no pooling follows it; a vision transformer gets patches of an eighth
+    of the image. auto: small below 64 pixels a side."""
+    arguments: tuple[str, ...] = ()
+    """Further arguments of the model's constructor as name=value, for example depth=4 or pad_type=same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSpec:
+    """All that is needed to build a backbone again and to feed it: what `backbone.json` holds."""
+
+    name: str
+    stem: Literal["standard", "small"]
+    arguments: tuple[str, ...]
+    in_chans: int
+    image_size: int
+    """Pixels a side of the images it was made for."""
+    mean: tuple[float, ...]
+    """Of each channel, for values in 0..1; subtracted from its input."""
+    std: tuple[float, ...]
+    """Of each channel; divides what the mean left."""
+    value_range: tuple[float, float] = (0.0, 255.0)
+    """The stored values of its images that became 0 and 1; 0 and 255 where they had 8 bits."""
+    interpolation: Interpolation = "bilinear"
+    """How the images were resized that its weights were trained on."""
+    keep_blocks: int | None = None
+    """Only so many of its first blocks, their last map averaged; None keeps the whole network."""
+
+    @property
+    def label(self) -> str:
+        """The short name that tables show."""
+        kept = () if self.keep_blocks is None else (f"first:{self.keep_blocks}",)
+        return "/".join([self.name, *self.arguments, *kept])
+
+
+def make_spec(
+    config: BackboneConfig,
+    *,
+    in_chans: int,
+    image_size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    value_range: tuple[float, float] = (0.0, 255.0),
+) -> BackboneSpec:
+    """Resolve a configuration for the images at hand.
+
+    Raises:
+        InputError: there is no model of this name.
+    """
+    check_name(config.name)
+    stem = config.stem
+    if stem == "auto":
+        stem = "small" if image_size < SMALL_IMAGE else "standard"
+    return BackboneSpec(
+        name=config.name,
+        stem=stem,
+        arguments=config.arguments,
+        in_chans=in_chans,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        value_range=value_range,
+    )
+
+
+def check_name(name: str) -> None:
+    """Raise InputError, with the near names, when there is no model of this name."""
+    if torchvision_models.is_torchvision(name):
+        torchvision_models.check_name(name)
+    elif name != SIMPLE_CNN and not timm.is_model(name):
+        raise InputError(
+            f"--backbone.name {name}: timm {timm.__version__} has no such model."
+            f"{did_you_mean(name, [*timm.list_models(), SIMPLE_CNN])} torchvision's are written torchvision/NAME."
+        )
+
+
+def is_timm(name: str) -> bool:
+    """Whether a name that exists is one of timm's."""
+    return name != SIMPLE_CNN and not torchvision_models.is_torchvision(name)
+
+
+def is_vit_name(name: str) -> bool:
+    """Whether a model of this name is a plain vision transformer of timm, which can leave patches out."""
+    check_name(name)
+    return is_timm(name) and timm.models.model_entrypoint(name).__module__ == "timm.models.vision_transformer"

@@ -1,0 +1,182 @@
+"""torchvision's models as backbones: without their classifier, under torchvision's own parameter names."""
+
+import operator
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, fx, nn
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
+
+from ..engine.errors import InputError, did_you_mean
+from . import graph as graphs
+
+PREFIX = "torchvision/"
+_CLASSIFIERS = ("classifier", "fc", "heads", "head")
+_OURS = ("weights", "num_classes", "aux_logits", "image_size", "transform_input")
+"""Arguments that are decided here."""
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+_AUXILIARY_MODELS = ("inception_v3", "googlenet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How the images were made that a set of weights was trained on."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: Literal["bilinear", "bicubic"]
+
+
+def is_torchvision(name: str) -> bool:
+    """Whether a backbone's name asks for torchvision's model."""
+    return name.startswith(PREFIX)
+
+
+def check_name(name: str) -> None:
+    """Raise InputError, with the near names, when torchvision has no classification model of this name."""
+    allowed = torchvision.models.list_models(module=torchvision.models)
+    wanted = name.removeprefix(PREFIX)
+    if wanted not in allowed:
+        near = did_you_mean(name, [PREFIX + other for other in allowed])
+        raise InputError(f"--backbone.name {name}: torchvision {torchvision.__version__} has no such model.{near}")
+
+
+def build(name: str, *, in_chans: int, image_size: int, arguments: dict[str, Any]) -> nn.Module:
+    """A model with random weights that returns pooled features (B, D).
+
+    The classifier is dropped from its first linear layer on; what stands before (ConvNeXt's norm) stays. The
+    auxiliary classifiers of Inception and GoogLeNet are not built: they compute nothing in evaluation. VGG and
+    AlexNet average their whole map.
+
+    Raises:
+        InputError: an argument that is not the user's to give, or that the model does not take.
+    """
+    for argument in arguments:
+        if argument in _OURS:
+            raise InputError(f"--backbone.arguments {argument}=...: it is decided here for {name}. Leave it out.")
+    wanted = name.removeprefix(PREFIX)
+    if wanted in _AUXILIARY_MODELS:
+        arguments = {"init_weights": True, **arguments, "aux_logits": False}
+    if wanted.startswith("vit_"):
+        arguments = {**arguments, "image_size": image_size}
+    if wanted.startswith("maxvit_"):
+        arguments = {"input_size": (image_size, image_size), **arguments}
+    model = torchvision.models.get_model(wanted, weights=None, **arguments)
+    for held in _CLASSIFIERS:
+        if held in dict(model.named_children()):
+            setattr(model, held, _without_linear(model.get_submodule(held)))
+    if isinstance(model, (torchvision.models.VGG, torchvision.models.AlexNet)):
+        model.avgpool = nn.AdaptiveAvgPool2d(1)
+    if in_chans != 3:
+        _set_channels(model, in_chans)
+    return model
+
+
+def map_graph(model: nn.Module) -> fx.Graph:
+    """The part of a model before its last pooling; of a transformer with a class token, before that is picked.
+
+    Raises:
+        InputError: nothing there that is pooled.
+    """
+    try:
+        graph = graphs.trace(model, "any")
+    except graphs.NotTraceable as error:
+        raise InputError(f"The maps of this torchvision model cannot be had: {error}.") from error
+    for node in reversed(list(graph.nodes)):
+        if _is_pooling(model, node):
+            return graphs.until(graph, [node.args[0]])
+    raise InputError("This torchvision model pools nothing, so it has no maps for a head to pool.")
+
+
+def preprocessing(name: str) -> Preprocessing:
+    """What torchvision's metadata say of its best ImageNet weights.
+
+    Inception and GoogLeNet rescale ImageNet's normalisation inside the model when they are built with weights, which
+    comes to half and half; it is given here, and the model leaves its input alone.
+    """
+    wanted = name.removeprefix(PREFIX)
+    found = torchvision.models.get_model_weights(wanted).DEFAULT.transforms()
+    half = (0.5, 0.5, 0.5)
+    return Preprocessing(
+        mean=half if wanted in _AUXILIARY_MODELS else tuple(found.mean),
+        std=half if wanted in _AUXILIARY_MODELS else tuple(found.std),
+        interpolation="bicubic" if found.interpolation.value == "bicubic" else "bilinear",
+    )
+
+
+def download(name: str) -> dict[str, Tensor]:
+    """The state of torchvision's best ImageNet weights, from its hub or the files that it keeps on this disk."""
+    weights = torchvision.models.get_model_weights(name.removeprefix(PREFIX)).DEFAULT
+    return dict(weights.get_state_dict(progress=False, check_hash=True))
+
+
+def fit_state(state: dict[str, Tensor], model: nn.Module, image_size: int) -> dict[str, Tensor]:
+    """A classifier's state without its classifiers, for a model as `build` makes it.
+
+    A transformer's position embedding is resampled to the size of the images. Keys as torchvision's first DenseNets
+    wrote them become today's.
+    """
+    expected = model.state_dict()
+    classifiers = tuple(f"{name}." for name in _CLASSIFIERS)
+    if isinstance(model, torchvision.models.DenseNet):
+        state = {re.sub(r"\.(norm|relu|conv)\.([12])\.", r".\1\2.", key): value for key, value in state.items()}
+    fitted = {
+        key: value
+        for key, value in state.items()
+        if not key.startswith(_AUXILIARY) and (key in expected or not key.startswith(classifiers))
+    }
+    if isinstance(model, VisionTransformer) and "encoder.pos_embedding" in fitted:
+        fitted = dict(interpolate_embeddings(image_size, model.patch_size, fitted))
+    first = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    key, channels = f"{first}.weight", expected[f"{first}.weight"].shape[1]
+    if channels != 3 and key in fitted:
+        # The sum over the colours for a grey image, and their average repeated for any other number.
+        summed = fitted[key].sum(dim=1, keepdim=True)
+        fitted[key] = summed.expand(-1, channels, -1, -1).contiguous() / channels
+    return fitted
+
+
+def _without_linear(classifier: nn.Module) -> nn.Module:
+    if not isinstance(classifier, nn.Sequential):
+        return nn.Identity()
+    kept = nn.Sequential()
+    layers = list(classifier.named_children())
+    for position, (name, layer) in enumerate(layers):
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            # SqueezeNet classifies by a convolution and pools behind it.
+            if any(isinstance(later, nn.AdaptiveAvgPool2d) for _, later in layers[position:]):
+                kept.add_module("pool", nn.AdaptiveAvgPool2d(1))
+            break
+        if not isinstance(layer, nn.Dropout):
+            kept.add_module(name, layer)
+    return kept
+
+
+def _set_channels(model: nn.Module, in_chans: int) -> None:
+    name, old = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    new = nn.Conv2d(
+        in_chans,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        stride=old.stride,  # type: ignore[arg-type]
+        padding=old.padding,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+    )
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    holder, _, last = name.rpartition(".")
+    setattr(model.get_submodule(holder), last, new)
+
+
+def _is_pooling(model: nn.Module, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        module = model.get_submodule(str(node.target))
+        first = next(iter(module.children()), None) if isinstance(module, nn.Sequential) else module
+        return isinstance(first, nn.AdaptiveAvgPool2d)
+    if node.op == "call_method":
+        return node.target == "mean"
+    if isinstance(model, VisionTransformer):
+        return node.target is operator.getitem
+    return node.target is F.adaptive_avg_pool2d

@@ -1,0 +1,251 @@
+"""What a backbone is made of, block by block, and what each phase of a transfer would train of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from ..engine import config as configuration
+from ..engine.errors import InputError, did_you_mean
+from ..models import backbones, initialize
+from ..models.backbones import Backbone, BackboneConfig
+from ..models.blocks import Block
+from ..models.construct import probe
+from ..models.selection import select
+from .run import IMAGE_SIZE
+
+HEADS = ("linear", "flatten-256")
+_STATISTICS = ("running_mean", "running_var")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A block, or the head."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of its output for one image."""
+    num_parameters: int
+    num_statistics: int
+    """BatchNorm's running means and variances."""
+    num_trained: tuple[int, ...]
+    """Of its parameters, in each phase."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A backbone with a head."""
+
+    rows: tuple[Row, ...]
+    """The blocks in order of computation, and the head."""
+    phases: tuple[str, ...]
+    """Their names."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Of backbone and head."""
+        return sum(row.num_parameters for row in self.rows)
+
+    @property
+    def num_statistics(self) -> int:
+        """Of backbone and head."""
+        return sum(row.num_statistics for row in self.rows)
+
+    @property
+    def num_trained(self) -> dict[str, int]:
+        """Trained parameters of each phase."""
+        return {name: sum(row.num_trained[number] for row in self.rows) for number, name in enumerate(self.phases)}
+
+
+def summarize(backbone: Backbone, head: nn.Module, phases: Sequence[tuple[str, str]]) -> Summary:
+    """Count the parameters of each block, and those that each phase trains.
+
+    Args:
+        backbone: any.
+        head: trained in every phase.
+        phases: for each its name and what it trains of the backbone, a word of `models.selection`.
+
+    Raises:
+        InputError: such a word says nothing of this backbone.
+    """
+    selections = [set(select(backbone, trained).parameters) for _, trained in phases]
+    parameters = {name: parameter.numel() for name, parameter in backbone.model.named_parameters()}
+    buffers = {name: buffer.numel() for name, buffer in backbone.model.named_buffers()}
+    blocks = backbone.blocks()
+    rows = [
+        Row(
+            name=block.name,
+            shape=shape,
+            num_parameters=sum(parameters[name] for name in block.parameters),
+            num_statistics=sum(buffers[name] for name in block.buffers if name.endswith(_STATISTICS)),
+            num_trained=tuple(
+                sum(parameters[name] for name in block.parameters if name in chosen) for chosen in selections
+            ),
+        )
+        for block, shape in zip(blocks, _shapes(backbone, blocks), strict=True)
+    ]
+    count = sum(parameter.numel() for parameter in head.parameters())
+    statistics = sum(buffer.numel() for name, buffer in head.named_buffers() if name.endswith(_STATISTICS))
+    rows.append(
+        Row(
+            name="head",
+            shape=(_num_outputs(head),),
+            num_parameters=count,
+            num_statistics=statistics,
+            num_trained=(count,) * len(phases),
+        )
+    )
+    return Summary(rows=tuple(rows), phases=tuple(name for name, _ in phases))
+
+
+def head_of(backbone: Backbone, head: str, logits: int) -> nn.Module:
+    """A head to count.
+
+    Raises:
+        InputError: another name, or no logits.
+    """
+    if logits < 1:
+        raise InputError(f"--logits {logits}: it must be 1 or more.")
+    if head == "linear":
+        return nn.Linear(backbone.num_features, logits)
+    if head == "flatten-256":
+        shape = backbone.map_shape
+        num_places = shape.grid[0] * shape.grid[1] + shape.num_prefix_tokens
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(shape.features * num_places, 256), nn.ReLU(), nn.Linear(256, logits)
+        )
+    raise InputError(f"--head {head}: {' or '.join(HEADS)}.{did_you_mean(head, HEADS)}")
+
+
+def table_of(summary: Summary) -> Table:
+    """The summary as a table for the terminal."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_footer=True, header_style="bold")
+    totals = summary.num_trained
+    table.add_column("block", "all", overflow="fold")
+    table.add_column("output", justify="right", no_wrap=True)
+    table.add_column("parameters", f"{summary.num_parameters:,}", justify="right", no_wrap=True)
+    table.add_column("statistics", f"{summary.num_statistics:,}", justify="right", no_wrap=True)
+    for name in summary.phases:
+        table.add_column(name, f"{totals[name]:,}", justify="right", overflow="fold")
+    for row in summary.rows:
+        table.add_row(
+            row.name,
+            " x ".join(map(str, row.shape)),
+            f"{row.num_parameters:,}",
+            f"{row.num_statistics:,}" if row.num_statistics else "",
+            *(_state(trained, row.num_parameters) for trained in row.num_trained),
+        )
+    return table
+
+
+def _state(trained: int, total: int) -> str:
+    if trained == 0:
+        return "frozen" if total else ""
+    return "trained" if trained == total else f"{trained:,}"
+
+
+def _shapes(backbone: Backbone, blocks: Sequence[Block]) -> list[tuple[int, ...]]:
+    """What each block returns for one image, before a global pooling that may stand at its end."""
+    seen: dict[str, tuple[int, ...]] = {}
+    names = {name for block in blocks for name in block.modules}
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, _: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not isinstance(module, nn.AdaptiveAvgPool2d):
+                seen[name] = tuple(output.shape[1:])
+
+        return hook
+
+    hooks = [backbone.model.get_submodule(name).register_forward_hook(note(name)) for name in names]
+    modes = {module: module.training for module in backbone.modules()}
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            backbone(probe(backbone.spec).to(backbone.mean.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes.items():
+            module.training = training
+    shapes = []
+    for block in blocks:
+        found = [seen[name] for name in block.modules if name in seen] or [(backbone.num_features,)]
+        maps = [shape for shape in found if len(shape) > 1]
+        shapes.append((maps or found)[-1])
+    return shapes
+
+
+def _num_outputs(head: nn.Module) -> int:
+    return [module.out_features for module in head.modules() if isinstance(module, nn.Linear)][-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryConfig:
+    """The blocks of a backbone, their parameters, and which of them each phase of a transfer trains."""
+
+    path: Annotated[str, tyro.conf.Positional] = ""
+    """A model of timm, torchvision/NAME, simple_cnn, or the folder of a run that exported a backbone."""
+    image_size: int | None = None
+    """Pixels a side. Default: 64, or those of the run."""
+    in_chans: int | None = None
+    """Channels of the images. Default: 3, or those of the run."""
+    backbone: BackboneConfig = BackboneConfig(name="")
+    """Its stem and arguments; its name is the first argument of this command."""
+    head: str = "linear"
+    """linear, or flatten-256 (the whole map, a layer of 256, ReLU, the logits)."""
+    logits: int = 1
+    """Outputs of the head: 1 for two classes told apart by one logit, else the number of classes."""
+    trained: tuple[str, ...] = ("head", "all")
+    """What each phase trains besides the head: head (no more than that), all, last:N or first:N blocks, or from:NAME
+    (a block or module, and all that is computed after it starts)."""
+
+
+def summary(config: SummaryConfig) -> Summary:
+    """Print it."""
+    backbone = _backbone(config)
+    head = head_of(backbone, config.head, config.logits)
+    # Two phases may train the same: their numbers tell them apart.
+    names = [name if config.trained.count(name) == 1 else f"{name} {i}" for i, name in enumerate(config.trained, 1)]
+    result = summarize(backbone, head, list(zip(names, config.trained, strict=True)))
+    spec, console = backbone.spec, Console(highlight=False)
+    console.print(f"{spec.label}, {spec.in_chans} x {spec.image_size} x {spec.image_size}, {spec.stem} stem")
+    console.print(f"head {config.head}, {config.logits} logit{'s' if config.logits > 1 else ''}\n")
+    console.print(table_of(result))
+    total = result.num_parameters + result.num_statistics
+    console.print(f"\n{result.num_parameters:,} parameters; {total:,} with BatchNorm's statistics")
+    for name, trained in result.num_trained.items():
+        console.print(f"phase {name}: {trained:,} trained")
+    return result
+
+
+def _backbone(config: SummaryConfig) -> Backbone:
+    if not config.path:
+        raise InputError("Which backbone? Give a name, as in `ssl-transfer summary resnet18`, or the folder of a run.")
+    if Path(config.path).expanduser().is_dir():
+        if config.image_size or config.in_chans or config.backbone != BackboneConfig(name=""):
+            raise InputError(f"{config.path} names its own size, channels and backbone. Leave those flags out.")
+        return initialize.from_checkpoint(Path(config.path).expanduser())[0]
+    if config.backbone.name:
+        raise InputError(f"--backbone.name {config.backbone.name}: {config.path} names the backbone. Leave it out.")
+    in_chans = config.in_chans or 3
+    asked = BackboneConfig(name=config.path, stem=config.backbone.stem, arguments=config.backbone.arguments)
+    spec = backbones.make_spec(
+        asked,
+        in_chans=in_chans,
+        image_size=config.image_size or IMAGE_SIZE,
+        mean=(0.5,) * in_chans,
+        std=(0.25,) * in_chans,
+    )
+    return initialize.scratch(spec, seed=0)
+
+
+def main(arguments: Sequence[str], program: str = "ssl-transfer summary") -> None:
+    """`summary BACKBONE [flags]`."""
+    settings, rest = configuration.take_config(arguments)
+    summary(configuration.parse(SummaryConfig, settings, rest, program=program, default=SummaryConfig()))
