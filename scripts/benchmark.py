@@ -2,8 +2,8 @@
 
 A line has `name`, `ratio` (how many times faster than the other library), `bar` (the ratio asked for), `ours` and
 `theirs` in `unit`, and what was measured. Both sides take turns, on the cores that the benchmark names (`augment` and
-`head` one, `data` two; `data` takes some six minutes), and the best turn of each counts: whatever else the machine does makes times
-longer, never shorter.
+`head` one, `data` two; `data` takes some six minutes), and the best turn of each counts: whatever else the machine does
+makes times longer, never shorter.
 """
 
 import argparse

@@ -4,8 +4,9 @@ Shapes: B images, D features, H x W places of a convolutional map, L tokens (pre
 K, or one for two classes.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class Head(nn.Module):
         super().__init__()
         self.register_buffer("scale", torch.ones(()))
         self.pool, self.layers, self.takes_maps = pool, layers, takes_maps
-        last = layers[-1]
+        last: Any = layers[-1]
         nn.init.zeros_(last.bias)
         nn.init.normal_(last.weight, std=0.01)
 
@@ -92,11 +93,15 @@ def make_head(config: HeadConfig, backbone: Backbone, num_classes: int) -> Head:
     num_scores = 1 if config.one_logit else num_classes
     if config.kind == "flatten-256":
         pool: nn.Module = nn.Flatten()
-        width = backbone.map_size
+        shape = backbone.map_shape
+        width = (shape.num_prefix_tokens + math.prod(shape.grid)) * shape.features
     elif config.pooling == "backbone":
         pool, width = nn.Identity(), backbone.num_features
     else:
-        pool, width = Pooling(config.pooling, backbone.map_features, backbone.num_prefix_tokens), backbone.map_features
+        pool, width = (
+            Pooling(config.pooling, backbone.map_features, backbone.map_shape.num_prefix_tokens),
+            backbone.map_features,
+        )
     hidden: list[nn.Module] = []
     if config.kind != "linear":
         normed = [nn.BatchNorm1d(width)] if config.kind == "hidden" else []

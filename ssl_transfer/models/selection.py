@@ -94,7 +94,9 @@ def _range(trained: str, blocks: tuple[Block, ...], order: Order) -> tuple[int, 
         return order.modules[name], float("inf"), name
     count = int(value)
     if not 1 <= count <= len(blocks):
-        raise InputError(f"{trained}: this backbone has {len(blocks)} blocks. Allowed: {kind}:1 to {kind}:{len(blocks)}.")
+        raise InputError(
+            f"{trained}: this backbone has {len(blocks)} blocks. Allowed: {kind}:1 to {kind}:{len(blocks)}."
+        )
     names = list(starts.values())
     if kind == "last":
         return order.modules[names[-count]], float("inf"), names[-count]

@@ -13,8 +13,8 @@ from ..data.augment import AugmentConfig, augment, evaluation_view
 from ..data.mixing import mix
 from ..engine.contract import Batch, Objective, Output, scalar
 from ..models.backbones import Backbone
-from ..models.blocks import Selection, select
 from ..models.heads import Head, features_for
+from ..models.selection import Selection, apply, hold, select
 
 Function = Callable[[Tensor], Tensor]
 
@@ -55,8 +55,7 @@ class Supervised(Objective):
         self.register_buffer("class_weights", weights, persistent=False)
         self._augment, self._num_classes, self._label_smoothing = augment, num_classes, label_smoothing
         self._mixup, self._cutmix, self._keep_statistics = mixup, cutmix, keep_statistics
-        self._frozen: tuple[nn.Module, ...] = ()
-        self._trains_backbone = True
+        self._selection = select(backbone, "all")
         self._augmented = True
         self._from_boundary: Function | None = None
 
@@ -64,18 +63,13 @@ class Supervised(Objective):
         """Free what `trained` names and freeze the rest. To be called before an optimiser is built.
 
         Args:
-            trained: as in `models.blocks.select`.
+            trained: as in `models.selection.select`.
             augmented: whether training images are augmented; otherwise they are what evaluation sees.
         """
         selection = select(self.backbone, trained)
         self.head.requires_grad_(True)
-        for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(name in selection.parameters)
-        frozen = [self.backbone.get_submodule(name) for name in selection.frozen]
-        if self._keep_statistics:
-            frozen += [one for one in self.backbone.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
-        self._frozen, self._trains_backbone = tuple(frozen), bool(selection.parameters)
-        self._augmented, self._from_boundary = augmented, None
+        apply(selection, self.backbone)
+        self._selection, self._augmented, self._from_boundary = selection, augmented, None
         return selection
 
     def take_features(self, from_boundary: Function | None) -> None:
@@ -85,10 +79,12 @@ class Supervised(Objective):
     def train(self, mode: bool = True) -> "Supervised":
         """What is frozen stays in evaluation mode: its statistics and its dropout are frozen too."""
         super().train(mode)
-        if not self._trains_backbone:
+        if not self._selection.parameters:
             self.backbone.eval()
-        for module in self._frozen:
-            module.eval()
+        hold(self._selection, self.backbone)
+        if self._keep_statistics:
+            for norm in batch_norms(self.backbone):
+                norm.eval()
         return self
 
     def forward(self, batch: Batch) -> Output:
@@ -98,7 +94,7 @@ class Supervised(Objective):
             images = self.view(batch.images, batch.keys)
             if self._mixup or self._cutmix:
                 images, targets = mix(images, targets, batch.keys, mixup=self._mixup, cutmix=self._cutmix)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self._trains_backbone):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self._selection.parameters)):
                 features = features_for(self.head, self.backbone, images)
         else:
             features = self._from_boundary(batch.images)
@@ -127,3 +123,8 @@ class Supervised(Objective):
         """
         scores = self.head(features).float()
         return scores if scores.shape[1] > 1 else torch.cat([torch.zeros_like(scores), scores], dim=1)
+
+
+def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """Its BatchNorm layers of any kind."""
+    return [inner for inner in module.modules() if isinstance(inner, nn.modules.batchnorm._BatchNorm)]

@@ -9,7 +9,6 @@ Shapes: N images, V views, B images of a batch; features of one image have any s
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,23 +28,17 @@ MOST_BYTES = 4 * 10**9
 Function = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
 class FeatureBatches:
-    """The batches of a loader with features in the place of images."""
+    """The batches of a loader with features in the place of images.
 
-    loader: Loader
-    features: Tensor
-    """(V, N, ...) on the device; an epoch reads the view of its turn."""
+    Args:
+        loader: says which image is in which batch.
+        features: (V, N, ...) on the device; an epoch reads the view of its turn.
+    """
 
-    @property
-    def batch_size(self) -> int:
-        """Images per optimiser step over all processes."""
-        return self.loader.batch_size
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """As the loader's."""
-        return self.loader.steps_per_epoch
+    def __init__(self, loader: Loader, features: Tensor) -> None:
+        self.loader, self.features = loader, features
+        self.batch_size, self.steps_per_epoch = loader.batch_size, loader.steps_per_epoch
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """This process's share of each batch of an epoch."""

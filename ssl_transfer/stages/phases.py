@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.augment import augment
 from ..data.dataset import Dataset
@@ -19,10 +19,11 @@ from ..evaluation.features import extract, over_images
 from ..evaluation.knn import knn_accuracy
 from ..evaluation.metrics import classification
 from ..models.backbones import Backbone
-from ..models.blocks import select
 from ..models.cut import cut
+from ..models.graph import NotTraceable
 from ..models.heads import features_for
-from ..objectives.supervised import Supervised
+from ..models.selection import select
+from ..objectives.supervised import Supervised, batch_norms
 from . import features as boundaries
 from .plan import Phase, TransferRecipe
 
@@ -107,7 +108,7 @@ def run_phase(training: Training, phase: Phase, *, seed: int) -> dict[str, Any]:
     )
     _warn_of_statistics(training, phase)
     batches: Batches = loader
-    functions = _at_boundary(objective, phase, selection.boundary)
+    functions = _at_boundary(training, phase, selection.boundary)
     validate: Callable[[], dict[str, float]] = lambda: training.measure(training.validation)  # noqa: E731
     if functions is not None:
         objective.eval()
@@ -118,7 +119,7 @@ def run_phase(training: Training, phase: Phase, *, seed: int) -> dict[str, Any]:
             else:
                 batches = found
                 objective.take_features(functions[1])
-        if views is not None or phase.trained == "head":
+        if phase.trained == "head" or batches is not loader:
             size = objective.backbone.spec.image_size
             held = boundaries.held_features(functions[0], training.dataset, training.validation, size, runtime)
             validate = _validation_of(training, held, functions[1])
@@ -159,14 +160,21 @@ def _state_path(training: Training, phase: Phase) -> Any:
     return training.folder.checkpoints / f"{phase.name}.pt" if training.keep_states else None
 
 
-def _at_boundary(objective: Supervised, phase: Phase, boundary: str | None) -> tuple[Function, Function] | None:
+def _at_boundary(training: Training, phase: Phase, boundary: str | None) -> tuple[Function, Function] | None:
     """From images (B, C, S, S) to a phase's boundary, and from there to what the head takes; None where that is not."""
-    backbone, head = objective.backbone, objective.head
+    backbone, head = training.objective.backbone, training.objective.head
     if phase.trained == "head":
         return (lambda images: features_for(head, backbone, images)), (lambda features: features)
-    if boundary is None or head.takes_maps:
+    if boundary is None or training.recipe.frozen_views is None:
         return None
-    return cut(backbone, boundary)
+    if head.takes_maps:
+        training.say(f"{phase.name}: features are computed live, as this head takes the backbone's map")
+        return None
+    try:
+        return cut(backbone, boundary)
+    except NotTraceable as error:
+        training.say(f"{phase.name}: features are computed live: {error}")
+        return None
 
 
 def _validation_of(training: Training, held: Tensor, from_boundary: Function) -> Callable[[], dict[str, float]]:
@@ -179,11 +187,7 @@ def _validation_of(training: Training, held: Tensor, from_boundary: Function) ->
 def _warn_of_statistics(training: Training, phase: Phase) -> None:
     """Say so where a tiny batch would move BatchNorm's statistics."""
     training.objective.train()
-    moving = [
-        module
-        for module in training.objective.backbone.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
-    ]
+    moving = [norm for norm in batch_norms(training.objective.backbone) if norm.training]
     share = training.batch_size // training.runtime.num_processes
     if moving and share < FEW_FOR_STATISTICS:
         training.say(
@@ -208,7 +212,7 @@ def calibrate(training: Training, images: Tensor, keys: Tensor, *, scratch: bool
     objective = training.objective
     backbone = objective.backbone
     views = augment(images, keys, view=1, size=backbone.spec.image_size, config=training.recipe.augment)
-    norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = batch_norms(backbone)
     with torch.no_grad():
         if scratch and norms:
             momenta = [norm.momentum for norm in norms]

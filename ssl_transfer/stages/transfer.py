@@ -16,7 +16,7 @@ from ..engine.folder import RunFolder, environment
 from ..engine.randomness import sample_keys, seed_from
 from ..engine.tracking import Tracker, drop_after
 from ..models import initialize
-from ..models.blocks import first_blocks
+from ..models.backbones import first_blocks
 from ..models.heads import make_head
 from ..objectives.supervised import Supervised
 from . import augmentation as augmentations

@@ -40,7 +40,9 @@ def build(make_backbone) -> Callable[..., Objective]:
     def call(name: str, kind: str, *, seed: int = 0) -> Objective:
         backbone = make_backbone(kind, seed=seed)
         if name == SUPERVISED:
-            objective = Supervised(backbone, linear_head(backbone.num_features, 3), augment=SUPERVISED_DEFAULT, num_classes=3)
+            objective = Supervised(
+                backbone, linear_head(backbone.num_features, 3), augment=SUPERVISED_DEFAULT, num_classes=3
+            )
             objective.set_trained("all")
         else:
             entry = METHODS[name]
