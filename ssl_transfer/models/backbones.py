@@ -117,7 +117,7 @@ class Backbone(nn.Module):
 
     def undecayed(self) -> set[str]:
         """Names (within this module) of tokens and position embeddings, which weight decay leaves alone."""
-        no_decay = set(self.model.no_weight_decay()) if self._knows_groups else set()
+        no_decay = set(getattr(self.model, "no_weight_decay", set)()) if self._knows_groups else set()
         named = {name for name, _ in self.model.named_parameters() if name.rpartition(".")[2] in TOKENS}
         return {f"model.{name}" for name in no_decay | named}
 
