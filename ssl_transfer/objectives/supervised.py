@@ -69,6 +69,8 @@ class Supervised(Objective):
         selection = select(self.backbone, trained)
         self.head.requires_grad_(True)
         apply(selection, self.backbone)
+        if not selection.parameters:
+            self.backbone.eval()
         self._selection, self._augmented, self._from_boundary = selection, augmented, None
         return selection
 
@@ -78,13 +80,15 @@ class Supervised(Objective):
 
     def train(self, mode: bool = True) -> "Supervised":
         """What is frozen stays in evaluation mode: its statistics and its dropout are frozen too."""
-        super().train(mode)
-        if not self._selection.parameters:
-            self.backbone.eval()
-        hold(self._selection, self.backbone)
-        if self._keep_statistics:
-            for norm in batch_norms(self.backbone):
-                norm.eval()
+        self.training = mode
+        self.head.train(mode)
+        # A backbone that is wholly frozen has been in that mode since it was frozen: there may be a thousand modules.
+        if self._selection.parameters:
+            self.backbone.train(mode)
+            hold(self._selection, self.backbone)
+            if self._keep_statistics:
+                for norm in batch_norms(self.backbone):
+                    norm.eval()
         return self
 
     def forward(self, batch: Batch) -> Output:

@@ -149,7 +149,7 @@ def run_phase(training: Training, phase: Phase, *, seed: int) -> dict[str, Any]:
     # Features of this boundary are of no use to the next phase.
     objective.take_features(None)
     return {
-        "validation": training.measure(training.validation),
+        "validation": validate(),
         "seconds": cost.seconds,
         "images_seen": cost.images_seen,
         "peak_memory_mb": cost.peak_memory_mb,
