@@ -85,7 +85,7 @@ def _range(trained: str, blocks: tuple[Block, ...], order: Order) -> tuple[int, 
     if kind == "from":
         name = starts.get(value, value)
         if name not in order.modules or not name:
-            known = [*starts, *(other for other in order.modules if other)]
+            known = dict.fromkeys([*starts, *(other for other in order.modules if other)])
             names = ", ".join(list(starts)[:2] + ["..."] + list(starts)[-2:])
             raise InputError(
                 f"{trained}: the backbone computes no block or module of this name.{did_you_mean(value, known)} "
