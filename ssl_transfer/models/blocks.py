@@ -108,9 +108,7 @@ def _kind(module: nn.Module) -> str:
 
 def _num_weights(module: nn.Module) -> int:
     """How many of its modules hold a matrix or a kernel."""
-    return sum(
-        any(parameter.ndim > 1 for parameter in inner.parameters(recurse=False)) for inner in module.modules()
-    )
+    return sum(any(parameter.ndim > 1 for parameter in inner.parameters(recurse=False)) for inner in module.modules())
 
 
 def _is_stage(module: nn.Module) -> bool:
@@ -154,4 +152,3 @@ def _merge(items: list[_Item]) -> list[list[_Item]]:
     while len(parts) > 1 and not any(item.kind in ("block", "weight", "norm") for item in parts[0]):
         parts[1] = parts.pop(0) + parts[0]
     return parts
-

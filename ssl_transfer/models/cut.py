@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import graph as graphs
 from .backbones import Backbone
-from .graph import NotTraceable, Step
+from .graph import NotTraceableError, Step
 from .selection import OUTPUT
 
 
@@ -29,7 +29,7 @@ def cut(backbone: Backbone, boundary: str) -> tuple[Step, Step]:
         gradients.
 
     Raises:
-        NotTraceable: there is no such point, and why. Run the backbone whole instead.
+        NotTraceableError: there is no such point, and why. Run the backbone whole instead.
     """
     if boundary == OUTPUT:
         return backbone, lambda features: features
@@ -40,7 +40,7 @@ def cut(backbone: Backbone, boundary: str) -> tuple[Step, Step]:
         position -= 1
     given = graphs.crossing(graph, position)[0]
     if given.op == "placeholder":
-        raise NotTraceable(f"before {boundary} there is no single tensor but the images themselves")
+        raise NotTraceableError(f"before {boundary} there is no single tensor but the images themselves")
     first = graphs.runner(model, graphs.until(graph, [given]))
     second = graphs.runner(model, graphs.after(graph, position, given))
 
@@ -62,9 +62,7 @@ def cut(backbone: Backbone, boundary: str) -> tuple[Step, Step]:
 
 
 def _try(backbone: Backbone, before: Step, after: Step, boundary: str) -> tuple[torch.memory_format, bool]:
-    """Hold the two halves against the whole on two images: how the crossing tensor lies in memory, and whether the
-    second half overwrites it.
-    """
+    """Hold the halves against the whole on two images: how what crosses lies in memory, and if it is overwritten."""
     spec = backbone.spec
     shape = (2, spec.in_chans, spec.image_size, spec.image_size)
     images = torch.linspace(0.0, 1.0, 2 * spec.in_chans * spec.image_size**2, device=backbone.mean.device).view(shape)
@@ -82,7 +80,7 @@ def _try(backbone: Backbone, before: Step, after: Step, boundary: str) -> tuple[
         for module, training in modes.items():
             module.training = training
     if features.shape[0] != 2 or not torch.equal(found, expected):
-        raise NotTraceable(f"cut at {boundary}, it does not compute what it computes whole")
+        raise NotTraceableError(f"cut at {boundary}, it does not compute what it computes whole")
     return layout, features._version != version
 
 

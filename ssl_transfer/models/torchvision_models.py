@@ -83,7 +83,7 @@ def map_graph(model: nn.Module) -> fx.Graph:
     """
     try:
         graph = graphs.trace(model, "any")
-    except graphs.NotTraceable as error:
+    except graphs.NotTraceableError as error:
         raise InputError(f"The maps of this torchvision model cannot be had: {error}.") from error
     for node in reversed(list(graph.nodes)):
         if _is_pooling(model, node):

@@ -78,7 +78,7 @@ class Backwards(nn.Module):
 def test_the_order_is_that_of_computation():
     images = torch.zeros(1, 3, 8, 8)
     order = observe(Backwards(), images)
-    assert list(sorted(order.tensors, key=order.tensors.__getitem__)) == [
+    assert sorted(order.tensors, key=order.tensors.__getitem__) == [
         *("first.weight", "first.bias", "norm.weight", "norm.bias", "scale", "last.weight", "last.bias")
     ]
     assert order.modules["first"] < order.modules["norm"] < order.tensors["scale"] < order.modules["last"]

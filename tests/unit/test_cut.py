@@ -5,7 +5,7 @@ import torch
 
 from ssl_transfer.models import selection
 from ssl_transfer.models.backbones import first_blocks
-from ssl_transfer.models.cut import NotTraceable, cut
+from ssl_transfer.models.cut import NotTraceableError, cut
 from ssl_transfer.models.selection import OUTPUT, select
 
 INSIDE = {
@@ -111,7 +111,7 @@ def test_dropout_is_drawn_behind_the_cut_and_only_there(make_family):
 
 def test_a_way_that_differs_in_training_is_not_cut(make_family):
     backbone = make_family("vit_tiny_patch16_224", "attn_drop_rate=0.5")
-    with pytest.raises(NotTraceable, match="one thing in training and another in evaluation"):
+    with pytest.raises(NotTraceableError, match="one thing in training and another in evaluation"):
         cut(backbone, "blocks.2.attn.proj")
 
 
@@ -133,7 +133,7 @@ def test_the_output_is_a_boundary_and_the_images_are_none(make_family):
     backbone = make_family("resnet18")
     images = images_of(backbone)
     assert torch.equal(halves_equal_the_whole(backbone, OUTPUT), backbone(images))
-    with pytest.raises(NotTraceable, match="but the images themselves"):
+    with pytest.raises(NotTraceableError, match="but the images themselves"):
         cut(backbone, "conv1")
 
 

@@ -16,7 +16,10 @@ def test_vgg16_with_a_flattening_head(make_family):
         assert result.num_parameters == 14_846_273
         assert result.num_statistics == 0
         assert result.num_trained == {
-            **{"head": 131_585, "partial": 7_211_009, "last": 7_211_009, "everything": 14_846_273}
+            "head": 131_585,
+            "partial": 7_211_009,
+            "last": 7_211_009,
+            "everything": 14_846_273,
         }
         assert [row.shape for row in result.rows] == [
             *((64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2), (512, 1, 1), (1,))
