@@ -2,7 +2,8 @@
 
 Both halves run the backbone's own modules, so there is one set of weights, and training the second half trains the
 backbone. One tensor crosses the cut. Where more are alive at the boundary (inside a residual block the input is still
-needed) the cut lies earlier, at the last point where there is only one; the frozen layers in between run again.
+needed) the cut lies earlier, at the last point where there is only one; the frozen layers in between run again. So it
+does where a module's inside cannot be followed: there the module is cut off whole.
 """
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from . import graph as graphs
 from .backbones import Backbone
 from .graph import NotTraceableError, Step
+from .order import holders
 from .selection import OUTPUT
 
 
@@ -33,6 +35,17 @@ def cut(backbone: Backbone, boundary: str) -> tuple[Step, Step]:
     """
     if boundary == OUTPUT:
         return backbone, lambda features: features
+    reasons = []
+    # Whatever holds the boundary starts no later, so a cut there is as right, if not as late.
+    for name in (boundary, *reversed(holders(boundary)[1:])):
+        try:
+            return _cut(backbone, name)
+        except NotTraceableError as error:
+            reasons.append(error)
+    raise reasons[0]
+
+
+def _cut(backbone: Backbone, boundary: str) -> tuple[Step, Step]:
     model = backbone.model
     graph = graphs.trace_in_both_modes(model, boundary)
     position = graphs.first_call(graph, boundary)

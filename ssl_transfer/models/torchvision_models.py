@@ -68,6 +68,9 @@ def build(name: str, *, in_chans: int, image_size: int, arguments: dict[str, Any
     for held in _CLASSIFIERS:
         if held in dict(model.named_children()):
             setattr(model, held, _without_linear(model.get_submodule(held)))
+    if wanted in _AUXILIARY_MODELS:
+        # It stands before the classifier and belongs to it, as the dropout inside other families' classifiers does.
+        model.dropout = nn.Identity()
     if isinstance(model, (torchvision.models.VGG, torchvision.models.AlexNet)):
         model.avgpool = nn.AdaptiveAvgPool2d(1)
     if in_chans != 3:

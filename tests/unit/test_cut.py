@@ -109,10 +109,25 @@ def test_dropout_is_drawn_behind_the_cut_and_only_there(make_family):
         assert torch.equal(after(features), after(features))
 
 
+@pytest.mark.parametrize(
+    ("name", "extra", "inside", "holder"),
+    [
+        # The attention is told its dropout by hand, in training alone.
+        ("vit_tiny_patch16_224", ("attn_drop_rate=0.5",), "blocks.2.attn.proj", "blocks.2"),
+        # The output projection is never called: its weights are passed to a function.
+        ("torchvision/vit_b_16", (), "encoder.layers.encoder_layer_10.self_attention.out_proj", None),
+    ],
+)
+def test_where_a_modules_inside_cannot_be_followed_it_is_cut_off_whole(make_family, name, extra, inside, holder):
+    backbone = make_family(name, *extra)
+    features = halves_equal_the_whole(backbone, inside)
+    assert torch.equal(features, halves_equal_the_whole(backbone, holder or ".".join(inside.split(".")[:3])))
+
+
 def test_a_way_that_differs_in_training_is_not_cut(make_family):
-    backbone = make_family("vit_tiny_patch16_224", "attn_drop_rate=0.5")
+    """EfficientNet's own dropout stands in the function of the whole model."""
     with pytest.raises(NotTraceableError, match="one thing in training and another in evaluation"):
-        cut(backbone, "blocks.2.attn.proj")
+        cut(make_family("efficientnet_b0", "drop_rate=0.5"), "blocks.6.0")
 
 
 def test_a_second_half_that_works_in_place_spares_what_it_is_given(make_family):

@@ -122,7 +122,9 @@ def test_no_classifier_is_left(make_family):
         backbone = make_family(name)
         assert sum(parameter.numel() for parameter in backbone.parameters()) == 14_714_688
         assert not any(isinstance(module, nn.Linear) for module in backbone.modules())
-    assert "AuxLogits" not in dict(make_family("torchvision/inception_v3").model.named_children())
+    inception = make_family("torchvision/inception_v3")
+    assert "AuxLogits" not in dict(inception.model.named_children())
+    assert not any(isinstance(module, nn.Dropout) for module in inception.modules())
 
 
 @pytest.mark.parametrize("channels", [1, 4])
