@@ -69,7 +69,7 @@ class Backbone(nn.Module):
 
     def pool(self, outputs: Tensor) -> Tensor:
         """What the model returns -> (B, num_features). Only a model cut short returns a map, which is averaged."""
-        if self.spec.keep_blocks is None:
+        if self.spec.keep_blocks is None or outputs.ndim == 2:
             return outputs
         maps = _channels_first(outputs)
         return maps[:, _num_prefix_tokens(maps) :].mean(dim=1) if maps.ndim == 3 else maps.mean(dim=(2, 3))
@@ -83,7 +83,9 @@ class Backbone(nn.Module):
         """
         values = self.normalize(images)
         if self.spec.keep_blocks is not None:
-            return _channels_first(self.model(values))
+            maps = _channels_first(self.model(values))
+            # The last block that is kept may pool at its end.
+            return maps[:, :, None, None] if maps.ndim == 2 else maps
         if torchvision_models.is_torchvision(self.spec.name):
             return _channels_first(graphs.runner(self.model, self._map_graph)(values))
         return _channels_first(self.model.forward_features(values))

@@ -93,7 +93,7 @@ def _keep(model: nn.Module, spec: BackboneSpec, count: int) -> nn.Module:
     try:
         graph = graphs.trace_in_both_modes(model, start)
         outputs = graphs.crossing(graph, graphs.first_call(graph, start))
-    except graphs.NotTraceable as error:
+    except graphs.NotTraceableError as error:
         raise InputError(f"keep_blocks {count}: {spec.label} cannot be cut there: {error}.") from error
     # A dense block hands on the maps of all its layers: what the next layer would see is their concatenation.
     return torch.fx.GraphModule(model, graphs.until(graph, outputs))

@@ -2,7 +2,8 @@
 
 Both halves run the backbone's own modules, so there is one set of weights, and training the second half trains the
 backbone. One tensor crosses the cut. Where more are alive at the boundary (inside a residual block the input is still
-needed) the cut lies earlier, at the last point where there is only one; the frozen layers in between run again.
+needed) the cut lies earlier, at the last point where there is only one; the frozen layers in between run again. So it
+does where a module's inside cannot be followed: there the module is cut off whole.
 """
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from . import graph as graphs
 from .backbones import Backbone
-from .graph import NotTraceable, Step
+from .graph import NotTraceableError, Step
+from .order import holders
 from .selection import OUTPUT
 
 
@@ -29,10 +31,21 @@ def cut(backbone: Backbone, boundary: str) -> tuple[Step, Step]:
         gradients.
 
     Raises:
-        NotTraceable: there is no such point, and why. Run the backbone whole instead.
+        NotTraceableError: there is no such point, and why. Run the backbone whole instead.
     """
     if boundary == OUTPUT:
         return backbone, lambda features: features
+    reasons = []
+    # Whatever holds the boundary starts no later, so a cut there is as right, if not as late.
+    for name in (boundary, *reversed(holders(boundary)[1:])):
+        try:
+            return _cut(backbone, name)
+        except NotTraceableError as error:
+            reasons.append(error)
+    raise reasons[0]
+
+
+def _cut(backbone: Backbone, boundary: str) -> tuple[Step, Step]:
     model = backbone.model
     graph = graphs.trace_in_both_modes(model, boundary)
     position = graphs.first_call(graph, boundary)
@@ -40,7 +53,7 @@ def cut(backbone: Backbone, boundary: str) -> tuple[Step, Step]:
         position -= 1
     given = graphs.crossing(graph, position)[0]
     if given.op == "placeholder":
-        raise NotTraceable(f"before {boundary} there is no single tensor but the images themselves")
+        raise NotTraceableError(f"before {boundary} there is no single tensor but the images themselves")
     first = graphs.runner(model, graphs.until(graph, [given]))
     second = graphs.runner(model, graphs.after(graph, position, given))
 
@@ -62,9 +75,7 @@ def cut(backbone: Backbone, boundary: str) -> tuple[Step, Step]:
 
 
 def _try(backbone: Backbone, before: Step, after: Step, boundary: str) -> tuple[torch.memory_format, bool]:
-    """Hold the two halves against the whole on two images: how the crossing tensor lies in memory, and whether the
-    second half overwrites it.
-    """
+    """Hold the halves against the whole on two images: how what crosses lies in memory, and if it is overwritten."""
     spec = backbone.spec
     shape = (2, spec.in_chans, spec.image_size, spec.image_size)
     images = torch.linspace(0.0, 1.0, 2 * spec.in_chans * spec.image_size**2, device=backbone.mean.device).view(shape)
@@ -82,7 +93,7 @@ def _try(backbone: Backbone, before: Step, after: Step, boundary: str) -> tuple[
         for module, training in modes.items():
             module.training = training
     if features.shape[0] != 2 or not torch.equal(found, expected):
-        raise NotTraceable(f"cut at {boundary}, it does not compute what it computes whole")
+        raise NotTraceableError(f"cut at {boundary}, it does not compute what it computes whole")
     return layout, features._version != version
 
 

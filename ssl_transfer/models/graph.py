@@ -15,7 +15,7 @@ from .order import holders, is_within
 Step = Callable[[Tensor], Tensor]
 
 
-class NotTraceable(Exception):
+class NotTraceableError(Exception):
     """Why a model cannot be taken apart at some point. The caller runs it whole instead."""
 
 
@@ -43,7 +43,7 @@ def trace(model: nn.Module, name: str) -> fx.Graph:
     """The graph of a model with the modules that hold `name` opened. Names of calls are those within the model.
 
     Raises:
-        NotTraceable: the path to the module depends on values.
+        NotTraceableError: the path to the module depends on values.
     """
     opened = {f"model.{holder}".rstrip(".") for holder in holders(name)}
     whole = _Whole(model)
@@ -54,7 +54,7 @@ def trace(model: nn.Module, name: str) -> fx.Graph:
             model.get_submodule(holder).training = model.training
         graph = _Tracer(opened).trace(whole)
     except Exception as error:  # Anything a forward does with a placeholder may fail, in its own way.
-        raise NotTraceable(f"its way to {name} cannot be traced ({type(error).__name__}: {error})") from error
+        raise NotTraceableError(f"its way to {name} cannot be traced ({type(error).__name__}: {error})") from error
     finally:
         for module, training in modes.items():
             module.training = training
@@ -69,7 +69,7 @@ def trace_in_both_modes(model: nn.Module, name: str) -> fx.Graph:
     """The same, where training and evaluation go the same way.
 
     Raises:
-        NotTraceable: they do not, or the path to the module depends on values.
+        NotTraceableError: they do not, or the path to the module depends on values.
     """
     training = model.training
     try:
@@ -80,7 +80,7 @@ def trace_in_both_modes(model: nn.Module, name: str) -> fx.Graph:
     finally:
         model.training = training
     if _calls(first) != _calls(second):
-        raise NotTraceable(f"on its way to {name} it does one thing in training and another in evaluation")
+        raise NotTraceableError(f"on its way to {name} it does one thing in training and another in evaluation")
     return second
 
 
@@ -88,12 +88,12 @@ def first_call(graph: fx.Graph, name: str) -> int:
     """The position of the first call of a module, or of one inside it.
 
     Raises:
-        NotTraceable: it is not called as a module.
+        NotTraceableError: it is not called as a module.
     """
     for position, node in enumerate(graph.nodes):
         if node.op == "call_module" and is_within(str(node.target), name):
             return position
-    raise NotTraceable(f"{name} is not called as a module")
+    raise NotTraceableError(f"{name} is not called as a module")
 
 
 def crossing(graph: fx.Graph, position: int) -> list[fx.Node]:

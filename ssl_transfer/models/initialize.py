@@ -67,7 +67,7 @@ def imagenet(spec: BackboneSpec, *, weights: Path | None) -> Backbone:
 
 
 def _timm_weights(spec: BackboneSpec, weights: Path | None) -> _Weights:
-    """timm's preprocessing, what reads the weights, and where they come from."""
+    """The preprocessing that timm names, what reads the weights, and where they come from."""
     model_config = timm.get_pretrained_cfg(spec.name)
     if weights is None and (model_config is None or not model_config.has_weights):
         raise InputError(f"timm has no ImageNet weights for {spec.name}: {_SUPPLY}, or choose another backbone.")

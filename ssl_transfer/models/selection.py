@@ -85,11 +85,11 @@ def _range(trained: str, blocks: tuple[Block, ...], order: Order) -> tuple[int, 
     if kind == "from":
         name = starts.get(value, value)
         if name not in order.modules or not name:
-            known = [*starts, *(other for other in order.modules if other)]
-            names = ", ".join(list(starts)[:2] + ["..."] + list(starts)[-2:])
+            known = dict.fromkeys([*starts, *(other for other in order.modules if other)])
+            shown = ", ".join([*list(starts)[:2], "...", *list(starts)[-2:]])
             raise InputError(
                 f"{trained}: the backbone computes no block or module of this name.{did_you_mean(value, known)} "
-                f"Its blocks are {names}; `ssl-transfer summary` lists them all."
+                f"Its blocks are {shown}; `ssl-transfer summary` lists them all."
             )
         return order.modules[name], float("inf"), name
     count = int(value)

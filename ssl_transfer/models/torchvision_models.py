@@ -68,6 +68,9 @@ def build(name: str, *, in_chans: int, image_size: int, arguments: dict[str, Any
     for held in _CLASSIFIERS:
         if held in dict(model.named_children()):
             setattr(model, held, _without_linear(model.get_submodule(held)))
+    if wanted in _AUXILIARY_MODELS:
+        # It stands before the classifier and belongs to it, as the dropout inside other families' classifiers does.
+        model.dropout = nn.Identity()
     if isinstance(model, (torchvision.models.VGG, torchvision.models.AlexNet)):
         model.avgpool = nn.AdaptiveAvgPool2d(1)
     if in_chans != 3:
@@ -83,7 +86,7 @@ def map_graph(model: nn.Module) -> fx.Graph:
     """
     try:
         graph = graphs.trace(model, "any")
-    except graphs.NotTraceable as error:
+    except graphs.NotTraceableError as error:
         raise InputError(f"The maps of this torchvision model cannot be had: {error}.") from error
     for node in reversed(list(graph.nodes)):
         if _is_pooling(model, node):

@@ -157,7 +157,7 @@ def pretrain(
         )
     settings = settings_of(config)
     output = config.output or Path(
-        f"runs/pretrain-{name}-{config.backbone.name}-{data_label(config.data)}-seed{config.seed}"
+        f"runs/pretrain-{name}-{config.backbone.name.replace('/', '-')}-{data_label(config.data)}-seed{config.seed}"
     )
     identity = {"data": dataset.fingerprint}
     with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=VOLATILE) as folder:

@@ -21,6 +21,7 @@ from ..models.selection import select
 from .run import IMAGE_SIZE
 
 HEADS = ("linear", "flatten-256")
+LONG_NAME = 28
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -127,7 +128,7 @@ def table_of(summary: Summary) -> Table:
     """The summary as a table for the terminal."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_footer=True, header_style="bold")
     totals = summary.num_trained
-    table.add_column("block", "all", overflow="fold")
+    table.add_column("block", "total", overflow="fold")
     table.add_column("output", justify="right", no_wrap=True)
     table.add_column("parameters", f"{summary.num_parameters:,}", justify="right", no_wrap=True)
     table.add_column("statistics", f"{summary.num_statistics:,}", justify="right", no_wrap=True)
@@ -135,13 +136,19 @@ def table_of(summary: Summary) -> Table:
         table.add_column(name, f"{totals[name]:,}", justify="right", overflow="fold")
     for row in summary.rows:
         table.add_row(
-            row.name,
+            _short(row.name),
             " x ".join(map(str, row.shape)),
             f"{row.num_parameters:,}",
             f"{row.num_statistics:,}" if row.num_statistics else "",
             *(_state(trained, row.num_parameters) for trained in row.num_trained),
         )
     return table
+
+
+def _short(name: str) -> str:
+    """A name in two lines where one would crowd the other columns out of a narrow terminal."""
+    holder, _, last = name.rpartition(".")
+    return f"{holder}.\n  {last}" if len(name) > LONG_NAME else name
 
 
 def _state(trained: int, total: int) -> str:
@@ -217,8 +224,8 @@ def summary(config: SummaryConfig) -> Summary:
     console.print(f"{spec.label}, {spec.in_chans} x {spec.image_size} x {spec.image_size}, {spec.stem} stem")
     console.print(f"head {config.head}, {config.logits} logit{'s' if config.logits > 1 else ''}\n")
     console.print(table_of(result))
-    total = result.num_parameters + result.num_statistics
-    console.print(f"\n{result.num_parameters:,} parameters; {total:,} with BatchNorm's statistics")
+    with_statistics = f"; {result.num_parameters + result.num_statistics:,} with BatchNorm's statistics"
+    console.print(f"\n{result.num_parameters:,} parameters{with_statistics if result.num_statistics else ''}")
     for name, trained in result.num_trained.items():
         console.print(f"phase {name}: {trained:,} trained")
     return result

@@ -1,6 +1,8 @@
 """Small images on disk, and folders of them as data sets."""
 
+import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ from PIL import Image
 
 from ssl_transfer.data import sources
 from ssl_transfer.data.dataset import Dataset, LoadingConfig
+from ssl_transfer.models import backbones, initialize
+from ssl_transfer.models.backbones import Backbone, BackboneConfig
 
 STORED = 16
 """Pixels a side of what `load` stores: the image size 14 with the margin for crops."""
@@ -63,5 +67,53 @@ def load(tmp_path, root):
     def call(source: str = "", **settings) -> Dataset:
         config = LoadingConfig(**{"cache": tmp_path / "cache", "near_duplicates": "free", **settings})
         return sources.load(source or f"folder:{root}", image_size=14, config=config)
+
+    return call
+
+
+FAMILIES = {
+    "vgg16": (32, ()),
+    "resnet18": (32, ()),
+    "inception_v3": (96, ()),
+    "mobilenetv2_050": (32, ()),
+    "mobilenetv3_small_050": (32, ()),
+    "efficientnet_b0": (32, ()),
+    "densenet121": (32, ("block_config=(2,2,2,3)", "growth_rate=8")),
+    "convnext_atto": (32, ("depths=(1,1,1,2)", "dims=(8,16,16,32)")),
+    "vit_tiny_patch16_224": (32, ("embed_dim=16", "depth=4", "num_heads=2")),
+    "torchvision/vgg16": (32, ()),
+    "torchvision/resnet18": (32, ()),
+    "torchvision/inception_v3": (96, ()),
+    "torchvision/mobilenet_v2": (32, ()),
+    "torchvision/mobilenet_v3_small": (32, ()),
+    "torchvision/efficientnet_b0": (32, ()),
+    "torchvision/densenet121": (32, ()),
+    "torchvision/convnext_tiny": (32, ()),
+    "torchvision/vit_b_16": (32, ()),
+    "simple_cnn": (16, ()),
+}
+"""Nine families of timm and of torchvision and our own: pixels a side, and what makes them small."""
+
+
+@cache
+def _built(name: str, extra: tuple[str, ...]) -> Backbone:
+    size, arguments = FAMILIES[name]
+    config = BackboneConfig(name=name, stem="standard", arguments=(*arguments, *extra))
+    spec = backbones.make_spec(config, in_chans=3, image_size=size, mean=(0.4,) * 3, std=(0.25,) * 3)
+    return initialize.scratch(spec, seed=0)
+
+
+@pytest.fixture(params=list(FAMILIES))
+def family(request) -> str:
+    """The name of a backbone, of each family in turn."""
+    return request.param
+
+
+@pytest.fixture
+def make_family() -> Callable[..., Backbone]:
+    """`make_family(name)`: a fresh copy of a backbone of a family; further arguments are its constructor's."""
+
+    def call(name: str, *extra: str) -> Backbone:
+        return copy.deepcopy(_built(name, extra))
 
     return call
