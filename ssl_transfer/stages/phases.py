@@ -20,7 +20,7 @@ from ..evaluation.knn import knn_accuracy
 from ..evaluation.metrics import classification
 from ..models.backbones import Backbone
 from ..models.cut import cut
-from ..models.graph import NotTraceable
+from ..models.graph import NotTraceableError
 from ..models.heads import features_for
 from ..models.selection import select
 from ..objectives.supervised import Supervised, batch_norms
@@ -172,7 +172,7 @@ def _at_boundary(training: Training, phase: Phase, boundary: str | None) -> tupl
         return None
     try:
         return cut(backbone, boundary)
-    except NotTraceable as error:
+    except NotTraceableError as error:
         training.say(f"{phase.name}: features are computed live: {error}")
         return None
 

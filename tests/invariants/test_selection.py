@@ -86,10 +86,10 @@ def test_test_split_is_read_after_the_choice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing of the test split is looked at before both phases are trained, and then once for each."""
-    from ssl_transfer.stages import transfer as stage
+    from ssl_transfer.stages import features, phases
 
     events = []
-    train, measure = stage.train, stage.over_images
+    train, measure = phases.train, phases.over_images
 
     def traced_train(*arguments: Any, **settings: Any) -> Any:
         summary = train(*arguments, **settings)
@@ -101,8 +101,9 @@ def test_test_split_is_read_after_the_choice(
             events.append("read test")
         return measure(function, dataset, indices, *others)
 
-    monkeypatch.setattr(stage, "train", traced_train)
-    monkeypatch.setattr(stage, "over_images", traced_measure)
+    monkeypatch.setattr(phases, "train", traced_train)
+    for module in (phases, features):
+        monkeypatch.setattr(module, "over_images", traced_measure)
     config = TransferConfig(
         image_size=16, labels="1", backbone=convolutional, epochs=1, head_steps=2, finetune_steps=2, output=tmp_path
     )

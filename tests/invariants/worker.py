@@ -16,6 +16,7 @@ from ssl_transfer.engine.runtime import Runtime, start
 from ssl_transfer.methods.simclr import SimCLR
 from ssl_transfer.models import backbones, initialize
 from ssl_transfer.models.backbones import BackboneConfig
+from ssl_transfer.stages import phases
 from ssl_transfer.stages import transfer as stage
 
 
@@ -49,14 +50,14 @@ def contrast_gradient(process_index: int, num_processes: int) -> tuple[Tensor, T
 def transferred_state(runtime: Runtime, output: Path) -> dict[str, dict[str, Tensor]]:
     """This process's weights and buffers after each phase of a transfer run, by the phase."""
     held: dict[str, dict[str, Tensor]] = {}
-    train = stage.train
+    train = phases.train
 
     def traced(objective: Any, *arguments: Any, **settings: Any) -> Any:
         summary = train(objective, *arguments, **settings)
         held[settings["phase"]] = {name: value.clone() for name, value in objective.state_dict().items()}
         return summary
 
-    stage.train = traced
+    phases.train = traced
     config = stage.TransferConfig(
         image_size=16,
         labels="5",
@@ -72,7 +73,7 @@ def transferred_state(runtime: Runtime, output: Path) -> dict[str, dict[str, Ten
         ),
     )
     stage.transfer(config, runtime=runtime, dataset=load("digits", image_size=16, config=LoadingConfig()))
-    stage.train = train
+    phases.train = train
     return held
 
 

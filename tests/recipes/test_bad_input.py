@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ssl_transfer.stages import phases
 from ssl_transfer.stages import pretrain as pretraining
-from ssl_transfer.stages import transfer as transferring
 
 PRETRAIN = ("pretrain", "simclr", "--image-size", "16", "--output", "run")
 TRANSFER = ("transfer", "--image-size", "16", "--output", "run")
@@ -265,7 +265,7 @@ def test_ends_with_one_message(name: str, run: Callable, surroundings: Path, mon
         raise AssertionError("training began")
 
     monkeypatch.setattr(pretraining, "train", began)
-    monkeypatch.setattr(transferring, "train", began)
+    monkeypatch.setattr(phases, "train", began)
     command, expected = CASES[name]
     answer = run(*command)
     message = words(answer.err)
