@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.optim import OptimizerConfig, make_optimizer, parameter_groups, warmup_cosine
+from ssl_transfer.engine.optim import OptimizerConfig, make_optimizer, parameter_groups
+from ssl_transfer.engine.rates import warmup_cosine
 from ssl_transfer.models.backbones import freeze
 
 
