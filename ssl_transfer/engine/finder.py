@@ -113,13 +113,17 @@ def find_learning_rate(
                 accelerator.clip_grad_norm_(objective.parameters(), optimizer.clip_norm)
             stepper.step()
             stepper.zero_grad(set_to_none=True)
-    return _suggest(rows, exploded)
+    return _suggest(rows, skipped=steps // 10, exploded=exploded)
 
 
-def _suggest(rows: list[dict[str, float]], exploded: bool) -> Finding:
-    """The rule above on a curve."""
+def _suggest(rows: list[dict[str, float]], *, skipped: int, exploded: bool) -> Finding:
+    """The rule above on a curve; its first steps, in which the average rests on one or two batches, are left out."""
+    rows, curve = rows[skipped:], rows
     if not rows:
-        raise InputError("The loss of the first step is not finite at any learning rate: look at images and precision.")
+        raise InputError(
+            f"The loss exploded within {len(curve)} steps. Search from a lower learning rate; if it is not finite at "
+            "any, look at the images and the precision."
+        )
     best = min(rows, key=lambda row: row["smoothed_loss"])
     if best is rows[0]:
         raise InputError(
@@ -127,7 +131,7 @@ def _suggest(rows: list[dict[str, float]], exploded: bool) -> Finding:
             "more steps, or with larger batches."
         )
     least = best["learning_rate"]
-    return Finding(suggestion=SHARE * least, least=least, exploded=exploded, rows=rows)
+    return Finding(suggestion=SHARE * least, least=least, exploded=exploded, rows=curve)
 
 
 def _endless(batches: Batches) -> Iterator[Batch]:
@@ -138,24 +142,21 @@ def _endless(batches: Batches) -> Iterator[Batch]:
 @contextlib.contextmanager
 def _restored(objective: Objective, runtime: Runtime) -> Iterator[None]:
     """Undo, after the `with` block, what it did to the objective, to torch's random state and to the accelerator."""
-    held: list[tuple[Tensor, Tensor]] = [
-        (tensor, tensor.detach().clone()) for tensor in itertools.chain(objective.parameters(), objective.buffers())
-    ]
+    held = {name: tensor.detach().clone() for name, tensor in _tensors(objective)}
     gradients = [(parameter, parameter.grad) for parameter in objective.parameters()]
     modes = [(module, module.training) for module in objective.modules()]
     scaler = runtime.accelerator.scaler
     scale = None if scaler is None else scaler.state_dict()
     for parameter, _ in gradients:
         parameter.grad = None
-    devices = [] if runtime.device.type == "cpu" else [runtime.device]
-    kind = "cuda" if runtime.device.type == "cpu" else runtime.device.type
+    devices = [runtime.device] if runtime.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices, device_type=kind):
+        with torch.random.fork_rng(devices=devices):
             yield
     finally:
         with torch.no_grad():
-            for tensor, before in held:
-                tensor.copy_(before)
+            for name, tensor in _tensors(objective):
+                tensor.copy_(held[name])
         for parameter, gradient in gradients:
             parameter.grad = gradient
         for module, training in modes:
@@ -164,3 +165,9 @@ def _restored(objective: Objective, runtime: Runtime) -> Iterator[None]:
             scaler.load_state_dict(scale)
         # Its wrapper and its optimiser must not outlive the search.
         runtime.accelerator.free_memory()
+
+
+def _tensors(objective: Objective) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers by name, those that a state_dict leaves out included."""
+    yield from objective.named_parameters()
+    yield from objective.named_buffers()

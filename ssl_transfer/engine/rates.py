@@ -70,6 +70,8 @@ class Rates:
                 mode="max" if higher_is_better else "min",
                 factor=plateau_factor,
                 patience=plateau_patience,
+                # Torch's is relative, by which a negative metric at rest counts as improving.
+                threshold=0.0,
             )
 
     def factor(self, step: int) -> float:
