@@ -228,6 +228,29 @@ def test_the_whole_gradient_is_clipped_once(
     assert norms == pytest.approx([0.05] * 8, rel=1e-3)
 
 
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_with_a_loss_scale_the_gradient_is_clipped_after_it_is_unscaled(
+    make_supervised, train_phase, before_steps, monkeypatch, runtime, accumulate
+):
+    """As in fp16, on a CPU: accelerate's scaler, without the half precision that a CPU has not."""
+    norms, states = [], []
+    before_steps(lambda optimizer: norms.append(gradient_norm(optimizer)))
+    config = OptimizerConfig(name="sgd", learning_rate=0.1, warmup_steps=0, clip_norm=0.05, accumulate=accumulate)
+    for scaled in (False, True):
+        if scaled:
+            monkeypatch.setattr(runtime.accelerator, "scaler", torch.amp.GradScaler("cpu", init_scale=1024.0))
+            monkeypatch.setattr(runtime.accelerator, "native_amp", True)
+            monkeypatch.setattr(type(runtime.accelerator), "mixed_precision", property(lambda _: "fp16"))
+            # Accelerate would let the network compute in half precision.
+            monkeypatch.setattr(runtime.accelerator, "prepare_model", lambda model: model)
+        objective = make_supervised("transformer")
+        train_phase(objective, config)
+        states.append(objective.state_dict())
+    assert norms == pytest.approx([0.05] * 16, rel=1e-3)
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-6)
+
+
 def test_without_clipping_the_gradient_is_as_it_is(make_supervised, train_phase, before_steps):
     norms = []
     before_steps(lambda optimizer: norms.append(gradient_norm(optimizer)))
