@@ -85,9 +85,8 @@ def find_learning_rate(
         )
     accelerator = runtime.accelerator
     with _restored(objective.to(runtime.device), runtime):
+        check_accumulation(objective.train(), optimizer.accumulate, runtime)
         wrapped = accelerator.prepare_model(objective)
-        wrapped.train()
-        check_accumulation(objective, optimizer.accumulate, runtime)
         stepper = accelerator.prepare_optimizer(make_optimizer(optimizer, groups))
         top = max(group["lr"] for group in stepper.param_groups)
         ratios = [group["lr"] / top for group in stepper.param_groups]

@@ -110,14 +110,13 @@ def train(
     watching = stopping.patience > 0 or optimizer.schedule == "plateau"
     if watching and (watched is None or evaluate is None):
         raise InputError(
-            f"{phase}: early stopping and the schedule plateau go by a validation metric, and here is none. Leave "
-            "--stopping.patience and --optimizer.schedule plateau out, or give validation images with labels."
+            f"{phase}: early stopping and the schedule plateau go by a metric of labelled validation images, and none "
+            "is watched here. Take another --optimizer.schedule and no --stopping.patience, or give such images."
         )
+    check_accumulation(objective.train(), optimizer.accumulate, runtime)
     accelerator = runtime.accelerator
     num_steps = epochs * batches.steps_per_epoch
     wrapped = accelerator.prepare_model(objective.to(runtime.device))
-    wrapped.train()
-    check_accumulation(objective, optimizer.accumulate, runtime)
     stepper = accelerator.prepare_optimizer(make_optimizer(optimizer, groups))
     peaks = [group["lr"] for group in stepper.param_groups]
     rates = Rates(

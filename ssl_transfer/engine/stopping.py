@@ -1,7 +1,7 @@
 """Early stopping within one training: when a validation metric no longer improves, and back to the best weights.
 
-Prechelt, "Early stopping - but when?", 1998: the criterion is his UP, the number of evaluations in a row without
-improvement.
+Prechelt, "Early stopping - but when?", 1998. Where his criterion UP counts evaluations in a row that were worse than
+the one before, this one counts those that were no better than the best, as is usual now.
 """
 
 import math

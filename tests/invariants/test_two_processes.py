@@ -131,7 +131,9 @@ def test_transfer_leaves_identical_weights_everywhere(ranks: list) -> None:
 def test_every_setting_of_the_loop_gives_identical_weights_everywhere(ranks: list) -> None:
     """Plateau, stopping, micro-batches, moving average: after a frozen phase and one that unfreezes all."""
     first, second = (rank["phased"] for rank in ranks)
-    assert list(first) == ["head", "head summary", "all", "all summary"]
+    assert list(first) == ["curve", "head", "head summary", "all", "all summary"]
+    assert first["curve"] == second["curve"]
+    assert len(first["curve"]) > 20
     for phase in ("head", "all"):
         assert len(first[phase]) > 15
         assert [name for name, value in first[phase].items() if not torch.equal(value, second[phase][name])] == []
@@ -144,6 +146,7 @@ def test_every_setting_of_the_loop_does_what_one_process_does(
     ranks: list, worker: Any, runtime: Any, tmp_path: Path
 ) -> None:
     alone, two = worker.phased_state(runtime, tmp_path / "phased"), ranks[0]["phased"]
+    assert alone["curve"] == pytest.approx(two["curve"], rel=1e-4)
     for phase in ("head", "all"):
         assert alone[f"{phase} summary"] == two[f"{phase} summary"]
         for name, value in alone[phase].items():

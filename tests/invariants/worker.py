@@ -14,6 +14,7 @@ from ssl_transfer.data.augment import SUPERVISED_DEFAULT
 from ssl_transfer.data.loaders import Loader
 from ssl_transfer.data.sources import LoadingConfig, load
 from ssl_transfer.engine import distributed
+from ssl_transfer.engine.finder import find_learning_rate
 from ssl_transfer.engine.loop import train
 from ssl_transfer.engine.optim import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.runtime import Runtime, start
@@ -90,6 +91,11 @@ def phased_state(runtime: Runtime, folder: Path) -> dict[str, Any]:
         return classification(logits, dataset.labels[validation])
 
     held: dict[str, Any] = {}
+    # A search before the training leaves nothing behind, its wrapper included.
+    objective.set_trained("all")
+    groups = parameter_groups(objective, learning_rate=0.1, weight_decay=0.01)
+    found = find_learning_rate(objective, groups, loader, optimizer=optimizer, seed=0, runtime=runtime, steps=30)
+    held["curve"] = [row["loss"] for row in found.rows]
     folder.mkdir(parents=True, exist_ok=True)
     metrics = folder / "metrics.jsonl"
     tracker = Tracker(metrics, TrackingConfig(), runtime, settings={}, group="", job_type="")

@@ -158,7 +158,7 @@ def test_nothing_is_remembered_across_phases(make_supervised, train_phase):
     [(SGD, StoppingConfig(patience=1)), (OptimizerConfig(schedule="plateau"), StoppingConfig())],
 )
 def test_going_by_no_metric_is_refused(make_supervised, train_phase, optimizer, stopping):
-    with pytest.raises(InputError, match="go by a validation metric"):
+    with pytest.raises(InputError, match="go by a metric of labelled validation images"):
         train_phase(make_supervised(), optimizer, stopping=stopping)
 
 
