@@ -1,17 +1,27 @@
 """What many tests build on: one thread, a runtime, tiny backbones and images made on the spot."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.data.augment import SUPERVISED_DEFAULT
+from ssl_transfer.data.dataset import Dataset, to_unit
+from ssl_transfer.data.loaders import Loader
+from ssl_transfer.engine import loop
 from ssl_transfer.engine import runtime as runtimes
 from ssl_transfer.engine.contract import Batch
+from ssl_transfer.engine.optim import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.randomness import sample_keys
+from ssl_transfer.engine.tracking import Tracker, TrackingConfig
+from ssl_transfer.evaluation.metrics import classification
 from ssl_transfer.models import backbones, initialize
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
+from ssl_transfer.models.heads import LinearHead
+from ssl_transfer.objectives.supervised import Supervised
 
 IMAGE_SIZE = 16
 CONVOLUTIONAL = BackboneConfig(
@@ -99,3 +109,104 @@ def make_dataset() -> Callable[..., Dataset]:
         )
 
     return make
+
+
+@pytest.fixture
+def make_supervised(make_backbone) -> Callable[..., Supervised]:
+    """A tiny supervised objective for the classes of `make_dataset`: `make_supervised("transformer")`."""
+
+    def make(kind: str = "convolutional", *, trained: Any = "all", seed: int = 0) -> Supervised:
+        backbone = make_backbone(kind, seed=seed)
+        torch.manual_seed(seed)
+        objective = Supervised(backbone, LinearHead(backbone.num_features, 3), augment=SUPERVISED_DEFAULT)
+        objective.set_trained(trained)
+        return objective
+
+    return make
+
+
+@pytest.fixture
+def train_phase(runtime, make_dataset, tmp_path) -> Callable[..., loop.Summary]:
+    """`train_phase(objective, OptimizerConfig(...), epochs=4)`: the loop on `make_dataset`, two steps an epoch.
+
+    Validation is measured after every epoch, unless `evaluate` is given. `folder` holds `metrics.jsonl` and, with
+    `saved`, `state.pt`.
+    """
+
+    def call(
+        objective: Supervised,
+        optimizer: OptimizerConfig,
+        *,
+        epochs: int = 4,
+        batch_size: int = 12,
+        layer_decay: float = 1.0,
+        phase: str = "phase",
+        folder: Path = tmp_path,
+        saved: bool = False,
+        evaluate: Callable[[], dict[str, float]] | None = None,
+        **settings: Any,
+    ) -> loop.Summary:
+        dataset = make_dataset()
+        train, validation = dataset.splits["train"], dataset.splits["validation"]
+        images = to_unit(dataset.pixels[validation], dataset.value_range)
+
+        @torch.no_grad()
+        def measure() -> dict[str, float]:
+            return classification(objective.logits(images), dataset.labels[validation])
+
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics = folder / "metrics.jsonl"
+        return loop.train(
+            objective,
+            parameter_groups(
+                objective,
+                learning_rate=optimizer.learning_rate,
+                weight_decay=optimizer.weight_decay,
+                layers={f"backbone.{name}": depth for name, depth in objective.backbone.layers().items()},
+                layer_decay=layer_decay,
+            ),
+            Loader(dataset, train, batch_size=batch_size, seed=0, runtime=runtime, labelled=True),
+            optimizer=optimizer,
+            epochs=epochs,
+            seed=0,
+            phase=phase,
+            runtime=runtime,
+            tracker=Tracker(metrics, TrackingConfig(), runtime, settings={}, group="", job_type=""),
+            state_path=folder / f"{phase}.pt" if saved else None,
+            metrics_path=metrics,
+            evaluate=evaluate or measure,
+            **settings,
+        )
+
+    return call
+
+
+@pytest.fixture
+def traced_optimizers(monkeypatch) -> list[torch.optim.Optimizer]:
+    """The optimisers that trainings build from now on, in order."""
+    made: list[torch.optim.Optimizer] = []
+    plain = loop.make_optimizer
+
+    def traced(*arguments: Any) -> torch.optim.Optimizer:
+        made.append(plain(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(loop, "make_optimizer", traced)
+    return made
+
+
+@pytest.fixture
+def before_steps(monkeypatch) -> Callable[[Callable[[torch.optim.Optimizer], None]], None]:
+    """`before_steps(look)`: `look(optimizer)` is called before every optimiser step of a training."""
+
+    def arrange(look: Callable[[torch.optim.Optimizer], None]) -> None:
+        plain = loop.make_optimizer
+
+        def traced(*arguments: Any) -> torch.optim.Optimizer:
+            made = plain(*arguments)
+            made.register_step_pre_hook(lambda optimizer, *_: look(optimizer))
+            return made
+
+        monkeypatch.setattr(loop, "make_optimizer", traced)
+
+    return arrange

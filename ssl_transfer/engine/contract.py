@@ -35,6 +35,10 @@ class Objective(nn.Module):
     `forward` runs inside the wrapper of distributed training, so every parameter that it trains must be used in it.
     """
 
+    loss_over_batch: bool = False
+    """Whether the loss depends on which images share a batch (contrasts, distances between domains). Where it does not,
+    it is the mean over images of a loss of each, and a batch may be trained on in micro-batches."""
+
     def forward(self, batch: Batch) -> Output:
         """Loss and metrics of one batch."""
         raise NotImplementedError(f"{type(self).__name__} does not implement forward(batch) -> Output")

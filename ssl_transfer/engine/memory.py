@@ -1,9 +1,16 @@
-"""What becomes of memory that a step has freed."""
+"""Memory: how much a training took, and what becomes of what a step has freed."""
 
+import contextlib
 import ctypes
+import resource
 import sys
+from pathlib import Path
+
+import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
+_PROCESS = Path("/proc/self")
+"""Linux's files about this process; elsewhere absent."""
 
 
 def keep_freed_memory() -> None:
@@ -21,3 +28,23 @@ def keep_freed_memory() -> None:
         return
     library.mallopt(_TRIM_THRESHOLD, 2**30)
     library.mallopt(_MMAP_THRESHOLD, 2**25)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start measuring anew, so that a run does not show what another run of the same process took."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _PROCESS.is_dir():
+        # Writing 5 brings the high-water mark down to what is resident now (man 5 proc).
+        with contextlib.suppress(OSError):
+            (_PROCESS / "clear_refs").write_text("5")
+
+
+def peak_mb(device: torch.device) -> float:
+    """The most memory since then. CUDA: what tensors held. CPU: what the whole process held resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if _PROCESS.is_dir():
+        lines = (_PROCESS / "status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

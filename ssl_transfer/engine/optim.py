@@ -1,6 +1,5 @@
-"""Parameter groups, layer-wise decay of the learning rate, optimisers and schedules."""
+"""Parameter groups, layer-wise decay of the learning rate, optimisers and their settings."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 
 from .errors import InputError
+from .rates import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +22,22 @@ class OptimizerConfig:
     weight_decay: float = 1e-4
     """Decay of weight matrices and kernels; norms, biases, tokens and position embeddings are never decayed."""
     warmup_steps: int = 50
-    """Optimiser steps over which the rate rises linearly from zero; then it falls to zero along a cosine."""
+    """Optimiser steps over which the rate rises linearly from zero; then it follows the schedule."""
+    schedule: Schedule = "cosine"
+    """After the warm-up the rate falls to zero along a cosine; or falls where validation no longer improves (plateau);
+    or stays (constant)."""
+    plateau_factor: float = 0.1
+    """What the rate is multiplied by at a plateau."""
+    plateau_patience: int = 2
+    """Evaluations in a row without improvement that a plateau may last; after one more the rate falls."""
     clip_norm: float = 0.0
     """Largest norm of the gradient over all parameters; 0 does not clip."""
+    accumulate: int = 1
+    """Micro-batches of an optimiser step, one after the other, which takes less memory. The batch size stays the images
+    per optimiser step, and the step the same; not for losses that compare the images of a batch (simclr, moco)."""
+    ema_decay: float = 0.0
+    """Decay per step of a moving average of the weights, which is evaluated and kept instead of them, for example
+    0.999; 0 keeps none."""
     second_momentum: float = 0.999
     """AdamW's decay of the squared gradient (beta 2). MAE's authors use 0.95. Sgd has none: leave it there."""
 
@@ -38,6 +51,20 @@ class OptimizerConfig:
             )
         if not 0 < self.second_momentum < 1:
             raise InputError(f"second_momentum {self.second_momentum}: it must lie between 0 and 1.")
+        if self.accumulate < 1:
+            raise InputError(f"accumulate {self.accumulate}: it must be 1 or more; 1 takes a batch at once.")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"ema_decay {self.ema_decay}: 0 or more and below 1.")
+        if not 0 < self.plateau_factor < 1 or self.plateau_patience < 0:
+            raise InputError(
+                f"plateau_factor {self.plateau_factor}, plateau_patience {self.plateau_patience}: the factor must lie "
+                "between 0 and 1, the patience be 0 or more."
+            )
+        if self.schedule != "plateau" and (self.plateau_factor, self.plateau_patience) != (0.1, 2):
+            raise InputError(
+                f"plateau_factor and plateau_patience would be ignored by the schedule {self.schedule}: leave them "
+                "out, or use schedule plateau."
+            )
         if self.name == "sgd" and self.second_momentum != 0.999:
             raise InputError("second_momentum is AdamW's and would be ignored by sgd: leave it out, or use adamw.")
 
@@ -92,15 +119,3 @@ def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> tor
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.second_momentum), fused=True)
-
-
-def warmup_cosine(step: int, num_steps: int, warmup_steps: int) -> float:
-    """The factor on the learning rate at `step` (from 0): a linear rise, then half a cosine down to 0.
-
-    A function of the step alone, so a resumed run needs no schedule state. A warm-up as long as the training or
-    longer is cut to a tenth of it, or it would never reach its rate.
-    """
-    warmup = warmup_steps if warmup_steps < num_steps else num_steps // 10
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))

@@ -100,7 +100,8 @@ def start(mixed_precision: MixedPrecision = "no") -> Runtime:
     if accelerator.gradient_accumulation_steps != 1:
         raise InputError(
             f"The launcher asks for {accelerator.gradient_accumulation_steps} gradient accumulation steps, which would "
-            "only scale the gradient here. Launch without; --batch-size is the batch of one step."
+            "only scale the gradient here. Launch without: --batch-size is the batch of one step, and "
+            "--optimizer.accumulate the number of parts it is taken in."
         )
     return Runtime(accelerator=accelerator)
 

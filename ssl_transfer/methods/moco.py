@@ -74,6 +74,7 @@ class MoCo(Objective):
         augment: how views are made.
     """
 
+    loss_over_batch = True
     queue: Tensor
     filled: Tensor
     pointer: Tensor

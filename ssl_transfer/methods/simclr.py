@@ -50,6 +50,8 @@ class SimCLR(Objective):
         augment: how views are made.
     """
 
+    loss_over_batch = True
+
     def __init__(
         self, backbone: Backbone, *, temperature: float, hidden_width: int, output_width: int, augment: AugmentConfig
     ) -> None:

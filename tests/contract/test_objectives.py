@@ -1,5 +1,6 @@
 """What every method and the supervised objective promise to the loop (engine/contract.py)."""
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import ssl_transfer.methods
 from ssl_transfer.data.augment import SUPERVISED_DEFAULT
 from ssl_transfer.engine.contract import Batch, Objective, Output
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.gradients import accumulate_gradient
 from ssl_transfer.engine.optim import parameter_groups
 from ssl_transfer.methods import METHODS
 from ssl_transfer.methods.method import Method
@@ -240,3 +242,34 @@ def test_methods_for_transformers_refuse_other_backbones(build, name):
 def test_a_bare_objective_names_what_is_missing():
     with pytest.raises(NotImplementedError, match="Objective does not implement forward"):
         Objective()(None)
+
+
+@every_objective
+def test_a_loss_says_whether_it_depends_on_the_batch(name, kind, build, batches, runtime):
+    """Micro-batches have the whole batch's gradient exactly where `loss_over_batch` is False.
+
+    With the statistics of evaluation: BatchNorm's of a micro-batch are another matter, which the loop warns about.
+    """
+    objective, given = build(name, kind), batches(name)
+    warm_up(objective, given)
+    for module in objective.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    gradients = []
+    for count in (1, 5):
+        # A copy: MoCo's queue is another after each forward.
+        alone = copy.deepcopy(objective)
+        loss, _ = accumulate_gradient(alone, given[4], count, runtime.accelerator)
+        assert not loss.requires_grad
+        gradients.append({key: value.grad for key, value in alone.named_parameters() if value.grad is not None})
+    assert len(gradients[0]) > 10
+    scale = max(float(value.abs().max()) for value in gradients[0].values())
+    differences = [float((value - gradients[1][key]).abs().max()) for key, value in gradients[0].items()]
+    assert (max(differences) > 1e-3 * scale) == objective.loss_over_batch
+
+
+def test_which_losses_depend_on_the_batch():
+    over_batch = {name for name, entry in METHODS.items() if entry.module.loss_over_batch}
+    assert over_batch >= {"simclr", "moco"}
+    assert not over_batch & {"mae", "autoencoder"}
+    assert not Supervised.loss_over_batch

@@ -92,13 +92,19 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, two_processes: Callable) -> 
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def test_contrast_over_all_processes(ranks: list) -> None:
-    """NT-Xent: the mean of two processes' losses and gradients is what one process has over all images."""
+@pytest.fixture(scope="module")
+def worker() -> Any:
+    """worker.py as a module, for what one process has."""
     spec = importlib.util.spec_from_file_location("worker", HERE / "worker.py")
     assert spec is not None
     assert spec.loader is not None
-    worker = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(worker)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_contrast_over_all_processes(ranks: list, worker: Any) -> None:
+    """NT-Xent: the mean of two processes' losses and gradients is what one process has over all images."""
     loss, gradient = worker.contrast_gradient(0, 1)
     assert float(gradient.abs().max()) > 0.01
     torch.testing.assert_close((ranks[0]["loss"] + ranks[1]["loss"]) / 2, loss, rtol=1e-5, atol=1e-6)
@@ -120,6 +126,34 @@ def test_transfer_leaves_identical_weights_everywhere(ranks: list) -> None:
         assert [name for name, value in state.items() if not torch.equal(value, second[phase][name])] == []
     moved = [name for name, value in first["head"].items() if not torch.equal(value, first["finetune"][name])]
     assert any(name.startswith("backbone.model.layer1") for name in moved)
+
+
+def test_every_setting_of_the_loop_gives_identical_weights_everywhere(ranks: list) -> None:
+    """Plateau, stopping, micro-batches, moving average: after a frozen phase and one that unfreezes all."""
+    first, second = (rank["phased"] for rank in ranks)
+    assert list(first) == ["curve", "head", "head summary", "all", "all summary"]
+    assert first["curve"] == second["curve"]
+    assert len(first["curve"]) > 20
+    for phase in ("head", "all"):
+        assert len(first[phase]) > 15
+        assert [name for name, value in first[phase].items() if not torch.equal(value, second[phase][name])] == []
+        assert first[f"{phase} summary"] == second[f"{phase} summary"]
+    moved = {name for name, value in first["head"].items() if not torch.equal(value, first["all"][name])}
+    assert any(name.startswith("backbone.model.blocks") for name in moved)
+
+
+def test_every_setting_of_the_loop_does_what_one_process_does(
+    ranks: list, worker: Any, runtime: Any, tmp_path: Path
+) -> None:
+    alone, two = worker.phased_state(runtime, tmp_path / "phased"), ranks[0]["phased"]
+    assert alone["curve"] == pytest.approx(two["curve"], rel=1e-4)
+    for phase in ("head", "all"):
+        assert alone[f"{phase} summary"] == two[f"{phase} summary"]
+        for name, value in alone[phase].items():
+            torch.testing.assert_close(two[phase][name], value, rtol=1e-4, atol=1e-5)
+    # Training moves much further than the tolerance.
+    moved = {name: (value - alone["all"][name]).abs().max() for name, value in alone["head"].items()}
+    assert sum(bool(distance > 3e-4) for distance in moved.values()) > 10
 
 
 def test_processes_that_would_not_find_each_other_are_refused(

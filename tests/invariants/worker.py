@@ -10,12 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssl_transfer.data.augment import SUPERVISED_DEFAULT
+from ssl_transfer.data.loaders import Loader
 from ssl_transfer.data.sources import LoadingConfig, load
 from ssl_transfer.engine import distributed
+from ssl_transfer.engine.finder import find_learning_rate
+from ssl_transfer.engine.loop import train
+from ssl_transfer.engine.optim import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.runtime import Runtime, start
+from ssl_transfer.engine.stopping import StoppingConfig, Watched
+from ssl_transfer.engine.tracking import Tracker, TrackingConfig
+from ssl_transfer.evaluation.features import over_images
+from ssl_transfer.evaluation.metrics import classification
 from ssl_transfer.methods.simclr import SimCLR
 from ssl_transfer.models import backbones, initialize
 from ssl_transfer.models.backbones import BackboneConfig
+from ssl_transfer.models.heads import linear_head
+from ssl_transfer.objectives.supervised import Supervised
 from ssl_transfer.stages import phases
 from ssl_transfer.stages import transfer as stage
 
@@ -25,19 +36,23 @@ def projections() -> Tensor:
     return torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
 
 
-def contrast_gradient(process_index: int, num_processes: int) -> tuple[Tensor, Tensor]:
-    """NT-Xent of this process's images, and its gradient with respect to the projections of all."""
-    spec = backbones.make_spec(
+def tiny_transformer() -> backbones.BackboneSpec:
+    """Without BatchNorm, whose statistics are each process's own."""
+    return backbones.make_spec(
         BackboneConfig(name="vit_tiny_patch16_224", stem="small", arguments=("embed_dim=16", "depth=1", "num_heads=2")),
         in_chans=1,
         image_size=16,
         mean=(0.5,),
         std=(0.5,),
     )
+
+
+def contrast_gradient(process_index: int, num_processes: int) -> tuple[Tensor, Tensor]:
+    """NT-Xent of this process's images, and its gradient with respect to the projections of all."""
     from ssl_transfer.methods import METHODS
 
     entry = METHODS["simclr"]
-    method = entry.build(initialize.scratch(spec, seed=0), entry.config())
+    method = entry.build(initialize.scratch(tiny_transformer(), seed=0), entry.config())
     assert isinstance(method, SimCLR)
     views = projections().requires_grad_()
     mine = views[:, process_index::num_processes]
@@ -45,6 +60,67 @@ def contrast_gradient(process_index: int, num_processes: int) -> tuple[Tensor, T
     loss.backward()
     assert views.grad is not None
     return loss.detach(), views.grad
+
+
+def phased_state(runtime: Runtime, folder: Path) -> dict[str, Any]:
+    """Weights, steps, best epoch and last rate after each of two phases with every setting of the loop on.
+
+    20 images a step: of one process in parts of 7, 7 and 6, of each of two in parts of 4, 3 and 3.
+    """
+    dataset = load("digits", image_size=16, config=LoadingConfig())
+    torch.manual_seed(0)
+    objective = Supervised(
+        initialize.scratch(tiny_transformer(), seed=0),
+        LinearHead(16, len(dataset.classes)),
+        augment=SUPERVISED_DEFAULT,
+    )
+    indices, validation = dataset.splits["train"][:60], dataset.splits["validation"][:40]
+    loader = Loader(dataset, indices, batch_size=20, seed=0, runtime=runtime, labelled=True)
+    optimizer = OptimizerConfig(
+        name="sgd",
+        learning_rate=0.1,
+        warmup_steps=2,
+        schedule="plateau",
+        plateau_patience=0,
+        clip_norm=1.0,
+        accumulate=3,
+        ema_decay=0.5,
+    )
+
+    def evaluate() -> dict[str, float]:
+        logits = over_images(objective.logits, dataset, validation, runtime, "evaluating")
+        return classification(logits, dataset.labels[validation])
+
+    held: dict[str, Any] = {}
+    # A search before the training leaves nothing behind, its wrapper included.
+    objective.set_trained("all")
+    groups = parameter_groups(objective, learning_rate=0.1, weight_decay=0.01)
+    found = find_learning_rate(objective, groups, loader, optimizer=optimizer, seed=0, runtime=runtime, steps=30)
+    held["curve"] = [row["loss"] for row in found.rows]
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = folder / "metrics.jsonl"
+    tracker = Tracker(metrics, TrackingConfig(), runtime, settings={}, group="", job_type="")
+    for trained in ("head", "all"):
+        objective.set_trained(trained)
+        summary = train(
+            objective,
+            parameter_groups(objective, learning_rate=0.1, weight_decay=0.01),
+            loader,
+            optimizer=optimizer,
+            epochs=8,
+            seed=0,
+            phase=trained,
+            runtime=runtime,
+            tracker=tracker,
+            state_path=folder / f"{trained}.pt",
+            metrics_path=metrics,
+            evaluate=evaluate,
+            watched=Watched(metric="log_loss", higher_is_better=False),
+            stopping=StoppingConfig(patience=3),
+        )
+        held[trained] = {name: value.clone() for name, value in objective.state_dict().items()}
+        held[f"{trained} summary"] = [summary.steps, summary.best_epoch]
+    return held
 
 
 def transferred_state(runtime: Runtime, output: Path) -> dict[str, dict[str, Tensor]]:
@@ -88,6 +164,7 @@ def main() -> None:
         "gradient": gradient,
         "gathered": distributed.gather_without_gradient(rows),
         "transferred": transferred_state(runtime, folder / "transfer"),
+        "phased": phased_state(runtime, folder / "phased"),
     }
     torch.save(held, folder / f"rank{runtime.process_index}.pt")
     runtime.wait()

@@ -1,12 +1,9 @@
-import itertools
-import math
-
 import pytest
 import torch
 from torch import nn
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.optim import OptimizerConfig, make_optimizer, parameter_groups, warmup_cosine
+from ssl_transfer.engine.optim import OptimizerConfig, make_optimizer, parameter_groups
 from ssl_transfer.models.backbones import freeze
 
 
@@ -89,22 +86,6 @@ def test_nothing_to_train_is_an_error():
         parameter_groups(module, learning_rate=0.1, weight_decay=0.0)
 
 
-def test_warmup_cosine_at_points_known_in_closed_form():
-    factor = [warmup_cosine(step, 110, 10) for step in range(111)]
-    assert factor[0] == pytest.approx(0.1)
-    assert factor[9] == factor[10] == 1.0
-    assert factor[10 + 25] == pytest.approx(0.5 + math.sqrt(0.125))
-    assert factor[10 + 50] == pytest.approx(0.5)
-    assert factor[110] == pytest.approx(0.0, abs=1e-12)
-    assert all(after < before for before, after in itertools.pairwise(factor[10:]))
-
-
-def test_a_warmup_longer_than_the_training_is_cut_to_a_tenth():
-    assert [warmup_cosine(step, 30, 50) for step in range(4)] == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0])
-    assert warmup_cosine(0, 5, 5) == 1.0
-    assert warmup_cosine(0, 1, 0) == 1.0
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -114,6 +95,12 @@ def test_a_warmup_longer_than_the_training_is_cut_to_a_tenth():
         ({"clip_norm": -1.0}, "clip_norm -1.0"),
         ({"second_momentum": 1.0}, "second_momentum 1.0"),
         ({"name": "sgd", "second_momentum": 0.9}, "ignored by sgd"),
+        ({"accumulate": 0}, "accumulate 0"),
+        ({"ema_decay": 1.0}, "ema_decay 1.0"),
+        ({"schedule": "plateau", "plateau_factor": 1.0}, "plateau_factor 1.0"),
+        ({"schedule": "plateau", "plateau_patience": -1}, "plateau_patience -1"),
+        ({"plateau_factor": 0.5}, "ignored by the schedule cosine"),
+        ({"schedule": "constant", "plateau_patience": 3}, "ignored by the schedule constant"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
