@@ -58,11 +58,9 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     if value < 1.01 * LEAST or value > MOST / 1.01:
         edge = LEAST if value < 1.0 else MOST
         why = "are classified too well" if value < 1.0 else "are classified no better than by chance"
-        note = (
-            f"warning: the {counted(len(labels), 'validation image')} {why} to fit a temperature; it stops at {edge:g}."
-        )
+        note = f"warning: the {images} {why} to fit a temperature; it stops at {edge:g}."
         return Temperature(value=edge, note=note)
-    few = f"warning: the temperature is fitted on {counted(len(labels), 'validation image')} only."
+    few = f"warning: the temperature is fitted on {images} only."
     return Temperature(value=value, note=few if len(labels) < FEW else "")
 
 

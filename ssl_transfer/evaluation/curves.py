@@ -11,6 +11,7 @@ scratch on the same backbone, paired by seed:
 - asymptote: the difference at the end of the last phase.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.words import counted
-from .statistics import Estimate, estimate, paired_difference
+from .statistics import paired_difference
 
 Run = tuple[str, str, str, int]
 """(arm, backbone, labels, seed)."""
@@ -55,38 +56,43 @@ def run_of(line: Mapping[str, Any]) -> Run:
     return line["arm"], line["backbone"], line["labels"], int(line["seed"])
 
 
-def phase_starts(lines: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], dict[str, int]]:
-    """For each arm, backbone and budget where its phases begin, in their order, in steps since the first began.
-
-    A phase is as long as in the run where it took longest: seeds may stop early, and share one axis.
+def phase_starts(lines: Sequence[Mapping[str, Any]], *, shared: bool) -> dict[Run, dict[str, int]]:
+    """For each run where its phases begin, in their order, in optimiser steps since the first of them began.
 
     Args:
-        lines: of `curves.csv`.
+        lines: of `curves.csv`, in the order in which they were written.
+        shared: count every phase as long as in the run of the same budget where it took longest, so that all of them
+            have one axis though some stopped early. Otherwise each by itself.
     """
-    lengths: dict[tuple[str, str, str], dict[str, int]] = defaultdict(dict)
+    lengths: dict[Run | str, dict[str, int]] = defaultdict(dict)
     for line in lines:
-        found = lengths[run_of(line)[:3]]
+        found = lengths[line["labels"] if shared else run_of(line)]
         found[line["phase"]] = max(found.get(line["phase"], 0), int(line["step"]))
-    return {
-        cell: dict(zip(found, np.cumsum([0, *found.values()])[:-1].tolist(), strict=True))
-        for cell, found in lengths.items()
+    starts = {
+        key: dict(zip(found, np.cumsum([0, *found.values()])[:-1].tolist(), strict=True))
+        for key, found in lengths.items()
     }
+    runs = dict.fromkeys(run_of(line) for line in lines)
+    return {run: starts[run[2] if shared else run] for run in runs}
 
 
-def curves_of_runs(lines: Sequence[Mapping[str, Any]], *, split: str, metric: str) -> dict[Run, Curve]:
+def curves_of_runs(
+    lines: Sequence[Mapping[str, Any]], *, split: str, metric: str, shared: bool = False
+) -> dict[Run, Curve]:
     """The curve of every run that was measured.
 
     Args:
         lines: of `curves.csv`, in the order in which they were written.
         split: train or validation.
         metric: such as accuracy.
+        shared: as in `phase_starts`.
     """
-    starts = phase_starts(lines)
-    found: dict[Run, Curve] = defaultdict(lambda: Curve())
+    starts = phase_starts(lines, shared=shared)
+    found: dict[Run, Curve] = defaultdict(Curve)
     for line in lines:
         if (line["split"], line["metric"]) == (split, metric):
             run = run_of(line)
-            found[run].steps.append(starts[run[:3]][line["phase"]] + int(line["step"]))
+            found[run].steps.append(starts[run][line["phase"]] + int(line["step"]))
             found[run].values.append(float(line["value"]))
     return dict(found)
 
@@ -123,30 +129,28 @@ def transfer_benefits(
         if arm == "scratch" or not seeds:
             continue
         for benefit, (our_values, their_values, note) in _measured(ours, theirs, seeds, threshold).items():
-            found = _difference(our_values, their_values)
-            shared = sorted(our_values.keys() & their_values.keys())
-            means = [float(np.mean([held[seed] for seed in shared])) if shared else np.nan for held in (our_values, their_values)]
-            numbers = (found.count, *means, found.mean, found.low, found.high, found.p_value, note)
-            values = (arm, backbone, labels, "scratch", benefit, *numbers)
-            rows.append(dict(zip(BENEFIT_COLUMNS, values, strict=True)))
+            numbers = (*_compared(our_values, their_values), note)
+            rows.append(dict(zip(BENEFIT_COLUMNS, (arm, backbone, labels, "scratch", benefit, *numbers), strict=True)))
     return rows
 
 
-def _difference(ours: dict[int, float], theirs: dict[int, float]) -> Estimate:
-    if not ours.keys() & theirs.keys():
-        return Estimate(mean=np.nan, low=-np.inf, high=np.inf, p_value=np.nan, count=0)
-    return paired_difference(ours, theirs)
+def _compared(ours: dict[int, float], theirs: dict[int, float]) -> tuple[int | float, ...]:
+    """The columns from `num_seeds` to `p_value`, over the seeds that both have."""
+    shared = sorted(ours.keys() & theirs.keys())
+    if not shared:
+        return (0, *(math.nan,) * 3, -math.inf, math.inf, math.nan)
+    means = [float(np.mean([held[seed] for seed in shared])) for held in (ours, theirs)]
+    found = paired_difference(ours, theirs)
+    return (found.count, *means, found.mean, found.low, found.high, found.p_value)
 
 
 def _measured(
     ours: dict[int, Curve], theirs: dict[int, Curve], seeds: Sequence[int], threshold: float | None
 ) -> dict[str, tuple[dict[int, float], dict[int, float], str]]:
     """For each benefit the values of ours and of scratch by seed, and a note."""
-    first = max(curve.steps[0] for held in (ours, theirs) for seed in seeds for curve in (held[seed],))
+    first = max(held[seed].steps[0] for held in (ours, theirs) for seed in seeds)
     begun = f"first measured at step {first}, when training had begun" if first else "measured before any training"
-    asked = {
-        seed: SHARE_OF_SCRATCH * theirs[seed].values[-1] if threshold is None else threshold for seed in seeds
-    }
+    asked = {seed: SHARE_OF_SCRATCH * theirs[seed].values[-1] if threshold is None else threshold for seed in seeds}
     reached = [
         {seed: float(step) for seed in seeds if (step := held[seed].steps_to(asked[seed])) is not None}
         for held in (ours, theirs)
