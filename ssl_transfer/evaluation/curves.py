@@ -155,14 +155,12 @@ def _measured(
         {seed: float(step) for seed in seeds if (step := held[seed].steps_to(asked[seed])) is not None}
         for held in (ours, theirs)
     ]
-    what = f"{SHARE_OF_SCRATCH:.0%} of scratch's final accuracy, " if threshold is None else ""
-    counts = f"reached by {len(reached[0])} of {counted(len(seeds), 'run')} and by {len(reached[1])} from scratch"
+    what = f" ({SHARE_OF_SCRATCH:.0%} of scratch's final accuracy)" if threshold is None else ""
+    counts = f"reached in {len(reached[0])} of {counted(len(seeds), 'run')}, and in {len(reached[1])} from scratch"
+    level = f"threshold {np.mean(list(asked.values())):.3f}{what}; {counts}"
     return {
         "jumpstart": (_picked(ours, seeds, 0), _picked(theirs, seeds, 0), begun),
-        "steps_to_threshold": (
-            *(reached[0], reached[1]),
-            f"threshold {what}{np.mean(list(asked.values())):.3f}; {counts}",
-        ),
+        "steps_to_threshold": (reached[0], reached[1], level),
         "asymptote": (_picked(ours, seeds, -1), _picked(theirs, seeds, -1), "at the end of the last phase"),
     }
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +15,11 @@ from torch import Tensor
 from ..engine.checkpoint import write_atomically, write_text
 from ..engine.errors import InputError
 from ..evaluation import calibration, metrics
+from ..evaluation.robustness import CorruptedAccuracy
 from . import evaluation_figures as figures
 
 FOLDER = "evaluation"
+PREDICTION_COLUMNS = ("name", "label", "predicted", "confidence", "confidence_scaled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +78,8 @@ def write(
     write_picture(place / "confusion.png", figures.confusion(metrics.confusion(shown.logits, shown.labels), classes))
     write_picture(place / "reliability.png", figures.reliability(shown.logits, shown.labels, temperature.value))
     # Last of all: who finds it finds the others.
-    write_text(place / "metrics.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_json(place / "metrics.json", content)
     return found
-
-
-PREDICTION_COLUMNS = ("name", "label", "predicted", "confidence", "confidence_scaled")
 
 
 def _lines(shown: Predictions, classes: Sequence[str], temperature: float) -> Iterable[Sequence[str]]:
@@ -89,6 +89,39 @@ def _lines(shown: Predictions, classes: Sequence[str], temperature: float) -> It
     columns = (shown.names, shown.labels.tolist(), predicted.tolist(), confidence.tolist(), scaled.tolist())
     for name, label, guess, sure, honest in zip(*columns, strict=True):
         yield name, classes[label], classes[guess], f"{sure:.6f}", f"{honest:.6f}"
+
+
+def write_corruptions(folder: Path, rows: Sequence[CorruptedAccuracy], clean: Mapping[str, float]) -> None:
+    """Write `corruptions.csv`, where the accuracy of the images as they are stands at severity 0, and a picture each.
+
+    Args:
+        folder: for the files.
+        rows: of every classifier.
+        clean: for each classifier its accuracy without corruption; its picture is `corruptions-NAME.png`.
+    """
+    columns = ("classifier", "corruption", "severity", "accuracy")
+    starts = [(name, "none", 0, accuracy) for name, accuracy in clean.items()]
+    lines = [(row["classifier"], row["corruption"], row["severity"], row["accuracy"]) for row in rows]
+    write_csv(folder / "corruptions.csv", columns, [*starts, *lines])
+    for name, accuracy in clean.items():
+        found: dict[str, list[float]] = {}
+        for row in rows:
+            if row["classifier"] == name:
+                found.setdefault(row["corruption"], []).append(row["accuracy"])
+        write_picture(folder / f"corruptions-{name}.png", figures.corruptions(found, accuracy))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all. JSON has no infinity: such a number becomes null."""
+    write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -41,12 +41,17 @@ _COSTS = {
 }
 
 
-def draw(folder: Path) -> None:
-    """Write `summary.csv`, `transfer_benefits.csv`, `report.md`, `report.html` and the pictures from a comparison's results."""
+def draw(folder: Path, *, threshold: float | None = None) -> None:
+    """Write the report, its pictures, `summary.csv` and `transfer_benefits.csv` from a comparison's results.
+
+    Args:
+        folder: the comparison's.
+        threshold: see `curves.transfer_benefits`.
+    """
     rows = tables.read_results(folder)
     tables.write_summary(folder, rows)
     lines = tables.read_curves(folder)
-    benefits = transfer_benefits(lines)
+    benefits = transfer_benefits(lines, threshold=threshold)
     write_csv(folder / "transfer_benefits.csv", BENEFIT_COLUMNS, (list(row.values()) for row in benefits))
     pictures = {
         "label_efficiency": figures.label_efficiency(rows),
@@ -130,7 +135,7 @@ def _cell(cells: dict[Any, dict[int, float]], arm: str, backbone: str, labels: s
 def _phase_cell(cells: dict[Any, dict[int, float]], arm: str, backbone: str, labels: str, phase: str) -> str:
     """One number of the table of phases; a dash where this arm's plan has no such phase."""
     found = cells.get((arm, backbone, labels, phase, "accuracy"))
-    return _interval(estimate(list(found.values()))) if found else "–"
+    return _interval(estimate(list(found.values()))) if found else "-"
 
 
 def _interval(found: Estimate, sign: str = "") -> str:
@@ -158,6 +163,8 @@ class ReportConfig:
 
     path: Annotated[str, tyro.conf.Positional] = ""
     """The comparison's folder."""
+    threshold: float | None = None
+    """The validation accuracy, 0 to 1, to which steps are counted. None: 90 % of scratch's final one."""
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None:
@@ -170,5 +177,7 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None
         raise InputError(
             f"{folder}: holds no finished comparison (no comparison.json). Give the --output of `compare`."
         )
-    draw(folder)
+    if config.threshold is not None and not 0.0 < config.threshold <= 1.0:
+        raise InputError(f"--threshold {config.threshold}: an accuracy, above 0 and at most 1.")
+    draw(folder, threshold=config.threshold)
     show(folder)
