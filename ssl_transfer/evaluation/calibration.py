@@ -54,14 +54,13 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     found = minimize_scalar(loss, bounds=(math.log(LEAST), math.log(MOST)), method="bounded", options={"xatol": 1e-7})
     if not found.fun < loss(0.0) - 1e-12:
         return Temperature(value=1.0)
-    value = math.exp(found.x)
-    if value < 1.01 * LEAST or value > MOST / 1.01:
-        edge = LEAST if value < 1.0 else MOST
-        why = "are classified too well" if value < 1.0 else "are classified no better than by chance"
-        note = f"warning: the {images} {why} to fit a temperature; it stops at {edge:g}."
-        return Temperature(value=edge, note=note)
+    for edge, why in ((LEAST, "are classified too well"), (MOST, "are classified no better than by chance")):
+        # Towards an edge without a minimum the loss may be flat long before it.
+        if loss(math.log(edge)) <= found.fun + 1e-9:
+            note = f"warning: the {images} {why} to fit a temperature; it stops at {edge:g}."
+            return Temperature(value=edge, note=note)
     few = f"warning: the temperature is fitted on {images} only."
-    return Temperature(value=value, note=few if len(labels) < FEW else "")
+    return Temperature(value=math.exp(found.x), note=few if len(labels) < FEW else "")
 
 
 def scaled(logits: Tensor, labels: Tensor, temperature: Temperature) -> dict[str, float]:

@@ -31,8 +31,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
     side = min(16.0, 2.2 + 0.42 * count if count <= _COUNTS_UP_TO else 4.0 + 0.16 * count)
     margin = 0.07 * max(len(name) for name in names)
     figure, axes = plt.subplots(figsize=(side + margin + 1.2, side + margin), layout="constrained")
-    colours = plt.get_cmap("Blues").copy()
-    colours.set_bad("#DDDDDD")
+    colours = plt.get_cmap("Blues").with_extremes(bad="#DDDDDD")
     image = axes.imshow(shares, cmap=colours, vmin=0.0, vmax=1.0, interpolation="nearest")
     if count <= _NAMES_UP_TO:
         size = 9 if count <= _COUNTS_UP_TO else max(5, 9 - count // 25)
