@@ -101,7 +101,7 @@ def learning_curves(curves: Sequence[dict[str, str]], rows: Sequence[Row]) -> by
             for phase, step in begun.items():
                 if step:
                     axes.axvline(step, color="#7F7F7F", linewidth=1, linestyle=":")
-                # The name stands in its phase, just above the axis.
+                # The name stands in its phase, just above the axis; upright where many would collide.
                 axes.annotate(
                     phase,
                     (step, 0.0),
@@ -110,6 +110,7 @@ def learning_curves(curves: Sequence[dict[str, str]], rows: Sequence[Row]) -> by
                     textcoords="offset points",
                     fontsize=8,
                     color="#555555",
+                    rotation=90 if len(begun) > 3 else 0,
                 )
             axes.set_xlim(left=0)
             axes.grid(alpha=0.25)

@@ -158,10 +158,10 @@ def _head(path: Path, num_features: int, classes: Sequence[str]) -> Callable[[Te
             f"{path}: its head was trained for other classes: {'; '.join(differences)}. "
             f"Give its features alone, as {path / 'backbone'}, or data with the same classes."
         )
-    head = LinearHead(num_features, len(weights["linear.bias"]))
     try:
+        head = LinearHead(num_features, len(weights["linear.bias"]))
         head.load_state_dict(weights)
-    except RuntimeError as error:
+    except (KeyError, RuntimeError) as error:
         raise InputError(f"{path}: the weights of its head do not fit: {error}") from error
     order = torch.tensor([known.index(name) for name in classes])
 
