@@ -202,3 +202,13 @@ def test_without_scratch_there_is_no_table_of_benefits(tmp_path):
     report.draw(tmp_path)
     assert "What transfer gave" not in (tmp_path / "report.html").read_text()
     assert len((tmp_path / "transfer_benefits.csv").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("phases", [("full",), PHASES, ("head", "last-1", "full")])
+def test_every_table_of_the_markdown_stands_apart(tmp_path, phases):
+    write_comparison(tmp_path, phases=phases)
+    report.draw(tmp_path)
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    heads = [number for number, line in enumerate(lines) if line.startswith("| arm")]
+    assert len(heads) == 4
+    assert all(lines[number - 1] == "" and lines[number + 1].startswith("|---") for number in heads)
