@@ -115,3 +115,13 @@ def test_confusion_and_report(drawn):
     f1 = np.array([row["f1"] for row in rows])
     assert math.isnan(f1[4])
     assert np.allclose(np.delete(f1, 4), np.delete(known[2], 4))
+
+
+def test_bins_hold_their_upper_edge():
+    # 50 % sure (exactly) twice, 80 % once.
+    logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [4.0, 1.0]]).double()
+    logits[2] = logits[2].log()
+    counts, accuracy, confidence = metrics.confidence_bins(logits, torch.tensor([0, 1, 0]), num_bins=4)
+    assert counts.tolist() == [0.0, 2.0, 0.0, 1.0]
+    assert np.allclose(accuracy, [np.nan, 0.5, np.nan, 1.0], equal_nan=True)
+    assert np.allclose(confidence, [np.nan, 0.5, np.nan, 0.8], equal_nan=True)
