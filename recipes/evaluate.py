@@ -1,7 +1,7 @@
-"""Print the kNN accuracy of a backbone's features, as they are.
+"""What a run's backbone is worth: kNN, a linear probe and, where there is one, its own head.
 
 python recipes/evaluate.py runs/mine --data digits
-python recipes/evaluate.py runs/mine --data folder:images/mine --split test
+python recipes/evaluate.py runs/mine --data folder:images/mine --split test --corruptions --output runs/mine-evaluated
 """
 
 import sys

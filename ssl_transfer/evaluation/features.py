@@ -16,34 +16,55 @@ BATCH_SIZE = 256
 
 
 @torch.inference_mode()
-def over_images(
-    function: Callable[[Tensor], Tensor], dataset: Dataset, indices: Tensor, runtime: Runtime, what: str
+def over_samples(
+    function: Callable[[Tensor, Tensor], Tensor], dataset: Dataset, indices: Tensor, runtime: Runtime, what: str
 ) -> Tensor:
-    """`function` of these images as they are stored, in their order: (N, ...) on the CPU.
+    """`function` of these images as they are stored and of their indices, in their order: (N, ...) on the CPU.
 
     Args:
-        function: (B, C, H, W) float32 on the device, stored images in 0..1 -> (B, ...).
+        function: (B, C, H, W) float32 on the device, stored images in 0..1, and (B,) int64 on the CPU -> (B, ...).
         dataset: holds the pixels.
         indices: (N,) int64.
         runtime: the device.
         what: the progress bar's text.
     """
-    parts = []
-    long = len(indices) > 8 * BATCH_SIZE
+    parts, done = [], 0
+    chunks, long = indices.split(BATCH_SIZE), len(indices) > 8 * BATCH_SIZE
     with bar(what, len(indices), active=runtime.is_main and long) as progress, runtime.accelerator.autocast():
-        for images in dataset.batches(indices.split(BATCH_SIZE), runtime.device):
-            parts.append(function(images).float().cpu())
-            progress.update(sum(len(part) for part in parts), "")
+        for chunk, images in zip(chunks, dataset.batches(chunks, runtime.device), strict=True):
+            parts.append(function(images, chunk).float().cpu())
+            done += len(chunk)
+            progress.update(done, "")
     return torch.cat(parts)
 
 
-def extract(backbone: Backbone, dataset: Dataset, indices: Tensor, runtime: Runtime) -> Tensor:
-    """Pooled features (N, D) float32 of unaugmented images. The backbone is left in the mode it was in."""
+def over_images(
+    function: Callable[[Tensor], Tensor], dataset: Dataset, indices: Tensor, runtime: Runtime, what: str
+) -> Tensor:
+    """The same for a function of the images alone."""
+    return over_samples(lambda images, _: function(images), dataset, indices, runtime, what)
+
+
+def extract(
+    backbone: Backbone,
+    dataset: Dataset,
+    indices: Tensor,
+    runtime: Runtime,
+    *,
+    change: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Pooled features (N, D) float32 of unaugmented images. The backbone is left in the mode it was in.
+
+    `change`, of what the backbone would see (B, C, S, S) and of the images' indices (B,), is done first: a corruption.
+    """
+    size = backbone.spec.image_size
+
+    def features_of(images: Tensor, samples: Tensor) -> Tensor:
+        view = evaluation_view(images, size=size)
+        return backbone(view if change is None else change(view, samples))
+
     training = backbone.training
     backbone.eval()
-    size = backbone.spec.image_size
-    features = over_images(
-        lambda images: backbone(evaluation_view(images, size=size)), dataset, indices, runtime, "features"
-    )
+    features = over_samples(features_of, dataset, indices, runtime, "features")
     backbone.train(training)
     return features

@@ -14,12 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+from ..evaluation.curves import curves_of_runs, mean_curve, phase_starts
 from ..evaluation.statistics import Row, budget_title, by_cell, estimate
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; markers differ besides.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7F7F7F")
 MARKERS = "osD^vPX*"
-PHASES = ("head", "finetune")
 Pair = tuple[str, str]
 """(arm, backbone)."""
 
@@ -35,6 +35,11 @@ def names_of(pairs: Sequence[Pair]) -> dict[Pair, str]:
     for arm, backbone in pairs:
         counts[arm].add(backbone)
     return {(arm, backbone): f"{arm} ({backbone})" if len(counts[arm]) > 1 else arm for arm, backbone in pairs}
+
+
+def phases_of(rows: Sequence[Row]) -> list[str]:
+    """The phases of the plan, in its order: all but `chosen`, which is one of them once more."""
+    return list(dict.fromkeys(row.phase for row in rows if row.phase != "chosen"))
 
 
 def label_efficiency(rows: Sequence[Row]) -> bytes:
@@ -67,45 +72,56 @@ def label_efficiency(rows: Sequence[Row]) -> bytes:
     axes.set_ylim(max(0.0, floor - 0.03), 1.0)
     axes.set(xlabel="labelled images", ylabel="test accuracy")
     _finish(axes)
-    return _png(figure)
+    return png(figure)
 
 
 def learning_curves(curves: Sequence[dict[str, str]], rows: Sequence[Row]) -> bytes:
-    """Validation accuracy over both phases, the mean over seeds, one panel a budget; unfreezing is marked."""
+    """Accuracy over all phases, the mean over seeds: training above validation, one column a budget.
+
+    A dotted line with a phase's name marks where it begins and unfreezes what it trains.
+    """
     pairs, budgets = pairs_of(rows), list(dict.fromkeys(row.labels for row in rows))
-    names = names_of(pairs)
-    # (arm, backbone, labels, phase) -> step -> values of the seeds
-    points: dict[tuple[str, ...], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    last: dict[tuple[str, str], int] = defaultdict(int)
-    for line in curves:
-        step = int(line["step"])
-        last[line["labels"], line["phase"]] = max(last[line["labels"], line["phase"]], step)
-        if line["split"] == "validation" and line["metric"] == "accuracy":
-            key = (line["arm"], line["backbone"], line["labels"], line["phase"])
-            points[key][step].append(float(line["value"]))
+    names, starts = names_of(pairs), phase_starts(curves, shared=True)
+    found = {
+        split: curves_of_runs(curves, split=split, metric="accuracy", shared=True) for split in ("train", "validation")
+    }
+    # Where training accuracy was not logged there is nothing to draw above.
+    splits = [split for split, runs in found.items() if runs] or ["validation"]
+    size = (3.4 * len(budgets) + 1.2, 2.9 * len(splits) + 0.9)
     figure, panels = plt.subplots(
-        1, len(budgets), figsize=(3.4 * len(budgets) + 1.2, 3.8), sharey=True, squeeze=False, layout="constrained"
+        len(splits), len(budgets), figsize=size, sharex="col", sharey=True, squeeze=False, layout="constrained"
     )
-    for axes, labels in zip(panels[0], budgets, strict=True):
-        unfrozen = last[labels, "head"]
-        for index, pair in enumerate(pairs):
-            steps: list[int] = []
-            means: list[float] = []
-            for phase in PHASES:
-                found = points[(*pair, labels, phase)]
-                steps += [step + (unfrozen if phase == "finetune" else 0) for step in sorted(found)]
-                means += [float(np.mean(found[step])) for step in sorted(found)]
-            dash = "--" if pair[0] == "scratch" else "-"
-            axes.plot(steps, means, dash, color=COLOURS[index % len(COLOURS)], label=names[pair])
-        axes.axvline(unfrozen, color="#7F7F7F", linewidth=1, linestyle=":")
-        axes.annotate("unfrozen", (unfrozen, 0.02), xycoords=("data", "axes fraction"), fontsize=8, color="#555555")
-        axes.set(title=budget_title(labels, "labels "), xlabel="optimiser steps")
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0][0].set_ylabel("validation accuracy, mean over seeds")
+    for column, labels in enumerate(budgets):
+        begun = next((phases for run, phases in starts.items() if run[2] == labels), {})
+        for split, axes in zip(splits, panels[:, column], strict=True):
+            for index, pair in enumerate(pairs):
+                mean = mean_curve(curve for run, curve in found[split].items() if run[:3] == (*pair, labels))
+                dash = "--" if pair[0] == "scratch" else "-"
+                axes.plot(mean.steps, mean.values, dash, color=COLOURS[index % len(COLOURS)], label=names[pair])
+            for phase, step in begun.items():
+                if step:
+                    axes.axvline(step, color="#7F7F7F", linewidth=1, linestyle=":")
+                # The name stands in its phase, just above the axis; upright where many would collide.
+                axes.annotate(
+                    phase,
+                    (step, 0.0),
+                    xycoords=axes.get_xaxis_transform(),
+                    xytext=(3, 3),
+                    textcoords="offset points",
+                    fontsize=8,
+                    color="#555555",
+                    rotation=90 if len(begun) > 3 else 0,
+                )
+            axes.set_xlim(left=0)
+            axes.grid(alpha=0.25)
+            axes.spines[["top", "right"]].set_visible(False)
+        panels[0][column].set_title(budget_title(labels, "labels "))
+        panels[-1][column].set_xlabel("optimiser steps")
+    for split, axes in zip(splits, panels[:, 0], strict=True):
+        axes.set_ylabel(f"{'training' if split == 'train' else split} accuracy")
     handles, texts = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside right upper", frameon=False, fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def cost(rows: Sequence[Row]) -> bytes:
@@ -128,7 +144,7 @@ def cost(rows: Sequence[Row]) -> bytes:
     where = budget_title(labels, "labels ")
     axes.set(xlabel="seconds of pretraining and one transfer run", ylabel=f"test accuracy, {where}")
     _finish(axes)
-    return _png(figure)
+    return png(figure)
 
 
 def _finish(axes: Axes) -> None:
@@ -137,7 +153,8 @@ def _finish(axes: Axes) -> None:
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a picture, and closed."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=144, facecolor="white")
     plt.close(figure)

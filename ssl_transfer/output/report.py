@@ -1,7 +1,6 @@
 """The report of a comparison: report.md for a pull request, report.html in one file for everybody."""
 
 import base64
-import functools
 import json
 import math
 from collections.abc import Sequence
@@ -16,12 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from ..engine import config as configuration
-from ..engine.checkpoint import write_atomically, write_text
+from ..engine.checkpoint import write_text
 from ..engine.errors import InputError
 from ..evaluation import tables
+from ..evaluation.curves import BENEFIT_COLUMNS, transfer_benefits
 from ..evaluation.statistics import Estimate, Row, budget_title, by_cell, estimate, paired_difference, percent_of
 from ..evaluation.verdict import verdict
 from . import figures
+from .benefits import benefit_lines
+from .evaluation import write_csv, write_picture
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -39,25 +41,29 @@ _COSTS = {
 }
 
 
-def draw(folder: Path) -> None:
-    """Write `summary.csv`, `report.md`, `report.html` and the pictures from a comparison's results."""
+def draw(folder: Path, *, threshold: float | None = None) -> None:
+    """Write the report, its pictures, `summary.csv` and `transfer_benefits.csv` from a comparison's results.
+
+    Args:
+        folder: the comparison's.
+        threshold: see `curves.transfer_benefits`.
+    """
     rows = tables.read_results(folder)
     tables.write_summary(folder, rows)
+    lines = tables.read_curves(folder)
+    benefits = transfer_benefits(lines, threshold=threshold)
+    write_csv(folder / "transfer_benefits.csv", BENEFIT_COLUMNS, (list(row.values()) for row in benefits))
     pictures = {
         "label_efficiency": figures.label_efficiency(rows),
-        "learning_curves": figures.learning_curves(tables.read_curves(folder), rows),
+        "learning_curves": figures.learning_curves(lines, rows),
         "cost": figures.cost(rows),
     }
     for name, picture in pictures.items():
-        write_atomically(folder / f"{name}.png", functools.partial(_write_bytes, picture))
+        write_picture(folder / f"{name}.png", picture)
     encoded = {name: base64.b64encode(picture).decode() for name, picture in pictures.items()}
-    content = {**_content(folder, rows), "pictures": encoded}
+    content = {**_content(folder, rows), "benefits": benefit_lines(benefits), "pictures": encoded}
     for name in ("report.md", "report.html"):
         write_text(folder / name, _TEMPLATES.get_template(f"{name}.jinja").render(content))
-
-
-def _write_bytes(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
 
 
 def show(folder: Path) -> None:
@@ -80,7 +86,7 @@ def show(folder: Path) -> None:
 def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
     """What the templates show."""
     cells = by_cell(rows, split="test")
-    pairs = figures.pairs_of(rows)
+    pairs, phases = figures.pairs_of(rows), figures.phases_of(rows)
     labels = list(dict.fromkeys(row.labels for row in rows))
     comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     return {
@@ -96,11 +102,12 @@ def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
                 "arm": arm,
                 "backbone": backbone,
                 "phase": phase,
-                "cells": [_interval(_estimate(cells, arm, backbone, budget, phase)) for budget in labels],
+                "cells": [_phase_cell(cells, arm, backbone, budget, phase) for budget in labels],
             }
             for arm, backbone in pairs
-            for phase in figures.PHASES
+            for phase in phases
         ],
+        "phase_names": phases,
         "cost_names": [name for name, _ in _COSTS.values()],
         "costs": [_cost_line(rows, arm, backbone) for arm, backbone in pairs],
         "comparison": comparison,
@@ -123,6 +130,12 @@ def _cell(cells: dict[Any, dict[int, float]], arm: str, backbone: str, labels: s
     difference = paired_difference(cells[arm, backbone, labels, "chosen", "accuracy"], baseline)
     outcome = "better" if difference.low > 0 else "worse" if difference.high < 0 else "open"
     return {"text": text, "difference": _interval(difference, sign="+"), "outcome": outcome}
+
+
+def _phase_cell(cells: dict[Any, dict[int, float]], arm: str, backbone: str, labels: str, phase: str) -> str:
+    """One number of the table of phases; a dash where this arm's plan has no such phase."""
+    found = cells.get((arm, backbone, labels, phase, "accuracy"))
+    return _interval(estimate(list(found.values()))) if found else "-"
 
 
 def _interval(found: Estimate, sign: str = "") -> str:
@@ -150,6 +163,8 @@ class ReportConfig:
 
     path: Annotated[str, tyro.conf.Positional] = ""
     """The comparison's folder."""
+    threshold: float | None = None
+    """The validation accuracy, 0 to 1, to which steps are counted. None: 90 % of scratch's final one."""
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None:
@@ -162,5 +177,7 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None
         raise InputError(
             f"{folder}: holds no finished comparison (no comparison.json). Give the --output of `compare`."
         )
-    draw(folder)
+    if config.threshold is not None and not 0.0 < config.threshold <= 1.0:
+        raise InputError(f"--threshold {config.threshold}: an accuracy, above 0 and at most 1.")
+    draw(folder, threshold=config.threshold)
     show(folder)

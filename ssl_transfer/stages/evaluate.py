@@ -1,40 +1,126 @@
-"""Evaluate an exported backbone as it is: nearest neighbours in its features, nothing trained."""
+"""Evaluate a run: nearest neighbours and a linear probe on its features, and its own head where it has one.
 
-from collections.abc import Sequence
+Whatever is chosen or fitted on the way (the probe's regularisation, the temperature) comes from the validation images,
+also where the test images are measured.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
+import torch
 import tyro
+from torch import Tensor
 
 from ..data import sources
+from ..engine import checkpoint
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import InputError
 from ..evaluation.features import extract
 from ..evaluation.knn import knn_accuracy
+from ..evaluation.linear import linear_probe
+from ..evaluation.metrics import class_logits, classification
+from ..evaluation.robustness import CorruptedAccuracy, corrupted_accuracies
 from ..models import initialize
+from ..models.heads import LinearHead
 from .matching import matched
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """kNN accuracy of a backbone's features: neighbours among training images, queries from validation or test."""
+    """What a run's backbone is worth: kNN and a linear probe on its features, trained on the training images.
+
+    A run that has a trained head is measured with that too. --output writes all of it, with the metrics of each class,
+    calibration, confusion and every prediction.
+    """
 
     path: Annotated[str, tyro.conf.Positional] = ""
-    """The folder of a run that exported a backbone."""
+    """The folder of a run that exported a backbone; its `backbone/` folder leaves the head out."""
     data: str = "digits"
-    """The images: digits, or folder:PATH."""
+    """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO or medmnist:NAME (see the README)."""
     split: str = "validation"
-    """Which images are classified: validation, or test."""
+    """Which images are classified: validation, or test. What is chosen on the way is chosen on validation."""
     neighbours: int = 20
     """Neighbours that vote, k."""
+    corruptions: bool = False
+    """Measure the images once more with noise, blur and four other corruptions in five severities each."""
+    seed: int = 0
+    """Seed of the corruptions' noise."""
+    output: Path | None = None
+    """Folder for evaluation.json, the files of `evaluation/` and corruptions.csv. None: only print."""
     loading: sources.LoadingConfig = field(default_factory=sources.LoadingConfig)
     """How images are read and divided."""
 
 
-def evaluate(config: EvaluateConfig) -> float:
-    """The accuracy, 0..1."""
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Measure, say and, where an output is given, write.
+
+    Returns:
+        `split`, `num_images`, `knn_accuracy`, `classifiers` (of `head`, where there is one, and of `linear_probe` the
+        metrics on the split, with corruptions also `corrupted_accuracy`, the mean over all of them), `linear_probe`
+        (strength, validation accuracy), `corruptions` (rows; empty unless asked) and `notes`. Accuracies are 0..1.
+    """
+    _check(config)
+    runtime = runtimes.start()
+    path = Path(config.path)
+    backbone, _ = initialize.from_checkpoint(path)
+    dataset = sources.load(config.data, image_size=backbone.spec.image_size, config=config.loading)
+    dataset = matched(dataset, backbone.spec, path, config.loading)
+    own = _head(path, backbone.num_features, dataset.classes)
+    backbone.to(runtime.device)
+    needed = dict.fromkeys(("train", "validation", config.split))
+    missing = [name for name in needed if not len(dataset.splits[name])]
+    if missing:
+        raise InputError(f"--data {config.data}: has no labelled images for {' and '.join(missing)}.")
+    for line in dataset.notes:
+        runtime.say(line)
+    features = {name: extract(backbone, dataset, dataset.splits[name], runtime) for name in needed}
+    labels = {name: dataset.labels[dataset.splits[name]] for name in needed}
+    train, measured = (features["train"], labels["train"]), (features[config.split], labels[config.split])
+    accuracy = knn_accuracy(*train, *measured, k=config.neighbours)
+    count = len(measured[1])
+    runtime.say(f"{config.path}: kNN accuracy on {config.split} {accuracy:.1%} ({count} images, k {config.neighbours})")
+    num_classes = len(dataset.classes)
+    probe = linear_probe(*train, features["validation"], labels["validation"], num_classes=num_classes)
+    classifiers = {**({"head": own} if own is not None else {}), "linear_probe": probe.logits}
+    found = {name: classification(logits(measured[0]), measured[1]) for name, logits in classifiers.items()}
+    result: dict[str, Any] = {
+        "split": config.split,
+        "num_images": count,
+        "knn_accuracy": accuracy,
+        "classifiers": found,
+        "linear_probe": {"strength": probe.strength, "validation_accuracy": probe.validation_accuracy},
+        "corruptions": [],
+        "notes": [probe.note] if probe.note else [],
+    }
+    for name, metrics in found.items():
+        chosen = f"strength {probe.strength:.2g}, chosen on validation; " if name == "linear_probe" else ""
+        runtime.say(
+            f"{name.replace('_', ' ')}: accuracy on {config.split} {metrics['accuracy']:.1%} ({chosen}balanced "
+            f"{metrics['balanced_accuracy']:.1%}, calibration error {metrics['calibration_error']:.1%})"
+        )
+    if config.corruptions:
+        indices = dataset.splits[config.split]
+        rows = corrupted_accuracies(backbone, classifiers, dataset, indices, runtime, seed=config.seed)
+        result["corruptions"] = rows
+        for name, metrics in found.items():
+            mean = float(np.mean([row["accuracy"] for row in rows if row["classifier"] == name]))
+            metrics["corrupted_accuracy"] = mean
+            runtime.say(f"{name.replace('_', ' ')}: mean accuracy over corruptions and severities {mean:.1%}")
+    for note in result["notes"]:
+        runtime.say(note)
+    if config.output is not None and runtime.is_main:
+        logits = {name: next(iter(classifiers.values()))(features[name]) for name in needed if name != "train"}
+        _write(config, config.output, dataset, logits, result)
+        runtime.say(f"written: {config.output / 'evaluation.json'}")
+    return result
+
+
+def _check(config: EvaluateConfig) -> None:
+    """Find what cannot be before anything is computed."""
     if config.split not in ("validation", "test"):
         raise InputError(f"--split {config.split}: validation or test.")
     if config.neighbours < 1:
@@ -43,25 +129,67 @@ def evaluate(config: EvaluateConfig) -> float:
         raise InputError(
             "Which backbone? Give the folder of a run, as in `ssl-transfer evaluate runs/NAME --data digits`."
         )
-    runtime = runtimes.start()
-    backbone, _ = initialize.from_checkpoint(Path(config.path))
-    dataset = sources.load(config.data, image_size=backbone.spec.image_size, config=config.loading)
-    dataset = matched(dataset, backbone.spec, Path(config.path), config.loading)
-    backbone.to(runtime.device)
-    neighbours, queries = dataset.splits["train"], dataset.splits[config.split]
-    if not len(neighbours) or not len(queries):
-        raise InputError(f"--data {config.data}: kNN needs labelled training images, and {config.split} images.")
-    accuracy = knn_accuracy(
-        extract(backbone, dataset, neighbours, runtime),
-        dataset.labels[neighbours],
-        extract(backbone, dataset, queries, runtime),
-        dataset.labels[queries],
-        k=config.neighbours,
-    )
-    runtime.say(
-        f"{config.path}: kNN accuracy on {config.split} {accuracy:.1%} ({len(queries)} images, k {config.neighbours})"
-    )
-    return accuracy
+    if config.output is not None:
+        try:
+            config.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror}). Give another folder."
+            raise InputError(f"--output {config.output}: {reason}") from error
+
+
+def _head(path: Path, num_features: int, classes: Sequence[str]) -> Callable[[Tensor], Tensor] | None:
+    """The run's own classifier as features (N, D) -> logits (N, K) in the order of `classes`; None without one.
+
+    Raises:
+        InputError: it knows other classes, or does not fit the backbone.
+    """
+    if not (path / "head" / "head.json").is_file():
+        return None
+    weights, description = checkpoint.load_weights(path, "head")
+    known = list(description["classes"])
+    if set(known) != set(classes):
+        lacking, unknown = sorted(set(known) - set(classes)), sorted(set(classes) - set(known))
+        differences = [
+            f"{what} {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+            for what, names in (("only the head knows", lacking), ("only the data has", unknown))
+            if names
+        ]
+        raise InputError(
+            f"{path}: its head was trained for other classes: {'; '.join(differences)}. "
+            f"Give its features alone, as {path / 'backbone'}, or data with the same classes."
+        )
+    try:
+        head = LinearHead(num_features, len(weights["linear.bias"]))
+        head.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{path}: the weights of its head do not fit: {error}") from error
+    order = torch.tensor([known.index(name) for name in classes])
+
+    def logits(features: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return class_logits(head(features))[:, order]
+
+    return logits
+
+
+def _write(
+    config: EvaluateConfig, output: Path, dataset: sources.Dataset, logits: dict[str, Tensor], result: dict[str, Any]
+) -> None:
+    """`evaluation.json`, and the files about the first classifier: the head where there is one, or the probe."""
+    from ..output import evaluation
+
+    predictions = {}
+    for name, values in logits.items():
+        indices = dataset.splits[name]
+        names = [dataset.names[index] for index in indices.tolist()]
+        predictions[name] = evaluation.Predictions(logits=values, labels=dataset.labels[indices], names=names)
+    evaluation.write(output, dataset.classes, predictions, split=config.split)
+    rows: list[CorruptedAccuracy] = result["corruptions"]
+    if rows:
+        clean = {name: metrics["accuracy"] for name, metrics in result["classifiers"].items()}
+        evaluation.write_corruptions(output, rows, clean)
+    settings = configuration.to_dict(config)
+    evaluation.write_json(output / "evaluation.json", {**result, "data": dataset.describe(), "settings": settings})
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer evaluate") -> None:

@@ -10,13 +10,16 @@ SCRIPT = "<script>alert(1)</script>"
 COSTS = ("pretrain_seconds", "transfer_seconds", "images_seen", "peak_memory_mb", "num_parameters")
 
 
-def result_rows(arms, labels, seeds) -> list[Row]:
+PHASES = ("head", "finetune")
+
+
+def result_rows(arms, labels, seeds, phases=PHASES) -> list[Row]:
     rows = []
     for number, arm in enumerate(arms):
         for budget in labels:
             for seed in seeds:
                 key = {"arm": arm, "backbone": f"{arm}-net" if arm == SCRIPT else "net", "labels": budget, "seed": seed}
-                for phase in ("head", "finetune", "chosen"):
+                for phase in (*phases, "chosen"):
                     for split in ("validation", "test"):
                         accuracy = 0.5 + 0.1 * number + 0.01 * seed * (1 + 0.1 * number)
                         rows.append(Row(**key, phase=phase, split=split, metric="accuracy", value=accuracy))
@@ -25,7 +28,7 @@ def result_rows(arms, labels, seeds) -> list[Row]:
     return rows
 
 
-def curve_lines(arms, labels, seeds) -> list[dict]:
+def curve_lines(arms, labels, seeds, phases=PHASES) -> list[dict]:
     return [
         {
             "arm": arm,
@@ -37,18 +40,20 @@ def curve_lines(arms, labels, seeds) -> list[dict]:
             "step": step,
             "split": "validation",
             "metric": "accuracy",
-            "value": 0.5,
+            "value": 0.5 + 0.01 * step * (1 + number) + 0.001 * seed * number,
         }
-        for arm in arms
+        for number, arm in enumerate(arms)
         for budget in labels
         for seed in seeds
-        for phase in ("head", "finetune")
+        for phase in phases
         for step in (10, 20)
     ]
 
 
-def write_comparison(folder, arms=("scratch", "simclr"), labels=("5", "all"), seeds=(0, 1, 2), name="digits"):
-    tables.write(folder, result_rows(arms, labels, seeds), curve_lines(arms, labels, seeds))
+def write_comparison(
+    folder, arms=("scratch", "simclr"), labels=("5", "all"), seeds=(0, 1, 2), name="digits", phases=PHASES, plan=None
+):
+    tables.write(folder, result_rows(arms, labels, seeds, phases), curve_lines(arms, labels, seeds, phases))
     comparison = {
         "data": f"{name}: 10 train",
         "source": name,
@@ -62,7 +67,7 @@ def write_comparison(folder, arms=("scratch", "simclr"), labels=("5", "all"), se
         "seeds": list(seeds),
         "pretrain_seeds": 1,
         "epochs": dict.fromkeys(arms, 3),
-        "plan": {"finetune_rate": 0.1},
+        "plan": {"finetune_rate": 0.1} if plan is None else plan,
     }
     environment = {
         "command": f"compare --data {name}",
@@ -149,3 +154,61 @@ def test_shares_are_budgets_too(tmp_path, capsys):
         assert "Budget 5: 5 labelled images" in text
         assert "at 10% of the labels" in text
     assert {row.labels for row in tables.read_results(tmp_path)} == {"0.1", "5", "all"}
+
+
+def test_phases_of_any_number_and_name(tmp_path, capsys):
+    phases = ("head", "last-1", "last-2", "full")
+    write_comparison(tmp_path, phases=phases, plan={"phases": list(phases)})
+    report.draw(tmp_path)
+    report.show(tmp_path)
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text()
+        assert "validation chose between its phases: head, last-1, last-2, full." in text
+        assert "finetune" not in text.lower()
+        # In the table of phases: two arms.
+        assert text.count("last-2") == 1 + 2
+
+
+def test_one_phase_leaves_nothing_to_choose(tmp_path):
+    write_comparison(tmp_path, phases=("full",), plan={})
+    report.draw(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "## The phase" in text
+    assert "validation chose" not in text
+
+
+def test_the_benefits_of_transfer_are_in_the_report_and_in_a_table(tmp_path, capsys):
+    write_comparison(tmp_path)
+    report.draw(tmp_path)
+    rows = (tmp_path / "transfer_benefits.csv").read_text().splitlines()
+    assert rows[0].startswith("arm,backbone,labels,baseline,benefit,num_seeds,ours,theirs,difference")
+    assert len(rows) == 1 + 2 * 3
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text()
+        # Scratch has 0.6 at the first measurement and 0.7 at the end, SimCLR 0.7 and 0.9 and a little more by seed.
+        assert "+10.1 [+9.9, +10.3]" in text
+        assert "+20.1 [+19.9, +20.3]" in text
+        assert "first measured at step 10, when training had begun" in text
+        # 0.63 is reached at step 20 by scratch, at step 10 by SimCLR.
+        assert "10 instead of 20 (-10)" in text
+    report.main([str(tmp_path), "--threshold", "0.65"])
+    assert "threshold 0.650;" in (tmp_path / "report.md").read_text()
+    with pytest.raises(ValueError, match="--threshold 65"):
+        report.main([str(tmp_path), "--threshold", "65"])
+
+
+def test_without_scratch_there_is_no_table_of_benefits(tmp_path):
+    write_comparison(tmp_path, arms=("simclr", "mae"))
+    report.draw(tmp_path)
+    assert "What transfer gave" not in (tmp_path / "report.html").read_text()
+    assert len((tmp_path / "transfer_benefits.csv").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("phases", [("full",), PHASES, ("head", "last-1", "full")])
+def test_every_table_of_the_markdown_stands_apart(tmp_path, phases):
+    write_comparison(tmp_path, phases=phases)
+    report.draw(tmp_path)
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    heads = [number for number, line in enumerate(lines) if line.startswith("| arm")]
+    assert len(heads) == 4
+    assert all(lines[number - 1] == "" and lines[number + 1].startswith("|---") for number in heads)
