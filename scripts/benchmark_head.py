@@ -109,16 +109,14 @@ def _phase(plan: str, once: bool, dataset: Dataset, runtime: runtimes.Runtime) -
                 batch_size=BATCH,
                 seed=0,
                 runtime=runtime,
-                tracker=Tracker(
-                    folder.metrics, TrackingConfig(), runtime, settings={}, group="benchmark", job_type="benchmark"
-                ),
-                folder=folder,
-                keep_states=False,
                 quiet=True,
+            )
+            tracker = Tracker(
+                folder.metrics, TrackingConfig(), runtime, settings={}, group="benchmark", job_type="benchmark"
             )
             phase = recipe.phases(steps_per_epoch=IMAGES // BATCH)[-1]
             started = time.perf_counter()
-            run_phase(training, phase, seed=0)
+            run_phase(training, phase, seed=0, tracker=tracker, metrics=folder.metrics, state=None)
             took = time.perf_counter() - started
     finally:
         features.MOST_BYTES = most

@@ -20,7 +20,7 @@ from ssl_transfer.engine.tracking import Tracker, TrackingConfig
 from ssl_transfer.evaluation.metrics import classification
 from ssl_transfer.models import backbones, initialize
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
-from ssl_transfer.models.heads import LinearHead
+from ssl_transfer.models.heads import linear_head
 from ssl_transfer.objectives.supervised import Supervised
 
 IMAGE_SIZE = 16
@@ -118,7 +118,9 @@ def make_supervised(make_backbone) -> Callable[..., Supervised]:
     def make(kind: str = "convolutional", *, trained: Any = "all", seed: int = 0) -> Supervised:
         backbone = make_backbone(kind, seed=seed)
         torch.manual_seed(seed)
-        objective = Supervised(backbone, LinearHead(backbone.num_features, 3), augment=SUPERVISED_DEFAULT)
+        objective = Supervised(
+            backbone, linear_head(backbone.num_features, 3), augment=SUPERVISED_DEFAULT, num_classes=3
+        )
         objective.set_trained(trained)
         return objective
 

@@ -4,8 +4,8 @@ Torrey and Shavlik, "Transfer learning", Handbook of Research on Machine Learnin
 start (jumpstart), a steeper slope, a higher asymptote. Here all three are of validation accuracy, each arm against
 scratch on the same backbone, paired by seed:
 
-- jumpstart: the difference at the first measurement. It is one of untrained heads where the loop measures at step 0;
-  elsewhere training has begun by then, and the note says at which step.
+- jumpstart: the difference before any training, by nearest neighbours in the features, as a new head knows nothing.
+  Where that was not measured, the difference at the first measurement, and the note says at which step.
 - steps to threshold: the steps until the accuracy first reaches the threshold, by default 90 % of the final accuracy of
   scratch with the same seed. Accuracy is measured now and then, so steps are as coarse as that.
 - asymptote: the difference at the end of the last phase.
@@ -118,20 +118,31 @@ def transfer_benefits(
         lines: of `curves.csv`.
         threshold: an accuracy, 0..1; None takes `SHARE_OF_SCRATCH` of each seed's scratch.
     """
-    curves = curves_of_runs(lines, split="validation", metric="accuracy")
-    cells: dict[tuple[str, str, str], dict[int, Curve]] = defaultdict(dict)
-    for (*cell, seed), curve in curves.items():
-        cells[cell[0], cell[1], cell[2]][seed] = curve
+    cells = _by_cell(curves_of_runs(lines, split="validation", metric="accuracy"))
+    neighbours = _by_cell(curves_of_runs(lines, split="validation", metric="knn_accuracy"))
     rows = []
     for (arm, backbone, labels), ours in cells.items():
         theirs = cells.get(("scratch", backbone, labels), {})
         seeds = sorted(ours.keys() & theirs.keys())
         if arm == "scratch" or not seeds:
             continue
-        for benefit, (our_values, their_values, note) in _measured(ours, theirs, seeds, threshold).items():
+        measured = _measured(ours, theirs, seeds, threshold)
+        known = [neighbours.get((name, backbone, labels), {}) for name in (arm, "scratch")]
+        if all(held.keys() >= set(seeds) for held in known):
+            starts = [_picked(held, seeds, 0) for held in known]
+            measured["jumpstart"] = (starts[0], starts[1], "nearest neighbours in the features, before any training")
+        for benefit, (our_values, their_values, note) in measured.items():
             numbers = (*_compared(our_values, their_values), note)
             rows.append(dict(zip(BENEFIT_COLUMNS, (arm, backbone, labels, "scratch", benefit, *numbers), strict=True)))
     return rows
+
+
+def _by_cell(curves: Mapping[Run, Curve]) -> dict[tuple[str, str, str], dict[int, Curve]]:
+    """(arm, backbone, labels) -> by seed."""
+    cells: dict[tuple[str, str, str], dict[int, Curve]] = defaultdict(dict)
+    for (arm, backbone, labels, seed), curve in curves.items():
+        cells[arm, backbone, labels][seed] = curve
+    return cells
 
 
 def _compared(ours: dict[int, float], theirs: dict[int, float]) -> tuple[int | float, ...]:

@@ -15,18 +15,23 @@ import tyro
 from torch import Tensor
 
 from ..data import sources
+from ..data.augment import evaluation_view
 from ..engine import checkpoint
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import InputError
-from ..evaluation.features import extract
+from ..evaluation.features import extract, over_images
 from ..evaluation.knn import knn_accuracy
 from ..evaluation.linear import linear_probe
 from ..evaluation.metrics import class_logits, classification
 from ..evaluation.robustness import CorruptedAccuracy, corrupted_accuracies
 from ..models import initialize
-from ..models.heads import LinearHead
+from ..models.backbones import Backbone
+from ..models.heads import Head, HeadConfig, features_for, make_head
 from .matching import matched
+
+Classifier = Callable[[Tensor], Tensor]
+"""Features (N, D) -> logits (N, K)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +74,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     backbone, _ = initialize.from_checkpoint(path)
     dataset = sources.load(config.data, image_size=backbone.spec.image_size, config=config.loading)
     dataset = matched(dataset, backbone.spec, path, config.loading)
-    own = _head(path, backbone.num_features, dataset.classes)
+    own = _head(path, backbone, dataset.classes)
     backbone.to(runtime.device)
     needed = dict.fromkeys(("train", "validation", config.split))
     missing = [name for name in needed if not len(dataset.splits[name])]
@@ -85,8 +90,19 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     runtime.say(f"{config.path}: kNN accuracy on {config.split} {accuracy:.1%} ({count} images, k {config.neighbours})")
     num_classes = len(dataset.classes)
     probe = linear_probe(*train, features["validation"], labels["validation"], num_classes=num_classes)
-    classifiers = {**({"head": own} if own is not None else {}), "linear_probe": probe.logits}
-    found = {name: classification(logits(measured[0]), measured[1]) for name, logits in classifiers.items()}
+    classifiers: dict[str, Classifier] = {"linear_probe": probe.logits}
+    scores = {"linear_probe": {name: probe.logits(features[name]) for name in needed if name != "train"}}
+    notes = [probe.note] if probe.note else []
+    if own is not None and not own.head.takes_maps:
+        classifiers = {"head": own.logits, **classifiers}
+    elif own is not None and config.corruptions:
+        notes.append("The head takes the backbone's maps and is left out of the corruptions, which go by its features.")
+    if own is not None:
+        scores = {
+            "head": {name: own.measure(backbone, dataset, name, runtime) for name in scores["linear_probe"]},
+            **scores,
+        }
+    found = {name: classification(logits[config.split], measured[1]) for name, logits in scores.items()}
     result: dict[str, Any] = {
         "split": config.split,
         "num_images": count,
@@ -94,7 +110,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "classifiers": found,
         "linear_probe": {"strength": probe.strength, "validation_accuracy": probe.validation_accuracy},
         "corruptions": [],
-        "notes": [probe.note] if probe.note else [],
+        "notes": notes,
     }
     for name, metrics in found.items():
         chosen = f"strength {probe.strength:.2g}, chosen on validation; " if name == "linear_probe" else ""
@@ -106,15 +122,15 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         indices = dataset.splits[config.split]
         rows = corrupted_accuracies(backbone, classifiers, dataset, indices, runtime, seed=config.seed)
         result["corruptions"] = rows
-        for name, metrics in found.items():
+        for name in classifiers:
+            metrics = found[name]
             mean = float(np.mean([row["accuracy"] for row in rows if row["classifier"] == name]))
             metrics["corrupted_accuracy"] = mean
             runtime.say(f"{name.replace('_', ' ')}: mean accuracy over corruptions and severities {mean:.1%}")
     for note in result["notes"]:
         runtime.say(note)
     if config.output is not None and runtime.is_main:
-        logits = {name: next(iter(classifiers.values()))(features[name]) for name in needed if name != "train"}
-        _write(config, config.output, dataset, logits, result)
+        _write(config, config.output, dataset, next(iter(scores.values())), result)
         runtime.say(f"written: {config.output / 'evaluation.json'}")
     return result
 
@@ -137,8 +153,34 @@ def _check(config: EvaluateConfig) -> None:
             raise InputError(f"--output {config.output}: {reason}") from error
 
 
-def _head(path: Path, num_features: int, classes: Sequence[str]) -> Callable[[Tensor], Tensor] | None:
-    """The run's own classifier as features (N, D) -> logits (N, K) in the order of `classes`; None without one.
+@dataclass(frozen=True)
+class _Own:
+    """A run's own classifier."""
+
+    head: Head
+    order: Tensor
+    """(K,) int64: where the classes of the data stand among those that it knows."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """What the head takes of images -> (N, K), in the data's order of classes."""
+        with torch.inference_mode():
+            return class_logits(self.head(features)).cpu()[:, self.order]
+
+    def measure(self, backbone: Backbone, dataset: sources.Dataset, split: str, runtime: runtimes.Runtime) -> Tensor:
+        """(N, K) of the images of a split."""
+        self.head.to(runtime.device)
+        size = backbone.spec.image_size
+
+        def of_images(images: Tensor) -> Tensor:
+            return self.logits(features_for(self.head, backbone, evaluation_view(images, size=size)))
+
+        found = over_images(of_images, dataset, dataset.splits[split], runtime, "head")
+        self.head.to("cpu")
+        return found
+
+
+def _head(path: Path, backbone: Backbone, classes: Sequence[str]) -> _Own | None:
+    """The run's own classifier; None without one.
 
     Raises:
         InputError: it knows other classes, or does not fit the backbone.
@@ -159,17 +201,11 @@ def _head(path: Path, num_features: int, classes: Sequence[str]) -> Callable[[Te
             f"Give its features alone, as {path / 'backbone'}, or data with the same classes."
         )
     try:
-        head = LinearHead(num_features, len(weights["linear.bias"]))
+        head = make_head(HeadConfig(**description["head"]), backbone, len(known)).eval()
         head.load_state_dict(weights)
     except (KeyError, RuntimeError) as error:
         raise InputError(f"{path}: the weights of its head do not fit: {error}") from error
-    order = torch.tensor([known.index(name) for name in classes])
-
-    def logits(features: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return class_logits(head(features))[:, order]
-
-    return logits
+    return _Own(head, torch.tensor([known.index(name) for name in classes]))
 
 
 def _write(

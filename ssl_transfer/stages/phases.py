@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor
 from ..data.augment import augment
 from ..data.dataset import Dataset
 from ..data.loaders import Loader
-from ..engine.folder import RunFolder
+from ..engine.finder import Finding, find_learning_rate
 from ..engine.loop import Batches, train
 from ..engine.optim import parameter_groups
 from ..engine.runtime import Runtime
-from ..engine.tracking import Tracker, drop_after
+from ..engine.stopping import Watched
+from ..engine.tracking import Tracker
 from ..evaluation.features import extract, over_images
 from ..evaluation.knn import knn_accuracy
 from ..evaluation.metrics import classification
@@ -29,6 +31,8 @@ from .plan import Phase, TransferRecipe
 
 FEW_FOR_STATISTICS = 16
 """Images of one process's batch below which BatchNorm's statistics are mostly noise (Wu and He 2018, figure 1)."""
+WATCHED = Watched(metric="log_loss", higher_is_better=False)
+"""Of few validation images the log-loss moves with each of them, the accuracy in jumps."""
 Function = Callable[[Tensor], Tensor]
 
 
@@ -48,16 +52,15 @@ class Training:
     seed: int
     """Of the run: of the order and the augmentation, which the phases share."""
     runtime: Runtime
-    tracker: Tracker
-    folder: RunFolder
-    keep_states: bool
-    """Whether a killed phase goes on where it stopped."""
     quiet: bool
+
+    def logits(self, indices: Tensor) -> Tensor:
+        """(N, K) of these images, by the whole model."""
+        return over_images(self.objective.logits, self.dataset, indices, self.runtime, "evaluating")
 
     def measure(self, indices: Tensor) -> dict[str, float]:
         """Metrics of these images, by the whole model."""
-        logits = over_images(self.objective.logits, self.dataset, indices, self.runtime, "evaluating")
-        return classification(logits, self.dataset.labels[indices])
+        return classification(self.logits(indices), self.dataset.labels[indices])
 
     def say(self, message: str) -> None:
         """Print, unless there are many runs."""
@@ -71,30 +74,93 @@ def check_plan(recipe: TransferRecipe, backbone: Backbone) -> None:
         select(backbone, phase.trained)
 
 
-def measure_start(training: Training, phase: Phase) -> None:
-    """Log, before the first phase, what the weights know already: nearest neighbours need no head."""
-    path = training.folder.metrics
-    if _state_path(training, phase) is not None and training.folder.checkpoints.joinpath(f"{phase.name}.pt").is_file():
-        return
-    if training.runtime.is_main:
-        drop_after(path, phase.name, -1)
-    backbone, dataset, runtime = training.objective.backbone, training.dataset, training.runtime
-    found = [extract(backbone, dataset, indices, runtime) for indices in (training.labelled, training.validation)]
-    labels = [dataset.labels[indices] for indices in (training.labelled, training.validation)]
-    knn = {"knn_accuracy": knn_accuracy(found[0], labels[0], found[1], labels[1])}
-    place = {"phase": phase.name, "epoch": 0, "step": 0, "split": "validation"}
-    training.tracker.log({**place, **training.measure(training.validation), **knn})
+def measure_start(training: Training) -> dict[str, float]:
+    """Metrics of the validation images before any training; a new head knows nothing, but nearest neighbours need none."""
+    backbone, dataset = training.objective.backbone, training.dataset
+    splits = (training.labelled, training.validation)
+    known, asked = (extract(backbone, dataset, indices, training.runtime) for indices in splits)
+    knn = knn_accuracy(known, dataset.labels[splits[0]], asked, dataset.labels[splits[1]])
+    return {**training.measure(training.validation), "knn_accuracy": knn}
 
 
-def run_phase(training: Training, phase: Phase, *, seed: int) -> dict[str, Any]:
+def run_phase(
+    training: Training, phase: Phase, *, seed: int, tracker: Tracker, metrics: Path, state: Path | None
+) -> dict[str, Any]:
     """Train one phase.
+
+    Args:
+        training: what the phases share.
+        phase: what is trained, how fast, how long.
+        seed: of dropout and the like.
+        tracker: where metrics go.
+        metrics: the tracker's file.
+        state: where a killed phase finds what it had; None keeps nothing.
 
     Returns:
         Its metrics of `validation` and what it cost.
     """
+    batches, validate = prepare(training, phase)
+    _warn_of_statistics(training, phase)
+    cost = train(
+        training.objective,
+        groups_of(training, phase),
+        batches,
+        optimizer=training.recipe.optimizer,
+        epochs=phase.epochs,
+        seed=seed,
+        phase=phase.name,
+        runtime=training.runtime,
+        tracker=tracker,
+        state_path=state,
+        metrics_path=metrics,
+        evaluate=validate,
+        evaluate_every=max(1, phase.epochs // 10),
+        watched=WATCHED,
+        stopping=training.recipe.stopping,
+    )
+    # Features of this boundary are of no use to the next phase.
+    training.objective.take_features(None)
+    return {
+        "validation": validate(),
+        "seconds": cost.seconds,
+        "images_seen": cost.images_seen,
+        "peak_memory_mb": cost.peak_memory_mb,
+    }
+
+
+def find_rate(training: Training, phase: Phase, *, seed: int) -> Finding:
+    """Look for the learning rate that a phase bears; everything is left as it was."""
+    batches, _ = prepare(training, phase)
+    found = find_learning_rate(
+        training.objective,
+        groups_of(training, phase),
+        batches,
+        optimizer=training.recipe.optimizer,
+        seed=seed,
+        runtime=training.runtime,
+    )
+    training.objective.take_features(None)
+    return found
+
+
+def groups_of(training: Training, phase: Phase) -> list[dict[str, Any]]:
+    """The parameters that a prepared phase trains, each with its rate."""
+    backbone = training.objective.backbone
+    return parameter_groups(
+        training.objective,
+        learning_rate=phase.learning_rate,
+        weight_decay=training.recipe.optimizer.weight_decay,
+        undecayed=[f"backbone.{name}" for name in backbone.undecayed()],
+        layers={f"backbone.{name}": depth for name, depth in backbone.layers().items()},
+        layer_decay=phase.layer_decay,
+    )
+
+
+def prepare(training: Training, phase: Phase) -> tuple[Batches, Callable[[], dict[str, float]]]:
+    """Freeze what the phase freezes, and compute once what can be: its batches, and how validation is measured."""
     objective, recipe, runtime = training.objective, training.recipe, training.runtime
-    selection = select(objective.backbone, phase.trained)
-    views = recipe.frozen_views if selection.boundary is not None else None
+    boundary = select(objective.backbone, phase.trained).boundary
+    views = recipe.frozen_views if boundary is not None else None
     objective.set_trained(phase.trained, augmented=views != 0)
     loader = Loader(
         training.dataset,
@@ -106,58 +172,23 @@ def run_phase(training: Training, phase: Phase, *, seed: int) -> dict[str, Any]:
         balanced=recipe.imbalance == "sampling",
         views=views,
     )
-    _warn_of_statistics(training, phase)
+    functions = _at_boundary(training, phase, boundary)
     batches: Batches = loader
-    functions = _at_boundary(training, phase, selection.boundary)
-    validate: Callable[[], dict[str, float]] = lambda: training.measure(training.validation)  # noqa: E731
-    if functions is not None:
+    if functions is not None and views is not None:
         objective.eval()
-        if views is not None:
-            found = boundaries.training_features(objective, functions[0], loader, runtime)
-            if isinstance(found, str):
-                training.say(f"{phase.name}: {found}")
-            else:
-                batches = found
-                objective.take_features(functions[1])
-        if phase.trained == "head" or batches is not loader:
-            size = objective.backbone.spec.image_size
-            held = boundaries.held_features(functions[0], training.dataset, training.validation, size, runtime)
-            validate = _validation_of(training, held, functions[1])
-    backbone = objective.backbone
-    cost = train(
-        objective,
-        parameter_groups(
-            objective,
-            learning_rate=phase.learning_rate,
-            weight_decay=recipe.optimizer.weight_decay,
-            undecayed=[f"backbone.{name}" for name in backbone.undecayed()],
-            layers={f"backbone.{name}": depth for name, depth in backbone.layers().items()},
-            layer_decay=phase.layer_decay,
-        ),
-        batches,
-        optimizer=recipe.optimizer,
-        epochs=phase.epochs,
-        seed=seed,
-        phase=phase.name,
-        runtime=runtime,
-        tracker=training.tracker,
-        state_path=_state_path(training, phase),
-        metrics_path=training.folder.metrics,
-        evaluate=validate,
-        evaluate_every=max(1, phase.epochs // 10),
-    )
-    # Features of this boundary are of no use to the next phase.
-    objective.take_features(None)
-    return {
-        "validation": validate(),
-        "seconds": cost.seconds,
-        "images_seen": cost.images_seen,
-        "peak_memory_mb": cost.peak_memory_mb,
-    }
-
-
-def _state_path(training: Training, phase: Phase) -> Any:
-    return training.folder.checkpoints / f"{phase.name}.pt" if training.keep_states else None
+        found = boundaries.training_features(objective, functions[0], loader, runtime)
+        if isinstance(found, str):
+            training.say(f"{phase.name}: {found}")
+        else:
+            batches = found
+            objective.take_features(functions[1])
+    if functions is None or (batches is loader and phase.trained != "head"):
+        return batches, lambda: training.measure(training.validation)
+    objective.eval()
+    size = objective.backbone.spec.image_size
+    held = boundaries.held_features(functions[0], training.dataset, training.validation, size, runtime)
+    labels, from_boundary = training.dataset.labels[training.validation], functions[1]
+    return batches, lambda: classification(boundaries.logits_of(objective, from_boundary, held, runtime), labels)
 
 
 def _at_boundary(training: Training, phase: Phase, boundary: str | None) -> tuple[Function, Function] | None:
@@ -175,13 +206,6 @@ def _at_boundary(training: Training, phase: Phase, boundary: str | None) -> tupl
     except NotTraceableError as error:
         training.say(f"{phase.name}: features are computed live: {error}")
         return None
-
-
-def _validation_of(training: Training, held: Tensor, from_boundary: Function) -> Callable[[], dict[str, float]]:
-    labels = training.dataset.labels[training.validation]
-    return lambda: classification(
-        boundaries.logits_of(training.objective, from_boundary, held, training.runtime), labels
-    )
 
 
 def _warn_of_statistics(training: Training, phase: Phase) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 from ..data.augment import SUPERVISED_DEFAULT, AugmentConfig
 from ..engine.errors import InputError, did_you_mean
 from ..engine.optim import OptimizerConfig
+from ..engine.stopping import StoppingConfig
 from ..models.heads import HeadConfig
 from .run import check_positive
 
@@ -68,6 +69,8 @@ class TransferRecipe:
     new views in each epoch, computed each time."""
     batch_norm: Literal["train", "frozen"] = "train"
     """Statistics of BatchNorm layers that are trained: moved by the batches, or kept. Frozen layers never move."""
+    stopping: StoppingConfig = StoppingConfig()
+    """When a phase ends before its last epoch, by the log-loss of the validation images."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
     mixup: float = 0.0

@@ -15,15 +15,16 @@ from ..engine.errors import InputError
 from ..engine.folder import RunFolder, environment
 from ..engine.randomness import sample_keys, seed_from
 from ..engine.tracking import Tracker, drop_after
+from ..evaluation.metrics import classification
 from ..models import initialize
-from ..models.backbones import first_blocks
+from ..models.backbones import Backbone, first_blocks
 from ..models.heads import make_head
 from ..objectives.supervised import Supervised
 from . import augmentation as augmentations
 from .initial import WORDS, Initial, fingerprint_of, initial_backbone, seen_after
 from .matching import matched
-from .phases import Training, calibrate, check_plan, measure_start, run_phase
-from .plan import TransferRecipe
+from .phases import Training, calibrate, check_plan, find_rate, measure_start, run_phase
+from .plan import Phase, TransferRecipe
 from .run import VOLATILE, RunConfig, data_label
 
 CALIBRATION_IMAGES = 256
@@ -38,6 +39,9 @@ class TransferConfig(RunConfig, TransferRecipe, Initial):
     """Labelled images per class, a share of each class (0.1 or 10%), or all. Validation holds no more a class."""
     keep_model: bool = True
     """Export the chosen model: its backbone and its head."""
+    find_rate: bool = False
+    """Train nothing: raise the learning rate of the first phase step by step until the loss explodes (Smith 2017), say
+    which one it bears, and draw the curve."""
 
 
 def labelled_images(config: TransferConfig, dataset: sources.Dataset) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,11 +100,14 @@ def transfer(
         )
     batch_size = min(config.batch_size, len(labelled)) // runtime.num_processes * runtime.num_processes
     phases = config.phases(len(labelled) // batch_size)
+    training = _training(config, dataset, backbone, labelled, validation, batch_size, runtime, quiet=quiet)
     settings = configuration.to_dict(config)
     output = config.output or Path(
         f"runs/transfer-{Path(config.init).name}-{backbone.spec.name.replace('/', '-')}-{data_label(config.data)}"
         f"-{config.labels}-seed{config.seed}"
     )
+    if config.find_rate:
+        return _find_rate(training, phases[0], output.with_name(f"{output.name}-rates"), seed_from(config.seed, 2, 0))
     identity = {"data": dataset.fingerprint, "init": fingerprint_of(config)}
     # The same weights may lie elsewhere.
     volatile = (*VOLATILE, "init", "imagenet_weights")
@@ -116,49 +123,31 @@ def transfer(
                 f"transfer of {backbone.spec.label} from {config.init}: {len(labelled)} labelled images, "
                 f"{len(validation)} for validation; {runtime.describe()}"
             )
-        torch.manual_seed(seed_from(config.seed, 1))
-        objective = Supervised(
-            backbone,
-            make_head(config.head, backbone, len(dataset.classes)),
-            augment=config.augment,
-            num_classes=len(dataset.classes),
-            label_smoothing=config.label_smoothing,
-            mixup=config.mixup,
-            cutmix=config.cutmix,
-            class_weights=_class_weights(config, dataset, labelled),
-            keep_statistics=config.batch_norm == "frozen",
-        ).to(runtime.device)
-        training = Training(
-            objective=objective,
-            recipe=config,
-            dataset=dataset,
-            labelled=labelled,
-            validation=validation,
-            batch_size=batch_size,
-            seed=config.seed,
-            runtime=runtime,
-            tracker=Tracker(
-                folder.metrics, config.tracking, runtime, settings=settings, group=group, job_type="transfer"
-            ),
-            folder=folder,
-            keep_states=config.keep_model,
-            quiet=quiet,
-        )
-        sample = labelled[:: max(1, len(labelled) // CALIBRATION_IMAGES)]
-        images = torch.cat(list(dataset.batches(sample.split(CALIBRATION_IMAGES), runtime.device)))
-        keys = sample_keys(config.seed, 0, sample).to(runtime.device)
-        calibrate(training, images, keys, scratch=config.init == "scratch")
-        measure_start(training, phases[0])
-
+        tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, group=group, job_type="transfer")
+        states = {phase.name: folder.checkpoints / f"{phase.name}.pt" for phase in phases}
+        if not states[phases[0].name].is_file():
+            if runtime.is_main:
+                drop_after(folder.metrics, phases[0].name, -1)
+            place = {"phase": phases[0].name, "epoch": 0, "step": 0, "split": "validation"}
+            tracker.log({**place, **measure_start(training)})
         found: dict[str, dict[str, Any]] = {}
         weights: dict[str, dict[str, torch.Tensor]] = {}
         for number, phase in enumerate(phases):
-            found[phase.name] = run_phase(training, phase, seed=seed_from(config.seed, 2, number))
-            weights[phase.name] = {name: value.clone() for name, value in objective.state_dict().items()}
+            found[phase.name] = run_phase(
+                training,
+                phase,
+                seed=seed_from(config.seed, 2, number),
+                tracker=tracker,
+                metrics=folder.metrics,
+                state=states[phase.name] if config.keep_model else None,
+            )
+            weights[phase.name] = {name: value.clone() for name, value in training.objective.state_dict().items()}
         chosen = max(found, key=lambda name: _preference(found[name]["validation"]))
+        logits: dict[str, torch.Tensor] = {}
         for name, state in weights.items():
-            objective.load_state_dict(state)
-            found[name]["test"] = training.measure(dataset.splits["test"])
+            training.objective.load_state_dict(state)
+            logits[name] = training.logits(dataset.splits["test"])
+            found[name]["test"] = classification(logits[name], dataset.labels[dataset.splits["test"]])
         result = {
             "chosen": chosen,
             "num_train": len(labelled),
@@ -168,10 +157,11 @@ def transfer(
         }
         if runtime.is_main:
             drop_after(folder.metrics, "chosen", -1)
-        training.tracker.log({"phase": "chosen", "split": "test", **found[chosen]["test"]})
-        training.tracker.close()
+        tracker.log({"phase": "chosen", "split": "test", **found[chosen]["test"]})
+        tracker.close()
         if config.keep_model and runtime.is_main:
-            objective.load_state_dict(weights[chosen])
+            training.objective.load_state_dict(weights[chosen])
+            _write_evaluation(output, training, logits[chosen])
             origin = {"init": provenance, "settings": settings, "data_fingerprint": dataset.fingerprint}
             contents = None if dataset.contents is None else dataset.contents[labelled.numpy()]
             initialize.export(
@@ -181,11 +171,83 @@ def transfer(
                 seen=seen_after(config, contents),
             )
             head = {"classes": list(dataset.classes), "head": configuration.to_dict(config.head)}
-            checkpoint.save_weights(output / "head", "head", objective.head.state_dict(), head)
+            checkpoint.save_weights(output / "head", "head", training.objective.head.state_dict(), head)
         folder.finish(result)
         if not quiet:
             _describe(result, output, runtime)
         return result
+
+
+def _training(
+    config: TransferConfig,
+    dataset: sources.Dataset,
+    backbone: Backbone,
+    labelled: torch.Tensor,
+    validation: torch.Tensor,
+    batch_size: int,
+    runtime: runtimes.Runtime,
+    *,
+    quiet: bool,
+) -> Training:
+    """A new head on the backbone, calibrated, and all that the phases share."""
+    torch.manual_seed(seed_from(config.seed, 1))
+    objective = Supervised(
+        backbone,
+        make_head(config.head, backbone, len(dataset.classes)),
+        augment=config.augment,
+        num_classes=len(dataset.classes),
+        label_smoothing=config.label_smoothing,
+        mixup=config.mixup,
+        cutmix=config.cutmix,
+        class_weights=_class_weights(config, dataset, labelled),
+        keep_statistics=config.batch_norm == "frozen",
+    ).to(runtime.device)
+    training = Training(
+        objective=objective,
+        recipe=config,
+        dataset=dataset,
+        labelled=labelled,
+        validation=validation,
+        batch_size=batch_size,
+        seed=config.seed,
+        runtime=runtime,
+        quiet=quiet,
+    )
+    sample = labelled[:: max(1, len(labelled) // CALIBRATION_IMAGES)]
+    images = torch.cat(list(dataset.batches(sample.split(CALIBRATION_IMAGES), runtime.device)))
+    keys = sample_keys(config.seed, 0, sample).to(runtime.device)
+    calibrate(training, images, keys, scratch=config.init == "scratch")
+    return training
+
+
+def _find_rate(training: Training, phase: Phase, folder: Path, seed: int) -> dict[str, Any]:
+    """Look for the first phase's learning rate and write its curve; nothing is trained."""
+    from ..output import rates
+
+    found = find_rate(training, phase, seed=seed)
+    if training.runtime.is_main:
+        rates.write(folder, found)
+    training.runtime.say(
+        f"{phase.name}: the smoothed loss is least at a learning rate of {found.least:.2g}"
+        f"{'' if found.exploded else ' (it never exploded)'}; a tenth of it is {found.suggestion:.2g}. "
+        f"The curve: {folder / 'learning_rates.png'}"
+    )
+    return {"suggestion": found.suggestion, "least": found.least, "exploded": found.exploded}
+
+
+def _write_evaluation(output: Path, training: Training, test_logits: torch.Tensor) -> None:
+    """The files of `evaluation/`, about the chosen model."""
+    from ..output import evaluation
+
+    dataset, validation, test = training.dataset, training.validation, training.dataset.splits["test"]
+    held = {"validation": (validation, training.logits(validation)), "test": (test, test_logits)}
+    predictions = {
+        name: evaluation.Predictions(
+            logits=logits, labels=dataset.labels[indices], names=[dataset.names[index] for index in indices.tolist()]
+        )
+        for name, (indices, logits) in held.items()
+    }
+    evaluation.write(output, dataset.classes, predictions)
 
 
 def _class_weights(config: TransferConfig, dataset: sources.Dataset, labelled: torch.Tensor) -> torch.Tensor | None:

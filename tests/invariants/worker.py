@@ -71,8 +71,9 @@ def phased_state(runtime: Runtime, folder: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     objective = Supervised(
         initialize.scratch(tiny_transformer(), seed=0),
-        LinearHead(16, len(dataset.classes)),
+        linear_head(16, len(dataset.classes)),
         augment=SUPERVISED_DEFAULT,
+        num_classes=len(dataset.classes),
     )
     indices, validation = dataset.splits["train"][:60], dataset.splits["validation"][:40]
     loader = Loader(dataset, indices, batch_size=20, seed=0, runtime=runtime, labelled=True)

@@ -36,7 +36,7 @@ def everything(objective) -> dict[str, torch.Tensor]:
 def test_everything_is_left_as_it_was(make_supervised, find, monkeypatch, fails):
     objective = make_supervised()
     objective.eval()
-    objective.head.linear.weight.grad = torch.ones_like(objective.head.linear.weight)
+    objective.head.layers[0].weight.grad = torch.ones_like(objective.head.layers[0].weight)
     groups = parameter_groups(objective, learning_rate=0.1, weight_decay=0.0)
     outside = [{key: value for key, value in group.items() if key not in ("params", "names")} for group in groups]
     before, random = everything(objective), torch.get_rng_state()
@@ -58,21 +58,21 @@ def test_everything_is_left_as_it_was(make_supervised, find, monkeypatch, fails)
         plain_backward = finder.accumulate_gradient
 
         def traced(*arguments):
-            weights.append(objective.head.linear.weight.detach().clone())
+            weights.append(objective.head.layers[0].weight.detach().clone())
             return plain_backward(*arguments)
 
         monkeypatch.setattr(finder, "accumulate_gradient", traced)
         find(objective, groups=groups)
         # In between, it did train.
-        assert not torch.allclose(weights[-1], before["head.linear.weight"], atol=0.01)
+        assert not torch.allclose(weights[-1], before["head.layers.0.weight"], atol=0.01)
     after = everything(objective)
     assert len(before) > 40
     assert [name for name, value in before.items() if not torch.equal(value, after[name])] == []
     assert torch.equal(torch.get_rng_state(), random)
     assert not any(module.training for module in objective.modules())
     gradients = {name for name, parameter in objective.named_parameters() if parameter.grad is not None}
-    assert gradients == {"head.linear.weight"}
-    assert torch.equal(objective.head.linear.weight.grad, torch.ones_like(objective.head.linear.weight))
+    assert gradients == {"head.layers.0.weight"}
+    assert torch.equal(objective.head.layers[0].weight.grad, torch.ones_like(objective.head.layers[0].weight))
     assert [{key: group[key] for key in kept} for group, kept in zip(groups, outside, strict=True)] == outside
     assert all(group.keys() == kept.keys() | {"params", "names"} for group, kept in zip(groups, outside, strict=True))
 
