@@ -120,7 +120,7 @@ class Backbone(nn.Module):
     def undecayed(self) -> set[str]:
         """Names (within this module) of tokens and position embeddings, which weight decay leaves alone."""
         if self._knows_groups:
-            no_decay = getattr(self.model, "no_weight_decay", set)()
+            no_decay: set[str] = getattr(self.model, "no_weight_decay", set)()
         else:
             no_decay = {name for name, _ in self.model.named_parameters() if name.rpartition(".")[2] in TOKENS}
         return {f"model.{name}" for name in no_decay}
