@@ -170,20 +170,25 @@ def _geometry(theta: Tensor, height: int, width: int, size: int, config: Augment
     return [*steps, (partial(operations.affine, size=size, padding=config.padding), (theta,))]
 
 
-def evaluation_view(images: Tensor, *, size: int) -> Tensor:
+def evaluation_view(images: Tensor, *, size: int, interpolation: str = "bilinear") -> Tensor:
     """What a model sees in evaluation: (B, C, H, W) float32 in 0..1 -> (B, C, S, S), no randomness.
 
     Images stored larger than S lose their margin, an eighth of what they show at most, and are shrunk where they are
-    larger still; smaller ones are enlarged bilinearly.
+    larger still; smaller ones are enlarged.
+
+    Args:
+        images: as they are stored.
+        size: S, pixels a side.
+        interpolation: bilinear or bicubic, as the weights were trained with (`BackboneSpec.interpolation`).
     """
     if min(images.shape[2:]) < size:
-        return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+        return F.interpolate(images, size=(size, size), mode=interpolation, align_corners=False)
     height, width = (max(size, length * 7 // 8) for length in images.shape[2:])
     top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
     centre = images[:, :, top : top + height, left : left + width]
     if (height, width) == (size, size):
         return centre
-    return F.interpolate(centre, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(centre, size=(size, size), mode=interpolation, align_corners=False, antialias=True)
 
 
 def _between(draw: Tensor, bounds: tuple[float, float]) -> Tensor:

@@ -57,10 +57,10 @@ def extract(
 
     `change`, of what the backbone would see (B, C, S, S) and of the images' indices (B,), is done first: a corruption.
     """
-    size = backbone.spec.image_size
+    spec = backbone.spec
 
     def features_of(images: Tensor, samples: Tensor) -> Tensor:
-        view = evaluation_view(images, size=size)
+        view = evaluation_view(images, size=spec.image_size, interpolation=spec.interpolation)
         return backbone(view if change is None else change(view, samples))
 
     training = backbone.training

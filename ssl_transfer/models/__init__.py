@@ -1,1 +1,1 @@
-"""Backbones (timm) with their initialisations, and heads."""
+"""Backbones (timm, torchvision, our own) with their initialisations, their blocks, and heads."""

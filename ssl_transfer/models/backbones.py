@@ -119,9 +119,11 @@ class Backbone(nn.Module):
 
     def undecayed(self) -> set[str]:
         """Names (within this module) of tokens and position embeddings, which weight decay leaves alone."""
-        no_decay = set(getattr(self.model, "no_weight_decay", set)()) if self._knows_groups else set()
-        named = {name for name, _ in self.model.named_parameters() if name.rpartition(".")[2] in TOKENS}
-        return {f"model.{name}" for name in no_decay | named}
+        if self._knows_groups:
+            no_decay: set[str] = getattr(self.model, "no_weight_decay", set)()
+        else:
+            no_decay = {name for name, _ in self.model.named_parameters() if name.rpartition(".")[2] in TOKENS}
+        return {f"model.{name}" for name in no_decay}
 
     def ordered(self) -> tuple[tuple[Block, ...], Order]:
         """The blocks in order of computation, and the moment of each module and parameter: one forward's time."""

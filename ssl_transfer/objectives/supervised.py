@@ -54,6 +54,8 @@ class Supervised(Objective):
         weights = torch.ones(num_classes) if class_weights is None else class_weights
         self.register_buffer("class_weights", weights, persistent=False)
         self._augment, self._num_classes, self._label_smoothing = augment, num_classes, label_smoothing
+        # Micro-batches would be mixed among themselves.
+        self.loss_over_batch = bool(mixup or cutmix)
         self._mixup, self._cutmix, self._keep_statistics = mixup, cutmix, keep_statistics
         self._selection = select(backbone, "all")
         self._augmented = True
@@ -110,15 +112,18 @@ class Supervised(Objective):
 
     def view(self, images: Tensor, keys: Tensor) -> Tensor:
         """What the backbone sees of stored images (B, C, H, W) in training: (B, C, S, S)."""
-        size = self.backbone.spec.image_size
         if self._augmented:
-            return augment(images, keys, view=0, size=size, config=self._augment)
-        return evaluation_view(images, size=size)
+            return augment(images, keys, view=0, size=self.backbone.spec.image_size, config=self._augment)
+        return self.plain_view(images)
+
+    def plain_view(self, images: Tensor) -> Tensor:
+        """What the backbone sees of stored images (B, C, H, W) in evaluation: (B, C, S, S)."""
+        spec = self.backbone.spec
+        return evaluation_view(images, size=spec.image_size, interpolation=spec.interpolation)
 
     def logits(self, images: Tensor) -> Tensor:
         """Stored images (B, C, H, W) in 0..1 -> (B, K) float32, without augmentation."""
-        images = evaluation_view(images, size=self.backbone.spec.image_size)
-        return self.scores(features_for(self.head, self.backbone, images))
+        return self.scores(features_for(self.head, self.backbone, self.plain_view(images)))
 
     def scores(self, features: Tensor) -> Tensor:
         """What the head takes -> (B, K) float32.

@@ -169,10 +169,11 @@ class _Own:
     def measure(self, backbone: Backbone, dataset: sources.Dataset, split: str, runtime: runtimes.Runtime) -> Tensor:
         """(N, K) of the images of a split."""
         self.head.to(runtime.device)
-        size = backbone.spec.image_size
+        spec = backbone.spec
 
         def of_images(images: Tensor) -> Tensor:
-            return self.logits(features_for(self.head, backbone, evaluation_view(images, size=size)))
+            view = evaluation_view(images, size=spec.image_size, interpolation=spec.interpolation)
+            return self.logits(features_for(self.head, backbone, view))
 
         found = over_images(of_images, dataset, dataset.splits[split], runtime, "head")
         self.head.to("cpu")

@@ -102,6 +102,15 @@ def test_a_trailing_norm_belongs_to_the_block_before(make_family):
         assert norm in make_family(name).blocks()[-1].parameters
 
 
+def test_every_family_has_layers_and_undecayed_tokens(family, make_family):
+    backbone = make_family(family)
+    names = [name for name, _ in backbone.named_parameters()]
+    assert sorted(backbone.layers()) == sorted(names)
+    tokens = {name for name in names if "token" in name or "pos_embed" in name}
+    assert backbone.undecayed() & set(names) == tokens
+    assert len(tokens) == (2 if "vit" in family else 0)
+
+
 def test_layers_of_other_libraries_follow_the_blocks(make_family):
     backbone = make_family("torchvision/resnet18")
     layers = backbone.layers()

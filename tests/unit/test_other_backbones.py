@@ -182,7 +182,6 @@ def save(model, path: Path) -> Path:
     [
         ("torchvision/mobilenet_v3_small", "bilinear", 0.485),
         ("torchvision/efficientnet_b0", "bicubic", 0.485),
-        ("torchvision/convnext_tiny", "bilinear", 0.485),
     ],
 )
 def test_torchvision_weights_from_a_file(tmp_path, name, interpolation, mean):
@@ -263,7 +262,7 @@ def test_an_old_description_still_loads(make_backbone, tmp_path):
     assert initialize.from_checkpoint(tmp_path)[0].spec == backbone.spec
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 3])
 def test_the_first_blocks_compute_what_they_did(family, make_family, count, tmp_path):
     backbone = make_family(family)
     blocks = backbone.blocks()
@@ -288,11 +287,11 @@ def test_the_first_blocks_compute_what_they_did(family, make_family, count, tmp_
     expected = maps[:, 1:].mean(dim=1) if maps.ndim == 3 else maps.mean(dim=(2, 3))
     assert torch.equal(features, expected)
     assert kept.num_features == kept.map_features == features.shape[1]
-    if count == 2:
+    if count == 3:
         initialize.export(kept, tmp_path, {})
         assert len(load_file(tmp_path / "backbone.safetensors")) == len(kept.model.state_dict()) < len(state)
         loaded, _ = initialize.from_checkpoint(tmp_path)
-        assert loaded.spec == replace(backbone.spec, keep_blocks=2)
+        assert loaded.spec == replace(backbone.spec, keep_blocks=3)
         with torch.no_grad():
             assert torch.equal(loaded.eval()(images), features)
 
