@@ -59,7 +59,7 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
     group = output.name
     pretrain_jobs, transfer_jobs = [], []
     for arm in arms:
-        place = f"{arm.name}-{arm.backbone.name}-{configuration.fingerprint(arm.backbone)[:6]}"
+        place = f"{arm.name}-{arm.backbone.name.replace('/', '-')}-{configuration.fingerprint(arm.backbone)[:6]}"
         # A transfer run's seed says which pretraining it starts from, whatever other seeds there are.
         for seed in sorted({seed % config.pretrain_seeds for seed in config.seeds}) if arm.recipe is not None else ():
             settings = pretraining.PretrainConfig(

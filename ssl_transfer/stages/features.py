@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ..data.augment import evaluation_view
 from ..data.dataset import Dataset
 from ..data.loaders import Loader
 from ..engine.contract import Batch
@@ -77,12 +76,10 @@ def training_features(
 
 
 def held_features(
-    to_boundary: Function, dataset: Dataset, indices: Tensor, image_size: int, runtime: Runtime
+    objective: Supervised, to_boundary: Function, dataset: Dataset, indices: Tensor, runtime: Runtime
 ) -> Tensor:
     """Features (N, ...) at the boundary of unaugmented images, on the CPU."""
-    return over_images(
-        lambda images: to_boundary(evaluation_view(images, size=image_size)), dataset, indices, runtime, "features"
-    )
+    return over_images(lambda images: to_boundary(objective.plain_view(images)), dataset, indices, runtime, "features")
 
 
 @torch.inference_mode()

@@ -75,7 +75,7 @@ def check_plan(recipe: TransferRecipe, backbone: Backbone) -> None:
 
 
 def measure_start(training: Training) -> dict[str, float]:
-    """Metrics of the validation images before any training; a new head knows nothing, but nearest neighbours need none."""
+    """Metrics of the validation images before any training: a new head knows nothing, nearest neighbours need none."""
     backbone, dataset = training.objective.backbone, training.dataset
     splits = (training.labelled, training.validation)
     known, asked = (extract(backbone, dataset, indices, training.runtime) for indices in splits)
@@ -185,8 +185,7 @@ def prepare(training: Training, phase: Phase) -> tuple[Batches, Callable[[], dic
     if functions is None or (batches is loader and phase.trained != "head"):
         return batches, lambda: training.measure(training.validation)
     objective.eval()
-    size = objective.backbone.spec.image_size
-    held = boundaries.held_features(functions[0], training.dataset, training.validation, size, runtime)
+    held = boundaries.held_features(objective, functions[0], training.dataset, training.validation, runtime)
     labels, from_boundary = training.dataset.labels[training.validation], functions[1]
     return batches, lambda: classification(boundaries.logits_of(objective, from_boundary, held, runtime), labels)
 

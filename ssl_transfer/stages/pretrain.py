@@ -13,9 +13,11 @@ from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import InputError, did_you_mean
 from ..engine.folder import RunFolder, environment
+from ..engine.gradients import check_accumulation
 from ..engine.loop import Batches, train
 from ..engine.optim import OptimizerConfig, parameter_groups
 from ..engine.randomness import seed_from
+from ..engine.stopping import Watched
 from ..engine.tracking import Tracker
 from ..evaluation.features import extract
 from ..evaluation.knn import knn_accuracy
@@ -155,6 +157,7 @@ def pretrain(
         loader = Loader(
             dataset, dataset.pool, batch_size=config.batch_size, seed=config.seed, runtime=runtime, labelled=False
         )
+    check_accumulation(method.eval(), config.optimizer.accumulate, runtime)
     settings = settings_of(config)
     output = config.output or Path(
         f"runs/pretrain-{name}-{config.backbone.name.replace('/', '-')}-{data_label(config.data)}-seed{config.seed}"
@@ -194,6 +197,7 @@ def pretrain(
             metrics_path=folder.metrics,
             evaluate=evaluate if labelled else None,
             evaluate_every=config.evaluate_every,
+            watched=Watched(metric="knn_accuracy", higher_is_better=True),
         )
         tracker.close()
         result = {
