@@ -12,15 +12,17 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ..engine import config as configuration
-from ..engine.errors import InputError, did_you_mean
+from ..engine.errors import InputError
+from ..engine.words import counted
 from ..models import backbones, initialize
-from ..models.backbones import Backbone, BackboneConfig
+from ..models.backbones import Backbone, BackboneConfig, first_blocks
 from ..models.blocks import Block
 from ..models.construct import probe
+from ..models.heads import HeadConfig, make_head
 from ..models.selection import select
+from .plan import TransferRecipe
 from .run import IMAGE_SIZE
 
-HEADS = ("linear", "flatten-256")
 LONG_NAME = 28
 _STATISTICS = ("running_mean", "running_var")
 
@@ -105,25 +107,6 @@ def summarize(backbone: Backbone, head: nn.Module, phases: Sequence[tuple[str, s
     return Summary(rows=tuple(rows), phases=tuple(name for name, _ in phases))
 
 
-def head_of(backbone: Backbone, head: str, logits: int) -> nn.Module:
-    """A head to count.
-
-    Raises:
-        InputError: another name, or no logits.
-    """
-    if logits < 1:
-        raise InputError(f"--logits {logits}: it must be 1 or more.")
-    if head == "linear":
-        return nn.Linear(backbone.num_features, logits)
-    if head == "flatten-256":
-        shape = backbone.map_shape
-        num_places = shape.grid[0] * shape.grid[1] + shape.num_prefix_tokens
-        return nn.Sequential(
-            nn.Flatten(), nn.Linear(shape.features * num_places, 256), nn.ReLU(), nn.Linear(256, logits)
-        )
-    raise InputError(f"--head {head}: {' or '.join(HEADS)}.{did_you_mean(head, HEADS)}")
-
-
 def table_of(summary: Summary) -> Table:
     """The summary as a table for the terminal."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_footer=True, header_style="bold")
@@ -204,30 +187,33 @@ class SummaryConfig:
     """Channels of the images. Default: 3, or those of the run."""
     backbone: BackboneConfig = BackboneConfig(name="")
     """Its stem and arguments; its name is the first argument of this command."""
-    head: str = "linear"
-    """linear, or flatten-256 (the whole map, a layer of 256, ReLU, the logits)."""
-    logits: int = 1
-    """Outputs of the head: 1 for two classes told apart by one logit, else the number of classes."""
-    trained: tuple[str, ...] = ("head", "all")
-    """What each phase trains besides the head: head (no more than that), all, last:N or first:N blocks, or from:NAME
-    (a block or module, and all that is computed after it starts)."""
+    plan: tuple[str, ...] = ("fine-tune",)
+    """As of `transfer`: a named plan (feature-extraction, fine-tune, partial, gradual, full, low-level, surgical) or
+    phases."""
+    head: HeadConfig = HeadConfig()
+    """What is put on the backbone."""
+    classes: int = 2
+    """Classes that the head tells apart."""
 
 
 def summary(config: SummaryConfig) -> Summary:
     """Print it."""
+    if config.classes < 2:
+        raise InputError(f"--classes {config.classes}: it must be 2 or more.")
+    recipe = TransferRecipe(plan=config.plan, head=config.head)
     backbone = _backbone(config)
-    head = head_of(backbone, config.head, config.logits)
-    # Two phases may train the same: their numbers tell them apart.
-    names = [name if config.trained.count(name) == 1 else f"{name} {i}" for i, name in enumerate(config.trained, 1)]
-    result = summarize(backbone, head, list(zip(names, config.trained, strict=True)))
+    if recipe.keep_blocks is not None:
+        backbone = first_blocks(backbone, recipe.keep_blocks)
+    phases = [(phase.name, phase.trained) for phase in recipe.phases(steps_per_epoch=1)]
+    result = summarize(backbone, make_head(config.head, backbone, config.classes), phases)
     spec, console = backbone.spec, Console(highlight=False)
     console.print(f"{spec.label}, {spec.in_chans} x {spec.image_size} x {spec.image_size}, {spec.stem} stem")
-    console.print(f"head {config.head}, {config.logits} logit{'s' if config.logits > 1 else ''}\n")
+    console.print(f"head {config.head.kind}, {counted(1 if config.head.one_logit else config.classes, 'score')}\n")
     console.print(table_of(result))
     with_statistics = f"; {result.num_parameters + result.num_statistics:,} with BatchNorm's statistics"
     console.print(f"\n{result.num_parameters:,} parameters{with_statistics if result.num_statistics else ''}")
-    for name, trained in result.num_trained.items():
-        console.print(f"phase {name}: {trained:,} trained")
+    for name, trained in phases:
+        console.print(f"phase {name} ({trained}): {result.num_trained[name]:,} trained")
     return result
 
 

@@ -5,14 +5,17 @@ from torch import nn
 from ssl_transfer import cli
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.models import initialize
-from ssl_transfer.stages.summary import SummaryConfig, head_of, summarize, summary
+from ssl_transfer.models.heads import HeadConfig, make_head
+from ssl_transfer.stages.summary import SummaryConfig, summarize, summary
+
+ONE_LOGIT = HeadConfig(one_logit=True)
 
 
 def test_vgg16_with_a_flattening_head(make_family):
     for name in ("vgg16", "torchvision/vgg16"):
         backbone = make_family(name)
         phases = [("head", "head"), ("partial", "from:features.24"), ("last", "last:1"), ("everything", "all")]
-        result = summarize(backbone, head_of(backbone, "flatten-256", 1), phases)
+        result = summarize(backbone, make_head(HeadConfig(kind="flatten-256", one_logit=True), backbone, 2), phases)
         assert result.num_parameters == 14_846_273
         assert result.num_statistics == 0
         assert result.num_trained == {
@@ -29,7 +32,7 @@ def test_vgg16_with_a_flattening_head(make_family):
 def test_mobilenet_with_one_logit(make_family):
     backbone = make_family("torchvision/mobilenet_v2")
     phases = [("head", "head"), ("partial", "from:features.12.conv.1")]
-    result = summarize(backbone, head_of(backbone, "linear", 1), phases)
+    result = summarize(backbone, make_head(ONE_LOGIT, backbone, 2), phases)
     assert result.num_parameters + result.num_statistics == 2_259_265
     assert result.num_statistics == 34_112
     assert result.num_trained == {"head": 1_281, "partial": 1_862_721}
@@ -40,7 +43,7 @@ def test_mobilenet_with_one_logit(make_family):
 
 def test_the_simple_network_with_one_logit(make_family):
     backbone = make_family("simple_cnn")
-    result = summarize(backbone, head_of(backbone, "linear", 1), [("all", "all")])
+    result = summarize(backbone, make_head(ONE_LOGIT, backbone, 2), [("all", "all")])
     assert result.num_parameters + result.num_statistics == 4_649_345
     assert result.num_trained == {"all": 4_645_761}
 
@@ -69,19 +72,23 @@ def test_counting_changes_nothing(make_family):
 
 def test_the_command(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    flags = ["--image-size", "32", "--head", "flatten-256", "--trained", "head", "from:features.24"]
+    flags = ["--image-size", "32", "--head.kind", "flatten-256", "--head.one-logit"]
+    flags += ["--plan", "partial", "from:features.24"]
     cli.main(["summary", "vgg16", *flags])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     block = next(line for line in lines if line.startswith("features.24 "))
     assert block.split() == ["features.24", "512", "x", "1", "x", "1", "7,079,424", "frozen", "trained"]
     assert "14,846,273 parameters" in lines
-    assert lines[-2:] == ["phase head: 131,585 trained", "phase from:features.24: 7,211,009 trained"]
+    assert lines[-2:] == [
+        "phase head (head): 131,585 trained",
+        "phase finetune (from:features.24): 7,211,009 trained",
+    ]
 
 
 def test_long_names_leave_room_at_80_columns(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    cli.main(["summary", "densenet121", "--image-size", "32", "--trained", "last:2"])
+    cli.main(["summary", "densenet121", "--image-size", "32", "--plan", "partial"])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert "  denselayer16" in [line.rstrip() for line in lines]
@@ -89,7 +96,7 @@ def test_long_names_leave_room_at_80_columns(capsys, monkeypatch):
 
 def test_a_runs_folder(make_backbone, tmp_path, capsys):
     initialize.export(make_backbone("transformer", channels=1), tmp_path / "backbone", {})
-    result = summary(SummaryConfig(path=str(tmp_path), logits=4))
+    result = summary(SummaryConfig(path=str(tmp_path), classes=4))
     assert [row.name for row in result.rows] == ["stem", "blocks.0", "blocks.1", "head"]
     assert "1 x 16 x 16" in capsys.readouterr().out
     with pytest.raises(InputError, match="Leave those flags out"):
@@ -97,8 +104,15 @@ def test_a_runs_folder(make_backbone, tmp_path, capsys):
 
 
 def test_phases_that_train_the_same_are_told_apart():
-    result = summary(SummaryConfig(path="simple_cnn", image_size=16, trained=("all", "all")))
-    assert list(result.num_trained) == ["all 1", "all 2"]
+    result = summary(SummaryConfig(path="simple_cnn", image_size=16, plan=("all", "all rate=1e-4")))
+    assert list(result.num_trained) == ["finetune-1", "finetune-2"]
+
+
+def test_a_plan_that_drops_blocks_counts_those_that_stay():
+    whole = summary(SummaryConfig(path="simple_cnn", image_size=16))
+    short = summary(SummaryConfig(path="simple_cnn", image_size=16, plan=("low-level", "2")))
+    assert [row.name for row in short.rows] == [*(row.name for row in whole.rows[:2]), "head"]
+    assert [row.num_parameters for row in short.rows[:2]] == [row.num_parameters for row in whole.rows[:2]]
 
 
 @pytest.mark.parametrize(
@@ -106,9 +120,9 @@ def test_phases_that_train_the_same_are_told_apart():
     [
         ({"path": ""}, "Which backbone"),
         ({"path": "resnet81"}, "no such model"),
-        ({"path": "simple_cnn", "head": "lineal"}, r"linear or flatten-256\. Did you mean linear"),
-        ({"path": "simple_cnn", "logits": 0}, "logits 0"),
-        ({"path": "simple_cnn", "trained": ("last:9",)}, "has 4 blocks"),
+        ({"path": "simple_cnn", "classes": 1}, "classes 1"),
+        ({"path": "simple_cnn", "plan": ("partial", "last:9")}, "has 4 blocks"),
+        ({"path": "simple_cnn", "plan": ("parzial",)}, "Did you mean partial"),
     ],
 )
 def test_mistakes_are_told(settings, message):
