@@ -75,7 +75,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     dataset = sources.load(config.data, image_size=backbone.spec.image_size, config=config.loading)
     dataset = matched(dataset, backbone.spec, path, config.loading)
     own = _head(path, backbone, dataset.classes)
-    backbone.to(runtime.device)
+    backbone.to(runtime.device).eval()
     needed = dict.fromkeys(("train", "validation", config.split))
     missing = [name for name in needed if not len(dataset.splits[name])]
     if missing:

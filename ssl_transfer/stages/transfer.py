@@ -13,6 +13,7 @@ from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import InputError
 from ..engine.folder import RunFolder, environment
+from ..engine.gradients import check_accumulation
 from ..engine.randomness import sample_keys, seed_from
 from ..engine.tracking import Tracker, drop_after
 from ..evaluation.metrics import classification
@@ -101,6 +102,7 @@ def transfer(
     batch_size = min(config.batch_size, len(labelled)) // runtime.num_processes * runtime.num_processes
     phases = config.phases(len(labelled) // batch_size)
     training = _training(config, dataset, backbone, labelled, validation, batch_size, runtime, quiet=quiet)
+    check_accumulation(training.objective.eval(), config.optimizer.accumulate, runtime)
     settings = configuration.to_dict(config)
     output = config.output or Path(
         f"runs/transfer-{Path(config.init).name}-{backbone.spec.name.replace('/', '-')}-{data_label(config.data)}"
