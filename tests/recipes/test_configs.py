@@ -13,7 +13,7 @@ from ssl_transfer.stages import demo
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 PRETRAINING = ("autoencoder_digits", "mae_digits", "moco_digits", "simclr_digits")
-OTHERS = ("compare_surface_defects", "transfer_digits")
+OTHERS = ("compare_photographs", "compare_surface_defects", "transfer_digits")
 
 
 def test_all_files_are_known() -> None:
@@ -64,10 +64,11 @@ def test_pretraining_settings_arrive(name: str) -> None:
     ("path", "default"),
     [
         (CONFIGS / "transfer_digits.yaml", TransferConfig()),
+        (CONFIGS / "compare_photographs.yaml", CompareConfig()),
         (CONFIGS / "compare_surface_defects.yaml", CompareConfig()),
         (demo.SETTINGS, CompareConfig()),
     ],
-    ids=["transfer", "compare", "demo"],
+    ids=["transfer", "photographs", "compare", "demo"],
 )
 def test_other_settings_arrive(path: Path, default: object) -> None:
     settings = configuration.read_yaml(path)
