@@ -8,16 +8,14 @@ from typing import Any
 import torch
 
 from ..data import sources, splits
-from ..engine import checkpoint
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import InputError
-from ..engine.folder import RunFolder, environment
+from ..engine.folder import RunFolder
 from ..engine.gradients import check_accumulation
 from ..engine.randomness import sample_keys, seed_from
 from ..engine.tracking import Tracker, drop_after
 from ..evaluation.metrics import classification
-from ..models import initialize
 from ..models.backbones import Backbone, first_blocks
 from ..models.heads import make_head
 from ..objectives.supervised import Supervised
@@ -25,8 +23,9 @@ from . import augmentation as augmentations
 from .initial import WORDS, Initial, fingerprint_of, initial_backbone, seen_after
 from .matching import matched
 from .phases import Training, calibrate, check_plan, find_rate, measure_start, run_phase
-from .plan import Phase, TransferRecipe
+from .plan import TransferRecipe
 from .run import VOLATILE, RunConfig, data_label
+from .transferred import leave_curves, leave_evaluation, leave_model, leave_rates
 
 CALIBRATION_IMAGES = 256
 """At most so many training images set the scale of the features and a scratch backbone's first statistics."""
@@ -109,7 +108,8 @@ def transfer(
         f"-{config.labels}-seed{config.seed}"
     )
     if config.find_rate:
-        return _find_rate(training, phases[0], output.with_name(f"{output.name}-rates"), seed_from(config.seed, 2, 0))
+        found_rate = find_rate(training, phases[0], seed=seed_from(config.seed, 2, 0))
+        return leave_rates(training, phases[0], output.with_name(f"{output.name}-rates"), found_rate)
     identity = {"data": dataset.fingerprint, "init": fingerprint_of(config)}
     # The same weights may lie elsewhere.
     volatile = (*VOLATILE, "init", "imagenet_weights")
@@ -163,17 +163,17 @@ def transfer(
         tracker.close()
         if config.keep_model and runtime.is_main:
             training.objective.load_state_dict(weights[chosen])
-            _write_evaluation(output, training, logits[chosen])
             origin = {"init": provenance, "settings": settings, "data_fingerprint": dataset.fingerprint}
             contents = None if dataset.contents is None else dataset.contents[labelled.numpy()]
-            initialize.export(
-                backbone,
-                output / "backbone",
-                {**origin, "environment": environment(runtime)},
-                seen=seen_after(config, contents),
-            )
-            head = {"classes": list(dataset.classes), "head": configuration.to_dict(config.head)}
-            checkpoint.save_weights(output / "head", "head", training.objective.head.state_dict(), head)
+            leave_model(training, output, config.head, origin, seen=seen_after(config, contents))
+            leave_evaluation(training, output, logits[chosen])
+            key = {
+                "arm": Path(config.init).name,
+                "backbone": backbone.spec.label,
+                "labels": config.labels,
+                "seed": config.seed,
+            }
+            leave_curves(output, key, result)
         folder.finish(result)
         if not quiet:
             _describe(result, output, runtime)
@@ -220,36 +220,6 @@ def _training(
     keys = sample_keys(config.seed, 0, sample).to(runtime.device)
     calibrate(training, images, keys, scratch=config.init == "scratch")
     return training
-
-
-def _find_rate(training: Training, phase: Phase, folder: Path, seed: int) -> dict[str, Any]:
-    """Look for the first phase's learning rate and write its curve; nothing is trained."""
-    from ..output import rates
-
-    found = find_rate(training, phase, seed=seed)
-    if training.runtime.is_main:
-        rates.write(folder, found)
-    training.runtime.say(
-        f"{phase.name}: the smoothed loss is least at a learning rate of {found.least:.2g}"
-        f"{'' if found.exploded else ' (it never exploded)'}; a tenth of it is {found.suggestion:.2g}. "
-        f"The curve: {folder / 'learning_rates.png'}"
-    )
-    return {"suggestion": found.suggestion, "least": found.least, "exploded": found.exploded}
-
-
-def _write_evaluation(output: Path, training: Training, test_logits: torch.Tensor) -> None:
-    """The files of `evaluation/`, about the chosen model."""
-    from ..output import evaluation
-
-    dataset, validation, test = training.dataset, training.validation, training.dataset.splits["test"]
-    held = {"validation": (validation, training.logits(validation)), "test": (test, test_logits)}
-    predictions = {
-        name: evaluation.Predictions(
-            logits=logits, labels=dataset.labels[indices], names=[dataset.names[index] for index in indices.tolist()]
-        )
-        for name, (indices, logits) in held.items()
-    }
-    evaluation.write(output, dataset.classes, predictions)
 
 
 def _class_weights(config: TransferConfig, dataset: sources.Dataset, labelled: torch.Tensor) -> torch.Tensor | None:

@@ -113,7 +113,7 @@ def test_the_chosen_model_is_written_up(run: Callable, pretrained: Path) -> None
     assert len(predictions) == 450
     right = np.mean([line["label"] == line["predicted"] for line in predictions])
     assert right == pytest.approx(chosen["test"]["accuracy"])
-    for picture in ("confusion", "reliability"):
+    for picture in ("confusion", "reliability", "curves"):
         with Image.open(f"run/evaluation/{picture}.png") as image:
             assert min(image.size) > 200
 

@@ -1,0 +1,74 @@
+"""What a transfer run leaves: the chosen model, what it is worth, the curves of its phases, a learning rate's search.
+
+Called on rank 0.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..engine import checkpoint
+from ..engine import config as configuration
+from ..engine.finder import Finding
+from ..engine.folder import environment
+from ..evaluation import tables
+from ..models import initialize
+from ..models.heads import HeadConfig
+from .phases import Training
+from .plan import Phase
+
+
+def leave_model(
+    training: Training, folder: Path, head: HeadConfig, origin: dict[str, Any], *, seen: np.ndarray | None
+) -> None:
+    """Export the objective's backbone and head; `seen` are the images that its weights were trained on."""
+    provenance = {**origin, "environment": environment(training.runtime)}
+    initialize.export(training.objective.backbone, folder / "backbone", provenance, seen=seen)
+    description = {"classes": list(training.dataset.classes), "head": configuration.to_dict(head)}
+    checkpoint.save_weights(folder / "head", "head", training.objective.head.state_dict(), description)
+
+
+def leave_evaluation(training: Training, folder: Path, test_logits: torch.Tensor) -> None:
+    """The files of `evaluation/` about the objective, whose scores of the test images are known already."""
+    from ..output import evaluation
+
+    dataset, validation, test = training.dataset, training.validation, training.dataset.splits["test"]
+    held = {"validation": (validation, training.logits(validation)), "test": (test, test_logits)}
+    predictions = {
+        name: evaluation.Predictions(
+            logits=logits, labels=dataset.labels[indices], names=[dataset.names[index] for index in indices.tolist()]
+        )
+        for name, (indices, logits) in held.items()
+    }
+    evaluation.write(folder, dataset.classes, predictions)
+
+
+def leave_curves(folder: Path, key: dict[str, Any], result: dict[str, Any]) -> None:
+    """`evaluation/curves.png`: training and validation over all phases, and where each begins.
+
+    Args:
+        folder: the run's.
+        key: arm, backbone, labels, seed, as in the tables of a comparison.
+        result: what the stage returns.
+    """
+    from ..output import evaluation, figures
+
+    curves = tables.curves_of(key, folder / "metrics.jsonl")
+    picture = figures.learning_curves(curves, tables.rows_of(key, result, None))
+    evaluation.write_picture(folder / evaluation.FOLDER / "curves.png", picture)
+
+
+def leave_rates(training: Training, phase: Phase, folder: Path, found: Finding) -> dict[str, Any]:
+    """Write and say what the learning-rate finder found of a phase."""
+    from ..output import rates
+
+    if training.runtime.is_main:
+        rates.write(folder, found)
+    training.runtime.say(
+        f"{phase.name}: the smoothed loss is least at a learning rate of {found.least:.2g}"
+        f"{'' if found.exploded else ' (it never exploded)'}; a tenth of it is {found.suggestion:.2g}. "
+        f"The curve: {folder / 'learning_rates.png'}"
+    )
+    return {"suggestion": found.suggestion, "least": found.least, "exploded": found.exploded}
