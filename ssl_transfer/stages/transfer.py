@@ -237,10 +237,11 @@ def _preference(validation: dict[str, float]) -> tuple[float, float]:
 
 def _describe(result: dict[str, Any], output: Path, runtime: runtimes.Runtime) -> None:
     """Print a run's accuracies."""
+    width = max(map(len, result["phases"]))
     for name, phase in result["phases"].items():
         preferred = "  <- preferred by validation" if name == result["chosen"] else ""
         accuracies = [f"{split} {phase[split]['accuracy']:.1%}" for split in ("validation", "test")]
-        runtime.say(f"  {name:9} {'  '.join(accuracies)}{preferred}")
+        runtime.say(f"  {name:{width}}  {'  '.join(accuracies)}{preferred}")
     runtime.say(f"run folder: {output}")
 
 
