@@ -182,13 +182,21 @@ def evaluation_view(images: Tensor, *, size: int, interpolation: str = "bilinear
         interpolation: bilinear or bicubic, as the weights were trained with (`BackboneSpec.interpolation`).
     """
     if min(images.shape[2:]) < size:
-        return F.interpolate(images, size=(size, size), mode=interpolation, align_corners=False)
+        return _resized(images, size, interpolation, antialias=False)
     height, width = (max(size, length * 7 // 8) for length in images.shape[2:])
     top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
     centre = images[:, :, top : top + height, left : left + width]
     if (height, width) == (size, size):
         return centre
-    return F.interpolate(centre, size=(size, size), mode=interpolation, align_corners=False, antialias=True)
+    return _resized(centre, size, interpolation, antialias=True)
+
+
+def _resized(images: Tensor, size: int, interpolation: str, *, antialias: bool) -> Tensor:
+    resized = F.interpolate(images, size=(size, size), mode=interpolation, align_corners=False, antialias=antialias)
+    if interpolation == "bilinear":
+        return resized
+    # Bicubic weights are partly negative: beside an edge they leave the range of the image.
+    return torch.minimum(torch.maximum(resized, images.amin((1, 2, 3), True)), images.amax((1, 2, 3), True))
 
 
 def _between(draw: Tensor, bounds: tuple[float, float]) -> Tensor:

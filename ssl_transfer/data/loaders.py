@@ -71,7 +71,10 @@ class Loader:
             yield self.batch(images, positions, epoch)
 
     def positions(self, epoch: int) -> list[Tensor]:
-        """For each batch of an epoch the positions, among the indices, of this process's images."""
+        """For each batch of an epoch the positions, among the N indices, of this process's images.
+
+        An image that balancing draws again counts on, from N, from 2 N: its position is the remainder.
+        """
         order = self._drawn(epoch) if self._balanced else permutation(self._seed, epoch, len(self.indices))
         rank, world = self._runtime.process_index, self._runtime.num_processes
         whole = order[: self.steps_per_epoch * self.batch_size].split(self.batch_size)
@@ -82,14 +85,16 @@ class Loader:
         device = self._runtime.device
         return Batch(
             images=images,
-            labels=self._labels[positions].to(device, non_blocking=True),
+            labels=self._labels[positions % len(self.indices)].to(device, non_blocking=True),
             keys=self.keys(positions, epoch).to(device, non_blocking=True),
         )
 
     def keys(self, positions: Tensor, epoch: int) -> Tensor:
-        """The random keys of these images in an epoch."""
-        number = epoch if self.views is None else epoch % max(1, self.views)
-        return sample_keys(self._seed, number, self.indices[positions])
+        """The random keys of these images in an epoch; an image that is drawn again has another view of its own."""
+        repeats, places = positions // len(self.indices), positions % len(self.indices)
+        if self.views is not None:
+            return sample_keys(self._seed, epoch % max(1, self.views), self.indices[places])
+        return sample_keys(self._seed, epoch, self.indices[places] + repeats * len(self.dataset.labels))
 
     def _drawn(self, epoch: int) -> Tensor:
         """Positions of an epoch in which each class comes as often, as near as can be; within it all images in turn.
@@ -102,13 +107,20 @@ class Loader:
         classes = labels.unique()
         each = -(-len(order) // len(classes))
         members = [order[labels == label] for label in classes]
-        drawn = torch.cat([of_class.repeat(-(-each // len(of_class)))[:each] for of_class in members])
+        drawn = torch.cat([self._again(of_class, each) for of_class in members])
         return drawn[permutation(self._seed + 1, epoch, len(drawn))]
+
+    def _again(self, members: Tensor, count: int) -> Tensor:
+        """So many positions of a class, counting on each time that it is gone through."""
+        turns = torch.arange(-(-count // len(members))) * len(self.indices)
+        return (turns[:, None] + members[None, :]).flatten()[:count]
 
     def _images(self, positions: list[Tensor]) -> Iterator[Tensor]:
         """The images at these positions among the indices, batch by batch."""
         if self._copy is None:
-            yield from self.dataset.batches((self.indices[batch] for batch in positions), self._runtime.device)
+            chunks = (self.indices[batch % len(self.indices)] for batch in positions)
+            yield from self.dataset.batches(chunks, self._runtime.device)
         else:
             for batch in positions:
-                yield to_unit(self._copy[batch.to(self._copy.device)], self.dataset.value_range)
+                rows = (batch % len(self.indices)).to(self._copy.device)
+                yield to_unit(self._copy[rows], self.dataset.value_range)

@@ -210,6 +210,12 @@ def train(
             if stopper.over or (stopper.active and epoch + 1 == epochs):
                 early = {"stopped_early": float(epoch + 1 < epochs)}
                 tracker.log({**position, "split": "stopping", **early, **stopper.describe()})
+                if evaluate is not None:
+                    # The curve ends with what the training leaves.
+                    stopper.restore(objective)
+                    wrapped.eval()
+                    tracker.log({**position, "split": "validation", **evaluate()})
+                    wrapped.train()
             # Every process decides alike: one clock that is due is enough.
             due = torch.tensor(float(time.monotonic() - saved > CHECKPOINT_SECONDS), device=runtime.device)
             if runtime.mean(due) > 0.0:

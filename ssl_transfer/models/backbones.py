@@ -16,7 +16,7 @@ from ..engine.errors import InputError
 from . import graph as graphs
 from . import torchvision_models
 from .blocks import Block, ordered_blocks
-from .construct import create, probe
+from .construct import create, prefix_tokens, probe
 from .order import Order
 from .spec import SIMPLE_CNN, BackboneConfig, BackboneSpec, check_name, is_timm, is_vit_name, make_spec
 
@@ -34,6 +34,8 @@ class MapShape:
     """H and W; a transformer's patches a side."""
     num_prefix_tokens: int
     """Class and register tokens that stand before the patches; 0 for a convolutional network."""
+    has_class_token: bool
+    """Whether the first of them is a class token."""
     is_tokens: bool
     """Whether maps are (B, L, D), with L the prefix tokens and then the patches row by row, or (B, D, H, W)."""
 
@@ -72,7 +74,7 @@ class Backbone(nn.Module):
         if self.spec.keep_blocks is None or outputs.ndim == 2:
             return outputs
         maps = _channels_first(outputs)
-        return maps[:, _num_prefix_tokens(maps) :].mean(dim=1) if maps.ndim == 3 else maps.mean(dim=(2, 3))
+        return maps[:, self._tokens[0] :].mean(dim=1) if maps.ndim == 3 else maps.mean(dim=(2, 3))
 
     def maps(self, images: Tensor) -> Tensor:
         """Images (B, C, S, S) in 0..1 -> features before the pooling, for heads that pool themselves.
@@ -100,12 +102,26 @@ class Backbone(nn.Module):
         maps = _looked_up(self, self.maps)
         if maps.ndim == 4:
             return MapShape(
-                features=maps.shape[1], grid=(maps.shape[2], maps.shape[3]), num_prefix_tokens=0, is_tokens=False
+                features=maps.shape[1],
+                grid=(maps.shape[2], maps.shape[3]),
+                num_prefix_tokens=0,
+                has_class_token=False,
+                is_tokens=False,
             )
-        side = math.isqrt(maps.shape[1])
+        count, has_class_token = self._tokens
+        side = math.isqrt(maps.shape[1] - count)
         return MapShape(
-            features=maps.shape[2], grid=(side, side), num_prefix_tokens=_num_prefix_tokens(maps), is_tokens=True
+            features=maps.shape[2],
+            grid=(side, side),
+            num_prefix_tokens=count,
+            has_class_token=has_class_token,
+            is_tokens=True,
         )
+
+    @property
+    def _tokens(self) -> tuple[int, bool]:
+        """How many tokens stand before the patches, and whether the first is a class token."""
+        return prefix_tokens(self.model)
 
     @property
     def map_features(self) -> int:
@@ -156,7 +172,7 @@ def first_blocks(backbone: Backbone, count: int) -> Backbone:
         InputError: there are not more blocks than that.
     """
     if backbone.spec.keep_blocks is not None:
-        raise InputError(f"{backbone.spec.label} is cut short already.")
+        raise InputError(f"{backbone.spec.label} keeps only some blocks already: start from the whole backbone.")
     # The weights are overwritten at once: drawing them must not move anybody else's random numbers.
     with torch.random.fork_rng(devices=[]):
         kept = Backbone(replace(backbone.spec, keep_blocks=count))
@@ -203,11 +219,6 @@ def _channels_first(maps: Tensor) -> Tensor:
     """(B, H, W, D), as Swin and its kin have it, -> (B, D, H, W). Images are squares, so their maps are."""
     is_last = maps.ndim == 4 and maps.shape[1] == maps.shape[2] != maps.shape[3]
     return maps.permute(0, 3, 1, 2) if is_last else maps
-
-
-def _num_prefix_tokens(tokens: Tensor) -> int:
-    """Of tokens (B, L, D): the patches are a square, and what is left over stands before them."""
-    return tokens.shape[1] - math.isqrt(tokens.shape[1]) ** 2
 
 
 __all__ = [

@@ -5,6 +5,7 @@ from typing import Any
 
 import timm
 import torch
+import torchvision
 from timm.models import VisionTransformer
 from torch import nn
 
@@ -87,16 +88,29 @@ def _keep(model: nn.Module, spec: BackboneSpec, count: int) -> nn.Module:
     blocks, _ = ordered_blocks(model, probe(spec))
     if not 1 <= count < len(blocks):
         raise InputError(
-            f"keep_blocks {count}: {spec.name} has {len(blocks)} blocks, so 1 to {len(blocks) - 1} can be kept."
+            f"Keeping the first {count} blocks: {spec.name} has {len(blocks)}, so 1 to {len(blocks) - 1} can be kept."
         )
     start = blocks[count].modules[0]
     try:
         graph = graphs.trace_in_both_modes(model, start)
         outputs = graphs.crossing(graph, graphs.first_call(graph, start))
     except graphs.NotTraceableError as error:
-        raise InputError(f"keep_blocks {count}: {spec.label} cannot be cut there: {error}.") from error
+        raise InputError(f"Keeping the first {count} blocks: {spec.label} cannot be cut there: {error}.") from error
     # A dense block hands on the maps of all its layers: what the next layer would see is their concatenation.
-    return torch.fx.GraphModule(model, graphs.until(graph, outputs))
+    kept: Any = torch.fx.GraphModule(model, graphs.until(graph, outputs))
+    kept.prefix_tokens = prefix_tokens(model)
+    return kept
+
+
+def prefix_tokens(model: Any) -> tuple[int, bool]:
+    """How many tokens a transformer has before its patches, and whether the first of them is a class token."""
+    if isinstance(model, torch.fx.GraphModule):
+        held: Any = model
+        return held.prefix_tokens
+    if isinstance(model, torchvision.models.VisionTransformer):
+        return 1, True
+    # Of timm's families only those with such tokens have these attributes.
+    return getattr(model, "num_prefix_tokens", 0), getattr(model, "cls_token", None) is not None
 
 
 def _parse_arguments(arguments: tuple[str, ...]) -> dict[str, Any]:

@@ -98,10 +98,10 @@ def make_head(config: HeadConfig, backbone: Backbone, num_classes: int) -> Head:
     elif config.pooling == "backbone":
         pool, width = nn.Identity(), backbone.num_features
     else:
-        pool, width = (
-            Pooling(config.pooling, backbone.map_features, backbone.map_shape.num_prefix_tokens),
-            backbone.map_features,
-        )
+        shape = backbone.map_shape
+        if config.pooling == "token" and not shape.has_class_token:
+            raise InputError("head.pooling token: this backbone has no class token. Use average, max or attention.")
+        pool, width = Pooling(config.pooling, shape.features, shape.num_prefix_tokens), shape.features
     hidden: list[nn.Module] = []
     if config.kind != "linear":
         normed = [nn.BatchNorm1d(width)] if config.kind == "hidden" else []
@@ -119,8 +119,6 @@ class Pooling(nn.Module):
 
     def __init__(self, kind: str, num_features: int, num_prefix_tokens: int) -> None:
         super().__init__()
-        if kind == "token" and not num_prefix_tokens:
-            raise InputError("head.pooling token: this backbone has no class token. Use average, max or attention.")
         self.kind, self._prefix = kind, num_prefix_tokens
         self.query = nn.Linear(num_features, 1) if kind == "attention" else None
 

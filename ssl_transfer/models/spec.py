@@ -46,7 +46,8 @@ class BackboneSpec:
     value_range: tuple[float, float] = (0.0, 255.0)
     """The stored values of its images that became 0 and 1; 0 and 255 where they had 8 bits."""
     interpolation: Interpolation = "bilinear"
-    """How the images were resized that its weights were trained on."""
+    """How the images were resized that its weights were trained on, and are in evaluation. Augmented views are always
+    resampled bilinearly."""
     keep_blocks: int | None = None
     """Only so many of its first blocks, their last map averaged; None keeps the whole network."""
 

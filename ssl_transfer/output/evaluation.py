@@ -63,6 +63,10 @@ def write(
         for name, one in predictions.items()
     }
     notes = [temperature.note] if temperature.note else []
+    if found[split]["calibration_error_scaled"] > found[split]["calibration_error"]:
+        notes.append(
+            f"The temperature did not help on {split}: {len(held.labels)} validation images are too few for it."
+        )
     notes += ["The temperature is measured on the images that it is fitted on."] if split == "validation" else []
     shown, place = predictions[split], folder / FOLDER
     content = {

@@ -22,7 +22,7 @@ from . import pretrain as pretraining
 from . import transfer as transferring
 from .arms import Arm, CompareConfig, resolve_arms
 from .initial import initial_backbone
-from .phases import check_plan
+from .phases import fitted
 from .run import VOLATILE, check_positive, data_label
 
 
@@ -115,7 +115,7 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> N
                     f"--{arm.name}.batch-size {arm.recipe.batch_size}: the pool of {config.data} has only "
                     f"{len(dataset.pool)} images. Give at most that, as in --batch-size {len(dataset.pool)}."
                 )
-            check_plan(config.transfer, pretraining.prepare(arm.recipe, dataset, config.image_size, seed=0)[0])
+            backbone = pretraining.prepare(arm.recipe, dataset, config.image_size, seed=0)[0]
         else:
             trial = transferring.TransferConfig(
                 data=config.data,
@@ -124,7 +124,8 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> N
                 backbone=arm.backbone,
                 imagenet_weights=config.imagenet_weights if arm.name == "imagenet" else None,
             )
-            check_plan(config.transfer, initial_backbone(trial, dataset)[0])
+            backbone = initial_backbone(trial, dataset)[0]
+        fitted(config.transfer, backbone, len(dataset.classes))
 
 
 def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -> Path:

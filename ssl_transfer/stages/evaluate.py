@@ -146,6 +146,8 @@ def _check(config: EvaluateConfig) -> None:
             "Which backbone? Give the folder of a run, as in `ssl-transfer evaluate runs/NAME --data digits`."
         )
     if config.output is not None:
+        if (config.output / "config.yaml").is_file():
+            raise InputError(f"--output {config.output}: holds a run, whose own files stay. Give another folder.")
         try:
             config.output.mkdir(parents=True, exist_ok=True)
         except OSError as error:

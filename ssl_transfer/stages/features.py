@@ -43,7 +43,7 @@ class FeatureBatches:
         """This process's share of each batch of an epoch."""
         view = self.features[epoch % len(self.features)]
         for positions in self.loader.positions(epoch):
-            taken = like_a_map(view[positions.to(view.device)])
+            taken = like_a_map(view[(positions % view.shape[0]).to(view.device)])
             yield self.loader.batch(taken, positions, epoch)
 
 

@@ -11,19 +11,21 @@ from torch import Tensor
 from ..data.augment import augment
 from ..data.dataset import Dataset
 from ..data.loaders import Loader
+from ..engine.errors import InputError
 from ..engine.finder import Finding, find_learning_rate
 from ..engine.loop import Batches, train
 from ..engine.optim import parameter_groups
 from ..engine.runtime import Runtime
 from ..engine.stopping import Watched
 from ..engine.tracking import Tracker
+from ..engine.words import counted
 from ..evaluation.features import extract, over_images
 from ..evaluation.knn import knn_accuracy
 from ..evaluation.metrics import classification
-from ..models.backbones import Backbone
+from ..models.backbones import Backbone, first_blocks
 from ..models.cut import cut
 from ..models.graph import NotTraceableError
-from ..models.heads import features_for
+from ..models.heads import Head, features_for, make_head
 from ..models.selection import select
 from ..objectives.supervised import Supervised, batch_norms
 from . import features as boundaries
@@ -68,10 +70,33 @@ class Training:
             self.runtime.say(message)
 
 
-def check_plan(recipe: TransferRecipe, backbone: Backbone) -> None:
-    """Raise InputError now for a layer that a phase names and this backbone does not have."""
+def fitted(recipe: TransferRecipe, backbone: Backbone, num_classes: int) -> tuple[Backbone, Head]:
+    """The backbone as the plan wants it, and a new head.
+
+    Raises:
+        InputError: a phase names a layer that this backbone does not have; the head does not fit it, or the classes.
+    """
+    if recipe.keep_blocks is not None:
+        backbone = first_blocks(backbone, recipe.keep_blocks)
     for phase in recipe.phases(steps_per_epoch=1):
         select(backbone, phase.trained)
+    return backbone, make_head(recipe.head, backbone, num_classes)
+
+
+def smallest_batch(recipe: TransferRecipe, batch_size: int, num_processes: int) -> int:
+    """Images of the smallest part of a batch that goes through the network at once.
+
+    Raises:
+        InputError: one image, of which the hidden head's BatchNorm has no statistics.
+    """
+    smallest = max(1, batch_size // num_processes // recipe.optimizer.accumulate)
+    if recipe.head.kind == "hidden" and smallest < 2:
+        raise InputError(
+            "head.kind hidden normalises over the images of a batch, and there is one at a time: batches of "
+            f"{batch_size}, {counted(num_processes, 'process', 'processes')}, optimizer.accumulate "
+            f"{recipe.optimizer.accumulate}. Give larger batches, or another head."
+        )
+    return smallest
 
 
 def measure_start(training: Training) -> dict[str, float]:
@@ -210,12 +235,12 @@ def _at_boundary(training: Training, phase: Phase, boundary: str | None) -> tupl
 def _warn_of_statistics(training: Training, phase: Phase) -> None:
     """Say so where a tiny batch would move BatchNorm's statistics."""
     training.objective.train()
-    moving = [norm for norm in batch_norms(training.objective.backbone) if norm.training]
-    share = training.batch_size // training.runtime.num_processes
+    moving = [norm for norm in batch_norms(training.objective) if norm.training]
+    share = smallest_batch(training.recipe, training.batch_size, training.runtime.num_processes)
     if moving and share < FEW_FOR_STATISTICS:
         training.say(
             f"warning: {phase.name}: {len(moving)} BatchNorm layers take their statistics from batches of {share} "
-            "images; --batch-norm frozen keeps those that they have."
+            "images; --batch-norm frozen keeps those that the backbone has."
         )
 
 

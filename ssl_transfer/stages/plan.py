@@ -92,13 +92,29 @@ class TransferRecipe:
             raise InputError(f"layer_decay {self.layer_decay}: above 0 and at most 1.")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise InputError(f"label_smoothing {self.label_smoothing}: 0 or more and below 1.")
-        if self.mixup < 0.0 or self.cutmix < 0.0:
+        if not (self.mixup >= 0.0 and self.cutmix >= 0.0):
             raise InputError(f"mixup {self.mixup}, cutmix {self.cutmix}: none may be negative.")
         if self.frozen_views is not None and self.frozen_views < 0:
             raise InputError(f"frozen_views {self.frozen_views}: 0 or more.")
         if self.frozen_views is not None and (self.mixup or self.cutmix):
             raise InputError("mixup and cutmix make new images of each batch, and frozen_views keeps them: give one.")
-        lines_of(self.plan)
+        if self.optimizer.accumulate > 1 and (self.mixup or self.cutmix):
+            raise InputError(
+                f"optimizer.accumulate {self.optimizer.accumulate}: mixup and cutmix would mix micro-batches, "
+                "not of the batch. Leave them out, or accumulate."
+            )
+        trained = [line.split()[0] for line in lines_of(self.plan)]
+        if self.frozen_views is not None and not any(
+            word == "head" or word[:4] in ("last", "from") for word in trained
+        ):
+            raise InputError(
+                f"frozen_views {self.frozen_views} would be ignored: no phase of --plan {' '.join(self.plan)} trains "
+                "behind a frozen part alone. Leave it out."
+            )
+        if self.batch_norm == "frozen" and set(trained) == {"head"}:
+            raise InputError(
+                f"batch_norm frozen would be ignored: --plan {' '.join(self.plan)} trains the head alone. Leave it out."
+            )
 
     @property
     def keep_blocks(self) -> int | None:
@@ -115,6 +131,14 @@ class TransferRecipe:
             batch_size=self.batch_size,
         )
         found = [self._phase(line, steps_per_epoch) for line in lines_of(self.plan)]
+        heads = [phase.learning_rate for phase in found if phase.trained == "head"]
+        limit = min(heads, default=self.optimizer.learning_rate)
+        for phase in found:
+            if phase.trained != "head" and phase.learning_rate > limit:
+                raise InputError(
+                    f"--plan {phase.trained}: a rate of {phase.learning_rate:g} is above the head's {limit:g} and "
+                    f"would undo what the weights bring. Give less, as in '{phase.trained} rate={limit / 10:g}'."
+                )
         return _named(found)
 
     def _phase(self, line: str, steps_per_epoch: int) -> Phase:
@@ -136,11 +160,6 @@ class TransferRecipe:
                 phase = replace(phase, learning_rate=float(text))
             else:
                 phase = replace(phase, layer_decay=float(text))
-        if not alone and phase.learning_rate > self.optimizer.learning_rate:
-            raise InputError(
-                f"--plan {line!r}: a rate of {phase.learning_rate:g} is above the head's "
-                f"(--optimizer.learning-rate {self.optimizer.learning_rate:g}) and would undo what the weights bring."
-            )
         return phase
 
 
@@ -171,10 +190,14 @@ def _written_out(name: str, arguments: Sequence[str]) -> tuple[str, ...]:
     if name == "low-level":
         _count(name, arguments[0])
         return ("head",)
-    if name == "partial":
-        return ("head", arguments[0] if arguments else _LAST)
-    if name == "surgical":
-        return ("head", arguments[0] if arguments else _FIRST)
+    if name in ("partial", "surgical"):
+        default, kinds = (_LAST, ("last", "from")) if name == "partial" else (_FIRST, ("first",))
+        line = arguments[0] if arguments else default
+        _check(line)
+        if line.split()[0].partition(":")[0] not in kinds:
+            allowed = "last:N or from:NAME" if name == "partial" else "first:N"
+            raise InputError(f"--plan {name} {line}: {allowed}, or another plan.")
+        return ("head", line)
     return {"feature-extraction": ("head",), "fine-tune": ("head", "all"), "full": ("all",)}[name]
 
 

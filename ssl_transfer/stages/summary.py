@@ -1,5 +1,7 @@
 """What a backbone is made of, block by block, and what each phase of a transfer would train of it."""
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +17,12 @@ from ..engine import config as configuration
 from ..engine.errors import InputError
 from ..engine.words import counted
 from ..models import backbones, initialize
-from ..models.backbones import Backbone, BackboneConfig, first_blocks
+from ..models.backbones import Backbone, BackboneConfig
 from ..models.blocks import Block
 from ..models.construct import probe
-from ..models.heads import HeadConfig, make_head
+from ..models.heads import HeadConfig
 from ..models.selection import select
+from .phases import fitted
 from .plan import TransferRecipe
 from .run import IMAGE_SIZE
 
@@ -201,12 +204,12 @@ def summary(config: SummaryConfig) -> Summary:
     if config.classes < 2:
         raise InputError(f"--classes {config.classes}: it must be 2 or more.")
     recipe = TransferRecipe(plan=config.plan, head=config.head)
-    backbone = _backbone(config)
-    if recipe.keep_blocks is not None:
-        backbone = first_blocks(backbone, recipe.keep_blocks)
+    backbone, head = fitted(recipe, _backbone(config), config.classes)
     phases = [(phase.name, phase.trained) for phase in recipe.phases(steps_per_epoch=1)]
-    result = summarize(backbone, make_head(config.head, backbone, config.classes), phases)
-    spec, console = backbone.spec, Console(highlight=False)
+    result = summarize(backbone, head, phases)
+    # Piped into a file nothing need be folded; a terminal has its own width.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+    spec, console = backbone.spec, Console(highlight=False, width=width)
     console.print(f"{spec.label}, {spec.in_chans} x {spec.image_size} x {spec.image_size}, {spec.stem} stem")
     console.print(f"head {config.head.kind}, {counted(1 if config.head.one_logit else config.classes, 'score')}\n")
     console.print(table_of(result))

@@ -16,13 +16,13 @@ from ..engine.gradients import check_accumulation
 from ..engine.randomness import sample_keys, seed_from
 from ..engine.tracking import Tracker, drop_after
 from ..evaluation.metrics import classification
-from ..models.backbones import Backbone, first_blocks
-from ..models.heads import make_head
+from ..models.backbones import Backbone
+from ..models.heads import Head
 from ..objectives.supervised import Supervised
 from . import augmentation as augmentations
 from .initial import WORDS, Initial, fingerprint_of, initial_backbone, seen_after
 from .matching import matched
-from .phases import Training, calibrate, check_plan, find_rate, measure_start, run_phase
+from .phases import Training, calibrate, find_rate, fitted, measure_start, run_phase, smallest_batch
 from .plan import TransferRecipe
 from .run import VOLATILE, RunConfig, data_label
 from .transferred import leave_curves, leave_evaluation, leave_model, leave_rates
@@ -89,9 +89,8 @@ def transfer(
     backbone, provenance = initial_backbone(config, dataset)
     if config.init not in WORDS:
         dataset = matched(dataset, backbone.spec, Path(config.init), config.loading)
-    if config.keep_blocks is not None:
-        backbone = first_blocks(backbone, config.keep_blocks)
-    check_plan(config, backbone)
+    torch.manual_seed(seed_from(config.seed, 1))
+    backbone, head = fitted(config, backbone, len(dataset.classes))
     labelled, validation = labelled_images(config, dataset)
     if len(labelled) < runtime.num_processes:
         raise InputError(
@@ -99,8 +98,9 @@ def transfer(
             "Launch fewer processes, or ask for more labels."
         )
     batch_size = min(config.batch_size, len(labelled)) // runtime.num_processes * runtime.num_processes
+    smallest_batch(config, batch_size, runtime.num_processes)
     phases = config.phases(len(labelled) // batch_size)
-    training = _training(config, dataset, backbone, labelled, validation, batch_size, runtime, quiet=quiet)
+    training = _training(config, dataset, backbone, head, labelled, validation, batch_size, runtime, quiet=quiet)
     check_accumulation(training.objective.eval(), config.optimizer.accumulate, runtime)
     settings = configuration.to_dict(config)
     output = config.output or Path(
@@ -184,6 +184,7 @@ def _training(
     config: TransferConfig,
     dataset: sources.Dataset,
     backbone: Backbone,
+    head: Head,
     labelled: torch.Tensor,
     validation: torch.Tensor,
     batch_size: int,
@@ -192,10 +193,9 @@ def _training(
     quiet: bool,
 ) -> Training:
     """A new head on the backbone, calibrated, and all that the phases share."""
-    torch.manual_seed(seed_from(config.seed, 1))
     objective = Supervised(
         backbone,
-        make_head(config.head, backbone, len(dataset.classes)),
+        head,
         augment=config.augment,
         num_classes=len(dataset.classes),
         label_smoothing=config.label_smoothing,

@@ -156,14 +156,21 @@ def test_a_tiny_batch_with_statistics_is_warned_of(run: Callable, pretrained: Pa
         (("--plan", "partial", "from:layer9"), ("from:layer9", "Did you mean layer")),
         (("--plan", "partial", "last:99"), ("has", "blocks")),
         (("--plan", "fine-tuning"), ("fine-tuning", "Did you mean fine-tune")),
-        (("--plan", "head", "all rate=0.5"), ("above the head's", "--optimizer.learning-rate")),
+        (("--plan", "head", "all rate=0.5"), ("above the head's", "all rate=0.001")),
+        (("--plan", "head rate=1e-4", "all"), ("above the head's 0.0001",)),
+        (("--plan", "partial", "first:1"), ("last:N or from:NAME",)),
+        (("--plan", "surgical", "last:1"), ("first:N",)),
+        (("--plan", "full", "--frozen-views", "2"), ("frozen_views 2 would be ignored",)),
+        (("--plan", "feature-extraction", "--batch-norm", "frozen"), ("batch_norm frozen would be ignored",)),
+        (("--head.kind", "hidden", "--batch-size", "1"), ("head.kind hidden", "larger batches")),
+        (("--mixup", "nan"), ("mixup nan",)),
         (("--plan", ""), ("trains nothing",)),
-        (("--plan", "low-level", "99"), ("keep_blocks 99",)),
+        (("--plan", "low-level", "99"), ("first 99 blocks",)),
         (("--head.pooling", "token"), ("no class token",)),
         (("--head.one-logit",), ("these are 10",)),
         (("--head.dropout", "1"), ("head.dropout 1",)),
         (("--mixup", "0.2", "--frozen-views", "0"), ("give one",)),
-        (("--mixup", "0.2", "--optimizer.accumulate", "2"), ("accumulate",)),
+        (("--mixup", "0.2", "--optimizer.accumulate", "2"), ("accumulate 2", "mixup")),
         (("--optimizer.plateau-factor", "0.5"), ("plateau",)),
     ],
 )
@@ -176,9 +183,38 @@ def test_mistakes_end_before_anything_is_trained(
     assert not Path("run").exists()
 
 
-def test_compare_names_a_missing_layer_before_it_trains(run: Callable, tiny: dict) -> None:
-    flags = ("compare", *tiny["compare"], *tiny["convolutional"], "--arms", "scratch", "--output", "run")
-    answer = run(*flags, "--transfer.plan", "partial", "from:layer9")
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--transfer.plan", "partial", "from:layer9"), "from:layer9"),
+        (("--transfer.plan", "low-level", "99"), "first 99 blocks"),
+        (("--transfer.head.one-logit",), "these are 10"),
+        (("--transfer.head.pooling", "token"), "no class token"),
+    ],
+)
+def test_compare_finds_what_does_not_fit_before_it_trains(
+    flags: tuple, expected: str, run: Callable, tiny: dict
+) -> None:
+    command = ("compare", *tiny["compare"], *tiny["convolutional"], "--arms", "autoencoder", "--output", "run")
+    answer = run(*command, *flags)
     assert answer.status == 2
-    assert "from:layer9" in answer.err
+    assert expected in answer.err
     assert not Path("run").exists()
+
+
+def test_evaluation_does_not_write_into_a_run(run: Callable, pretrained: Path) -> None:
+    answer = run("evaluate", pretrained, "--output", pretrained)
+    assert answer.status == 2
+    assert "holds a run" in answer.err
+
+
+def test_the_curve_of_a_stopped_phase_ends_with_the_weights_that_it_leaves(run: Callable, pretrained: Path) -> None:
+    flags = ("--epochs", 12, "--stopping.patience", 2, "--optimizer.learning-rate", 0.3, "--labels", 5)
+    flags += ("--head-steps", 1, "--finetune-steps", 1, "--optimizer.warmup-steps", 0)
+    assert run("transfer", "--init", pretrained, *flags, "--output", "run").status == 0
+    result = json.loads(Path("run/result.json").read_text())
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert any(line["split"] == "stopping" and line["stopped_early"] for line in lines)
+    for name, phase in result["phases"].items():
+        last = [line for line in lines if (line["phase"], line["split"]) == (name, "validation")][-1]
+        assert last["log_loss"] == pytest.approx(phase["validation"]["log_loss"], rel=1e-6)

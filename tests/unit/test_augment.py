@@ -238,3 +238,13 @@ def test_evaluation_view_shows_most_of_a_far_larger_image():
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         AugmentConfig(**settings)
+
+
+@pytest.mark.parametrize("size", [5, 12])
+def test_bicubic_views_stay_within_their_image(size):
+    images = (torch.arange(64.0).view(1, 1, 8, 8) % 2).repeat(1, 3, 1, 1)
+    view = evaluation_view(images, size=size, interpolation="bicubic")
+    assert view.shape == (1, 3, size, size)
+    assert view.min() >= 0.0
+    assert view.max() <= 1.0
+    assert not torch.equal(view, evaluation_view(images, size=size))

@@ -46,12 +46,28 @@ def test_balanced_draws_each_class_as_often(load, make_dataset):
     unlike = torch.cat([of[0], of[1][:2], of[2][:1]])
     loader = load(unlike, batch_size=11, balanced=True)
     drawn = torch.cat([torch.cat(loader.positions(epoch)) for epoch in range(30)])
+    drawn = drawn % len(unlike)
     counts = torch.bincount(labels[unlike[drawn]], minlength=3)
     assert counts.sum() == 330
     assert counts.max() - counts.min() <= 30
     assert len(set(drawn.tolist())) == 11
     natural = torch.cat([torch.cat(load(unlike, batch_size=11).positions(epoch)) for epoch in range(30)])
     assert torch.bincount(labels[unlike[natural]], minlength=3).tolist() == [240, 60, 30]
+
+
+def test_an_image_that_is_drawn_again_has_another_view(load, make_dataset):
+    labels, train = make_dataset().labels, make_dataset().splits["train"]
+    unlike = torch.cat([train[labels[train] == 0], train[labels[train] == 1][:1]])
+    loader = load(unlike, batch_size=9, balanced=True)
+    (batch,) = loader.epoch(0)
+    (positions,) = loader.positions(0)
+    rare = batch.labels == 1
+    assert int(rare.sum()) >= 4
+    assert len(set(batch.keys[rare].tolist())) == int(rare.sum())
+    assert set((positions[rare] % 9).tolist()) == {8}
+    # Fixed views are those that there are, however often an image is drawn.
+    (fixed,) = load(unlike, batch_size=9, balanced=True, views=1).epoch(0)
+    assert len(set(fixed.keys[rare].tolist())) == 1
 
 
 def test_within_a_class_balanced_goes_through_all_images(load, make_dataset):

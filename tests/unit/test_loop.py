@@ -1,6 +1,7 @@
 """The loop's own settings: rates, stopping, micro-batches, moving average, clipping, phases."""
 
 import copy
+import itertools
 import json
 from itertools import pairwise
 
@@ -18,8 +19,8 @@ SGD = OptimizerConfig(name="sgd", learning_rate=0.02, warmup_steps=2)
 
 
 def scripted(losses):
-    """An `evaluate` that answers these log-losses one after the other."""
-    answers = iter(losses)
+    """An `evaluate` that answers these log-losses one after the other, and then the best: that of restored weights."""
+    answers = itertools.chain(losses, itertools.repeat(min(losses)))
     return lambda: {"log_loss": next(answers), "accuracy": 0.5}
 
 
@@ -110,7 +111,8 @@ def test_it_stops_and_keeps_the_best_weights(make_supervised, train_phase, tmp_p
 
 def test_the_last_epoch_also_keeps_the_best_weights(make_supervised, train_phase, tmp_path):
     objective = make_supervised()
-    answers, held = iter([0.3, 0.5, 0.4]), []
+    # The last answer is for the weights that are restored.
+    answers, held = iter([0.3, 0.5, 0.4, 0.5]), []
 
     def evaluate():
         held.append(copy.deepcopy(objective.state_dict()))
@@ -121,6 +123,7 @@ def test_the_last_epoch_also_keeps_the_best_weights(make_supervised, train_phase
     )
     assert (summary.steps, summary.stopped_early, summary.best_epoch) == (6, False, 2)
     assert same(objective.state_dict(), held[1])
+    assert same(held[3], held[1])
     assert lines(tmp_path, "stopping")[0]["stopped_early"] == 0.0
 
 
@@ -142,7 +145,7 @@ def test_nothing_is_remembered_across_phases(make_supervised, train_phase):
     objective, held = make_supervised(), []
     stopping = StoppingConfig(patience=2)
     train_phase(objective, SGD, phase="first", epochs=2, evaluate=scripted([0.1, 0.2]), watched=LOSS, stopping=stopping)
-    losses = iter([9.0, 8.0, 8.5, 9.5])
+    losses = iter([9.0, 8.0, 8.5, 9.5, 8.0])
 
     def evaluate():
         held.append(copy.deepcopy(objective.state_dict()))
@@ -151,6 +154,7 @@ def test_nothing_is_remembered_across_phases(make_supervised, train_phase):
     summary = train_phase(objective, SGD, phase="second", epochs=6, evaluate=evaluate, watched=LOSS, stopping=stopping)
     assert (summary.best_epoch, summary.steps) == (2, 8)
     assert same(objective.state_dict(), held[1])
+    assert same(held[4], held[1])
 
 
 @pytest.mark.parametrize(

@@ -305,9 +305,9 @@ def test_shortening_draws_no_numbers_and_has_bounds(make_family):
     assert torch.equal(torch.rand(3), drawn)
     assert kept.spec.label == "resnet18/first:2"
     for count in (0, 9):
-        with pytest.raises(InputError, match=f"keep_blocks {count}: resnet18 has 9 blocks, so 1 to 8"):
+        with pytest.raises(InputError, match=f"first {count} blocks: resnet18 has 9, so 1 to 8"):
             first_blocks(backbone, count)
-    with pytest.raises(InputError, match="cut short already"):
+    with pytest.raises(InputError, match="start from the whole backbone"):
         first_blocks(kept, 1)
 
 
