@@ -5,6 +5,7 @@ it departs from the recipe, `rate=`, `epochs=` and `decay=`. The named plans are
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -121,6 +122,12 @@ class TransferRecipe:
         """How many of the backbone's first blocks the plan keeps; None keeps all."""
         name, arguments = self.plan[0], self.plan[1:]
         return _count(name, arguments[0]) if name == "low-level" else None
+
+    @property
+    def plan_label(self) -> str:
+        """The plan as part of a folder's name; empty for the default."""
+        words = re.sub(r"[^\w.]+", "-", " ".join(self.plan))
+        return "" if self.plan == TransferRecipe.plan else f"-{words}"
 
     def phases(self, steps_per_epoch: int) -> tuple[Phase, ...]:
         """The phases of the plan, each long enough."""

@@ -105,7 +105,7 @@ def transfer(
     settings = configuration.to_dict(config)
     output = config.output or Path(
         f"runs/transfer-{Path(config.init).name}-{backbone.spec.name.replace('/', '-')}-{data_label(config.data)}"
-        f"-{config.labels}-seed{config.seed}"
+        f"-{config.labels}{config.plan_label}-seed{config.seed}"
     )
     if config.find_rate:
         found_rate = find_rate(training, phases[0], seed=seed_from(config.seed, 2, 0))

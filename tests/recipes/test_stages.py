@@ -148,9 +148,10 @@ def test_evaluate_prints_knn_accuracy(split: str, count: int, run: Callable, pre
 
 
 def test_default_output_names_what_it_is(run: Callable, tmp_path: Path, tiny: dict) -> None:
-    answer = run("transfer", *tiny["transfer"], *tiny["convolutional"])
-    assert answer.status == 0, answer.err
-    assert (tmp_path / "runs" / "transfer-scratch-resnet10t-digits-2-seed0" / "result.json").is_file()
+    for plan, name in (((), ""), (("--plan", "partial", "last:1"), "-partial-last-1")):
+        answer = run("transfer", *tiny["transfer"], *tiny["convolutional"], *plan)
+        assert answer.status == 0, answer.err
+        assert (tmp_path / "runs" / f"transfer-scratch-resnet10t-digits-2{name}-seed0" / "result.json").is_file()
 
 
 def test_fresh_moves_the_old_run_aside(run: Callable, tmp_path: Path, tiny: dict) -> None:
