@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
-from ..engine.contract import Objective
+from ..data.augment import AugmentConfig, augment
+from ..engine.contract import Batch, Objective
 from ..engine.optim import OptimizerConfig
-from ..models.backbones import BackboneConfig
+from ..models.backbones import Backbone, BackboneConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,12 @@ class Method:
         """The module that trains `backbone` with these settings."""
         arguments = {name: getattr(config, name) for name in config.__dataclass_fields__}
         return self.module(backbone, **arguments)
+
+
+def augmented(batch: Batch, backbone: Backbone, config: AugmentConfig, *, views: int = 2) -> Tensor:
+    """Random views of each image at the backbone's size, (B, C, H, W) -> (views * B, C, S, S), view by view."""
+    size = backbone.spec.image_size
+    return torch.cat([augment(batch.images, batch.keys, view=v, size=size, config=config) for v in range(views)])
 
 
 def mlp(widths: tuple[int, ...], *, norm_last: bool = False) -> nn.Sequential:

@@ -22,14 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.augment import AugmentConfig, augment
+from ..data.augment import AugmentConfig
 from ..engine import distributed
 from ..engine.contract import Batch, Objective, Output, scalar
 from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..engine.randomness import uniform
 from ..models.backbones import Backbone
-from .method import Method, feature_deviation, mlp
+from .method import Method, augmented, feature_deviation, mlp
 
 SHUFFLE_STREAM = 103
 """Far from the views' numbers."""
@@ -115,10 +115,7 @@ class MoCo(Objective):
 
     def forward(self, batch: Batch) -> Output:
         """The loss of the queries; the keys join the queue afterwards."""
-        size = self.backbone.spec.image_size
-        views = torch.cat(
-            [augment(batch.images, batch.keys, view=v, size=size, config=self._augment) for v in range(2)]
-        )
+        views = augmented(batch, self.backbone, self._augment)
         count = len(batch.images)
         features = self.backbone(views if self._symmetric else views[:count])
         queries = self.projector(features)

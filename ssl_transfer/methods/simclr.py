@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from lightly.loss import NTXentLoss
 
-from ..data.augment import AugmentConfig, augment
+from ..data.augment import AugmentConfig
 from ..engine import distributed
 from ..engine.contract import Batch, Objective, Output, scalar
 from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..models.backbones import Backbone
-from .method import Method, feature_deviation, mlp
+from .method import Method, augmented, feature_deviation, mlp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,7 @@ class SimCLR(Objective):
 
     def forward(self, batch: Batch) -> Output:
         """The loss over both views of each image, each in the role of the anchor."""
-        size = self.backbone.spec.image_size
-        views = [augment(batch.images, batch.keys, view=v, size=size, config=self._augment) for v in range(2)]
-        features = self.backbone(torch.cat(views))
+        features = self.backbone(augmented(batch, self.backbone, self._augment))
         first, second = self.projector(features).chunk(2)
         with torch.autocast(batch.images.device.type, enabled=False):
             loss = self.criterion(first.float(), second.float())
