@@ -21,7 +21,7 @@ from ssl_transfer.stages import features
 from ssl_transfer.stages.phases import Training, run_phase
 from ssl_transfer.stages.plan import TransferRecipe
 
-IMAGES, SIZE, EPOCHS, BATCH = 512, 160, 10, 64
+IMAGES, SIZE, EPOCHS, BATCH = 1024, 160, 10, 64
 BARS = {"feature-extraction": 8.0, "partial": 1.4}
 """By plan; of each its last phase is measured."""
 
