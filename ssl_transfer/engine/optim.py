@@ -30,8 +30,8 @@ class OptimizerConfig:
     """How the weights are stepped."""
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
-    """adamw (Loshchilov and Hutter 2019), sgd with Nesterov momentum, or lars (You et al. 2017), for batches of thousands
-    and with larger rates: SimCLR's is 0.3 * batch / 256."""
+    """adamw (Loshchilov and Hutter 2019), sgd with Nesterov momentum, or lars (You et al. 2017), for batches of
+    thousands and with larger rates: SimCLR's is 0.3 * batch / 256."""
     learning_rate: float = 1e-3
     """Peak learning rate, absolute: it is not scaled by the batch size."""
     weight_decay: float = 1e-4
