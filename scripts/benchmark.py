@@ -64,7 +64,7 @@ def augment(device: torch.device, _: Path | None) -> Iterator[Figure]:
         # Our blur is given for 224 pixels and scaled to the view; lightly's is in pixels of the view.
         sigmas = (0.1 * 224 / size, 2.0 * 224 / size)
         strong = AugmentConfig(
-            crop_scale=(0.08, 1.0), brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_sigma=sigmas
+            crop_scale=(0.08, 1.0), brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5, blur_sigma=sigmas
         )
         for label, config in (("our defaults", AugmentConfig()), ("lightly's defaults", strong)):
             parameters: dict[str, Any] = {
@@ -76,7 +76,7 @@ def augment(device: torch.device, _: Path | None) -> Iterator[Figure]:
                 "cj_sat": config.saturation,
                 "cj_hue": config.hue,
                 "random_gray_scale": config.grey,
-                "gaussian_blur": config.blur,
+                "gaussian_blur": config.blur_at(size),
                 "sigmas": tuple(round(sigma * size / 224, 4) for sigma in config.blur_sigma),
             }
             transform = SimCLRTransform(input_size=size, **parameters)

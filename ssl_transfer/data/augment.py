@@ -26,6 +26,10 @@ from . import operations
 CHUNK_VALUES = 2**19
 """On a CPU as many images at a time as have so many values: they stay in its cache from one operation to the next."""
 
+LEAST_BLUR = 0.5
+"""Pixels of standard deviation below which a blur changes little: at 0.3, the largest of the defaults at 32 px, a pixel
+takes under 1 % from each neighbour."""
+
 Step = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
 """An operation and its parameters, of each the first dimension is the batch's."""
 
@@ -61,8 +65,9 @@ class AugmentConfig:
     """Jitter of the hue: a turn of -x .. x of the full circle. Only for images of three channels."""
     grey: float = 0.2
     """Probability that an image of three channels loses its colours."""
-    blur: float = 0.5
-    """Probability of a Gaussian blur."""
+    blur: float | None = None
+    """Probability of a Gaussian blur. None goes by the size of the views: 0.5 (Chen et al. 2020, appendix A), and 0
+    where even the largest blur is below half a pixel, by default under 56 px (appendix B.9: none on CIFAR-10)."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Smallest and largest standard deviation of the blur, in pixels of a 224 px view; scaled to the view's size."""
     solarise: float = 0.0
@@ -72,7 +77,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         for name in ("flip", "vertical_flip", "jitter", "grey", "blur", "solarise"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
+            if not 0.0 <= (getattr(self, name) or 0.0) <= 1.0:
                 raise InputError(f"augment {name} {getattr(self, name)}: a probability, 0 to 1.")
         for name in ("crop_scale", "crop_ratio", "blur_sigma"):
             low, high = getattr(self, name)
@@ -85,6 +90,12 @@ class AugmentConfig:
             raise InputError(f"augment hue {self.hue}: 0 to 0.5.")
         if not (0.0 <= self.rotation <= 180.0 and 0.0 <= self.shear < 90.0):
             raise InputError(f"augment rotation {self.rotation}, shear {self.shear}: degrees, to 180 and below 90.")
+
+    def blur_at(self, size: int) -> float:
+        """The probability of a blur in views of `size` pixels a side."""
+        if self.blur is not None:
+            return self.blur
+        return 0.5 if self.blur_sigma[1] * size / 224 >= LEAST_BLUR else 0.0
 
 
 SUPERVISED_DEFAULT = AugmentConfig(
@@ -146,8 +157,9 @@ def _steps(draws: tuple[Tensor, ...], shape: torch.Size, size: int, config: Augm
         steps += _jitter(draws[7:12], channels, config)
     if config.grey and channels == 3:
         steps.append((operations.saturation_, (torch.where(draws[12] < config.grey, 0.0, 1.0),)))
-    if config.blur:
-        sigma = torch.where(draws[13] < config.blur, _between(draws[14], config.blur_sigma) * (size / 224), 0.0)
+    blur_probability = config.blur_at(size)
+    if blur_probability:
+        sigma = torch.where(draws[13] < blur_probability, _between(draws[14], config.blur_sigma) * (size / 224), 0.0)
         blur = operations.gaussian(sigma, size, largest=config.blur_sigma[1] * (size / 224))
         steps.append((operations.filtered, (*blur, *blur)))
     if config.solarise:

@@ -1,4 +1,15 @@
-"""What losses over the global batch need from other processes. Without processes, every function is the identity."""
+"""What losses over the global batch need from other processes. Without processes, every function is the identity.
+
+A loss over gathered rows is one number of all W processes' images. Each process takes it, or its share of it, the
+gradient of a gathered row is summed over the processes, and the loop averages the processes' gradients, as it averages
+their losses: what comes out is the gradient of the whole batch on one process. That holds for everything but BatchNorm
+in a backbone or a projector, which normalises each process's B images by their own statistics (and evaluates with rank
+0's): the loss is the global batch's, of features that each process normalised by itself.
+
+Shapes: B rows of this process, W processes.
+"""
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,6 +26,26 @@ def broadcast_buffers(module: nn.Module) -> None:
     if num_processes() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
+
+
+def gather(x: Tensor) -> Tensor:
+    """The rows of all processes in rank order, with gradient: (B, ...) -> (W * B, ...). Each process has the same B."""
+    return _Gather.apply(x) if num_processes() > 1 else x
+
+
+class _Gather(torch.autograd.Function):
+    """Our own, because torch's differentiable `all_gather` is deprecated and what replaces it is private."""
+
+    @staticmethod
+    def forward(_context: Any, x: Tensor) -> Tensor:
+        return gather_without_gradient(x)
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        """Every process's loss depends on these rows, whose gradient is the sum: (W * B, ...) -> (B, ...)."""
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total.chunk(num_processes())[dist.get_rank()]
 
 
 def gather_without_gradient(x: Tensor) -> Tensor:

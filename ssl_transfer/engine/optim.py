@@ -1,22 +1,37 @@
-"""Parameter groups, layer-wise decay of the learning rate, optimisers and their settings."""
+"""Parameter groups, layer-wise decay of the learning rate, optimisers and their settings.
+
+LARS (You, Gitman and Ginsburg 2017, equation 6) is for batches of thousands: each weight matrix w is stepped by the
+size of its own gradient g, so that none is moved too far for its own size, with n the trust coefficient 0.001 and b
+the decay:
+
+    step = learning rate * n |w| / (|g| + b |w|) * (g + b w), through momentum
+
+Norms, biases, tokens and position embeddings get plain steps, without decay, as SimCLR's and BYOL's authors have it.
+The step is timm's, whose momentum sums the steps without the learning rate, as torch's SGD does.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from timm.optim import Lars
 from torch import nn
 
 from .errors import InputError
 from .rates import Schedule
+
+TRUST_COEFFICIENT = 1e-3
+"""Of LARS, in You et al. 2017 as in SimCLR and BYOL."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """How the weights are stepped."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
-    """adamw (Loshchilov and Hutter 2019) or sgd with Nesterov momentum 0.9."""
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    """adamw (Loshchilov and Hutter 2019), sgd with Nesterov momentum, or lars (You et al. 2017), for batches of
+    thousands and with larger rates: SimCLR's is 0.3 * batch / 256."""
     learning_rate: float = 1e-3
     """Peak learning rate, absolute: it is not scaled by the batch size."""
     weight_decay: float = 1e-4
@@ -34,12 +49,14 @@ class OptimizerConfig:
     """Largest norm of the gradient over all parameters; 0 does not clip."""
     accumulate: int = 1
     """Micro-batches of an optimiser step, one after the other, which takes less memory. The batch size stays the images
-    per optimiser step, and the step the same; not for losses that compare the images of a batch (simclr, moco)."""
+    per optimiser step, and the step the same; not for losses over a batch (simclr, moco, barlow, vicreg)."""
+    momentum: float = 0.9
+    """How much of the running gradient stays at each step: AdamW's beta 1, the momentum of sgd and lars."""
     ema_decay: float = 0.0
     """Decay per step of a moving average of the weights, which is evaluated and kept instead of them, for example
     0.999; 0 keeps none."""
     second_momentum: float = 0.999
-    """AdamW's decay of the squared gradient (beta 2). MAE's authors use 0.95. Sgd has none: leave it there."""
+    """AdamW's decay of the squared gradient (beta 2). MAE's authors use 0.95. The others have none: leave it."""
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
@@ -51,6 +68,8 @@ class OptimizerConfig:
             )
         if not 0 < self.second_momentum < 1:
             raise InputError(f"second_momentum {self.second_momentum}: it must lie between 0 and 1.")
+        if not 0 < self.momentum < 1:
+            raise InputError(f"momentum {self.momentum}: it must lie between 0 and 1, usually 0.9.")
         if self.accumulate < 1:
             raise InputError(f"accumulate {self.accumulate}: it must be 1 or more; 1 takes a batch at once.")
         if not 0 <= self.ema_decay < 1:
@@ -65,8 +84,10 @@ class OptimizerConfig:
                 f"plateau_factor and plateau_patience would be ignored by the schedule {self.schedule}: leave them "
                 "out, or use schedule plateau."
             )
-        if self.name == "sgd" and self.second_momentum != 0.999:
-            raise InputError("second_momentum is AdamW's and would be ignored by sgd: leave it out, or use adamw.")
+        if self.name != "adamw" and self.second_momentum != 0.999:
+            raise InputError(
+                f"second_momentum is AdamW's and would be ignored by {self.name}: leave it out, or use adamw."
+            )
 
 
 def parameter_groups(
@@ -79,6 +100,9 @@ def parameter_groups(
     layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Every trainable parameter of `module` in exactly one group with its own rate and decay.
+
+    A group holds `params`, their `names`, `lr`, `weight_decay` and `decayed`: whether these are the weight matrices,
+    which decay where there is any, and which LARS adapts to.
 
     Args:
         module: its parameters with `requires_grad` are taken.
@@ -104,6 +128,7 @@ def parameter_groups(
                 "names": [],
                 "lr": learning_rate * layer_decay ** (deepest - depth),
                 "weight_decay": weight_decay if decayed else 0.0,
+                "decayed": decayed,
             },
         )
         group["params"].append(parameter)
@@ -115,7 +140,12 @@ def parameter_groups(
 
 def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimiser over these groups; the rate and the decay are the groups' own."""
-    groups = [{key: value for key, value in group.items() if key != "names"} for group in groups]
+    plain = [{key: group[key] for key in ("params", "lr", "weight_decay")} for group in groups]
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.second_momentum), fused=True)
+        return torch.optim.SGD(plain, lr=config.learning_rate, momentum=config.momentum, nesterov=True)
+    if config.name == "lars":
+        # Left to itself, timm's takes a decay of 0 for "do not adapt" and becomes SGD.
+        adapted = [{**one, "always_adapt": group["decayed"]} for one, group in zip(plain, groups, strict=True)]
+        return Lars(adapted, lr=config.learning_rate, momentum=config.momentum, trust_coeff=TRUST_COEFFICIENT)
+    betas = (config.momentum, config.second_momentum)
+    return torch.optim.AdamW(plain, lr=config.learning_rate, betas=betas, fused=True)

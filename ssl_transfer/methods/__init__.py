@@ -4,12 +4,14 @@ To add one, write `methods/NAME.py` that ends with `METHOD = Method(...)`, and a
 line, `compare` and the contract tests find it there.
 """
 
-from . import autoencoder, mae, moco, simclr
+from . import autoencoder, barlow, mae, moco, simclr, vicreg
 from .method import Method
 
 METHODS: dict[str, Method] = {
     "simclr": simclr.METHOD,
     "moco": moco.METHOD,
+    "barlow": barlow.METHOD,
+    "vicreg": vicreg.METHOD,
     "mae": mae.METHOD,
     "autoencoder": autoencoder.METHOD,
 }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..data.augment import AugmentConfig, augment
 from ..engine.contract import Batch, Objective
+from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..models.backbones import Backbone, BackboneConfig
 
@@ -47,23 +48,37 @@ def augmented(batch: Batch, backbone: Backbone, config: AugmentConfig, *, views:
     return torch.cat([augment(batch.images, batch.keys, view=v, size=size, config=config) for v in range(views)])
 
 
-def mlp(widths: tuple[int, ...], *, norm_last: bool = False) -> nn.Sequential:
+def mlp(widths: tuple[int, ...], *, norm_last: bool = False, bias_last: bool = True) -> nn.Sequential:
     """Linear layers of these widths with BatchNorm and ReLU between them: the projector of SimCLR and its followers.
 
     Args:
         widths: input, hidden ... output.
         norm_last: BatchNorm behind the last layer too.
+        bias_last: whether the last layer has a bias; one that BatchNorm follows never has.
     """
     layers: list[nn.Module] = []
     for index, (before, after) in enumerate(pairwise(widths)):
         last = index == len(widths) - 2
         normed = not last or norm_last
-        layers.append(nn.Linear(before, after, bias=not normed))
+        layers.append(nn.Linear(before, after, bias=not normed and (bias_last or not last)))
         if normed:
             layers.append(nn.BatchNorm1d(after))
         if not last:
             layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
+
+
+def projector(
+    num_features: int, *, layers: int, hidden_width: int, output_width: int, bias_last: bool = True
+) -> nn.Sequential:
+    """An `mlp` from features (B, num_features) to projections (B, output_width), the hidden layers equally wide.
+
+    Raises:
+        InputError: fewer than two layers.
+    """
+    if layers < 2:
+        raise InputError(f"projector_layers {layers}: 2 or more; one layer would have no hidden width.")
+    return mlp((num_features, *[hidden_width] * (layers - 1), output_width), bias_last=bias_last)
 
 
 def feature_deviation(features: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ Chen, Kornblith, Norouzi and Hinton, "A simple framework for contrastive learnin
 
     loss(i, j) = -log( exp(sim(z_i, z_j) / t) / sum over k != i of exp(sim(z_i, z_k) / t) )
 
-The loss is lightly's, over the batch of all processes, computed in float32 whatever the precision. Differs from the
-paper in the optimiser's default (AdamW, not LARS: our batches are small).
+The loss is lightly's, over the batch of all processes with the exact gradient, in float32 whatever the precision.
+Differs from the paper in the optimiser's default: AdamW, because our batches are small. The paper's is LARS with weight
+decay 1e-6 and learning rate 0.3 * batch / 256 for batches of 256 to 8192 (`--optimizer.name lars`).
 
 Shapes: B images of this process, D features, P projector width.
 """
@@ -22,7 +23,7 @@ from ..engine.contract import Batch, Objective, Output, scalar
 from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..models.backbones import Backbone
-from .method import Method, augmented, feature_deviation, mlp
+from .method import Method, augmented, feature_deviation, projector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,10 @@ class SimCLRConfig:
 
     temperature: float = 0.2
     """Divides the cosines; lower looks harder at the nearest negatives. Chen et al. found 0.1 to 0.5 best, by batch."""
+    projector_layers: int = 2
+    """Linear layers of the projector, 2 in the paper; its second version has 3 (Chen et al. 2020b)."""
     hidden_width: int = 512
-    """Width of the projector's hidden layer."""
+    """Width of the projector's hidden layers; the paper's is the backbone's own, 2048."""
     output_width: int = 128
     """Width of the projector's output, P."""
     augment: AugmentConfig = AugmentConfig()
@@ -45,6 +48,7 @@ class SimCLR(Objective):
     Args:
         backbone: trained in place.
         temperature: t above.
+        projector_layers: its linear layers.
         hidden_width: of the projector.
         output_width: P.
         augment: how views are made.
@@ -53,13 +57,22 @@ class SimCLR(Objective):
     loss_over_batch = True
 
     def __init__(
-        self, backbone: Backbone, *, temperature: float, hidden_width: int, output_width: int, augment: AugmentConfig
+        self,
+        backbone: Backbone,
+        *,
+        temperature: float,
+        projector_layers: int,
+        hidden_width: int,
+        output_width: int,
+        augment: AugmentConfig,
     ) -> None:
         super().__init__()
         if temperature <= 0:
             raise InputError(f"temperature {temperature}: it must be above 0, usually 0.1 to 0.5.")
         self.backbone = backbone
-        self.projector = mlp((backbone.num_features, hidden_width, output_width))
+        self.projector = projector(
+            backbone.num_features, layers=projector_layers, hidden_width=hidden_width, output_width=output_width
+        )
         self.criterion = NTXentLoss(temperature=temperature, gather_distributed=distributed.num_processes() > 1)
         self._augment = augment
 

@@ -181,7 +181,7 @@ def test_a_whole_view(view):
             expected = reference.adjust_hue(expected, 0.2 * draw[11] - 0.1)
         if draw[12] < config.grey:
             expected = reference.rgb_to_grayscale(expected, num_output_channels=3)
-        if draw[13] < config.blur:
+        if draw[13] < config.blur_at(size):
             expected = reference.gaussian_blur(expected, kernel, [(5.0 + 15.0 * draw[14]) * size / 224] * 2)
         if draw[15] < config.solarise:
             # A value next to the threshold may fall to either side of it.

@@ -12,7 +12,7 @@ from ssl_transfer.engine import config as configuration
 from ssl_transfer.stages import demo
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
-PRETRAINING = ("autoencoder_digits", "mae_digits", "moco_digits", "simclr_digits")
+PRETRAINING = ("autoencoder_digits", "barlow_digits", "mae_digits", "moco_digits", "simclr_digits", "vicreg_digits")
 OTHERS = ("compare_photographs", "compare_surface_defects", "transfer_digits")
 
 

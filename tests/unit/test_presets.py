@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -47,6 +49,24 @@ def test_a_method_keeps_what_its_images_do_not_ask_about():
     assert preset("contrastive", "greyscale", own).solarise == 0.2
     texture = preset("contrastive", "texture", own)
     assert (texture.blur, texture.crop_scale) == (0.9, (0.3, 0.3))
+
+
+@pytest.mark.parametrize(("size", "probability"), [(32, 0.0), (55, 0.0), (56, 0.5), (64, 0.5), (224, 0.5)])
+def test_the_default_blur_goes_by_the_size(make_batch, size, probability):
+    default = AugmentConfig()
+    assert default.blur_at(size) == probability
+    batch = make_batch(6, size=size)
+    told = [augment(batch.images, batch.keys, view=0, size=size, config=replace(default, blur=p)) for p in (0.0, 0.5)]
+    seen = augment(batch.images, batch.keys, view=0, size=size, config=default)
+    assert torch.equal(seen, told[probability == 0.5])
+    assert not torch.equal(*told)
+
+
+def test_an_explicit_blur_is_left_as_it_is():
+    assert [AugmentConfig(blur=probability).blur_at(24) for probability in (0.0, 0.3)] == [0.0, 0.3]
+    assert AugmentConfig(blur=0.3).blur_at(224) == 0.3
+    # A blur that small views can see, asked for without its probability.
+    assert AugmentConfig(blur_sigma=(4.0, 10.0)).blur_at(24) == 0.5
 
 
 def test_digits_get_what_the_demo_uses():

@@ -17,7 +17,7 @@ def naive_loss(first, second, temperature: float) -> float:
     for i in range(2 * count):
         partner = (i + count) % (2 * count)
         weights = [math.exp(float(views[i] @ views[k]) / temperature) for k in range(2 * count)]
-        total -= math.log(weights[partner] / (sum(weights) - weights[i]))
+        total -= math.log(weights[partner] / sum(weights[k] for k in range(2 * count) if k != i))
     return total / (2 * count)
 
 
@@ -33,29 +33,33 @@ def test_loss_against_a_naive_double_loop(make_backbone, temperature):
     assert float(method.criterion(first, second)) == pytest.approx(naive_loss(first, second, temperature), rel=1e-5)
 
 
-def projections(method: SimCLR, batch, *, autocast: bool):
+def projections(method: SimCLR, batch, *, autocast: torch.dtype | None):
     """The loss, and the projections that it was taken of."""
     seen = []
     handle = method.projector.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+    with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
         loss = method(batch).loss
     handle.remove()
     return loss, seen[0]
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-def test_the_method_takes_the_loss_of_its_two_views_in_float32(method, make_batch, autocast):
-    loss, projected = projections(method, make_batch(8), autocast=autocast)
-    assert projected.dtype == (torch.bfloat16 if autocast else torch.float32)
+@pytest.mark.parametrize("temperature", [0.01, 0.2])
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16, torch.float16])
+def test_the_method_takes_the_loss_of_its_two_views_in_float32(make_backbone, make_batch, autocast, temperature):
+    """At a temperature of 0.01 the logits reach 100: exponentials in half precision would overflow."""
+    config = SimCLRConfig(hidden_width=32, output_width=8, temperature=temperature)
+    loss, projected = projections(METHOD.build(make_backbone(), config), make_batch(8), autocast=autocast)
+    assert projected.dtype == (autocast or torch.float32)
     assert loss.dtype == torch.float32
     # The tolerance is float32's: at bfloat16's precision the loss would be wrong in the third digit.
-    assert float(loss.detach()) == pytest.approx(naive_loss(*projected.detach().float().chunk(2), 0.2), rel=2e-6)
+    naive = naive_loss(*projected.detach().float().chunk(2), temperature)
+    assert float(loss.detach()) == pytest.approx(naive, rel=4e-7 / temperature)
 
 
 def test_bfloat16_stays_close_to_float32(method, make_batch):
     batch = make_batch(8)
-    exact, _ = projections(method, batch, autocast=False)
-    rounded, _ = projections(method, batch, autocast=True)
+    exact, _ = projections(method, batch, autocast=None)
+    rounded, _ = projections(method, batch, autocast=torch.bfloat16)
     assert float(rounded.detach()) == pytest.approx(float(exact.detach()), rel=0.03)
 
 
@@ -78,6 +82,18 @@ def test_feature_deviation_tells_of_collapse(make_backbone, make_batch):
     collapsed = float(method(same).metrics["feature_deviation"])
     assert healthy > 0.1
     assert collapsed < 0.01
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_depth_of_the_projector(make_backbone, layers):
+    method = METHOD.build(make_backbone(), SimCLRConfig(projector_layers=layers, hidden_width=32, output_width=8))
+    widths = [layer.out_features for layer in method.projector if isinstance(layer, nn.Linear)]
+    assert widths == [*[32] * (layers - 1), 8]
+
+
+def test_a_projector_of_one_layer_is_refused(make_backbone):
+    with pytest.raises(InputError, match="projector_layers 1"):
+        METHOD.build(make_backbone(), SimCLRConfig(projector_layers=1))
 
 
 def test_temperature_must_be_positive(make_backbone):
