@@ -104,6 +104,10 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "epochs 0 of the plan in compare": ((*COMPARE, "--transfer.epochs", "0"), ("epochs 0", "1 or more")),
     "batch size 0 of the plan in compare": ((*COMPARE, "--transfer.batch-size", "0"), ("batch-size 0",)),
     "image size 0": ((*PRETRAIN, "--image-size", "0"), ("--image-size 0", "at least 8")),
+    "image size 0 in transfer": (
+        ("transfer", "--image-size", "0", "--output", "run"),
+        ("--image-size 0", "at least 8"),
+    ),
     "budget above the class": ((*TRANSFER, "--labels", "5000"), ("--labels 5000", "training images", "`all`")),
     "budget above the class in compare": ((*COMPARE, "--labels", "2", "5000"), ("--labels 5000", "`all`")),
     "budget 0": ((*TRANSFER, "--labels", "0"), ("--labels 0", "`all`")),
