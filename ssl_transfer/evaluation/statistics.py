@@ -9,6 +9,8 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+CONTINUED = "imagenet+"
+"""What the names of arms begin with whose pretraining goes on from ImageNet weights: imagenet+simclr."""
 SUMMARY_COLUMNS = (
     "arm",
     "backbone",

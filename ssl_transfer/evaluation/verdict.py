@@ -4,26 +4,28 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .statistics import Estimate, Row, baselines_of, by_cell, estimate, paired_difference, percent_of
+from .statistics import CONTINUED, Estimate, Row, baselines_of, by_cell, estimate, paired_difference, percent_of
 
 BASELINES = ("scratch", "imagenet")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """At one budget: the pretraining that validation prefers, beside the scratch that validation prefers."""
+    """At one budget: the pretraining that validation prefers, beside the start without it that validation prefers."""
 
     labels: str
     arm: str
     ours: Estimate
-    scratch: Estimate
+    baseline: str
+    """What the difference is to: scratch, or the better of scratch and imagenet for an arm that goes on from it."""
+    theirs: Estimate
+    """Of the baseline."""
     difference: Estimate
-    """To scratch."""
-    to_imagenet: Estimate | None
-    """The difference to ImageNet weights; None where they were not compared."""
-    imagenet_backbone: str
-    scratch_backbone: str
-    """Named in the sentence where it is not the arm's own."""
+    """To the baseline."""
+    baseline_backbone: str
+    """Named in the sentence where it is not the arm's own; empty otherwise."""
+    beside: dict[str, Estimate]
+    """The differences to other baselines that the sentence names too, by what it calls them."""
 
     @property
     def outcome(self) -> str:
@@ -41,32 +43,37 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
     found = []
     for labels in dict.fromkeys(row.labels for row in rows):
 
-        def preference(arm: str, backbone: str, labels: str = labels) -> tuple[float, float]:
-            accuracy = estimate(list(validation[arm, backbone, labels, "chosen", "accuracy"].values())).mean
-            return accuracy, -estimate(list(validation[arm, backbone, labels, "chosen", "log_loss"].values())).mean
+        def preference(pair: tuple[str, str], labels: str = labels) -> tuple[float, float]:
+            accuracy = estimate(list(validation[*pair, labels, "chosen", "accuracy"].values())).mean
+            return accuracy, -estimate(list(validation[*pair, labels, "chosen", "log_loss"].values())).mean
 
         measured = sorted(key[:2] for key in test if key[2:] == (labels, "chosen", "accuracy"))
         arms = [pair for pair in measured if pair[0] not in BASELINES]
-        scratches = [pair for pair in measured if pair[0] == "scratch"]
-        if not arms or not scratches:
+        if not arms or not any(pair[0] == "scratch" for pair in measured):
             continue
-        arm, backbone = max(arms, key=lambda pair: preference(*pair))
-        # Whoever has no pretraining would take the better backbone too.
-        _, scratch_backbone = max(scratches, key=lambda pair: preference(*pair))
+        arm, backbone = max(arms, key=preference)
+        # Whoever has no pretraining would take the better backbone too, and ImageNet weights where this arm had them.
+        starts = BASELINES if arm.startswith(CONTINUED) else ("scratch",)
+        baseline, on = max((pair for pair in measured if pair[0] in starts), key=preference)
         ours = test[arm, backbone, labels, "chosen", "accuracy"]
-        scratch = test["scratch", scratch_backbone, labels, "chosen", "accuracy"]
+        theirs = test[baseline, on, labels, "chosen", "accuracy"]
         compared = baselines_of((arm, backbone, labels, "chosen", "accuracy"), test)
-        imagenet = next((key for _, key in compared if key[0] == "imagenet"), None)
         found.append(
             Finding(
                 labels=labels,
                 arm=arm,
                 ours=estimate(list(ours.values())),
-                scratch=estimate(list(scratch.values())),
-                difference=paired_difference(ours, scratch),
-                to_imagenet=paired_difference(ours, test[imagenet]) if imagenet is not None else None,
-                imagenet_backbone=imagenet[1] if imagenet is not None else "",
-                scratch_backbone="" if scratch_backbone == backbone else scratch_backbone,
+                baseline=baseline,
+                theirs=estimate(list(theirs.values())),
+                difference=paired_difference(ours, theirs),
+                baseline_backbone="" if on == backbone else on,
+                beside={
+                    f"ImageNet weights ({key[1]})" if key[0] == "imagenet" else "scratch": paired_difference(
+                        ours, test[key]
+                    )
+                    for _, key in compared
+                    if key[0] != baseline
+                },
             )
         )
     return found
@@ -87,10 +94,12 @@ def verdict(rows: Sequence[Row]) -> str:
     else:
         answer = "These runs do not show that pretraining on these images helps"
     clauses = [_clause(item) for item in found]
-    beside = [f"{_points(item.to_imagenet)} {_place(item)}" for item in found if item.to_imagenet is not None]
-    where = found[0].imagenet_backbone
-    imagenet = f" Compared with ImageNet weights ({where}): {'; '.join(beside)}." if beside else ""
-    return f"{answer}: {'; '.join(clauses)}.{imagenet}"
+    beside: dict[str, list[str]] = {}
+    for item in found:
+        for name, difference in item.beside.items():
+            beside.setdefault(name, []).append(f"{_points(difference)} {_place(item)}")
+    sentences = [f" Compared with {name}: {'; '.join(differences)}." for name, differences in beside.items()]
+    return f"{answer}: {'; '.join(clauses)}.{''.join(sentences)}"
 
 
 def _budgets(found: list[Finding]) -> str:
@@ -102,8 +111,8 @@ def _budgets(found: list[Finding]) -> str:
 
 
 def _clause(item: Finding) -> str:
-    scratch = f"scratch on {item.scratch_backbone}" if item.scratch_backbone else "scratch"
-    numbers = f"{item.arm} {item.ours.mean:.1%}, {scratch} {item.scratch.mean:.1%}, {_points(item.difference)}"
+    baseline = f"{item.baseline} on {item.baseline_backbone}" if item.baseline_backbone else item.baseline
+    numbers = f"{item.arm} {item.ours.mean:.1%}, {baseline} {item.theirs.mean:.1%}, {_points(item.difference)}"
     if item.outcome == "unknown":
         return f"{_place(item)} there is no telling ({numbers})"
     if item.outcome == "open":

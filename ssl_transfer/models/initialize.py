@@ -16,7 +16,7 @@ from torch import Tensor
 from ..engine import checkpoint
 from ..engine.errors import InputError
 from . import torchvision_models
-from .backbones import Backbone, BackboneSpec, first_blocks
+from .backbones import Backbone, BackboneConfig, BackboneSpec, first_blocks
 from .spec import SIMPLE_CNN
 from .torchvision_models import Preprocessing
 
@@ -100,16 +100,22 @@ def _read(weights: Path) -> dict[str, Tensor]:
     return load_state_dict(str(weights.expanduser()), use_ema=False, weights_only=True)
 
 
-def from_checkpoint(path: Path) -> tuple[Backbone, dict[str, Any]]:
+def from_checkpoint(path: Path, *, image_size: int | None = None) -> tuple[Backbone, dict[str, Any]]:
     """A backbone that a run exported, and its provenance.
+
+    Args:
+        path: the run's folder, or its `backbone/`.
+        image_size: pixels a side of the images to come; by default those of the run. At another size a transformer's
+            position embedding is resampled.
 
     Raises:
         InputError: nothing exported there, or it does not fit the architecture that it names.
     """
     weights, description = checkpoint.load_weights(path, "backbone")
-    stored = description["backbone"]
-    sequences = {name: tuple(value) for name, value in stored.items() if isinstance(value, list)}
-    backbone = Backbone(BackboneSpec(**{**stored, **sequences}))
+    stored = _spec_of(description)
+    backbone = Backbone(replace(stored, image_size=image_size or stored.image_size))
+    if backbone.spec != stored:
+        weights = _fit_size(weights, backbone)
     try:
         backbone.model.load_state_dict(weights)
     except RuntimeError as error:
@@ -120,6 +126,19 @@ def from_checkpoint(path: Path) -> tuple[Backbone, dict[str, Any]]:
 def image_size_of(path: Path) -> int:
     """Pixels a side that a run's backbone takes."""
     return checkpoint.load_description(path, "backbone")["backbone"]["image_size"]
+
+
+def config_of(path: Path) -> BackboneConfig:
+    """The network of a run's backbone, as a user would ask for it."""
+    spec = _spec_of(checkpoint.load_description(path, "backbone"))
+    return BackboneConfig(name=spec.name, stem=spec.stem, arguments=spec.arguments)
+
+
+def _spec_of(description: Mapping[str, Any]) -> BackboneSpec:
+    """The spec that an export's description holds."""
+    stored = description["backbone"]
+    sequences = {name: tuple(value) for name, value in stored.items() if isinstance(value, list)}
+    return BackboneSpec(**{**stored, **sequences})
 
 
 def export(backbone: Backbone, folder: Path, provenance: Mapping[str, Any], *, seen: np.ndarray | None = None) -> None:
@@ -168,8 +187,16 @@ def _fit_timm(state: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]
     for name in (first_conv,) if isinstance(first_conv, str) else ():
         if spec.in_chans != 3 and f"{name}.weight" in state:
             state[f"{name}.weight"] = timm.models.adapt_input_conv(spec.in_chans, state[f"{name}.weight"])
+    return _fit_size(state, backbone)
+
+
+def _fit_size(state: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+    """A state with a transformer's position embedding and patches resampled for the backbone's size of images."""
+    model = backbone.model
+    if torchvision_models.is_torchvision(backbone.spec.name):
+        return torchvision_models.fit_size(state, model, backbone.spec.image_size)
     if isinstance(model, VisionTransformer):
-        state = timm.models.vision_transformer.checkpoint_filter_fn(state, model)
+        return timm.models.vision_transformer.checkpoint_filter_fn(state, model)
     return state
 
 

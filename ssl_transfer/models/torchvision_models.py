@@ -131,8 +131,7 @@ def fit_state(state: dict[str, Tensor], model: nn.Module, image_size: int) -> di
         for key, value in state.items()
         if not key.startswith(_AUXILIARY) and (key in expected or not key.startswith(classifiers))
     }
-    if isinstance(model, VisionTransformer) and "encoder.pos_embedding" in fitted:
-        fitted = dict(interpolate_embeddings(image_size, model.patch_size, fitted))
+    fitted = fit_size(fitted, model, image_size)
     first = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
     key, channels = f"{first}.weight", expected[f"{first}.weight"].shape[1]
     if channels != 3 and key in fitted:
@@ -140,6 +139,13 @@ def fit_state(state: dict[str, Tensor], model: nn.Module, image_size: int) -> di
         summed = fitted[key].sum(dim=1, keepdim=True)
         fitted[key] = summed.expand(-1, channels, -1, -1).contiguous() / channels
     return fitted
+
+
+def fit_size(state: dict[str, Tensor], model: nn.Module, image_size: int) -> dict[str, Tensor]:
+    """A state with a transformer's position embedding resampled to the size of the images."""
+    if isinstance(model, VisionTransformer) and "encoder.pos_embedding" in state:
+        return dict(interpolate_embeddings(image_size, model.patch_size, state))
+    return state
 
 
 def _without_linear(classifier: nn.Module) -> nn.Module:

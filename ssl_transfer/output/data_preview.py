@@ -25,6 +25,7 @@ from ..methods.mae import MAE
 from ..models.backbones import BackboneConfig
 from ..stages import augmentation as augmentations
 from ..stages import pretrain as pretraining
+from ..stages.initial import Initial, initial_backbone
 from ..stages.plan import TransferRecipe
 from ..stages.run import check_positive, data_label
 from .pictures import CPU, sheet
@@ -174,7 +175,9 @@ def _seen(name: str, dataset: Dataset, config: PreviewConfig) -> Callable[[Tenso
         return None
     own = getattr(config.settings, name)
     recipe = replace(pretraining.default_recipe(name), method=own.method, backbone=own.backbone)
-    backbone, module = pretraining.prepare(recipe, dataset, config.image_size, config.seed)
+    start = Initial(backbone=recipe.backbone, image_size=config.image_size, seed=config.seed)
+    backbone, _ = initial_backbone(start, dataset)
+    module: Any = pretraining.prepare(recipe, backbone)
 
     def masked(view: Tensor, keys: Tensor) -> Tensor:
         patches = module.patchify(view)
@@ -207,7 +210,9 @@ def settings_of_run(settings: dict[str, Any]) -> dict[str, Any]:
         own = {key: value for key, value in method.items() if key != "name"}
         return {**kept, "method": [name], name: {"method": own, "backbone": settings.get("backbone", {})}}
     if "arms" in settings:
-        names = [name for name in settings["arms"] if name in METHODS]
+        # Of imagenet+simclr simclr.
+        arms = [name.rpartition("+")[2] for name in settings["arms"]]
+        names = [name for name in dict.fromkeys(arms) if name in METHODS]
         own = {name: {"method": settings.get(name, {}).get("method", {})} for name in names}
         return {**kept, "method": [*names, TRANSFER], **own, **shared}
     return {**kept, "method": [TRANSFER], **shared} if "init" in settings else settings

@@ -4,6 +4,7 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from ..evaluation.curves import curves_of_runs, mean_curve, phase_starts
-from ..evaluation.statistics import Row, budget_title, by_cell, estimate
+from ..evaluation.statistics import CONTINUED, Row, budget_title, by_cell, estimate
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; markers differ besides.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7F7F7F")
@@ -37,6 +38,30 @@ def names_of(pairs: Sequence[Pair]) -> dict[Pair, str]:
     return {(arm, backbone): f"{arm} ({backbone})" if len(counts[arm]) > 1 else arm for arm, backbone in pairs}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How a pair is drawn."""
+
+    colour: str
+    marker: str
+    dash: str
+    filled: bool
+    """Whether its marker is filled."""
+
+
+def styles_of(pairs: Sequence[Pair]) -> dict[Pair, Style]:
+    """A colour and a marker for each pair. imagenet+METHOD has those of METHOD, dotted and with an open marker."""
+    styles: dict[Pair, Style] = {}
+    looks = dict.fromkeys((arm.removeprefix(CONTINUED), backbone) for arm, backbone in pairs)
+    for index, (arm, backbone) in enumerate(looks):
+        # Past the last colour the markers move on by one, so that 64 pairs are told apart.
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
+        dash = "--" if arm == "scratch" else "-"
+        styles[arm, backbone] = Style(colour=colour, marker=marker, dash=dash, filled=True)
+        styles[f"{CONTINUED}{arm}", backbone] = Style(colour=colour, marker=marker, dash=":", filled=False)
+    return {pair: styles[pair] for pair in pairs}
+
+
 def phases_of(rows: Sequence[Row]) -> list[str]:
     """The phases of the plan, in its order: all but `chosen`, which is one of them once more."""
     return list(dict.fromkeys(row.phase for row in rows if row.phase != "chosen"))
@@ -45,7 +70,8 @@ def phases_of(rows: Sequence[Row]) -> list[str]:
 def label_efficiency(rows: Sequence[Row]) -> bytes:
     """Test accuracy over the label budgets, with 95 % bands."""
     pairs, cells = pairs_of(rows), by_cell(rows, split="test")
-    names, budgets = names_of(pairs), list(dict.fromkeys(row.labels for row in rows))
+    names, styles = names_of(pairs), styles_of(pairs)
+    budgets = list(dict.fromkeys(row.labels for row in rows))
     figure, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
     places = np.arange(len(budgets))
     floor = 1.0
@@ -56,17 +82,17 @@ def label_efficiency(rows: Sequence[Row]) -> bytes:
         means = np.array([item.mean for item in found])
         spread = np.array([0.0 if math.isinf(item.low) else item.mean - item.low for item in found])
         floor = min(floor, float((means - spread).min()))
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        dash = "--" if pair[0] == "scratch" else "-"
+        style = styles[pair]
         axes.errorbar(
             places + offset,
             means,
             yerr=spread,
             label=names[pair],
-            linestyle=dash,
+            linestyle=style.dash,
             capsize=3,
-            color=colour,
-            marker=marker,
+            color=style.colour,
+            marker=style.marker,
+            markerfacecolor=style.colour if style.filled else "white",
         )
     axes.set_xticks(places, ["all" if budget == "all" else budget_title(budget) for budget in budgets])
     axes.set_ylim(max(0.0, floor - 0.03), 1.0)
@@ -81,7 +107,7 @@ def learning_curves(curves: Sequence[dict[str, str]], rows: Sequence[Row]) -> by
     A dotted line with a phase's name marks where it begins and unfreezes what it trains.
     """
     pairs, budgets = pairs_of(rows), list(dict.fromkeys(row.labels for row in rows))
-    names, starts = names_of(pairs), phase_starts(curves, shared=True)
+    names, styles, starts = names_of(pairs), styles_of(pairs), phase_starts(curves, shared=True)
     found = {
         split: curves_of_runs(curves, split=split, metric="accuracy", shared=True) for split in ("train", "validation")
     }
@@ -94,10 +120,9 @@ def learning_curves(curves: Sequence[dict[str, str]], rows: Sequence[Row]) -> by
     for column, labels in enumerate(budgets):
         begun = next((phases for run, phases in starts.items() if run[2] == labels), {})
         for split, axes in zip(splits, panels[:, column], strict=True):
-            for index, pair in enumerate(pairs):
+            for pair in pairs:
                 mean = mean_curve(curve for run, curve in found[split].items() if run[:3] == (*pair, labels))
-                dash = "--" if pair[0] == "scratch" else "-"
-                axes.plot(mean.steps, mean.values, dash, color=COLOURS[index % len(COLOURS)], label=names[pair])
+                axes.plot(mean.steps, mean.values, styles[pair].dash, color=styles[pair].colour, label=names[pair])
             for phase, step in begun.items():
                 if step:
                     axes.axvline(step, color="#7F7F7F", linewidth=1, linestyle=":")
@@ -127,16 +152,25 @@ def learning_curves(curves: Sequence[dict[str, str]], rows: Sequence[Row]) -> by
 def cost(rows: Sequence[Row]) -> bytes:
     """Test accuracy at the first budget over the seconds that an arm took, pretraining included."""
     pairs, test, train = pairs_of(rows), by_cell(rows, split="test"), by_cell(rows, split="train")
-    names, labels = names_of(pairs), rows[0].labels
+    names, styles, labels = names_of(pairs), styles_of(pairs), rows[0].labels
     figure, axes = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
-    for index, pair in enumerate(pairs):
+    for pair in pairs:
         seconds = sum(
             float(np.mean(list(train[(*pair, labels, "chosen", metric)].values())))
             for metric in ("pretrain_seconds", "transfer_seconds")
         )
         accuracy = estimate(list(test[(*pair, labels, "chosen", "accuracy")].values())).mean
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        axes.plot([seconds], [accuracy], linestyle="", markersize=9, label=names[pair], color=colour, marker=marker)
+        style = styles[pair]
+        axes.plot(
+            [seconds],
+            [accuracy],
+            linestyle="",
+            markersize=9,
+            label=names[pair],
+            color=style.colour,
+            marker=style.marker,
+            markerfacecolor=style.colour if style.filled else "white",
+        )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())

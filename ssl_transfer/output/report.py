@@ -19,7 +19,16 @@ from ..engine.checkpoint import write_text
 from ..engine.errors import InputError
 from ..evaluation import tables
 from ..evaluation.curves import BENEFIT_COLUMNS, transfer_benefits
-from ..evaluation.statistics import Estimate, Row, budget_title, by_cell, estimate, paired_difference, percent_of
+from ..evaluation.statistics import (
+    CONTINUED,
+    Estimate,
+    Row,
+    budget_title,
+    by_cell,
+    estimate,
+    paired_difference,
+    percent_of,
+)
 from ..evaluation.verdict import verdict
 from . import figures
 from .benefits import benefit_lines
@@ -75,7 +84,10 @@ def show(folder: Path) -> None:
     for column in ("arm", "backbone", *content["budgets"]):
         table.add_column(column)
     for line in content["lines"]:
-        cells = [cell["text"] + (f"\n({cell['difference']})" if cell["difference"] else "") for cell in line["cells"]]
+        cells = [
+            "\n".join([cell["text"], *(f"({difference['text']})" for difference in cell["differences"])])
+            for cell in line["cells"]
+        ]
         # As text: rich would take what stands in square brackets for markup.
         table.add_row(*(Text(cell) for cell in (line["arm"], line["backbone"], *cells)))
     console.print(table)
@@ -97,6 +109,7 @@ def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
             {"arm": arm, "backbone": backbone, "cells": [_cell(cells, arm, backbone, budget) for budget in labels]}
             for arm, backbone in pairs
         ],
+        "continued": any(arm.startswith(CONTINUED) for arm, _ in pairs),
         "phases": [
             {
                 "arm": arm,
@@ -121,15 +134,19 @@ def _estimate(cells: dict[Any, dict[int, float]], arm: str, backbone: str, label
     return estimate(list(cells[arm, backbone, labels, phase, "accuracy"].values()))
 
 
-def _cell(cells: dict[Any, dict[int, float]], arm: str, backbone: str, labels: str) -> dict[str, str]:
-    """One number of the main table, and its difference to scratch on the same backbone."""
-    baseline = cells.get(("scratch", backbone, labels, "chosen", "accuracy"))
-    text = _interval(_estimate(cells, arm, backbone, labels, "chosen"))
-    if arm == "scratch" or baseline is None:
-        return {"text": text, "difference": "", "outcome": ""}
-    difference = paired_difference(cells[arm, backbone, labels, "chosen", "accuracy"], baseline)
-    outcome = "better" if difference.low > 0 else "worse" if difference.high < 0 else "open"
-    return {"text": text, "difference": _interval(difference, sign="+"), "outcome": outcome}
+def _cell(cells: dict[Any, dict[int, float]], arm: str, backbone: str, labels: str) -> dict[str, Any]:
+    """One number of the main table, and its differences to the baselines on the same backbone."""
+    ours = cells[arm, backbone, labels, "chosen", "accuracy"]
+    baselines = {"scratch": "", "imagenet": " to imagenet"} if arm.startswith(CONTINUED) else {"scratch": ""}
+    differences = []
+    for baseline, note in baselines.items():
+        theirs = cells.get((baseline, backbone, labels, "chosen", "accuracy"))
+        if arm == baseline or theirs is None:
+            continue
+        difference = paired_difference(ours, theirs)
+        outcome = "better" if difference.low > 0 else "worse" if difference.high < 0 else "open"
+        differences.append({"text": f"{_interval(difference, sign='+')}{note}", "outcome": outcome})
+    return {"text": _interval(_estimate(cells, arm, backbone, labels, "chosen")), "differences": differences}
 
 
 def _phase_cell(cells: dict[Any, dict[int, float]], arm: str, backbone: str, labels: str, phase: str) -> str:

@@ -1,7 +1,7 @@
 """What a comparison compares: its settings, and the arms with their backbones that follow from them."""
 
 import dataclasses
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -9,15 +9,16 @@ import tyro
 
 from ..engine.errors import InputError, did_you_mean
 from ..engine.optim import OptimizerConfig
+from ..evaluation.statistics import CONTINUED
 from ..methods import METHODS
 from ..models import backbones
 from ..models.backbones import BackboneConfig
 from . import pretrain as pretraining
+from .initial import AUTO, named
 from .plan import TransferRecipe
 from .run import IMAGE_SIZE, RunConfig
 
 BASELINES = ("scratch", "imagenet")
-AUTO = "auto"
 M = TypeVar("M")
 
 
@@ -58,7 +59,8 @@ class CompareConfig(RunConfig):
     image_size: int = IMAGE_SIZE
     """Pixels a side of what the models see."""
     arms: tuple[str, ...] = ("scratch", "simclr")
-    """Any of scratch, imagenet and the methods. Scratch is added beside every backbone in use."""
+    """Any of scratch, imagenet, the methods, and imagenet+METHOD, which goes on from ImageNet weights. Scratch is added
+    beside every backbone in use, imagenet beside that of every imagenet+METHOD."""
     labels: tuple[str, ...] = ("5", "20", "all")
     """Label budgets: images per class, a share of each class (0.1 or 10%), or all. Smaller ones lie in larger ones."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -72,9 +74,10 @@ class CompareConfig(RunConfig):
     backbone: BackboneConfig = BackboneConfig(name=AUTO)
     """The backbone of every arm that does not set its own and can use it. auto: what each method suggests."""
     imagenet: BackboneConfig = BackboneConfig(name=AUTO)
-    """The backbone of the imagenet arm. auto: the same as --backbone."""
+    """The backbone of the imagenet arm, and of each imagenet+METHOD that can use it. auto: imagenet+METHOD has that of
+    METHOD; imagenet the same as --backbone, or without one those of the imagenet+METHOD arms."""
     imagenet_weights: Path | None = None
-    """A local file with ImageNet weights in timm's names, for the imagenet arm."""
+    """A local file with ImageNet weights in timm's names, for imagenet and imagenet+METHOD."""
     jobs: int = 1
     """Runs at a time on this machine; the cores are divided among them."""
     transfer: TransferRecipe = TransferRecipe()
@@ -88,6 +91,8 @@ class Arm:
     """One initialisation of one backbone."""
 
     name: str
+    init: str
+    """Where its weights come from before any pretraining: scratch or imagenet."""
     backbone: BackboneConfig
     recipe: pretraining.Recipe[Any] | None
     """How it pretrains; None for scratch and imagenet."""
@@ -96,21 +101,28 @@ class Arm:
 
 
 def resolve_arms(config: CompareConfig) -> list[Arm]:
-    """The arms with their backbones: those asked for, and scratch beside every backbone among them."""
-    known = [*BASELINES, *METHODS]
+    """The arms with their backbones: those asked for, and the baselines beside every backbone among them."""
     for name in config.arms:
-        if name not in known:
-            raise InputError(f"--arms {name}: there are {', '.join(known)}.{did_you_mean(name, known)}")
+        _check_name(name)
     if len(set(config.arms)) < len(config.arms):
         raise InputError(f"--arms {' '.join(config.arms)}: each only once.")
-    common = _named(config.backbone, BackboneConfig())
-    recipes = {name: _recipe_of(name, config) for name in config.arms if name in METHODS}
-    chosen = {name: recipe.backbone for name, recipe in recipes.items()}
-    if "imagenet" in config.arms:
-        chosen["imagenet"] = _named(config.imagenet, common)
-    if config.imagenet_weights is not None and "imagenet" not in config.arms:
+    recipes = {name: _recipe_of(name, config) for name in config.arms if name not in BASELINES}
+    continued = [recipe.backbone for name, recipe in recipes.items() if name.startswith(CONTINUED)]
+    if config.imagenet_weights is not None and not continued and "imagenet" not in config.arms:
         raise InputError("--imagenet-weights would be ignored: add imagenet to --arms.")
-    used = list(dict.fromkeys(chosen[name] for name in config.arms if name in chosen)) or [common]
+    common = named(config.backbone, BackboneConfig())
+    auto = BackboneConfig(name=AUTO)
+    own = [] if continued and config.imagenet == config.backbone == auto else [named(config.imagenet, common)]
+    imagenet = list(dict.fromkeys([*own, *continued] if "imagenet" in config.arms else continued))
+    asked = [name for name in config.arms if name not in BASELINES]
+    # Where imagenet was not asked for, it stands before all that goes on from it.
+    order = [name for name in config.arms if name != "scratch"] if "imagenet" in config.arms else ["imagenet", *asked]
+    chosen = [
+        (name, backbone)
+        for name in order
+        for backbone in (imagenet if name == "imagenet" else [recipes[name].backbone])
+    ]
+    used = list(dict.fromkeys(backbone for _, backbone in chosen)) or [common]
     names = [backbone.name for backbone in used]
     labels = {
         backbone: backbone.name
@@ -119,29 +131,51 @@ def resolve_arms(config: CompareConfig) -> list[Arm]:
         for backbone in used
     }
     return [
-        Arm(name=name, backbone=backbone, recipe=recipes.get(name), label=labels[backbone])
-        for name, backbone in [*(("scratch", backbone) for backbone in used), *chosen.items()]
+        Arm(
+            name=name,
+            init="imagenet" if name == "imagenet" or name.startswith(CONTINUED) else "scratch",
+            backbone=backbone,
+            recipe=recipes.get(name),
+            label=labels[backbone],
+        )
+        for name, backbone in [*(("scratch", backbone) for backbone in used), *chosen]
     ]
 
 
-def _named(backbone: BackboneConfig, fallback: BackboneConfig) -> BackboneConfig:
-    """The backbone itself where it has a name; otherwise the fallback, with the stem and arguments that were set."""
-    if backbone.name != AUTO:
-        return backbone
-    return fallback if backbone == BackboneConfig(name=AUTO) else replace(backbone, name=fallback.name)
+def _check_name(name: str) -> None:
+    """Raise InputError for a name that no arm has."""
+    known = [*BASELINES, *METHODS]
+    if name in known or (name.startswith(CONTINUED) and name.removeprefix(CONTINUED) in METHODS):
+        return
+    start, plus, method = name.partition("+")
+    if plus and start == "scratch" and method in METHODS:
+        raise InputError(f"--arms {name}: every method begins from scratch unless told otherwise. Write {method}.")
+    near = did_you_mean(name, [*known, *(f"{CONTINUED}{method}" for method in METHODS)])
+    raise InputError(f"--arms {name}: there are {', '.join(known)} and {CONTINUED}METHOD.{near}")
 
 
 def _recipe_of(name: str, config: CompareConfig) -> pretraining.Recipe[Any]:
-    """A method's recipe: its own settings win over those for all methods, which win over the method's defaults."""
-    entry, own = METHODS[name], getattr(config.recipes, name)
-    suggested = entry.backbone
-    if config.backbone != BackboneConfig(name=AUTO):
-        common = _named(config.backbone, BackboneConfig())
-        if entry.backbones == "any" or backbones.is_vit_name(common.name):
-            suggested = common
+    """A method's recipe: its own settings win over those for all methods, which win over the method's defaults.
+
+    `imagenet+METHOD` has METHOD's, but for the backbone where --imagenet names one that the method can use: there are
+    ImageNet weights for few small ones.
+    """
+    method = name.removeprefix(CONTINUED)
+    entry, own = METHODS[method], getattr(config.recipes, method)
+    auto = BackboneConfig(name=AUTO)
+
+    def usable(backbone: BackboneConfig) -> bool:
+        return entry.backbones == "any" or backbones.is_vit_name(backbone.name)
+
+    suggested, common = entry.backbone, named(config.backbone, BackboneConfig())
+    if config.backbone != auto and usable(common):
+        suggested = common
+    backbone = named(own.backbone, suggested)
+    if method != name and config.imagenet != auto and usable(named(config.imagenet, common)):
+        backbone = named(config.imagenet, common)
     return pretraining.Recipe(
         method=own.method,
-        backbone=_named(own.backbone, suggested),
+        backbone=backbone,
         optimizer=own.optimizer,
         epochs=next(value for value in (own.epochs, config.epochs, entry.epochs) if value is not None),
         batch_size=next(value for value in (own.batch_size, config.batch_size, entry.batch_size) if value is not None),

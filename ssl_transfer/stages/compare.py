@@ -21,7 +21,7 @@ from . import augmentation as augmentations
 from . import pretrain as pretraining
 from . import transfer as transferring
 from .arms import Arm, CompareConfig, resolve_arms
-from .initial import initial_backbone
+from .initial import Initial, initial_backbone
 from .phases import fitted
 from .run import VOLATILE, check_positive, data_label
 
@@ -65,17 +65,19 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
             settings = pretraining.PretrainConfig(
                 **shared,
                 **configuration.shallow(arm.recipe),
+                init=arm.init,
+                imagenet_weights=config.imagenet_weights if arm.init == "imagenet" else None,
                 seed=seed,
                 output=output / "pretrain" / f"{place}-seed{seed}",
             )
             pretrain_jobs.append(Job(stage=pretraining.pretrain, config=settings, group=group))
         for labels in config.labels:
             for seed in config.seeds:
-                own: dict[str, Any] = {"init": arm.name, "backbone": arm.backbone}
+                own: dict[str, Any] = {"init": arm.init, "backbone": arm.backbone}
                 if arm.recipe is not None:
                     number = seed % config.pretrain_seeds
                     own = {"init": str(output / "pretrain" / f"{place}-seed{number}")}
-                elif arm.name == "imagenet":
+                elif arm.init == "imagenet":
                     own["imagenet_weights"] = config.imagenet_weights
                 run = transferring.for_arm(
                     config.transfer,
@@ -109,22 +111,21 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> N
         train = dataset.splits["train"]
         splits.budget(train, dataset.labels, dataset.classes, per_class=per_class, seed=0, stream=splits.LABELED)
     for arm in arms:
-        if arm.recipe is not None:
-            if arm.recipe.batch_size > len(dataset.pool):
-                raise InputError(
-                    f"--{arm.name}.batch-size {arm.recipe.batch_size}: the pool of {config.data} has only "
-                    f"{len(dataset.pool)} images. Give at most that, as in --batch-size {len(dataset.pool)}."
-                )
-            backbone = pretraining.prepare(arm.recipe, dataset, config.image_size, seed=0)[0]
-        else:
-            trial = transferring.TransferConfig(
-                data=config.data,
-                image_size=config.image_size,
-                init=arm.name,
-                backbone=arm.backbone,
-                imagenet_weights=config.imagenet_weights if arm.name == "imagenet" else None,
+        if arm.recipe is not None and arm.recipe.batch_size > len(dataset.pool):
+            raise InputError(
+                f"--{pretraining.name_of(arm.recipe.method)}.batch-size {arm.recipe.batch_size}: the pool of "
+                f"{config.data} has only {len(dataset.pool)} images. Give at most that, as in --batch-size "
+                f"{len(dataset.pool)}."
             )
-            backbone = initial_backbone(trial, dataset)[0]
+        start = Initial(
+            init=arm.init,
+            image_size=config.image_size,
+            backbone=arm.backbone,
+            imagenet_weights=config.imagenet_weights if arm.init == "imagenet" else None,
+        )
+        backbone, _ = initial_backbone(start, dataset)
+        if arm.recipe is not None:
+            pretraining.prepare(arm.recipe, backbone)
         fitted(config.transfer, backbone, len(dataset.classes))
 
 

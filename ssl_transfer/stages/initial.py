@@ -1,10 +1,11 @@
-"""The initialisation of a transfer run: which backbone, from which weights, fit for which images."""
+"""Where a run starts: which backbone, from which weights, fit for which images."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..data.dataset import Dataset
 from ..engine import checkpoint
@@ -15,6 +16,8 @@ from .run import IMAGE_SIZE
 
 WORDS = ("scratch", "imagenet")
 """Initialisations that are no run."""
+AUTO = "auto"
+"""A backbone's name that is still to be decided."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,7 @@ class Initial:
             InputError: another size than that of the run that `init` names.
         """
         if self.init in WORDS:
-            return self.image_size or IMAGE_SIZE
+            return IMAGE_SIZE if self.image_size is None else self.image_size
         size = initialize.image_size_of(Path(self.init))
         if self.image_size not in (None, size):
             raise InputError(f"--image-size {self.image_size}: --init {self.init} takes {size} pixels. Leave it out.")
@@ -48,15 +51,28 @@ class Initial:
 
 
 def initial_backbone(initial: Initial, dataset: Dataset) -> tuple[backbones.Backbone, dict[str, Any]]:
-    """The backbone that `init` names, and its provenance."""
-    if initial.init not in WORDS:
-        if initial.backbone != backbones.BackboneConfig():
-            raise InputError(f"--backbone would be ignored: --init {initial.init} names its own. Leave it out.")
-        return initialize.from_checkpoint(Path(initial.init))
+    """The backbone that `init` names, and its provenance. Random numbers then go on as a function of the seed."""
     if initial.imagenet_weights is not None and initial.init != "imagenet":
         raise InputError(f"--imagenet-weights would be ignored with --init {initial.init}.")
+    if initial.init == "scratch":
+        return initialize.scratch(_spec(initial, dataset), seed=seed_from(initial.seed, 0)), {"init": "scratch"}
+    if initial.init == "imagenet":
+        backbone = initialize.imagenet(_spec(initial, dataset), weights=initial.imagenet_weights)
+        provenance: dict[str, Any] = {"init": "imagenet"}
+    else:
+        path = Path(initial.init)
+        if initial.backbone not in (backbones.BackboneConfig(), initialize.config_of(path)):
+            raise InputError(f"--backbone would be ignored: --init {initial.init} names its own. Leave it out.")
+        backbone, provenance = initialize.from_checkpoint(path, image_size=initial.size)
+    # How many were drawn depends on where the weights were found.
+    torch.manual_seed(seed_from(initial.seed, 0))
+    return backbone, provenance
+
+
+def _spec(initial: Initial, dataset: Dataset) -> backbones.BackboneSpec:
+    """What is asked for, for the images at hand."""
     mean, std = dataset.statistics()
-    spec = backbones.make_spec(
+    return backbones.make_spec(
         initial.backbone,
         in_chans=dataset.num_channels,
         image_size=initial.size,
@@ -64,9 +80,27 @@ def initial_backbone(initial: Initial, dataset: Dataset) -> tuple[backbones.Back
         std=std,
         value_range=dataset.value_range,
     )
-    if initial.init == "imagenet":
-        return initialize.imagenet(spec, weights=initial.imagenet_weights), {"init": "imagenet"}
-    return initialize.scratch(spec, seed=seed_from(initial.seed, 0)), {"init": "scratch"}
+
+
+def named(backbone: backbones.BackboneConfig, fallback: backbones.BackboneConfig) -> backbones.BackboneConfig:
+    """The backbone itself where it has a name; otherwise the fallback, with the stem and arguments that were set."""
+    if backbone.name != AUTO:
+        return backbone
+    return fallback if backbone == backbones.BackboneConfig(name=AUTO) else replace(backbone, name=fallback.name)
+
+
+def held(run: Path, given: backbones.BackboneConfig) -> backbones.BackboneConfig:
+    """The network of a run's backbone.
+
+    Raises:
+        InputError: another one was asked for.
+    """
+    found = initialize.config_of(run)
+    wanted = replace(named(given, found), stem=found.stem if given.stem == "auto" else given.stem)
+    if wanted != found:
+        shown = [" ".join([one.name, f"stem {one.stem}", *one.arguments]) for one in (given, found)]
+        raise InputError(f"--backbone.name {shown[0]}: --init {run} holds {shown[1]}. Leave --backbone out.")
+    return found
 
 
 def fingerprint_of(initial: Initial) -> str:

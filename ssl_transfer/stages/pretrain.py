@@ -1,7 +1,7 @@
 """Pretrain a backbone on images without labels: from the pool to an exported backbone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -11,12 +11,12 @@ from ..data.stream import open_stream
 from ..data.stream_loader import StreamLoader
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
+from ..engine.contract import Objective
 from ..engine.errors import InputError, did_you_mean
 from ..engine.folder import RunFolder, environment
 from ..engine.gradients import check_accumulation
 from ..engine.loop import Batches, train
 from ..engine.optim import OptimizerConfig, parameter_groups
-from ..engine.randomness import seed_from
 from ..engine.stopping import Watched
 from ..engine.tracking import Tracker
 from ..evaluation.features import extract
@@ -25,7 +25,9 @@ from ..methods import METHODS
 from ..methods.method import Method
 from ..models import backbones, initialize
 from . import augmentation as augmentations
-from .run import IMAGE_SIZE, VOLATILE, RunConfig, check_positive, data_label
+from .initial import AUTO, WORDS, Initial, fingerprint_of, held, initial_backbone, named, seen_after
+from .matching import matched
+from .run import VOLATILE, RunConfig, check_positive, data_label
 
 M = TypeVar("M")
 
@@ -37,7 +39,7 @@ class Recipe(Generic[M]):
     method: M
     """The method's own settings."""
     backbone: backbones.BackboneConfig
-    """What is pretrained."""
+    """What is pretrained. The name auto is what the method suggests, or what the run holds that --init names."""
     optimizer: OptimizerConfig
     """How it is stepped."""
     epochs: int
@@ -49,13 +51,16 @@ class Recipe(Generic[M]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(RunConfig, Recipe[M], Generic[M]):
+class PretrainConfig(RunConfig, Recipe[M], Initial, Generic[M]):
     """Pretrain a backbone on images without labels."""
 
-    image_size: int = IMAGE_SIZE
-    """Pixels a side of what the models see."""
     seed: int = 0
     """Seed of weights, order and augmentation."""
+
+    @property
+    def size(self) -> int:
+        """Pixels a side, decided; of a run's backbone another size than that of the run may be pretrained."""
+        return super().size if self.image_size is None else self.image_size
 
 
 def default_recipe(name: str, augmentation: str = augmentations.NATURAL) -> Recipe[Any]:
@@ -90,28 +95,26 @@ def settings_of(config: PretrainConfig[Any]) -> dict[str, Any]:
     return settings
 
 
-def prepare(
-    recipe: Recipe[Any], dataset: sources.Dataset, image_size: int, seed: int
-) -> tuple[backbones.Backbone, Any]:
-    """The backbone with its first weights and the method's module around it; every bad setting is found here."""
+def resolved(config: PretrainConfig[M]) -> PretrainConfig[M]:
+    """The same with its backbone and its image size decided."""
+    backbone = named(config.backbone, METHODS[name_of(config.method)].backbone)
+    if config.init not in WORDS:
+        backbone = held(Path(config.init), config.backbone)
+    return replace(config, backbone=backbone, image_size=config.size)
+
+
+def prepare(recipe: Recipe[Any], backbone: backbones.Backbone) -> Objective:
+    """The method's module around a backbone that has its first weights; every bad setting is found here."""
     check_positive(epochs=recipe.epochs, batch_size=recipe.batch_size, evaluate_every=recipe.evaluate_every)
-    entry = METHODS[name_of(recipe.method)]
-    if entry.backbones == "vit" and not backbones.is_vit_name(recipe.backbone.name):
+    entry, spec = METHODS[name_of(recipe.method)], backbone.spec
+    if entry.backbones == "vit" and not backbones.is_vit_name(spec.name):
         raise InputError(
-            f"--backbone.name {recipe.backbone.name}: {name_of(recipe.method)} needs a vision transformer, "
+            f"--backbone.name {spec.name}: {name_of(recipe.method)} needs a vision transformer, "
             f"for example {entry.backbone.name}."
         )
-    mean, std = dataset.statistics()
-    spec = backbones.make_spec(
-        recipe.backbone,
-        in_chans=dataset.num_channels,
-        image_size=image_size,
-        mean=mean,
-        std=std,
-        value_range=dataset.value_range,
-    )
-    backbone = initialize.scratch(spec, seed=seed_from(seed, 0))
-    return backbone, entry.build(backbone, recipe.method)
+    if spec.keep_blocks is not None:
+        raise InputError(f"{spec.label} keeps only its first blocks: pretraining goes on from a whole backbone.")
+    return entry.build(backbone, recipe.method)
 
 
 def pretrain(
@@ -141,15 +144,20 @@ def pretrain(
         if not quiet:
             runtime.say(message)
 
-    name = name_of(config.method)
+    name, config = name_of(config.method), resolved(config)
     stream = None
     if config.loading.streaming:
-        stream = open_stream(config.data, image_size=config.image_size, config=config.loading)
+        stream = open_stream(config.data, image_size=config.size, config=config.loading)
         dataset = stream.sample
-    dataset = dataset or sources.load(config.data, image_size=config.image_size, config=config.loading)
-    backbone, method = prepare(config, dataset, config.image_size, config.seed)
+    dataset = dataset or sources.load(config.data, image_size=config.size, config=config.loading)
+    backbone, earlier = initial_backbone(config, dataset)
+    if config.init not in WORDS:
+        dataset = matched(dataset, backbone.spec, Path(config.init), config.loading)
+    # The backbone has its weights by now: methods copy it.
+    method = prepare(config, backbone)
     loader: Batches
     if stream is not None:
+        stream = replace(stream, sample=dataset)
         num_images = stream.num_images
         loader = StreamLoader(stream, batch_size=config.batch_size, seed=config.seed, runtime=runtime)
     else:
@@ -159,18 +167,23 @@ def pretrain(
         )
     check_accumulation(method.eval(), config.optimizer.accumulate, runtime)
     settings = settings_of(config)
+    start = "" if config.init == "scratch" else f"{Path(config.init).name}+"
     output = config.output or Path(
-        f"runs/pretrain-{name}-{config.backbone.name.replace('/', '-')}-{data_label(config.data)}-seed{config.seed}"
+        f"runs/pretrain-{start}{name}-{config.backbone.name.replace('/', '-')}-{data_label(config.data)}"
+        f"-seed{config.seed}"
     )
-    identity = {"data": dataset.fingerprint}
-    with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=VOLATILE) as folder:
+    identity = {"data": dataset.fingerprint, "init": fingerprint_of(config)}
+    # The same weights may lie elsewhere.
+    volatile = (*VOLATILE, "init", "imagenet_weights")
+    with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile) as folder:
         if folder.result is not None:
             say(f"{output}: finished before; nothing to do (--fresh starts over)")
             return folder.result
         say(augmentations.introduce(dataset, config))
         say(
-            f"pretraining {backbone.spec.label} with {name}: {num_images} images, {config.epochs} epochs, "
-            f"{config.epochs * loader.steps_per_epoch} steps of {config.batch_size} images; {runtime.describe()}"
+            f"pretraining {backbone.spec.label} from {config.init} with {name}: {num_images} images, "
+            f"{config.epochs} epochs, {config.epochs * loader.steps_per_epoch} steps of {config.batch_size} images; "
+            f"{runtime.describe()}"
         )
         labelled = len(dataset.splits["train"]) > 0 and len(dataset.splits["validation"]) > 0
 
@@ -208,6 +221,7 @@ def pretrain(
         }
         provenance = {
             "method": name,
+            "init": earlier,
             "settings": settings,
             "data_fingerprint": dataset.fingerprint,
             "images_seen": cost.images_seen,
@@ -216,7 +230,7 @@ def pretrain(
         if runtime.is_main:
             # Of a stream it is not known which images it brought.
             seen = dataset.contents[dataset.pool.numpy()] if dataset.contents is not None and stream is None else None
-            initialize.export(backbone, output / "backbone", provenance, seen=seen)
+            initialize.export(backbone, output / "backbone", provenance, seen=seen_after(config, seen))
         folder.finish(result)
         knn = f", kNN accuracy on validation {result['knn_accuracy']:.1%}" if labelled else ""
         say(f"{output}: {cost.steps} steps in {cost.seconds:.0f} s{knn}; backbone in {result['backbone']}")
@@ -253,6 +267,8 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer pretrain") -> No
         raise InputError(f"which method?\n{usage}")
     entry, recipe = method_named(name), default_recipe(name, images)
     kind: Any = PretrainConfig[entry.config]  # type: ignore[name-defined]
-    default, note = kind(**configuration.shallow(recipe)), augmentations.HELP
+    # Not the method's own name: who names that one too must hear when a run holds another.
+    default = kind(**configuration.shallow(replace(recipe, backbone=backbones.BackboneConfig(name=AUTO))))
+    note = f"The backbone auto is {entry.backbone.name}, or that of the run that --init names.\n\n{augmentations.HELP}"
     config = configuration.parse(kind, settings, rest, program=f"{program} {name}", default=default, note=note)
     pretrain(config)

@@ -104,6 +104,10 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "epochs 0 of the plan in compare": ((*COMPARE, "--transfer.epochs", "0"), ("epochs 0", "1 or more")),
     "batch size 0 of the plan in compare": ((*COMPARE, "--transfer.batch-size", "0"), ("batch-size 0",)),
     "image size 0": ((*PRETRAIN, "--image-size", "0"), ("--image-size 0", "at least 8")),
+    "image size 0 in transfer": (
+        ("transfer", "--image-size", "0", "--output", "run"),
+        ("--image-size 0", "at least 8"),
+    ),
     "budget above the class": ((*TRANSFER, "--labels", "5000"), ("--labels 5000", "training images", "`all`")),
     "budget above the class in compare": ((*COMPARE, "--labels", "2", "5000"), ("--labels 5000", "`all`")),
     "budget 0": ((*TRANSFER, "--labels", "0"), ("--labels 0", "`all`")),
@@ -114,6 +118,18 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "seed twice": ((*COMPARE, "--seeds", "0", "0"), ("--seeds", "only once")),
     "arm twice": ((*COMPARE, "--arms", "simclr", "simclr"), ("--arms simclr simclr", "only once")),
     "unknown arm": ((*COMPARE, "--arms", "simcrl"), ("--arms simcrl", "Did you mean simclr")),
+    "unknown method behind imagenet": (
+        (*COMPARE, "--arms", "imagenet+simclrr"),
+        ("--arms imagenet+simclrr", "Did you mean imagenet+simclr"),
+    ),
+    "method behind scratch": (
+        (*COMPARE, "--arms", "scratch+simclr"),
+        ("--arms scratch+simclr", "begins from scratch unless told otherwise", "Write simclr"),
+    ),
+    "missing ImageNet weights behind a method": (
+        (*COMPARE, "--arms", "imagenet+simclr", "--imagenet-weights", "absent.safetensors"),
+        ("absent.safetensors", "no such file"),
+    ),
     "more pretraining seeds than seeds": (
         (*COMPARE, "--seeds", "0", "1", "--pretrain-seeds", "3"),
         ("--pretrain-seeds 3", "2 --seeds"),
@@ -139,6 +155,35 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ImageNet weights from scratch": (
         (*TRANSFER, "--imagenet-weights", "wrong.safetensors"),
         ("--imagenet-weights", "ignored", "--init scratch"),
+    ),
+    "ImageNet weights for a run": (
+        (*TRANSFER, "--init", "pretrained", "--imagenet-weights", "wrong.safetensors"),
+        ("--imagenet-weights", "ignored", "--init pretrained"),
+    ),
+    "ImageNet weights in pretraining from scratch": (
+        (*PRETRAIN, "--imagenet-weights", "wrong.safetensors"),
+        ("--imagenet-weights", "ignored", "--init scratch"),
+    ),
+    "wrong ImageNet weights in pretraining": (
+        (*PRETRAIN, "--init", "imagenet", "--imagenet-weights", "wrong.safetensors", "--backbone.stem", "standard"),
+        ("wrong.safetensors", "do not fit resnet18", "is missing"),
+    ),
+    "pretraining from what is not there": (
+        (*PRETRAIN, "--init", "absent"),
+        ("absent", "no backbone.json", "scratch, imagenet"),
+    ),
+    "pretraining from a run with another backbone": (
+        # Also where it is the one that the method suggests.
+        (*PRETRAIN, "--init", "pretrained", "--backbone.name", "resnet18"),
+        ("--backbone.name resnet18", "--init pretrained holds resnet10t", "Leave --backbone out"),
+    ),
+    "mae from a convolutional run": (
+        ("pretrain", "mae", "--init", "pretrained", "--output", "run"),
+        ("resnet10t", "vision transformer"),
+    ),
+    "pretraining from a run of other channels": (
+        (*PRETRAIN, "--init", "pretrained", "--data", "folder:images", "--loading.cache", "cache"),
+        ("1 channel;", "has 3", "--loading.channels"),
     ),
     "init without a backbone": ((*TRANSFER, "--init", "empty"), ("empty", "no backbone.json", "scratch, imagenet")),
     "init that is not there": ((*TRANSFER, "--init", "absent"), ("absent", "no backbone.json")),

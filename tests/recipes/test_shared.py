@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 SHARED = Path(__file__).parents[3] / "shared"
 pytestmark = [
@@ -43,3 +45,25 @@ def test_imagenet_weights_on_flowers(run: Callable, tmp_path: Path, tiny: dict) 
     assert set(heads) == {"scratch", "imagenet"}
     assert heads["imagenet"] > 0.3
     assert heads["imagenet"] > heads["scratch"]
+
+
+def test_goes_on_from_imagenet_weights(run: Callable, tmp_path: Path, draw_images: Callable) -> None:
+    """After two small steps of SimCLR on grey images the weights are still nearly ImageNet's."""
+    draw_images(tmp_path / "images", disc=40, square=40)
+    answer = run(
+        *("pretrain", "simclr", "--init", "imagenet", "--output", tmp_path / "run", "--image-size", 16),
+        *("--imagenet-weights", SHARED / "weights" / "mobilenetv2_100_same.safetensors", "--backbone.stem", "small"),
+        *("--backbone.name", "mobilenetv2_100", "--backbone.arguments", "pad_type=same"),
+        *("--data", "folder:images", "--loading.channels", "grey", "--loading.cache", tmp_path / "cache"),
+        *("--epochs", 1, "--batch-size", 24, "--optimizer.learning-rate", "1e-4"),
+    )
+    assert answer.status == 0, answer.err
+    assert "2 steps" in answer.out
+    start = load_file(SHARED / "weights" / "mobilenetv2_100_same.safetensors")
+    found = load_file(tmp_path / "run" / "backbone" / "backbone.safetensors")
+    # The file has float16.
+    grey = start["conv_stem.weight"].float().sum(dim=1, keepdim=True)
+    assert torch.allclose(found["conv_stem.weight"], grey, atol=1e-2)
+    name = "blocks.3.0.conv_pw.weight"
+    assert torch.allclose(found[name], start[name].float(), atol=1e-3)
+    assert not torch.equal(found[name], start[name].float())

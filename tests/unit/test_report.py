@@ -4,12 +4,12 @@ import pytest
 
 from ssl_transfer.evaluation import tables
 from ssl_transfer.evaluation.statistics import Row
-from ssl_transfer.output import report
+from ssl_transfer.output import figures, report
 
 SCRIPT = "<script>alert(1)</script>"
 COSTS = ("pretrain_seconds", "transfer_seconds", "images_seen", "peak_memory_mb", "num_parameters")
 
-
+ARMS = ("scratch", "imagenet", "simclr", "imagenet+simclr")
 PHASES = ("head", "finetune")
 
 
@@ -212,3 +212,30 @@ def test_every_table_of_the_markdown_stands_apart(tmp_path, phases):
     heads = [number for number, line in enumerate(lines) if line.startswith("| arm")]
     assert len(heads) == 4
     assert all(lines[number - 1] == "" and lines[number + 1].startswith("|---") for number in heads)
+
+
+def test_what_goes_on_from_imagenet_shows_both_differences(tmp_path):
+    write_comparison(tmp_path, arms=ARMS, labels=("5",))
+    report.draw(tmp_path)
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    # Accuracies rise by ten points from arm to arm. The first of an arm's lines is that of the main table.
+    first = {arm: next(line for line in lines if line.startswith(f"| {arm} |")) for arm in ARMS}
+    assert [first[arm].count("<br>") for arm in ARMS] == [0, 1, 1, 2]
+    assert "**+30.3" in first["imagenet+simclr"]
+    assert "**+20.2" in first["imagenet+simclr"]
+    assert first["imagenet+simclr"].count(" to imagenet**") == 1
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count(" to imagenet</span>") == 1
+    assert "imagenet+METHOD" in page
+
+
+def test_pairs_are_told_apart():
+    """64 of them by colour and marker; one that goes on from ImageNet by its line and an open marker."""
+    plain = [(f"method{number}", "net") for number in range(64)]
+    styles = figures.styles_of([*plain, *((f"imagenet+{arm}", backbone) for arm, backbone in plain)])
+    assert len({(style.colour, style.marker) for style in styles.values()}) == 64
+    assert len(set(styles.values())) == 128
+    method, continued = styles["method3", "net"], styles["imagenet+method3", "net"]
+    assert (method.colour, method.marker) == (continued.colour, continued.marker)
+    assert (method.filled, continued.filled) == (True, False)
+    assert method.dash != continued.dash

@@ -87,6 +87,12 @@ def test_scratch_on_another_backbone_is_no_baseline_but_imagenet_may_be():
     assert found == [("imagenet (a)", ("imagenet", "a", "5", "chosen", "accuracy"))]
 
 
+def test_what_goes_on_from_imagenet_has_both_baselines():
+    cells = cells_of(("scratch", "a"), ("imagenet", "a"), ("simclr", "a"), ("imagenet+simclr", "a"))
+    found = baselines_of(("imagenet+simclr", "a", "5", "chosen", "accuracy"), cells)
+    assert [key[:2] for _, key in found] == [("scratch", "a"), ("imagenet", "a")]
+
+
 def test_no_arm_is_its_own_baseline():
     cells = cells_of(("scratch", "a"), ("imagenet", "a"))
     assert baselines_of(("scratch", "a", "5", "chosen", "accuracy"), cells) == []

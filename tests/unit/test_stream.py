@@ -20,6 +20,8 @@ from ssl_transfer.data.stream_loader import StreamLoader
 from ssl_transfer.engine.contract import Batch
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.randomness import sample_keys
+from ssl_transfer.models import initialize
+from ssl_transfer.models.backbones import BackboneConfig, make_spec
 
 SIZE = 8
 
@@ -224,3 +226,17 @@ def test_pretraining_on_a_stream(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (result["steps"], result["images_seen"]) == (6, 96)
     assert "knn_accuracy" not in result
     assert "first of a stream of 48 images" in capsys.readouterr().out
+
+
+def test_pretraining_on_a_stream_goes_on_from_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run's range of values is taken. Which images the stream brought stays unknown, so none is listed as seen."""
+    folder = write(tmp_path / "data", *(pngs(*range(start, start + 16)) for start in (1, 100)))
+    config = BackboneConfig(name="resnet10t", arguments=("stem_type=", "stem_width=8", "channels=(8,8,16,16)"))
+    spec = make_spec(config, in_chans=3, image_size=16, mean=(0.4,) * 3, std=(0.2,) * 3, value_range=(0.0, 200.0))
+    backbone = initialize.scratch(spec, seed=0)
+    initialize.export(backbone, tmp_path / "first" / "backbone", {}, seen=np.arange(3, dtype=np.uint64))
+    flags = ["--data", f"hf:{folder}", "--epochs", "1", "--batch-size", "16", "--loading.streaming"]
+    cli.main(["pretrain", "simclr", "--init", str(tmp_path / "first"), *flags, "--output", str(tmp_path / "second")])
+    assert initialize.from_checkpoint(tmp_path / "second")[0].spec == spec
+    assert initialize.seen_images(tmp_path / "second") is None
+    assert "values 0 to 200 become 0 to 1" in capsys.readouterr().out

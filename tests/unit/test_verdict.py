@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from ssl_transfer.evaluation.statistics import Row
@@ -85,7 +87,7 @@ def test_the_arm_is_compared_with_the_best_scratch_on_any_backbone():
     rows = [*rows_of("scratch", 0.91), *rows_of("scratch", 0.61, backbone="vit"), *rows_of("mae", 0.81, backbone="vit")]
     found = findings(rows)[0]
     assert found.outcome == "worse"
-    assert found.scratch.mean == pytest.approx(0.91)
+    assert found.theirs.mean == pytest.approx(0.91)
     assert "scratch on resnet18 91.0%" in verdict(rows)
 
 
@@ -95,12 +97,61 @@ def test_the_best_scratch_is_chosen_on_validation():
         *rows_of("scratch", 0.6, validation=0.7, backbone="vit"),
         *rows_of("mae", 0.8, backbone="vit"),
     ]
-    assert findings(rows)[0].scratch.mean == pytest.approx(0.6)
+    assert findings(rows)[0].theirs.mean == pytest.approx(0.6)
 
 
 def test_the_backbone_of_imagenet_is_named():
     rows = [*rows_of("scratch", 0.6), *rows_of("moco", 0.8), *rows_of("imagenet", 0.9, backbone="mobilenetv2_100")]
     assert "Compared with ImageNet weights (mobilenetv2_100): -10.0 points" in verdict(rows)
+
+
+def test_what_goes_on_from_imagenet_is_held_against_imagenet():
+    """Being ahead of scratch alone says nothing about the pretraining on one's own images."""
+    # The noise of all but scratch is the same: their difference has an interval only where it varies a little.
+    imagenet = [replace(row, value=row.value + 0.001 * row.seed) for row in rows_of("imagenet", 0.8)]
+    rows = [*rows_of("scratch", 0.6), *imagenet, *rows_of("imagenet+simclr", 0.8011, validation=0.81)]
+    text = verdict(rows)
+    assert text.startswith("These runs do not show that pretraining on these images helps")
+    assert "the difference is within the noise (imagenet+simclr 80.1%, imagenet 80.1%" in text
+    assert "Compared with scratch: +20.1 points" in text
+    assert "Compared with ImageNet" not in text
+    text = verdict([*rows_of("scratch", 0.6), *imagenet, *rows_of("imagenet+simclr", 0.9)])
+    assert text.startswith("Yes, pretraining on these images helps: at 5 labels a class imagenet+simclr is ahead")
+
+
+def test_what_goes_on_from_imagenet_is_held_against_scratch_where_that_is_better():
+    rows = [*rows_of("scratch", 0.8), *rows_of("imagenet", 0.6), *rows_of("imagenet+simclr", 0.7)]
+    text = verdict(rows)
+    assert text.startswith("No, pretraining on these images does not help")
+    assert "scratch 80.0%, -10.0 points" in text
+    assert "Compared with ImageNet weights (resnet18): +10.0 points" in text
+
+
+def test_a_plain_method_is_held_against_scratch_whatever_else_was_compared():
+    rows = [*rows_of("scratch", 0.6), *rows_of("imagenet", 0.9), *rows_of("simclr", 0.8)]
+    text = verdict([*rows, *rows_of("imagenet+simclr", 0.7)])
+    assert "simclr 80.0%, scratch 60.0%" in text
+    assert "Compared with ImageNet weights (resnet18): -10.0 points" in text
+
+
+def test_each_budget_names_its_own_baseline():
+    rows = [
+        *(
+            rows_of("scratch", 0.5)
+            + rows_of("imagenet", 0.6)
+            + rows_of("simclr", 0.6)
+            + rows_of("imagenet+simclr", 0.7)
+        ),
+        *(rows_of("scratch", 0.8, labels="all") + rows_of("imagenet", 0.8, labels="all")),
+        *(rows_of("simclr", 0.95, labels="all") + rows_of("imagenet+simclr", 0.9, labels="all")),
+    ]
+    assert [(item.arm, item.baseline) for item in findings(rows)] == [
+        ("imagenet+simclr", "imagenet"),
+        ("simclr", "scratch"),
+    ]
+    text = verdict(rows)
+    assert "Compared with scratch: +20.0 points, 95 % interval +18.8 to +21.2 at 5 labels a class." in text
+    assert "Compared with ImageNet weights (resnet18): +15.0 points" in text
 
 
 @pytest.mark.parametrize("arms", [(), ("scratch",), ("scratch", "imagenet")])
