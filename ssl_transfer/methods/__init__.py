@@ -4,12 +4,16 @@ To add one, write `methods/NAME.py` that ends with `METHOD = Method(...)`, and a
 line, `compare` and the contract tests find it there.
 """
 
-from . import autoencoder, mae, moco, simclr
+from . import autoencoder, byol, dino, mae, moco, mocov3, simclr, simsiam
 from .method import Method
 
 METHODS: dict[str, Method] = {
     "simclr": simclr.METHOD,
     "moco": moco.METHOD,
+    "mocov3": mocov3.METHOD,
+    "byol": byol.METHOD,
+    "simsiam": simsiam.METHOD,
+    "dino": dino.METHOD,
     "mae": mae.METHOD,
     "autoencoder": autoencoder.METHOD,
 }

@@ -115,7 +115,8 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> N
                     f"--{arm.name}.batch-size {arm.recipe.batch_size}: the pool of {config.data} has only "
                     f"{len(dataset.pool)} images. Give at most that, as in --batch-size {len(dataset.pool)}."
                 )
-            backbone = pretraining.prepare(arm.recipe, dataset, config.image_size, seed=0)[0]
+            recipe = pretraining.fitted(arm.recipe, len(dataset.pool))
+            backbone = pretraining.prepare(recipe, dataset, config.image_size, seed=0)[0]
         else:
             trial = transferring.TransferConfig(
                 data=config.data,

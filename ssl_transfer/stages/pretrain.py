@@ -1,7 +1,7 @@
 """Pretrain a backbone on images without labels: from the pool to an exported backbone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -28,6 +28,7 @@ from . import augmentation as augmentations
 from .run import IMAGE_SIZE, VOLATILE, RunConfig, check_positive, data_label
 
 M = TypeVar("M")
+R = TypeVar("R", bound="Recipe[Any]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,11 @@ def settings_of(config: PretrainConfig[Any]) -> dict[str, Any]:
     return settings
 
 
+def fitted(recipe: R, num_images: int) -> R:
+    """The recipe with the settings that its method takes for a pool of so many images."""
+    return replace(recipe, method=METHODS[name_of(recipe.method)].fitted(recipe.method, num_images))
+
+
 def prepare(
     recipe: Recipe[Any], dataset: sources.Dataset, image_size: int, seed: int
 ) -> tuple[backbones.Backbone, Any]:
@@ -147,13 +153,13 @@ def pretrain(
         stream = open_stream(config.data, image_size=config.image_size, config=config.loading)
         dataset = stream.sample
     dataset = dataset or sources.load(config.data, image_size=config.image_size, config=config.loading)
+    num_images = len(dataset.pool) if stream is None else stream.num_images
+    asked, config = config, fitted(config, num_images)
     backbone, method = prepare(config, dataset, config.image_size, config.seed)
     loader: Batches
     if stream is not None:
-        num_images = stream.num_images
         loader = StreamLoader(stream, batch_size=config.batch_size, seed=config.seed, runtime=runtime)
     else:
-        num_images = len(dataset.pool)
         loader = Loader(
             dataset, dataset.pool, batch_size=config.batch_size, seed=config.seed, runtime=runtime, labelled=False
         )
@@ -168,6 +174,10 @@ def pretrain(
             say(f"{output}: finished before; nothing to do (--fresh starts over)")
             return folder.result
         say(augmentations.introduce(dataset, config))
+        for field in fields(asked.method):
+            before, after = (getattr(settings.method, field.name) for settings in (asked, config))
+            if before != after:
+                say(f"{field.name}: {after} instead of {before}, for {num_images} images.")
         say(
             f"pretraining {backbone.spec.label} with {name}: {num_images} images, {config.epochs} epochs, "
             f"{config.epochs * loader.steps_per_epoch} steps of {config.batch_size} images; {runtime.describe()}"
