@@ -34,9 +34,9 @@ class BYOLConfig:
     momentum: float = 0.99
     """How much of the target encoder stays at each step, at the start; it rises to 1 along a cosine. The paper has
     0.996 for its longest training."""
-    hidden_width: int = 512
+    hidden_width: int = 1024
     """Width of the hidden layers of projector and predictor (4,096 in the paper)."""
-    output_width: int = 128
+    output_width: int = 256
     """Width of the projector's output, P (256 in the paper)."""
     augment: AugmentConfig = FIRST_VIEW
     """What makes the first view (the paper's table 6: always blurred)."""
