@@ -21,6 +21,11 @@ def num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def process_index() -> int:
+    """This process's place among them, 0 .. num_processes() - 1."""
+    return dist.get_rank() if num_processes() > 1 else 0
+
+
 def broadcast_buffers(module: nn.Module) -> None:
     """Give every process rank 0's buffers: BatchNorm's statistics are each process's own between two steps."""
     if num_processes() > 1:

@@ -4,14 +4,18 @@ To add one, write `methods/NAME.py` that ends with `METHOD = Method(...)`, and a
 line, `compare` and the contract tests find it there.
 """
 
-from . import autoencoder, barlow, mae, moco, simclr, vicreg
+from . import autoencoder, barlow, byol, dino, mae, moco, mocov3, simclr, simsiam, vicreg
 from .method import Method
 
 METHODS: dict[str, Method] = {
     "simclr": simclr.METHOD,
     "moco": moco.METHOD,
+    "mocov3": mocov3.METHOD,
+    "byol": byol.METHOD,
+    "simsiam": simsiam.METHOD,
     "barlow": barlow.METHOD,
     "vicreg": vicreg.METHOD,
+    "dino": dino.METHOD,
     "mae": mae.METHOD,
     "autoencoder": autoencoder.METHOD,
 }

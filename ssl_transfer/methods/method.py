@@ -35,6 +35,10 @@ class Method:
     """Default passes over the pool."""
     batch_size: int = 128
     """Default images per optimiser step."""
+    views: Callable[[Any], tuple[AugmentConfig, ...]] = lambda settings: (settings.augment, settings.augment)
+    """From its settings, how each view of an image is made: for `data preview`, where a method compares views."""
+    fitted: Callable[[Any, int], Any] = lambda settings, _: settings
+    """Its settings for a pool of so many images."""
 
     def build(self, backbone: nn.Module, config: Any) -> Objective:
         """The module that trains `backbone` with these settings."""

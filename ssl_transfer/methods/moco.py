@@ -9,18 +9,18 @@ of the image's other view and k_i the queue (their equation 1):
 Batch normalisation would let a query find its key by the batch that both were normalised with. The paper shuffles
 images between GPUs, which does nothing on one. Here the key encoder takes the images in random order and in groups
 that are normalised apart, so that no key shares its statistics with its query at any number of processes. Queue,
-pointer and momentum encoder are part of the state.
+pointer and momentum encoder are part of the state. A backbone without BatchNorm (a vision transformer, ConvNeXt) needs
+no shuffling: only the projector's is left, and one group does.
 
 Shapes: B images of this process, D features, P projector width, K queue size, W processes.
 """
 
-import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.augment import AugmentConfig
 from ..engine import distributed
@@ -30,6 +30,7 @@ from ..engine.optim import OptimizerConfig
 from ..engine.randomness import uniform
 from ..models.backbones import Backbone
 from .method import Method, augmented, feature_deviation, mlp
+from .momentum import Schedule, check_momentum, copied, follow, momentum_at
 
 SHUFFLE_STREAM = 103
 """Far from the views' numbers."""
@@ -42,17 +43,21 @@ class MoCoConfig:
     temperature: float = 0.2
     """Divides the cosines (0.2 in version 2)."""
     queue_size: int = 1024
-    """Keys that serve as negatives, K (65,536 in the paper, for 1.3 million images). Keep it below the pool's size,
-    or an image meets its own older keys as negatives."""
+    """Keys that serve as negatives, K (65,536 in the paper, for 1.3 million images). Never more than the pool's images,
+    or an image would meet its own older keys as negatives: the default becomes smaller with the pool, another value
+    is refused."""
     momentum: float = 0.99
-    """How much of the key encoder stays at each step, at the start; it rises to 1 along a cosine (Grill et al. 2020).
-    The paper's constant 0.999 suits trainings of 100,000 steps and more."""
+    """How much of the key encoder stays at each step, at the start."""
+    momentum_schedule: Schedule = "cosine"
+    """cosine: it rises to 1 along a cosine (Grill et al. 2020). constant: it stays; the paper's constant 0.999 suits
+    trainings of 100,000 steps and more."""
     hidden_width: int = 512
     """Width of the projector's hidden layer."""
     output_width: int = 128
     """Width of the projector's output, P."""
     key_groups: int = 2
-    """Groups of shuffled images that the key encoder's BatchNorm normalises apart. 1 is plain BatchNorm: it leaks."""
+    """Groups of shuffled images that the key encoder's BatchNorm normalises apart. 1 is plain BatchNorm: it leaks, but
+    hardly with a backbone that has none (vision transformers, ConvNeXt), where only the projector's is left."""
     symmetric: bool = True
     """Each view is the query once and the key once (twice the work a step); otherwise the first is the query."""
     augment: AugmentConfig = AugmentConfig()
@@ -67,6 +72,7 @@ class MoCo(Objective):
         temperature: t above.
         queue_size: K.
         momentum: at the start.
+        momentum_schedule: how it goes on.
         hidden_width: of the projector.
         output_width: P.
         key_groups: groups that are normalised apart.
@@ -86,6 +92,7 @@ class MoCo(Objective):
         temperature: float,
         queue_size: int,
         momentum: float,
+        momentum_schedule: Schedule,
         hidden_width: int,
         output_width: int,
         key_groups: int,
@@ -99,19 +106,15 @@ class MoCo(Objective):
             raise InputError(f"queue_size {queue_size}: at least 1.")
         if key_groups < 1:
             raise InputError(f"key_groups {key_groups}: at least 1.")
-        if not 0.0 <= momentum <= 1.0:
-            raise InputError(f"momentum {momentum}: between 0 and 1, usually 0.99 or 0.999.")
+        check_momentum(momentum)
         self.backbone = backbone
         self.projector = mlp((backbone.num_features, hidden_width, output_width))
-        self.key_backbone = copy.deepcopy(backbone)
-        self.key_projector = copy.deepcopy(self.projector)
-        self.key_backbone.requires_grad_(False)
-        self.key_projector.requires_grad_(False)
+        self.key_backbone, self.key_projector = copied(backbone), copied(self.projector)
         self.register_buffer("queue", torch.zeros(queue_size, output_width))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
-        self._temperature, self._momentum, self._key_groups = temperature, momentum, key_groups
-        self._symmetric, self._augment = symmetric, augment
+        self._temperature, self._momentum, self._schedule = temperature, momentum, momentum_schedule
+        self._key_groups, self._symmetric, self._augment = key_groups, symmetric, augment
 
     def forward(self, batch: Batch) -> Output:
         """The loss of the queries; the keys join the queue afterwards."""
@@ -160,17 +163,26 @@ class MoCo(Objective):
         self.pointer.copy_((self.pointer + len(keys)) % size)
         self.filled.copy_((self.filled + len(keys)).clamp(max=size))
 
-    @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """Move the key encoder's weights towards the query encoder's. Statistics it gathers itself."""
-        momentum = 1.0 - (1.0 - self._momentum) * 0.5 * (1.0 + math.cos(math.pi * progress))
-        pairs: tuple[tuple[nn.Module, nn.Module], ...] = (
-            (self.key_backbone, self.backbone),
-            (self.key_projector, self.projector),
+        momentum = momentum_at(progress, start=self._momentum, schedule=self._schedule)
+        follow((self.key_backbone, self.backbone), (self.key_projector, self.projector), momentum=momentum)
+
+
+def fitted(settings: MoCoConfig, num_images: int) -> MoCoConfig:
+    """The settings with a queue that a pool of so many images allows.
+
+    Raises:
+        InputError: the queue is larger than the pool, and not by default.
+    """
+    if settings.queue_size <= num_images:
+        return settings
+    if settings.queue_size != MoCoConfig.queue_size:
+        raise InputError(
+            f"queue_size {settings.queue_size}: the pool has {num_images} images, so that each would meet its own "
+            f"older keys as negatives. At most {num_images}."
         )
-        for slow, fast in pairs:
-            for mine, theirs in zip(slow.parameters(), fast.parameters(), strict=True):
-                mine.lerp_(theirs, 1.0 - momentum)
+    return replace(settings, queue_size=num_images)
 
 
 METHOD = Method(
@@ -178,4 +190,5 @@ METHOD = Method(
     config=MoCoConfig,
     module=MoCo,
     optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=1e-4),
+    fitted=fitted,
 )

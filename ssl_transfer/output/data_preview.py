@@ -32,6 +32,8 @@ from .pictures import CPU, sheet
 
 TRANSFER = "transfer"
 NAMES = (*METHODS, TRANSFER)
+PAINTING = (MAE, Autoencoder)
+"""Methods that see one view of an image."""
 HIDDEN = 0.5
 """The grey of a patch that is not seen."""
 M = TypeVar("M")
@@ -123,7 +125,9 @@ def preview(config: PreviewConfig) -> list[Path]:
     files = []
     for name in dict.fromkeys(config.method):
         settings = getattr(config.settings, name)
-        used = settings.augment if name == TRANSFER else settings.method.augment
+        seen_once = name == TRANSFER or METHODS[name].module in PAINTING
+        used = (settings.augment,) if name == TRANSFER else METHODS[name].views(settings.method)
+        used = used[:1] if seen_once else used
         columns = [("stored", images), ("evaluation", evaluation_view(images, size=config.image_size))]
         columns += _views(name, used, dataset, indices, images, config)
         file = _file(config, name)
@@ -132,7 +136,7 @@ def preview(config: PreviewConfig) -> list[Path]:
         drawn = sheet(title, labels, columns, side=max(96, config.image_size))
         write_atomically(file, functools.partial(drawn.save, format="png"))
         print(f"{name}: {file}")
-        without = ignored(used, dataset.num_channels)
+        without = dict.fromkeys(lost for view in used for lost in ignored(view, dataset.num_channels))
         if without:
             print(f"  {', '.join(without)} need three channels, and do nothing to these images")
         files.append(file)
@@ -148,17 +152,16 @@ def _spread(dataset: Dataset, count: int) -> Tensor:
 
 
 def _views(
-    name: str, used: AugmentConfig, dataset: Dataset, indices: Tensor, images: Tensor, config: PreviewConfig
+    name: str, used: tuple[AugmentConfig, ...], dataset: Dataset, indices: Tensor, images: Tensor, config: PreviewConfig
 ) -> list[Column]:
     """The columns behind the images themselves: what the method makes of them, epoch by epoch."""
     size = config.image_size
     keys = {epoch: sample_keys(config.seed, epoch, indices) for epoch in range(config.epochs)}
     seen = _seen(name, dataset, config)
-    single = name == TRANSFER or seen is not None
     columns: list[Column] = []
     for epoch, own in keys.items():
-        views = [augment(images, own, view=view, size=size, config=used) for view in range(1 if single else 2)]
-        if not single:
+        views = [augment(images, own, view=view, size=size, config=how) for view, how in enumerate(used)]
+        if len(used) > 1:
             columns += [(f"epoch {epoch + 1}, view {number + 1}", view) for number, view in enumerate(views)]
             continue
         columns.append((f"epoch {epoch + 1}", views[0]))
@@ -171,7 +174,7 @@ def _views(
 
 def _seen(name: str, dataset: Dataset, config: PreviewConfig) -> Callable[[Tensor, Tensor], Tensor] | None:
     """For a method that paints: (view, keys) -> what of the view it is shown. None for one that compares views."""
-    if name == TRANSFER or METHODS[name].module not in (MAE, Autoencoder):
+    if name == TRANSFER or METHODS[name].module not in PAINTING:
         return None
     own = getattr(config.settings, name)
     recipe = replace(pretraining.default_recipe(name), method=own.method, backbone=own.backbone)

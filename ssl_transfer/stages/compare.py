@@ -125,7 +125,7 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> N
         )
         backbone, _ = initial_backbone(start, dataset)
         if arm.recipe is not None:
-            pretraining.prepare(arm.recipe, backbone)
+            pretraining.prepare(pretraining.fitted(arm.recipe, len(dataset.pool)), backbone)
         fitted(config.transfer, backbone, len(dataset.classes))
 
 

@@ -30,6 +30,7 @@ from .matching import matched
 from .run import VOLATILE, RunConfig, check_positive, data_label
 
 M = TypeVar("M")
+R = TypeVar("R", bound="Recipe[Any]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,11 @@ def resolved(config: PretrainConfig[M]) -> PretrainConfig[M]:
     return replace(config, backbone=backbone, image_size=config.size)
 
 
+def fitted(recipe: R, num_images: int) -> R:
+    """The recipe with the settings that its method takes for a pool of so many images."""
+    return replace(recipe, method=METHODS[name_of(recipe.method)].fitted(recipe.method, num_images))
+
+
 def prepare(recipe: Recipe[Any], backbone: backbones.Backbone) -> Objective:
     """The method's module around a backbone that has its first weights; every bad setting is found here."""
     check_positive(epochs=recipe.epochs, batch_size=recipe.batch_size, evaluate_every=recipe.evaluate_every)
@@ -150,6 +156,8 @@ def pretrain(
         stream = open_stream(config.data, image_size=config.size, config=config.loading)
         dataset = stream.sample
     dataset = dataset or sources.load(config.data, image_size=config.size, config=config.loading)
+    num_images = len(dataset.pool) if stream is None else stream.num_images
+    asked, config = config, fitted(config, num_images)
     backbone, earlier = initial_backbone(config, dataset)
     if config.init not in WORDS:
         dataset = matched(dataset, backbone.spec, Path(config.init), config.loading)
@@ -158,10 +166,8 @@ def pretrain(
     loader: Batches
     if stream is not None:
         stream = replace(stream, sample=dataset)
-        num_images = stream.num_images
         loader = StreamLoader(stream, batch_size=config.batch_size, seed=config.seed, runtime=runtime)
     else:
-        num_images = len(dataset.pool)
         loader = Loader(
             dataset, dataset.pool, batch_size=config.batch_size, seed=config.seed, runtime=runtime, labelled=False
         )
@@ -180,6 +186,10 @@ def pretrain(
             say(f"{output}: finished before; nothing to do (--fresh starts over)")
             return folder.result
         say(augmentations.introduce(dataset, config))
+        for field in fields(asked.method):
+            before, after = (getattr(settings.method, field.name) for settings in (asked, config))
+            if before != after:
+                say(f"{field.name}: {after} instead of {before}, for {num_images} images.")
         say(
             f"pretraining {backbone.spec.label} from {config.init} with {name}: {num_images} images, "
             f"{config.epochs} epochs, {config.epochs * loader.steps_per_epoch} steps of {config.batch_size} images; "

@@ -86,6 +86,12 @@ def test_pretraining(
 ) -> None:
     command = ("pretrain", method, *SMALL, "--epochs", 3, "--evaluate-every", 1, *flags[backbone])
     command += SMALL_DECODER if method == "mae" else ()
+    if method in ("byol", "simsiam", "mocov3"):
+        command += ("--method.hidden-width", 32, "--method.output-width", 32)
+    if method == "dino":
+        # Stopped while the teacher's temperature rises, and after the prototypes began to learn.
+        command += ("--method.local-crops", 1, "--method.output-width", 64, "--method.frozen-steps", 2)
+        command += ("--method.teacher-temperature", 0.06, "--method.temperature-steps", 10)
     if method == "moco":
         # Not a multiple of the batch: the pointer stands in the middle when the training stops.
         command += ("--method.queue-size", 600)

@@ -66,6 +66,8 @@ def tiny() -> dict[str, tuple[str, ...]]:
         "convolutional": CONVOLUTIONAL_FLAGS,
         "transformer": TRANSFORMER_FLAGS,
         "mae": ("--method.decoder-width", "16", "--method.decoder-depth", "1", "--method.decoder-heads", "2"),
+        "byol": ("--method.hidden-width", "64", "--method.output-width", "32"),
+        "dino": ("--method.local-crops", "2", "--method.output-width", "64"),
         "pretrain": (*size, "--epochs", "2", "--batch-size", "256"),
         "transfer": (*size, "--labels", "2", "--epochs", "1", "--head-steps", "4", "--finetune-steps", "4"),
         "compare": (

@@ -12,7 +12,10 @@ from ssl_transfer.engine import config as configuration
 from ssl_transfer.stages import demo
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
-PRETRAINING = ("autoencoder_digits", "barlow_digits", "mae_digits", "moco_digits", "simclr_digits", "vicreg_digits")
+PRETRAINING = (
+    *("autoencoder_digits", "barlow_digits", "byol_digits", "dino_digits", "mae_digits", "moco_digits"),
+    *("mocov3_digits", "simclr_digits", "simsiam_digits", "vicreg_digits"),
+)
 OTHERS = ("compare_photographs", "compare_surface_defects", "transfer_digits")
 
 

@@ -210,6 +210,16 @@ def test_preview_shows_the_settings_that_were_given(run: Callable) -> None:
     assert len(set(content.values())) == 3
 
 
+def test_preview_shows_every_view_in_its_own_way(run: Callable) -> None:
+    """DINO's two global crops and its local ones; BYOL's second view by settings of its own."""
+    common = ("data", "preview", "--image-size", "16", "--images", "2", "--epochs", "1")
+    assert run(*common, "--method", "byol", "dino", "--output", "a.png").status == 0
+    assert Image.open("a-dino.png").size[0] > 1.5 * Image.open("a-byol.png").size[0]
+    second = ("--byol.method.second-augment.flip", "1.0", "--byol.method.second-augment.rotation", "90")
+    assert run(*common, "--method", "byol", *second, "--output", "b.png").status == 0
+    assert Path("a-byol.png").read_bytes() != Path("b.png").read_bytes()
+
+
 def test_preview_of_several_methods_into_named_files(run: Callable) -> None:
     corrupt = ("--autoencoder.method.noise", "0.5", "--autoencoder.method.mask-ratio", "0.5")
     answer = run(

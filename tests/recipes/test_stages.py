@@ -197,3 +197,19 @@ def test_transfer_takes_the_image_size_of_its_run(run: Callable, pretrained: Pat
     answer = run("transfer", "--init", pretrained, *flags, "--output", "run")
     assert answer.status == 0, answer.err
     assert yaml.safe_load(Path("run/config.yaml").read_text())["image_size"] == 16
+
+
+def test_a_queue_larger_than_the_pool(run: Callable, tmp_path: Path, tiny: dict, draw_images: Callable) -> None:
+    """The default becomes what the pool allows, and is said and kept; a size that was asked for is refused."""
+    data = draw_images(tmp_path / "data", disc=30, square=30)
+    flags = ("--data", f"folder:{data}", "--image-size", 16, "--epochs", 1, "--batch-size", 16, *tiny["convolutional"])
+    answer = run("pretrain", "moco", *flags, "--output", tmp_path / "run")
+    assert answer.status == 0, answer.err
+    pool = len(np.load(tmp_path / "run" / "backbone" / "seen.npy"))
+    assert pool < 60
+    assert f"queue_size: {pool} instead of 1024, for {pool} images" in answer.out
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["method"]["queue_size"] == pool
+    assert "nothing to do" in run("pretrain", "moco", *flags, "--output", tmp_path / "run").out
+    answer = run("pretrain", "moco", *flags, "--method.queue-size", 500, "--output", tmp_path / "other")
+    assert answer.status == 2
+    assert f"queue_size 500: the pool has {pool} images" in answer.err

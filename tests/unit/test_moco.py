@@ -9,7 +9,7 @@ from torch import nn
 
 from ssl_transfer.data.augment import AugmentConfig
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.methods.moco import METHOD, MoCo, MoCoConfig
+from ssl_transfer.methods.moco import METHOD, MoCo, MoCoConfig, fitted
 
 UNCHANGED = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0, jitter=0.0, grey=0.0, blur=0.0)
 
@@ -149,9 +149,12 @@ def test_the_keys_order_is_a_function_of_the_images_keys(make_backbone, make_bat
     assert torch.equal(orders[0].sort().values, torch.arange(16))
 
 
-@pytest.mark.parametrize(("progress", "kept"), [(0.0, 0.9), (0.5, 0.95), (1.0, 1.0)])
-def test_momentum_rises_along_a_cosine(make_backbone, progress, kept):
-    method = build(make_backbone(), momentum=0.9)
+@pytest.mark.parametrize(
+    ("schedule", "progress", "kept"),
+    [("cosine", 0.0, 0.9), ("cosine", 0.5, 0.95), ("cosine", 1.0, 1.0), ("constant", 0.5, 0.9), ("constant", 1.0, 0.9)],
+)
+def test_momentum_rises_along_a_cosine_or_stays(make_backbone, schedule, progress, kept):
+    method = build(make_backbone(), momentum=0.9, momentum_schedule=schedule)
     with torch.no_grad():
         for parameter in [*method.backbone.parameters(), *method.projector.parameters()]:
             parameter.add_(1.0)
@@ -197,3 +200,12 @@ def test_loss_is_float32_under_autocast(make_backbone, make_batch):
 def test_impossible_settings_are_refused(make_backbone, settings):
     with pytest.raises(InputError, match=next(iter(settings))):
         build(make_backbone(), **settings)
+
+
+def test_the_queue_is_never_larger_than_the_pool():
+    default = MoCoConfig()
+    assert fitted(default, 5000) == default
+    assert fitted(default, 300).queue_size == 300
+    assert fitted(MoCoConfig(queue_size=300), 300).queue_size == 300
+    with pytest.raises(InputError, match=r"queue_size 301: the pool has 300 images.* At most 300"):
+        fitted(MoCoConfig(queue_size=301), 300)
