@@ -11,6 +11,7 @@ paper in the optimiser's default (AdamW, not LARS: our batches are small).
 Shapes: B images of this process, D features, P projector width.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -77,4 +78,6 @@ METHOD = Method(
     config=SimCLRConfig,
     module=SimCLR,
     optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=1e-4),
+    # Equal similarities leave a guess among 2N - 1 views.
+    equal_loss=lambda batch_size: math.log(2 * batch_size - 1),
 )
