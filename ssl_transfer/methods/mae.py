@@ -90,6 +90,11 @@ class MAE(Objective):
             raise InputError(f"MAE hides patches, so it needs a vision transformer; {backbone.spec.name} is none.")
         self.backbone = backbone
         self._grid, self._patch = model.patch_embed.grid_size, model.patch_embed.patch_size
+        if any(side % patch for side, patch in zip(model.patch_embed.img_size, self._patch, strict=True)):
+            raise InputError(
+                f"MAE cuts images into patches of {self._patch[0]} x {self._patch[1]} pixels, which do not divide "
+                f"{backbone.spec.image_size}. Give another --image-size, or --backbone.arguments patch_size=N."
+            )
         num_patches = self._grid[0] * self._grid[1]
         self._num_visible = round(num_patches * (1.0 - mask_ratio))
         if not 1 <= self._num_visible < num_patches:
