@@ -14,6 +14,7 @@ from .averaging import WeightAverage
 from .contract import Batch, Objective
 from .errors import InputError
 from .gradients import accumulate_gradient, check_accumulation
+from .monitor import Monitor, read
 from .optim import OptimizerConfig, make_optimizer
 from .randomness import reseed, seed_from
 from .rates import Rates
@@ -79,6 +80,7 @@ def train(
     evaluate_every: int = 1,
     watched: Watched | None = None,
     stopping: StoppingConfig = StoppingConfig(),
+    monitor: Monitor | None = None,
 ) -> Summary:
     """Train `objective` for `epochs`, going on from `state_path` when that holds a state.
 
@@ -102,6 +104,7 @@ def train(
         evaluate_every: see `evaluate`.
         watched: the metric of `evaluate` by which the plateau schedule and stopping go.
         stopping: when to end before the last epoch.
+        monitor: what looks at single steps and at evaluations; its rows get the split `alarm`.
 
     Raises:
         InputError: the loss is not finite (the last saved state is from before); something is asked for that needs a
@@ -133,6 +136,8 @@ def train(
     stateful |= {"average": average, "stopper": stopper}
     if accelerator.scaler is not None:
         stateful["scaler"] = accelerator.scaler
+    if monitor is not None:
+        stateful["monitor"] = monitor
     step, seconds_before = _restore(stateful, state_path)
     if 0 < step < num_steps and not stopper.over:
         runtime.say(f"{phase}: going on after step {step} of {num_steps}")
@@ -156,6 +161,10 @@ def train(
                 stopper.observe(value, epoch, objective)
         wrapped.train()
         return found
+
+    def look(epoch: int, values: dict[str, float]) -> None:
+        if monitor is not None and (found := monitor.look(step, values)):
+            tracker.log({"phase": phase, "epoch": epoch, "step": step, "split": "alarm", **found})
 
     def save() -> None:
         if state_path is not None and runtime.is_main:
@@ -184,14 +193,15 @@ def train(
                 losses += loss
                 for name, value in metrics.items():
                     totals[name] = totals.get(name, 0.0) + value
+                if monitor is not None and step % monitor.every == 0:
+                    look(epoch + 1, read(loss, metrics, 1, runtime))
                 now = time.monotonic()
                 if now - shown > 1.0 and step % batches.steps_per_epoch:
                     speed = (step - shown_step) * batches.batch_size / (now - shown)
                     bar.update(step, f"loss {float(loss):.4f}  {speed:,.0f} images/s")
-            # The reading below waits for the device once an epoch, and never between steps.
-            names = sorted(totals)
-            values = torch.stack([losses, *(totals[name] for name in names)]) / batches.steps_per_epoch
-            mean_loss, *means = runtime.mean(values).tolist()
+            # The reading below waits for the device once an epoch; between steps only a monitor does, now and then.
+            means = read(losses, totals, batches.steps_per_epoch, runtime)
+            mean_loss = means["loss"]
             if not math.isfinite(mean_loss):
                 raise InputError(
                     f"{phase}: the loss is {mean_loss} in epoch {epoch + 1} (up to step {step}). "
@@ -201,11 +211,13 @@ def train(
             speed = (step - shown_step) * batches.batch_size / max(now - shown, 1e-9)
             bar.update(step, f"loss {mean_loss:.4f}  {speed:,.0f} images/s")
             position = {"phase": phase, "epoch": epoch + 1, "step": step}
-            costs = {"learning_rate": max(peaks) * factor, "images_per_second": speed, "loss": mean_loss}
-            tracker.log({**position, "split": "train", **costs, **dict(zip(names, means, strict=True))})
+            costs = {"learning_rate": max(peaks) * factor, "images_per_second": speed}
+            tracker.log({**position, "split": "train", **costs, **means})
             shown, shown_step, losses, totals = now, step, torch.zeros_like(losses), {}
             if evaluate is not None and ((epoch + 1) % evaluate_every == 0 or epoch + 1 == epochs):
-                tracker.log({**position, "split": "validation", **evaluate_after(epoch + 1)})
+                found = evaluate_after(epoch + 1)
+                tracker.log({**position, "split": "validation", **found})
+                look(epoch + 1, found)
                 shown = time.monotonic()
             if stopper.over or (stopper.active and epoch + 1 == epochs):
                 early = {"stopped_early": float(epoch + 1 < epochs)}

@@ -4,6 +4,7 @@ import atexit
 import functools
 import gc
 import os
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,6 +49,11 @@ class Runtime:
         """Print on rank 0."""
         if self.is_main:
             print(message, flush=True)
+
+    def warn(self, message: str) -> None:
+        """Print to the error stream on rank 0: what must be seen also where the rest is piped away."""
+        if self.is_main:
+            print(message, file=sys.stderr, flush=True)
 
     def wait(self) -> None:
         """Return when every process has come here."""

@@ -11,6 +11,7 @@ Shapes: B images, C channels, S pixels a side, D features.
 import math
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..engine.randomness import normal, uniform
 from ..models.backbones import Backbone
-from .method import Method, feature_deviation
+from .method import Method, Reconstruction, feature_deviation
 
 NOISE_STREAM, MASK_STREAM = 101, 102
 """Far from the views' numbers."""
@@ -76,14 +77,25 @@ class Autoencoder(Objective):
             images = images * F.interpolate(grid, size=images.shape[2:], mode="nearest")
         return images
 
-    def forward(self, batch: Batch) -> Output:
-        """The mean squared error of the painted image."""
+    def paint(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The clean image, what the encoder sees of it, and what is painted, all normalised (B, C, S, S); features."""
         size = self.backbone.spec.image_size
         clean = self.backbone.normalize(augment(batch.images, batch.keys, view=0, size=size, config=self._augment))
-        features = self.backbone.model(self.corrupt(clean, batch.keys))
-        painted = self.decoder(features)[:, :, :size, :size]
-        loss = F.mse_loss(painted.float(), clean)
-        return Output(loss, {"feature_deviation": scalar(feature_deviation(features))})
+        seen = self.corrupt(clean, batch.keys)
+        features = self.backbone.pool(self.backbone.model(seen))
+        return clean, seen, self.decoder(features)[:, :, :size, :size].float(), features
+
+    def forward(self, batch: Batch) -> Output:
+        """The mean squared error of the painted image."""
+        clean, _, painted, features = self.paint(batch)
+        return Output(F.mse_loss(painted, clean), {"feature_deviation": scalar(feature_deviation(features))})
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Batch) -> Reconstruction:
+        """What the encoder sees, and what is painted from its features."""
+        clean, seen, painted, _ = self.paint(batch)
+        std, mean = self.backbone.std, self.backbone.mean
+        return Reconstruction(seen=seen * std + mean, painted=painted * std + mean, target=clean * std + mean)
 
 
 def _decoder(num_features: int, width: int, image_size: int, channels: int) -> nn.Sequential:
@@ -112,4 +124,6 @@ METHOD = Method(
     config=AutoencoderConfig,
     module=Autoencoder,
     optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=1e-4),
+    views=lambda settings: (settings.augment,),
+    reconstruct=Autoencoder.reconstruct,
 )

@@ -25,10 +25,12 @@ from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..engine.randomness import uniform
 from ..models.backbones import Backbone, BackboneConfig
-from .method import Method, feature_deviation
+from .method import Method, Reconstruction, feature_deviation
 
 MASK_STREAM = 100
 """Far from the views' numbers, so that the mask does not depend on the crop."""
+HIDDEN = 0.5
+"""The grey that a hidden patch has in pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,11 @@ class MAE(Objective):
             raise InputError(f"MAE hides patches, so it needs a vision transformer; {backbone.spec.name} is none.")
         self.backbone = backbone
         self._grid, self._patch = model.patch_embed.grid_size, model.patch_embed.patch_size
+        if any(side % patch for side, patch in zip(model.patch_embed.img_size, self._patch, strict=True)):
+            raise InputError(
+                f"MAE cuts images into patches of {self._patch[0]} x {self._patch[1]} pixels, which do not divide "
+                f"{backbone.spec.image_size}. Give another --image-size, or --backbone.arguments patch_size=N."
+            )
         num_patches = self._grid[0] * self._grid[1]
         self._num_visible = round(num_patches * (1.0 - mask_ratio))
         if not 1 <= self._num_visible < num_patches:
@@ -124,8 +131,13 @@ class MAE(Objective):
         patches = self.patchify(images)
         if not self._normalize_target:
             return patches
-        centred = patches - patches.mean(dim=-1, keepdim=True)
-        return centred / torch.sqrt(patches.var(dim=-1, keepdim=True) + self._noise_floor**2)
+        mean, deviation = self.moments(patches)
+        return (patches - mean) / deviation
+
+    def moments(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """What normalised targets are freed of: each patch's mean and deviation, with the noise floor, (B, L, 1)."""
+        deviation = torch.sqrt(patches.var(dim=-1, keepdim=True) + self._noise_floor**2)
+        return patches.mean(dim=-1, keepdim=True), deviation
 
     def random_order(self, keys: Tensor) -> Tensor:
         """(B,) keys -> (B, L) int64: each image's patches in random order; the first V are visible."""
@@ -161,6 +173,28 @@ class MAE(Objective):
         loss = error.gather(1, order[:, self._num_visible :]).mean()
         return Output(loss, {"feature_deviation": scalar(feature_deviation(encoded.mean(dim=1)))})
 
+    @torch.no_grad()
+    def reconstruct(self, batch: Batch) -> Reconstruction:
+        """The image with its hidden patches in grey, and with them painted.
+
+        Normalised targets get back what the normalisation took: each patch's own mean and deviation, which the network
+        never learns.
+        """
+        size = self.backbone.spec.image_size
+        view = augment(batch.images, batch.keys, view=0, size=size, config=self._augment)
+        images, order = self.backbone.normalize(view), self.random_order(batch.keys)
+        _, encoded = self.encode(images, order[:, : self._num_visible])
+        painted = self.decode(encoded, order).float()
+        if self._normalize_target:
+            mean, deviation = self.moments(self.patchify(images))
+            painted = painted * deviation + mean
+        painted = self.unpatchify(painted) * self.backbone.std + self.backbone.mean
+        hidden = torch.ones_like(order, dtype=view.dtype).scatter(1, order[:, : self._num_visible], 0.0)
+        covered = self.unpatchify(hidden[:, :, None].expand(-1, -1, self.decoder_head.out_features))
+        return Reconstruction(
+            seen=torch.where(covered > 0, HIDDEN, view), painted=torch.where(covered > 0, painted, view), target=view
+        )
+
 
 METHOD = Method(
     summary="painting hidden patches (He et al. 2022); vision transformers only",
@@ -170,4 +204,6 @@ METHOD = Method(
     backbone=BackboneConfig(name="vit_tiny_patch16_224"),
     optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.05, second_momentum=0.95),
     epochs=200,
+    views=lambda settings: (settings.augment,),
+    reconstruct=MAE.reconstruct,
 )

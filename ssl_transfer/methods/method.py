@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,17 @@ from ..engine.contract import Batch, Objective
 from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..models.backbones import Backbone, BackboneConfig
+
+
+class Reconstruction(NamedTuple):
+    """What a method that paints was shown and what it made of it; each (B, C, S, S) float32, about 0..1."""
+
+    seen: Tensor
+    """The image as the network gets it: with noise, or with its hidden parts in one colour."""
+    painted: Tensor
+    """What it paints; where it paints hidden parts alone, these within the image."""
+    target: Tensor
+    """The image that it should have painted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +47,13 @@ class Method:
     batch_size: int = 128
     """Default images per optimiser step."""
     views: Callable[[Any], tuple[AugmentConfig, ...]] = lambda settings: (settings.augment, settings.augment)
-    """From its settings, how each view of an image is made: for `data preview`, where a method compares views."""
+    """From its settings, how each view of an image is made; a method that paints sees one."""
     fitted: Callable[[Any, int], Any] = lambda settings, _: settings
     """Its settings for a pool of so many images."""
+    reconstruct: Callable[[Any, Batch], Reconstruction] | None = None
+    """Of the module and a batch, for a method that paints; None for one that compares."""
+    equal_loss: Callable[[int], float] | None = None
+    """Of the batch size: the loss when all representations are equal. None where that is no sign of a collapse."""
 
     def build(self, backbone: nn.Module, config: Any) -> Objective:
         """The module that trains `backbone` with these settings."""

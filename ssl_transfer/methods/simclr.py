@@ -12,6 +12,7 @@ decay 1e-6 and learning rate 0.3 * batch / 256 for batches of 256 to 8192 (`--op
 Shapes: B images of this process, D features, P projector width.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -90,4 +91,6 @@ METHOD = Method(
     config=SimCLRConfig,
     module=SimCLR,
     optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=1e-4),
+    # Equal similarities leave a guess among 2N - 1 views.
+    equal_loss=lambda batch_size: math.log(2 * batch_size - 1),
 )

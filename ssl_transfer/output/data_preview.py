@@ -17,11 +17,11 @@ from ..data.dataset import Dataset
 from ..data.presets import preset
 from ..engine import config as configuration
 from ..engine.checkpoint import write_atomically
+from ..engine.contract import Batch
 from ..engine.errors import InputError, did_you_mean
 from ..engine.randomness import sample_keys
 from ..methods import METHODS
-from ..methods.autoencoder import Autoencoder
-from ..methods.mae import MAE
+from ..methods.method import Reconstruction
 from ..models.backbones import BackboneConfig
 from ..stages import augmentation as augmentations
 from ..stages import pretrain as pretraining
@@ -32,10 +32,6 @@ from .pictures import CPU, sheet
 
 TRANSFER = "transfer"
 NAMES = (*METHODS, TRANSFER)
-PAINTING = (MAE, Autoencoder)
-"""Methods that see one view of an image."""
-HIDDEN = 0.5
-"""The grey of a patch that is not seen."""
 M = TypeVar("M")
 Column = tuple[str, Tensor]
 """A title, and (B, C, H, W) images in 0..1."""
@@ -125,9 +121,7 @@ def preview(config: PreviewConfig) -> list[Path]:
     files = []
     for name in dict.fromkeys(config.method):
         settings = getattr(config.settings, name)
-        seen_once = name == TRANSFER or METHODS[name].module in PAINTING
         used = (settings.augment,) if name == TRANSFER else METHODS[name].views(settings.method)
-        used = used[:1] if seen_once else used
         columns = [("stored", images), ("evaluation", evaluation_view(images, size=config.image_size))]
         columns += _views(name, used, dataset, indices, images, config)
         file = _file(config, name)
@@ -157,43 +151,29 @@ def _views(
     """The columns behind the images themselves: what the method makes of them, epoch by epoch."""
     size = config.image_size
     keys = {epoch: sample_keys(config.seed, epoch, indices) for epoch in range(config.epochs)}
-    seen = _seen(name, dataset, config)
+    paint = None if name == TRANSFER else METHODS[name].reconstruct
+    if paint is not None:
+        recipe = replace(pretraining.default_recipe(name), **configuration.shallow(getattr(config.settings, name)))
+        start = Initial(backbone=recipe.backbone, image_size=size, seed=config.seed)
+        module = pretraining.prepare(recipe, initial_backbone(start, dataset)[0])
+        return _painted(functools.partial(paint, module.eval()), images, keys)
     columns: list[Column] = []
     for epoch, own in keys.items():
+        titles = [""] if len(used) == 1 else [f", view {number + 1}" for number in range(len(used))]
         views = [augment(images, own, view=view, size=size, config=how) for view, how in enumerate(used)]
-        if len(used) > 1:
-            columns += [(f"epoch {epoch + 1}, view {number + 1}", view) for number, view in enumerate(views)]
-            continue
-        columns.append((f"epoch {epoch + 1}", views[0]))
-        if seen is not None:
-            shown = seen(views[0], own)
-            if not torch.equal(shown, views[0]):
-                columns.append(("what it sees", shown))
+        columns += [(f"epoch {epoch + 1}{title}", view) for title, view in zip(titles, views, strict=True)]
     return columns
 
 
-def _seen(name: str, dataset: Dataset, config: PreviewConfig) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """For a method that paints: (view, keys) -> what of the view it is shown. None for one that compares views."""
-    if name == TRANSFER or METHODS[name].module not in PAINTING:
-        return None
-    own = getattr(config.settings, name)
-    recipe = replace(pretraining.default_recipe(name), method=own.method, backbone=own.backbone)
-    start = Initial(backbone=recipe.backbone, image_size=config.image_size, seed=config.seed)
-    backbone, _ = initial_backbone(start, dataset)
-    module: Any = pretraining.prepare(recipe, backbone)
-
-    def masked(view: Tensor, keys: Tensor) -> Tensor:
-        patches = module.patchify(view)
-        order = module.random_order(keys)
-        hidden = order[:, round(order.shape[1] * (1.0 - own.method.mask_ratio)) :]
-        return module.unpatchify(patches.scatter(1, hidden[:, :, None].expand(-1, -1, patches.shape[2]), HIDDEN))
-
-    def corrupted(view: Tensor, keys: Tensor) -> Tensor:
-        if not own.method.noise and not own.method.mask_ratio:
-            return view
-        return module.corrupt(backbone.normalize(view), keys) * backbone.std + backbone.mean
-
-    return masked if isinstance(module, MAE) else corrupted
+def _painted(paint: Callable[[Batch], Reconstruction], images: Tensor, keys: dict[int, Tensor]) -> list[Column]:
+    """For a method that paints: in each epoch the view and, where it is not all of it, what is seen of it."""
+    columns: list[Column] = []
+    for epoch, own in keys.items():
+        found = paint(Batch(images=images, labels=torch.full_like(own, -1), keys=own))
+        columns.append((f"epoch {epoch + 1}", found.target))
+        if not torch.equal(found.seen, found.target):
+            columns.append(("what it sees", found.seen))
+    return columns
 
 
 def _file(config: PreviewConfig, name: str) -> Path:

@@ -92,6 +92,8 @@ def show(folder: Path) -> None:
         table.add_row(*(Text(cell) for cell in (line["arm"], line["backbone"], *cells)))
     console.print(table)
     console.print(content["verdict"], highlight=False, markup=False)
+    for warning in content["comparison"].get("warnings", []):
+        console.print(f"Warning: {warning}", style="bold", highlight=False, markup=False)
     print(f"report: {folder / 'report.html'}")
 
 

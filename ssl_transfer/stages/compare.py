@@ -180,7 +180,8 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
                 labels: [result["num_train"], result["num_validation"]]
                 for (_, labels, *_), result in zip(transfer_jobs, transferred, strict=True)
             }
-            folder.write("comparison.json", _description(config, arms, dataset, images))
+            description = _description(config, arms, dataset, images)
+            folder.write("comparison.json", {**description, "warnings": _warnings(pretrain_jobs, pretrained)})
             report.draw(output)
         runtime.wait()
         return output
@@ -211,6 +212,16 @@ def _description(
         "epochs": {arm.name: arm.recipe.epochs for arm in arms if arm.recipe is not None},
         "plan": configuration.to_dict(config.transfer),
     }
+
+
+def _warnings(jobs: Sequence[Job], results: Sequence[dict[str, Any]]) -> list[str]:
+    """What the report says of pretrainings that collapsed; runs of older versions do not know."""
+    return [
+        f"The representation of {job.config.output.name} collapsed in step {result['collapsed']['step']}: what "
+        "transfer made of it says little about the method. The run's metrics.jsonl has the measured values."
+        for job, result in zip(jobs, results, strict=True)
+        if result.get("collapsed")
+    ]
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer compare") -> None:

@@ -19,12 +19,11 @@ from ..engine.loop import Batches, train
 from ..engine.optim import OptimizerConfig, parameter_groups
 from ..engine.stopping import Watched
 from ..engine.tracking import Tracker
-from ..evaluation.features import extract
-from ..evaluation.knn import knn_accuracy
 from ..methods import METHODS
 from ..methods.method import Method
 from ..models import backbones, initialize
 from . import augmentation as augmentations
+from . import watch
 from .initial import AUTO, WORDS, Initial, fingerprint_of, held, initial_backbone, named, seen_after
 from .matching import matched
 from .run import VOLATILE, RunConfig, check_positive, data_label
@@ -48,7 +47,8 @@ class Recipe(Generic[M]):
     batch_size: int
     """Images per optimiser step over all processes."""
     evaluate_every: int = 10
-    """Epochs between measurements of kNN accuracy (neighbours among training images, queries from validation)."""
+    """Epochs between measurements on held-out images: kNN accuracy (neighbours among training images, queries from
+    validation), effective rank, deviation, alignment and uniformity of the features, a picture of what is painted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +141,8 @@ def pretrain(
         quiet: say nothing but the progress bar, for whoever runs many.
 
     Returns:
-        `backbone` (path of the export), `seconds`, `images_seen`, `steps`, `peak_memory_mb`, `num_parameters` and,
-        where there are labels, `knn_accuracy` on the validation images.
+        `backbone` (path of the export), `seconds`, `images_seen`, `steps`, `peak_memory_mb`, `num_parameters`, what
+        `watch.measure` found in the end, and `collapsed`: the step and values of a collapse, or empty.
     """
     runtime = runtime or runtimes.start(config.mixed_precision)
 
@@ -195,10 +195,20 @@ def pretrain(
             f"{config.epochs} epochs, {config.epochs * loader.steps_per_epoch} steps of {config.batch_size} images; "
             f"{runtime.describe()}"
         )
-        labelled = len(dataset.splits["train"]) > 0 and len(dataset.splits["validation"]) > 0
+        entry = METHODS[name]
+        alarm = watch.alarm(
+            name,
+            entry,
+            batch_size=config.batch_size,
+            warmup_steps=config.optimizer.warmup_steps,
+            runtime=runtime,
+        )
 
         def evaluate() -> dict[str, float]:
-            return {"knn_accuracy": _knn(backbone, dataset, runtime)}
+            if runtime.is_main:
+                picture = folder.path / "reconstructions.png"
+                watch.draw_reconstructions(picture, name, entry, method, backbone, dataset, runtime)
+            return watch.measure(backbone, dataset, runtime)
 
         tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, group=group, job_type="pretrain")
         cost = train(
@@ -218,16 +228,18 @@ def pretrain(
             tracker=tracker,
             state_path=folder.checkpoints / "last.pt",
             metrics_path=folder.metrics,
-            evaluate=evaluate if labelled else None,
+            evaluate=evaluate,
             evaluate_every=config.evaluate_every,
-            watched=Watched(metric="knn_accuracy", higher_is_better=True),
+            watched=Watched(metric="knn_accuracy", higher_is_better=True) if watch.is_labelled(dataset) else None,
+            monitor=alarm,
         )
         tracker.close()
         result = {
             "backbone": str(output / "backbone"),
             **{field.name: getattr(cost, field.name) for field in fields(cost)},
             "num_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
-            **(evaluate() if labelled else {}),
+            **evaluate(),
+            "collapsed": alarm.collapsed,
         }
         provenance = {
             "method": name,
@@ -242,19 +254,10 @@ def pretrain(
             seen = dataset.contents[dataset.pool.numpy()] if dataset.contents is not None and stream is None else None
             initialize.export(backbone, output / "backbone", provenance, seen=seen_after(config, seen))
         folder.finish(result)
-        knn = f", kNN accuracy on validation {result['knn_accuracy']:.1%}" if labelled else ""
-        say(f"{output}: {cost.steps} steps in {cost.seconds:.0f} s{knn}; backbone in {result['backbone']}")
+        knn = f", kNN accuracy on validation {result['knn_accuracy']:.1%}" if "knn_accuracy" in result else ""
+        rank = f", effective rank {result['effective_rank']:.1f} of {backbone.num_features}"
+        say(f"{output}: {cost.steps} steps in {cost.seconds:.0f} s{knn}{rank}; backbone in {result['backbone']}")
         return result
-
-
-def _knn(backbone: backbones.Backbone, dataset: sources.Dataset, runtime: runtimes.Runtime) -> float:
-    train_split, validation = dataset.splits["train"], dataset.splits["validation"]
-    return knn_accuracy(
-        extract(backbone, dataset, train_split, runtime),
-        dataset.labels[train_split],
-        extract(backbone, dataset, validation, runtime),
-        dataset.labels[validation],
-    )
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer pretrain") -> None:

@@ -257,3 +257,19 @@ def test_own_settings_win_over_common_ones(run: Callable, tmp_path: Path, tiny: 
         for path in folder.glob("pretrain/*/config.yaml")
     }
     assert sizes == {"simclr": f"batch_size: {own}", "autoencoder": f"batch_size: {own // 2}"}
+
+
+def test_a_collapsed_pretraining_is_named(comparison: tuple, run: Callable, tmp_path: Path) -> None:
+    folder, flags = comparison
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    assert json.loads((folder / "comparison.json").read_text())["warnings"] == []
+    (result,) = (path for path in (copied / "pretrain").glob("mae-*/result.json"))
+    content = json.loads(result.read_text())
+    assert content["collapsed"] == {}
+    result.write_text(json.dumps({**content, "collapsed": {"step": 350, "feature_deviation": 0.001}}))
+    answer = run(*flags, "--output", copied)
+    assert answer.status == 0, answer.err
+    (warning,) = json.loads((copied / "comparison.json").read_text())["warnings"]
+    assert f"{result.parent.name} collapsed in step 350" in warning
+    assert f"**Warning:** {warning}" in (copied / "report.md").read_text()
+    assert "collapsed in step 350" in " ".join(answer.out.split())

@@ -46,7 +46,11 @@ def test_unlabelled_images_suffice_for_pretraining(
     small = (*tiny["pretrain"], *tiny["convolutional"], "--batch-size", 16, "--loading.cache", tmp_path / "cache")
     answer = run("pretrain", "simclr", "--data", f"folder:{images}", *small, "--output", tmp_path / "run")
     assert answer.status == 0, answer.err
-    assert "knn_accuracy" not in json.loads((tmp_path / "run" / "result.json").read_text())
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert "knn_accuracy" not in result
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["split"] == "validation"
+    assert last["effective_rank"] == result["effective_rank"] > 1.0
 
 
 def test_grey_images_have_one_channel(run: Callable, draw_images: Callable, tmp_path: Path, flags: tuple) -> None:

@@ -23,6 +23,7 @@ def test_pretrain_leaves_a_complete_run(method: str, run: Callable, tmp_path: Pa
     assert "8 steps" in answer.out
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
         *("config.yaml", "environment.json", "metrics.jsonl", "checkpoints", "backbone", "result.json"),
+        *(("reconstructions.png",) if METHODS[method].reconstruct is not None else ()),
     }
     assert {path.name for path in (folder / "backbone").iterdir()} == {
         *("backbone.safetensors", "backbone.json", "seen.npy"),
@@ -36,6 +37,10 @@ def test_pretrain_leaves_a_complete_run(method: str, run: Callable, tmp_path: Pa
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(line["split"], line["step"]) for line in lines] == [("train", 4), ("train", 8), ("validation", 8)]
+    # The result holds what was measured last.
+    measured = {"knn_accuracy", "effective_rank", "feature_deviation", "alignment", "uniformity"}
+    assert {name: lines[-1][name] for name in measured} == {name: result[name] for name in measured}
+    assert result["collapsed"] == {}
     description = json.loads((folder / "backbone" / "backbone.json").read_text())
     assert description["provenance"]["method"] == method
     assert description["backbone"]["image_size"] == 16

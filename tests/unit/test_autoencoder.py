@@ -76,6 +76,39 @@ def test_the_code_is_what_the_backbone_hands_on(make_backbone, make_batch):
     assert torch.allclose(codes[0], method.backbone(batch.images), atol=1e-5)
 
 
+def test_a_transformers_code_is_its_pooled_tokens(make_backbone, make_batch):
+    method, batch = build(make_backbone("transformer")).eval(), make_batch(4)
+    codes = []
+    method.decoder.register_forward_hook(lambda _module, given, _output: codes.append(given[0]))
+    method(batch).loss.backward()
+    tokens = method.backbone.model.forward_features(method.backbone.normalize(batch.images))
+    assert torch.allclose(codes[0], tokens[:, 1:].mean(dim=1), atol=1e-5)
+    assert all(parameter.grad is not None for parameter in method.parameters())
+
+
+@pytest.mark.parametrize(("size", "doublings", "side"), [(32, 3, 4), (64, 4, 4), (96, 4, 6), (224, 5, 7)])
+def test_the_decoder_grows_from_a_small_map(make_backbone, size, doublings, side):
+    method = METHOD.build(make_backbone(size=size), AutoencoderConfig())
+    upsamplings = [module for module in method.decoder if isinstance(module, torch.nn.Upsample)]
+    widths = [module.out_channels for module in method.decoder if isinstance(module, torch.nn.Conv2d)]
+    assert len(upsamplings) == doublings
+    assert method.decoder[1].unflattened_size == (128, side, side)
+    # Each doubling halves the channels, down to 16.
+    assert widths == [*[64, 32, 16, 16, 16][:doublings], 3]
+
+
+@pytest.mark.parametrize("settings", [{}, {"noise": 0.5}, {"mask_ratio": 0.5}])
+def test_what_is_seen_and_painted(make_backbone, make_batch, settings):
+    method, batch = build(make_backbone(), **settings).eval(), make_batch(8)
+    found = METHOD.reconstruct(method, batch)
+    assert torch.allclose(found.target, batch.images, atol=1e-6)
+    assert torch.equal(found.seen, found.target) == (not settings)
+    assert found.painted.shape == batch.images.shape
+    # The loss is that of this picture, in deviations of the data set.
+    error = ((found.painted - found.target) / 0.25).square().mean()
+    assert float(method(batch).loss.detach()) == pytest.approx(float(error), rel=1e-4)
+
+
 @pytest.mark.parametrize("settings", [{"noise": -0.1}, {"mask_ratio": 1.0}, {"mask_ratio": -0.1}])
 def test_impossible_settings_are_refused(make_backbone, settings):
     with pytest.raises(InputError, match=next(iter(settings))):

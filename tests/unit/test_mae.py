@@ -27,12 +27,83 @@ def test_patches_there_and_back(make_backbone, channels):
     assert torch.equal(method.unpatchify(patches), images)
 
 
+@pytest.fixture
+def oblong(make_backbone):
+    """`oblong(4)`: MAE on images of four channels and 8 x 24 pixels in patches of 2 x 3, a grid of 4 x 8."""
+
+    def make(channels=3, **settings) -> MAE:
+        backbone = make_backbone("transformer", channels=channels)
+        backbone.model = timm.create_model(
+            "vit_tiny_patch16_224",
+            img_size=(8, 24),
+            patch_size=(2, 3),
+            in_chans=channels,
+            num_classes=0,
+            embed_dim=16,
+            depth=2,
+            num_heads=2,
+        )
+        return build(backbone, **settings)
+
+    return make
+
+
 @pytest.mark.parametrize("channels", [1, 4])
-def test_patches_of_images_that_are_not_square(make_backbone, channels):
-    method = build(make_backbone("transformer", channels=channels))
-    images = torch.rand(2, channels, 8, 16, generator=torch.Generator().manual_seed(0))
-    method._grid = (4, 8)
-    assert torch.equal(method.unpatchify(method.patchify(images)), images)
+def test_patches_of_images_that_are_not_square(oblong, channels):
+    method = oblong(channels)
+    images = torch.rand(2, channels, 8, 24, generator=torch.Generator().manual_seed(0))
+    patches = method.patchify(images)
+    assert patches.shape == (2, 4 * 8, 2 * 3 * channels)
+    # Row 2, column 5.
+    assert torch.equal(patches[1, 2 * 8 + 5], images[1, :, 4:6, 15:18].permute(1, 2, 0).flatten())
+    assert torch.equal(method.unpatchify(patches), images)
+
+
+def test_images_that_are_not_square_are_encoded_and_painted(oblong):
+    method = oblong(1).eval()
+    images = torch.rand(2, 1, 8, 24, generator=torch.Generator().manual_seed(0))
+    order = method.random_order(torch.arange(2))
+    assert torch.equal(order.sort(dim=1).values, torch.arange(32).expand(2, -1))
+    prefix, tokens = method.encode(images, order)
+    expected = method.backbone.model.forward_features(images)
+    assert torch.allclose(prefix, expected[:, :1], atol=1e-5)
+    assert torch.allclose(tokens, expected[:, 1:].gather(1, order[:, :, None].expand(-1, -1, 16)), atol=1e-5)
+    painted = method.decode(method.encode(images, order[:, :8])[1], order)
+    assert method.unpatchify(painted).shape == images.shape
+    assert method.decoder_position.shape == (1, 32, 16)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_perfect_decoder_paints_the_image(make_backbone, make_batch, monkeypatch, normalize):
+    """Undoing the normalisation gives back each patch's own mean and deviation: nothing but rounding is lost."""
+    method, batch = (
+        build(make_backbone("transformer", channels=4), normalize_target=normalize),
+        make_batch(4, channels=4),
+    )
+    targets = []
+    plain = method.target
+    monkeypatch.setattr(method, "target", lambda images: targets.append(plain(images)) or targets[-1])
+    method(batch)
+    monkeypatch.setattr(method, "decode", lambda _encoded, _order: targets[0])
+    found = METHOD.reconstruct(method, batch)
+    assert torch.allclose(found.painted, found.target, atol=1e-5)
+
+
+def test_what_is_seen_and_painted(make_backbone, make_batch):
+    method, batch = build(make_backbone("transformer")), make_batch(4)
+    found = METHOD.reconstruct(method, batch)
+    hidden = method.random_order(batch.keys)[:, 16:]
+    covered = torch.zeros(4, NUM_PATCHES).scatter(1, hidden, 1.0)[:, :, None]
+    seen, painted, target = (method.patchify(images) for images in found)
+    assert torch.equal(seen, torch.where(covered > 0, 0.5, target))
+    # Where it sees, the image; where it does not, something else.
+    assert torch.equal(torch.where(covered > 0, 0.0, painted), torch.where(covered > 0, 0.0, target))
+    assert (painted - target).abs().mean(dim=2).gather(1, hidden).min() > 1e-3
+
+
+def test_a_size_that_patches_do_not_divide_is_refused(make_backbone):
+    with pytest.raises(InputError, match=r"4 x 4 pixels, which do not divide 34.*--image-size"):
+        build(make_backbone("transformer", size=34))
 
 
 def test_targets_are_normalised_patch_by_patch(make_backbone):

@@ -131,6 +131,23 @@ def test_the_table_is_shown(tmp_path, capsys):
     assert "report.html" in said
 
 
+def test_a_collapsed_pretraining_is_said(tmp_path, capsys):
+    write_comparison(tmp_path)
+    report.draw(tmp_path)
+    report.show(tmp_path)
+    assert not any("Warning" in (tmp_path / name).read_text() for name in ("report.md", "report.html"))
+    assert "Warning" not in capsys.readouterr().out
+    comparison = json.loads((tmp_path / "comparison.json").read_text())
+    (tmp_path / "comparison.json").write_text(json.dumps({**comparison, "warnings": [f"mae collapsed {SCRIPT}"]}))
+    report.draw(tmp_path)
+    report.show(tmp_path)
+    assert f"**Warning:** mae collapsed {SCRIPT}" in (tmp_path / "report.md").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "mae collapsed" in page
+    assert SCRIPT not in page
+    assert "Warning: mae collapsed" in capsys.readouterr().out
+
+
 def test_a_folder_without_a_comparison_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no comparison\.json"):
         report.main([str(tmp_path)])
