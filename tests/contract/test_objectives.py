@@ -156,10 +156,11 @@ def test_loss_is_float32_under_autocast(build, batches, name, kind):
 @every_objective
 def test_bfloat16_stays_close_to_float32(build, batches, name, kind):
     """Within BFLOAT16's tolerances. Above 16 px: at stride 2 on a single pixel torch 2.15 has no weight gradient in
-    bfloat16 on a CPU, but what the memory held before."""
+    bfloat16 on a CPU, but what the memory held before. DINO's local crops are less than half as large."""
     losses, gradients = [], []
+    size = 64 if name == "dino" else 32
     for enabled in (False, True):
-        objective, given = build(name, kind, size=32), batches(name, size=32)
+        objective, given = build(name, kind, size=size), batches(name, size=size)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             warm_up(objective, given)
             loss = objective(given[4]).loss

@@ -1,26 +1,29 @@
 """Every YAML that the project ships says its command, is understood, and runs."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from ssl_transfer import METHODS, CompareConfig, PretrainConfig, TransferConfig, default_recipe
 from ssl_transfer.cli import COMMANDS
 from ssl_transfer.engine import config as configuration
+from ssl_transfer.models import backbones, initialize
 from ssl_transfer.stages import demo
+from ssl_transfer.stages.pretrain import prepare
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
-PRETRAINING = (
-    *("autoencoder_digits", "barlow_digits", "byol_digits", "dino_digits", "mae_digits", "moco_digits"),
-    *("mocov3_digits", "simclr_digits", "simsiam_digits", "vicreg_digits"),
-)
+PRETRAINING = tuple(f"{method}_digits" for method in METHODS)
+UNMEASURED = tuple(f"{method}_{images}" for method in METHODS for images in ("cifar10", "224px"))
+"""What takes GPUs."""
 OTHERS = ("compare_photographs", "compare_surface_defects", "transfer_digits")
 
 
 def test_all_files_are_known() -> None:
-    assert sorted(path.stem for path in CONFIGS.iterdir()) == sorted([*PRETRAINING, *OTHERS])
+    assert sorted(path.stem for path in CONFIGS.iterdir()) == sorted([*PRETRAINING, *UNMEASURED, *OTHERS])
 
 
 @pytest.mark.parametrize("name", [*PRETRAINING, *OTHERS])
@@ -34,6 +37,14 @@ def test_opens_with_its_command_and_result(name: str) -> None:
     assert "%" in comment
 
 
+@pytest.mark.parametrize("name", UNMEASURED)
+def test_opens_with_its_command_and_says_that_it_was_not_measured(name: str) -> None:
+    lines = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    assert f"--config recipes/configs/{name}.yaml" in lines[0]
+    comment = " ".join(line.removeprefix("# ") for line in lines if line.startswith("#"))
+    assert "Not measured" in comment
+
+
 def as_written(value: object) -> object:
     """A setting as YAML's own types and as the configuration's: `1` and `1.0`, lists and tuples, are the same."""
     if isinstance(value, (list, tuple)):
@@ -43,7 +54,8 @@ def as_written(value: object) -> object:
 
 def assert_every_setting_arrived(path: Path, config: object) -> None:
     # YAML itself reads 3e-3 as a string.
-    written = configuration.flatten(yaml.safe_load(path.read_text(encoding="utf-8").replace("e-", ".0e-")))
+    text = re.sub(r"(?<![.\d])(\d+)e-", r"\1.0e-", path.read_text(encoding="utf-8"))
+    written = configuration.flatten(yaml.safe_load(text))
     held = configuration.flatten(configuration.to_dict(config))
     held |= {name.removeprefix("recipes."): value for name, value in held.items()}
     written.pop("method.name", None)
@@ -53,14 +65,32 @@ def assert_every_setting_arrived(path: Path, config: object) -> None:
     }
 
 
-@pytest.mark.parametrize("name", PRETRAINING)
-def test_pretraining_settings_arrive(name: str) -> None:
-    path = CONFIGS / f"{name}.yaml"
+def pretraining(path: Path) -> PretrainConfig:
     settings = configuration.read_yaml(path)
     method = settings["method"].pop("name")
     kind = PretrainConfig[METHODS[method].config]
     default = kind(**configuration.shallow(default_recipe(method)))
-    assert_every_setting_arrived(path, configuration.parse(kind, settings, [], program="test", default=default))
+    return configuration.parse(kind, settings, [], program="test", default=default)
+
+
+@pytest.mark.parametrize("name", [*PRETRAINING, *UNMEASURED])
+def test_pretraining_settings_arrive(name: str) -> None:
+    path = CONFIGS / f"{name}.yaml"
+    config = pretraining(path)
+    assert_every_setting_arrived(path, config)
+    assert backbones.is_timm(config.backbone.name)
+    backbones.check_name(config.backbone.name)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_cifar_settings_train(method: str, make_batch: Callable) -> None:
+    """At its real size, on two images."""
+    config = pretraining(CONFIGS / f"{method}_cifar10.yaml")
+    spec = backbones.make_spec(config.backbone, in_chans=3, image_size=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+    objective = prepare(config, initialize.scratch(spec, seed=0))
+    loss = objective.train()(make_batch(2, size=32)).loss
+    loss.backward()
+    assert torch.isfinite(loss)
 
 
 @pytest.mark.parametrize(
