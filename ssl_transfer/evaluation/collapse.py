@@ -7,7 +7,7 @@ He, "Exploring simple siamese representation learning", CVPR 2021, section 4.1, 
 - the loss is that of equal representations, where a method has such a value (SimCLR: ln(2N - 1));
 - the effective rank at an evaluation is nearly 1 (`representation.effective_rank`).
 
-One sign must be seen at several looks on end, as a batch may be odd, and none counts at the beginning: the features of
+A sign of single steps must be seen at three looks on end, as a batch may be odd, and none counts early: the features of
 a fresh vision transformer are nearly constant. The alarm is a warning and is raised once; the training goes on.
 """
 
@@ -24,7 +24,7 @@ GRACE = 100
 LEAST_DEVIATION = 0.03
 LEAST_RANK = 1.3
 """Both by runs on the digits: a collapsed MAE (learning rate 0.1) lay at 0.005 to 0.024 and 1.1 to 1.2 with 36 % kNN
-accuracy; healthy runs at 0.2 and 8 or more, and one that recovered went down to 0.049 and 2.0."""
+accuracy; the configs of recipes/ lie at 0.2 and 8 or more, and a MAE that recovered went down to 0.049 and 2.0."""
 LOSS_TOLERANCE = 0.002
 """Share of the loss of equal representations by which a collapsed one may differ from it."""
 

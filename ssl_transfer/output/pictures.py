@@ -57,7 +57,8 @@ def sheet(title: str, rows: Sequence[str], columns: Sequence[tuple[str, Tensor]]
     font, heading = ImageFont.load_default(13), ImageFont.load_default(17)
     gap, top = 6, 56
     left = gap + max([0, *(round(font.getlength(name)) + gap for name in rows)])
-    paper = Image.new("RGB", (left + len(columns) * (side + gap), top + len(rows) * (side + gap)), "white")
+    width = max(left + len(columns) * (side + gap), round(heading.getlength(title)) + 2 * gap)
+    paper = Image.new("RGB", (width, top + len(rows) * (side + gap)), "white")
     pen = ImageDraw.Draw(paper)
     pen.text((gap, gap), title, fill="black", font=heading)
     for number, name in enumerate(rows):

@@ -16,6 +16,7 @@ from ..evaluation.knn import knn_accuracy
 from ..evaluation.representation import representation
 from ..methods.method import Method
 from ..models.backbones import Backbone
+from .run import data_label
 
 MOST_IMAGES = 2048
 """Whose features are measured: enough for the rank of 2,048 dimensions or fewer, and no more work on larger data."""
@@ -106,5 +107,5 @@ def draw_reconstructions(
     view = evaluation_view(images, size=spec.image_size, interpolation=spec.interpolation)
     rows = [dataset.classes[label] if label >= 0 else "" for label in labels.tolist()]
     kind = "held-out images" if len(dataset.splits["validation"]) > 1 else "images of the pool"
-    title = f"{name} on {dataset.source}: {kind}"
+    title = f"{name} on {data_label(dataset.source)}: {kind}"
     reconstructions.write(path, title, rows, view.cpu(), type(found)(*(part.float().cpu() for part in found)))
