@@ -9,8 +9,8 @@ of the image's other view and k_i the queue (their equation 1):
 Batch normalisation would let a query find its key by the batch that both were normalised with. The paper shuffles
 images between GPUs, which does nothing on one. Here the key encoder takes the images in random order and in groups
 that are normalised apart, so that no key shares its statistics with its query at any number of processes. Queue,
-pointer and momentum encoder are part of the state. A backbone without BatchNorm (a vision transformer, ConvNeXt) needs no
-shuffling: only the projector's is left, and one group does.
+pointer and momentum encoder are part of the state. A backbone without BatchNorm (a vision transformer, ConvNeXt) needs
+no shuffling: only the projector's is left, and one group does.
 
 Shapes: B images of this process, D features, P projector width, K queue size, W processes.
 """
