@@ -24,11 +24,15 @@ from ssl_transfer.objectives.supervised import Supervised
 SUPERVISED = "supervised"
 # MoCo's queue: short enough to be full after the batches that warm an objective up.
 # DINO's centre is where it belongs after one step: until it is, one prototype wins everywhere and the loss is small.
+HEADS = {"hidden_width": 64, "output_width": 64}
 SMALLER = {
     "moco": {"queue_size": 64},
+    "mocov3": HEADS,
     "mae": {"decoder_width": 32},
     "autoencoder": {"decoder_width": 32},
-    "dino": {"output_width": 64, "frozen_steps": 0, "centre_momentum": 0.0},
+    "byol": HEADS,
+    "simsiam": HEADS,
+    "dino": {"output_width": 64, "local_crops": 2, "frozen_steps": 0, "centre_momentum": 0.0},
 }
 CASES = [
     *[
