@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from timm.layers import build_sincos2d_pos_embed
 from timm.models import VisionTransformer
@@ -126,16 +127,16 @@ class MAE(Objective):
             patches, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, w=columns, p=height, q=width
         )  # fmt: skip
 
-    def target(self, images: Tensor) -> Tensor:
-        """The pixels to paint, (B, L, p * p * C), from normalised images."""
-        patches = self.patchify(images)
+    def target(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """The pixels to paint, (B, L - V, p * p * C), from normalised images and the hidden patches' numbers."""
+        patches = _picked(self.patchify(images), hidden)
         if not self._normalize_target:
             return patches
         mean, deviation = self.moments(patches)
         return (patches - mean) / deviation
 
     def moments(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """What normalised targets are freed of: each patch's mean and deviation, with the noise floor, (B, L, 1)."""
+        """Each patch's mean, and its deviation with the noise floor, (B, L - V, 1): normalised targets have neither."""
         deviation = torch.sqrt(patches.var(dim=-1, keepdim=True) + self._noise_floor**2)
         return patches.mean(dim=-1, keepdim=True), deviation
 
@@ -149,18 +150,16 @@ class MAE(Objective):
         tokens = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))
         num_prefix = vit.num_prefix_tokens
         prefix, patches = tokens[:, :num_prefix], tokens[:, num_prefix:]
-        seen = patches.gather(1, visible[:, :, None].expand(-1, -1, patches.shape[2]))
-        tokens = vit.norm(vit.blocks(torch.cat([prefix, seen], dim=1)))
+        tokens = vit.norm(vit.blocks(torch.cat([prefix, _picked(patches, visible)], dim=1)))
         return tokens[:, :num_prefix], tokens[:, num_prefix:]
 
     def decode(self, encoded: Tensor, order: Tensor) -> Tensor:
-        """Visible tokens (B, V, D) and the order (B, L) they came in -> painted patches (B, L, p * p * C)."""
-        embedded = self.decoder_embed(encoded)
-        hidden = self.mask_token.to(embedded.dtype).expand(len(order), order.shape[1] - embedded.shape[1], -1)
-        shuffled = torch.cat([embedded, hidden], dim=1)
-        restore = order.argsort(dim=1)
-        tokens = shuffled.gather(1, restore[:, :, None].expand(-1, -1, shuffled.shape[2])) + self.decoder_position
-        return self.decoder_head(self.decoder_norm(self.decoder(tokens)))
+        """Visible tokens (B, V, D) and the order (B, L) they came in -> the hidden patches (B, L - V, p * p * C)."""
+        embedded, hidden = self.decoder_embed(encoded), order[:, encoded.shape[1] :]
+        masked = self.mask_token.to(embedded.dtype).expand(*hidden.shape, -1)
+        tokens = _picked(torch.cat([embedded, masked], dim=1), order.argsort(dim=1)) + self.decoder_position
+        # Visible patches are not painted: a quarter less of the widest layer.
+        return self.decoder_head(self.decoder_norm(_picked(self.decoder(tokens), hidden)))
 
     def forward(self, batch: Batch) -> Output:
         """The mean squared error on hidden patches."""
@@ -168,9 +167,7 @@ class MAE(Objective):
         images = self.backbone.normalize(augment(batch.images, batch.keys, view=0, size=size, config=self._augment))
         order = self.random_order(batch.keys)
         _, encoded = self.encode(images, order[:, : self._num_visible])
-        painted = self.decode(encoded, order)
-        error = (painted.float() - self.target(images)).square().mean(dim=2)
-        loss = error.gather(1, order[:, self._num_visible :]).mean()
+        loss = F.mse_loss(self.decode(encoded, order).float(), self.target(images, order[:, self._num_visible :]))
         return Output(loss, {"feature_deviation": scalar(feature_deviation(encoded.mean(dim=1)))})
 
     @torch.no_grad()
@@ -184,16 +181,25 @@ class MAE(Objective):
         view = augment(batch.images, batch.keys, view=0, size=size, config=self._augment)
         images, order = self.backbone.normalize(view), self.random_order(batch.keys)
         _, encoded = self.encode(images, order[:, : self._num_visible])
-        painted = self.decode(encoded, order).float()
+        painted, patches, hidden = (
+            self.decode(encoded, order).float(),
+            self.patchify(images),
+            order[:, self._num_visible :],
+        )
         if self._normalize_target:
-            mean, deviation = self.moments(self.patchify(images))
+            mean, deviation = self.moments(_picked(patches, hidden))
             painted = painted * deviation + mean
-        painted = self.unpatchify(painted) * self.backbone.std + self.backbone.mean
-        hidden = torch.ones_like(order, dtype=view.dtype).scatter(1, order[:, : self._num_visible], 0.0)
-        covered = self.unpatchify(hidden[:, :, None].expand(-1, -1, self.decoder_head.out_features))
+        places = hidden[:, :, None].expand_as(painted)
+        covered = self.unpatchify(torch.zeros_like(patches).scatter(1, places, 1.0))
+        painted = self.unpatchify(patches.scatter(1, places, painted)) * self.backbone.std + self.backbone.mean
         return Reconstruction(
             seen=torch.where(covered > 0, HIDDEN, view), painted=torch.where(covered > 0, painted, view), target=view
         )
+
+
+def _picked(rows: Tensor, numbers: Tensor) -> Tensor:
+    """The rows (B, N, D) of these numbers (B, M), in their order: (B, M, D)."""
+    return rows.gather(1, numbers[:, :, None].expand(-1, -1, rows.shape[2]))
 
 
 METHOD = Method(

@@ -69,7 +69,7 @@ def test_images_that_are_not_square_are_encoded_and_painted(oblong):
     assert torch.allclose(prefix, expected[:, :1], atol=1e-5)
     assert torch.allclose(tokens, expected[:, 1:].gather(1, order[:, :, None].expand(-1, -1, 16)), atol=1e-5)
     painted = method.decode(method.encode(images, order[:, :8])[1], order)
-    assert method.unpatchify(painted).shape == images.shape
+    assert painted.shape == (2, 24, 6)
     assert method.decoder_position.shape == (1, 32, 16)
 
 
@@ -82,7 +82,7 @@ def test_a_perfect_decoder_paints_the_image(make_backbone, make_batch, monkeypat
     )
     targets = []
     plain = method.target
-    monkeypatch.setattr(method, "target", lambda images: targets.append(plain(images)) or targets[-1])
+    monkeypatch.setattr(method, "target", lambda *given: targets.append(plain(*given)) or targets[-1])
     method(batch)
     monkeypatch.setattr(method, "decode", lambda _encoded, _order: targets[0])
     found = METHOD.reconstruct(method, batch)
@@ -109,18 +109,20 @@ def test_a_size_that_patches_do_not_divide_is_refused(make_backbone):
 def test_targets_are_normalised_patch_by_patch(make_backbone):
     method = build(make_backbone("transformer"), noise_floor=0.0)
     images = 3.0 + 2.0 * torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    target = method.target(images)
+    everything = torch.arange(NUM_PATCHES).expand(2, -1)
+    target = method.target(images, everything)
     assert torch.allclose(target.mean(dim=2), torch.zeros(2, NUM_PATCHES), atol=1e-5)
     assert torch.allclose(target.std(dim=2), torch.ones(2, NUM_PATCHES), atol=1e-4)
     plain = build(make_backbone("transformer"), normalize_target=False)
-    assert torch.equal(plain.target(images), plain.patchify(images))
+    assert torch.equal(plain.target(images, everything), plain.patchify(images))
+    assert torch.equal(method.target(images, everything[:, [5, 3]]), target[:, [5, 3]])
 
 
 def test_a_nearly_constant_patch_counts_little(make_backbone):
     method = build(make_backbone("transformer"))
     images = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     images[:, :, :2, :2] = 0.5 + 0.01 * images[:, :, :2, :2]
-    size = method.target(images).square().mean(dim=2)[0]
+    size = method.target(images, torch.arange(NUM_PATCHES)[None]).square().mean(dim=2)[0]
     assert float(size[0]) < 0.02
     assert float(size[1:].min()) > 0.7
 
@@ -157,17 +159,22 @@ def test_every_patch_is_hidden_as_often_as_any_other(make_backbone):
 def test_the_loss_is_taken_on_hidden_patches_only(make_backbone, make_batch, monkeypatch):
     method = build(make_backbone("transformer"))
     batch = make_batch(4)
-    visible = method.random_order(batch.keys)[:, :16]
+    order = method.random_order(batch.keys)
 
-    def decode(encoded, order):
-        assert torch.equal(order[:, :16], visible)
-        painted = torch.full((4, NUM_PATCHES, 12), 3.0)
-        painted.scatter_(1, visible[:, :, None].expand(-1, -1, 12), 1000.0)
-        return painted
+    def decode(encoded, given):
+        assert torch.equal(given, order)
+        assert encoded.shape[1] == 16
+        return torch.full((4, NUM_PATCHES - 16, 12), 3.0)
+
+    def target(_images, hidden):
+        # Each place counts as its number.
+        assert torch.equal(hidden, order[:, 16:])
+        return hidden[:, :, None].expand(-1, -1, 12).float()
 
     monkeypatch.setattr(method, "decode", decode)
-    monkeypatch.setattr(method, "target", lambda _images: torch.ones(4, NUM_PATCHES, 12))
-    assert float(method(batch).loss) == pytest.approx(4.0)
+    monkeypatch.setattr(method, "target", target)
+    expected = (order[:, 16:].float() - 3.0).square().mean()
+    assert float(method(batch).loss) == pytest.approx(float(expected))
 
 
 def test_hidden_pixels_do_not_reach_the_encoder(make_backbone, make_batch):
@@ -198,12 +205,18 @@ def test_the_decoder_puts_patches_back_where_they_were(make_backbone, visible):
     method = build(make_backbone("transformer"), decoder_width=12, decoder_heads=3)
     for name in ("decoder_embed", "decoder", "decoder_norm", "decoder_head"):
         setattr(method, name, nn.Identity())
+    decoded = []
+    method.decoder.register_forward_hook(lambda _module, _given, tokens: decoded.append(tokens))
     torch.nn.init.constant_(method.mask_token, 5.0)
     patches = torch.rand(2, NUM_PATCHES, 12, generator=torch.Generator().manual_seed(0))
     order = method.random_order(torch.arange(2))
     seen = patches.gather(1, order[:, :visible, None].expand(-1, -1, 12))
     expected = torch.full_like(patches, 5.0).scatter(1, order[:, :visible, None].expand(-1, -1, 12), seen)
-    assert torch.allclose(method.decode(seen, order), expected + method.decoder_position, atol=1e-6)
+    expected = expected + method.decoder_position
+    painted = method.decode(seen, order)
+    assert torch.allclose(decoded[0], expected, atol=1e-6)
+    # Of these the hidden ones, in the order's order.
+    assert torch.equal(painted, decoded[0].gather(1, order[:, visible:, None].expand(-1, -1, 12)))
 
 
 def test_decoder_positions_differ_and_are_not_learned(make_backbone):
