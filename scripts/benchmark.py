@@ -3,7 +3,7 @@
 A line has `name`, `ratio` (how many times faster than the other side), `bar` (the ratio asked for), `ours` and
 `theirs` in `unit`, and what was measured. Both sides take turns, on the cores that the benchmark names (`augment` and
 `head` one, the others two), and the best turn of each counts: whatever else the machine does makes times longer, never
-shorter. `data` and `train-step` take some six minutes, `methods` ten.
+shorter. `data` takes some six minutes, `methods` ten, `train-step` twenty.
 """
 
 import argparse
