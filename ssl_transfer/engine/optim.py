@@ -49,7 +49,8 @@ class OptimizerConfig:
     """Largest norm of the gradient over all parameters; 0 does not clip."""
     accumulate: int = 1
     """Micro-batches of an optimiser step, one after the other, which takes less memory. The batch size stays the images
-    per optimiser step, and the step the same; not for losses over a batch (simclr, moco, barlow, vicreg)."""
+    per optimiser step, and without BatchNorm the step stays the same. Not for losses over a batch (simclr, moco,
+    mocov3, barlow, vicreg)."""
     momentum: float = 0.9
     """How much of the running gradient stays at each step: AdamW's beta 1, the momentum of sgd and lars."""
     ema_decay: float = 0.0

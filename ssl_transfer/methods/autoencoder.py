@@ -21,7 +21,7 @@ from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..engine.randomness import normal, uniform
 from ..models.backbones import Backbone
-from .method import Method, Reconstruction, feature_deviation
+from .method import Method, Reconstruction, View, check_counts, feature_deviation
 
 NOISE_STREAM, MASK_STREAM = 101, 102
 """Far from the views' numbers."""
@@ -58,6 +58,7 @@ class Autoencoder(Objective):
         self, backbone: Backbone, *, noise: float, mask_ratio: float, decoder_width: int, augment: AugmentConfig
     ) -> None:
         super().__init__()
+        check_counts(decoder_width=decoder_width)
         if noise < 0 or not 0.0 <= mask_ratio < 1.0:
             raise InputError(
                 f"noise {noise}, mask_ratio {mask_ratio}: noise is 0 or more, the ratio 0 or more and below 1."
@@ -124,6 +125,6 @@ METHOD = Method(
     config=AutoencoderConfig,
     module=Autoencoder,
     optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=1e-4),
-    views=lambda settings: (settings.augment,),
+    views=lambda settings: (View(settings.augment),),
     reconstruct=Autoencoder.reconstruct,
 )

@@ -22,11 +22,11 @@ from lightly.loss import BarlowTwinsLoss
 
 from ..data.augment import AugmentConfig
 from ..engine import distributed
-from ..engine.contract import Batch, Objective, Output, scalar
+from ..engine.contract import Batch, Objective, Output
 from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..models.backbones import Backbone
-from .method import Method, augmented, feature_deviation, projector
+from .method import Method, augmented, deviations, projector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +87,12 @@ class Barlow(Objective):
     def forward(self, batch: Batch) -> Output:
         """The loss of the global batch, the same on every process."""
         features = self.backbone(augmented(batch, self.backbone, self._augment))
+        outputs = self.projector(features)
         # Two of (W * B, P).
-        first, second = (distributed.gather(view.float()) for view in self.projector(features).chunk(2))
+        first, second = (distributed.gather(view.float()) for view in outputs.chunk(2))
         with torch.autocast(batch.images.device.type, enabled=False):
             loss = self.criterion(first, second)
-        return Output(loss, {"feature_deviation": scalar(feature_deviation(features))})
+        return Output(loss, deviations(features, outputs))
 
 
 METHOD = Method(

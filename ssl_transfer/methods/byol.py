@@ -20,10 +20,10 @@ from lightly.loss import NegativeCosineSimilarity
 from torch import Tensor
 
 from ..data.augment import AugmentConfig
-from ..engine.contract import Batch, Objective, Output, scalar
+from ..engine.contract import Batch, Objective, Output
 from ..engine.optim import OptimizerConfig
 from ..models.backbones import Backbone
-from .method import Method, feature_deviation, mlp
+from .method import Method, View, check_counts, deviations, mlp
 from .momentum import FIRST_VIEW, SECOND_VIEW, check_momentum, copied, follow, momentum_at, view_pair
 
 
@@ -68,6 +68,7 @@ class BYOL(Objective):
     ) -> None:
         super().__init__()
         check_momentum(momentum)
+        check_counts(hidden_width=hidden_width, output_width=output_width)
         self.backbone = backbone
         self.projector = mlp((backbone.num_features, hidden_width, output_width))
         self.predictor = mlp((output_width, hidden_width, output_width))
@@ -84,11 +85,12 @@ class BYOL(Objective):
         """The loss over both views of each image, each once predicted from and once predicted."""
         views = view_pair(batch, self.backbone, *self._augments)
         features = [self.backbone(view) for view in views]
-        first, second = (self.predictor(self.projector(part)) for part in features)
+        outputs = [self.projector(part) for part in features]
+        first, second = (self.predictor(part) for part in outputs)
         with torch.no_grad():
             first_target, second_target = (self.target_projector(self.target_backbone(view)) for view in views)
         loss = self.regression(first, second_target) + self.regression(second, first_target)
-        return Output(loss, {"feature_deviation": scalar(feature_deviation(torch.cat(features)))})
+        return Output(loss, deviations(torch.cat(features), torch.cat(outputs)))
 
     def after_step(self, progress: float) -> None:
         """Move the target encoder's weights towards the online encoder's."""
@@ -101,5 +103,5 @@ METHOD = Method(
     config=BYOLConfig,
     module=BYOL,
     optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=1e-4),
-    views=lambda settings: (settings.augment, settings.second_augment),
+    views=lambda settings: (View(settings.augment), View(settings.second_augment)),
 )

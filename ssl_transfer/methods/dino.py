@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from ..data.augment import AugmentConfig
 from ..data.augment import augment as augment_images
 from ..engine import distributed
-from ..engine.contract import Batch, Objective, Output, scalar
+from ..engine.contract import Batch, Objective, Output
 from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..models.backbones import Backbone, BackboneConfig
 from ..models.sizes import smaller_size
-from .method import Method, feature_deviation
+from .method import Method, View, check_counts, deviations
 from .momentum import FIRST_VIEW, SECOND_VIEW, check_momentum, copied, follow, momentum_at, view_pair
 
 
@@ -138,6 +138,9 @@ class DINO(Objective):
                 f"local_crops {local_crops}, temperature_steps {temperature_steps}, frozen_steps {frozen_steps}, "
                 f"centre_momentum {centre_momentum}: none may be negative, and the momentum must be below 1."
             )
+        check_counts(hidden_width=hidden_width, bottleneck_width=bottleneck_width, output_width=output_width)
+        if not local_crops and (local_scale, local_size) != (DINOConfig.local_scale, DINOConfig.local_size):
+            raise InputError("local_scale and local_size would be ignored: there are no local_crops.")
         self.backbone = backbone
         self._local_size = smaller_size(backbone, local_size) if local_crops else 0
         self.head = Head(backbone.num_features, hidden_width, bottleneck_width, output_width)
@@ -175,7 +178,7 @@ class DINO(Objective):
         if self.training:
             self.teacher_sum += teacher.sum(dim=(0, 1))
             self.teacher_count += 2 * len(batch.images)
-        return Output(loss, {"feature_deviation": scalar(feature_deviation(features[0]))})
+        return Output(loss, deviations(features[0], student[:2].flatten(0, 1)))
 
     def cross_entropy(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The loss of outputs (V, B, P) and (2, B, P) in float32; the student's first two views are the teacher's."""
@@ -248,8 +251,11 @@ METHOD = Method(
     backbone=BackboneConfig(name="vit_tiny_patch16_224"),
     optimizer=OptimizerConfig(learning_rate=5e-4, weight_decay=0.04, clip_norm=3.0),
     views=lambda settings: (
-        settings.augment,
-        settings.second_augment,
-        *_local_views(settings.local_crops, settings.local_scale, settings.augment),
+        View(settings.augment),
+        View(settings.second_augment),
+        *(
+            View(augment, settings.local_size)
+            for augment in _local_views(settings.local_crops, settings.local_scale, settings.augment)
+        ),
     ),
 )

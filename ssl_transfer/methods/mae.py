@@ -26,7 +26,7 @@ from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..engine.randomness import uniform
 from ..models.backbones import Backbone, BackboneConfig
-from .method import Method, Reconstruction, feature_deviation
+from .method import Method, Reconstruction, View, check_counts, feature_deviation
 
 MASK_STREAM = 100
 """Far from the views' numbers, so that the mask does not depend on the crop."""
@@ -84,6 +84,11 @@ class MAE(Objective):
         augment: AugmentConfig,
     ) -> None:
         super().__init__()
+        check_counts(decoder_width=decoder_width, decoder_depth=decoder_depth, decoder_heads=decoder_heads)
+        if noise_floor < 0:
+            raise InputError(f"noise_floor {noise_floor}: 0 or more, in deviations of the data set.")
+        if not normalize_target and noise_floor != MAEConfig.noise_floor:
+            raise InputError(f"noise_floor {noise_floor} would be ignored: targets are not normalised.")
         if decoder_width % decoder_heads or decoder_width % 4:
             raise InputError(f"decoder_width {decoder_width}: must be divisible by 4 and by its {decoder_heads} heads.")
         model = backbone.model
@@ -210,6 +215,6 @@ METHOD = Method(
     backbone=BackboneConfig(name="vit_tiny_patch16_224"),
     optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.05, second_momentum=0.95),
     epochs=200,
-    views=lambda settings: (settings.augment,),
+    views=lambda settings: (View(settings.augment),),
     reconstruct=MAE.reconstruct,
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.augment import AugmentConfig, augment
-from ..engine.contract import Batch, Objective
+from ..engine.contract import Batch, Objective, scalar
 from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..models.backbones import Backbone, BackboneConfig
@@ -24,6 +24,15 @@ class Reconstruction(NamedTuple):
     """What it paints; where it paints hidden parts alone, these within the image."""
     target: Tensor
     """The image that it should have painted."""
+
+
+class View(NamedTuple):
+    """A view of an image that a method takes."""
+
+    augment: AugmentConfig
+    """How it is made."""
+    side: float = 1.0
+    """Its side, as a share of the image size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +55,8 @@ class Method:
     """Default passes over the pool."""
     batch_size: int = 128
     """Default images per optimiser step."""
-    views: Callable[[Any], tuple[AugmentConfig, ...]] = lambda settings: (settings.augment, settings.augment)
-    """From its settings, how each view of an image is made; a method that paints sees one."""
+    views: Callable[[Any], tuple[View, ...]] = lambda settings: (View(settings.augment), View(settings.augment))
+    """From its settings, the views of an image; a method that paints sees one."""
     fitted: Callable[[Any, int], Any] = lambda settings, _: settings
     """Its settings for a pool of so many images."""
     reconstruct: Callable[[Any, Batch], Reconstruction] | None = None
@@ -59,6 +68,13 @@ class Method:
         """The module that trains `backbone` with these settings."""
         arguments = {name: getattr(config, name) for name in config.__dataclass_fields__}
         return self.module(backbone, **arguments)
+
+
+def check_counts(**values: int) -> None:
+    """Raise InputError for a width, or another count, that is below 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"{name} {value}: it must be 1 or more.")
 
 
 def augmented(batch: Batch, backbone: Backbone, config: AugmentConfig, *, views: int = 2) -> Tensor:
@@ -93,17 +109,30 @@ def projector(
     """An `mlp` from features (B, num_features) to projections (B, output_width), the hidden layers equally wide.
 
     Raises:
-        InputError: fewer than two layers.
+        InputError: fewer than two layers, or no width.
     """
+    check_counts(hidden_width=hidden_width, output_width=output_width)
     if layers < 2:
         raise InputError(f"projector_layers {layers}: 2 or more; one layer would have no hidden width.")
     return mlp((num_features, *[hidden_width] * (layers - 1), output_width), bias_last=bias_last)
 
 
+def deviations(features: Tensor, outputs: Tensor) -> dict[str, Tensor]:
+    """For the log of a method that compares views: the deviations of features (N, D) and of a head's outputs (N, P).
+
+    A head may collapse long before the backbone does, as its outputs alone are what the loss sees.
+    """
+    return {
+        "feature_deviation": scalar(feature_deviation(features)),
+        "output_deviation": scalar(feature_deviation(outputs)),
+    }
+
+
 def feature_deviation(features: Tensor) -> Tensor:
     """Mean over dimensions of the deviation of L2-normalised features (B, D) over the batch, times sqrt(D).
 
-    Near 1 for features spread over the sphere, near 0 when the representation has collapsed (Chen and He 2021).
+    Near 1 for features spread over the sphere, near 0 when they have collapsed into a point (Chen and He 2021, section
+    4.1, of a projector's outputs).
     """
     unit = nn.functional.normalize(features.detach().float(), dim=1)
     return unit.std(dim=0).mean() * features.shape[1] ** 0.5

@@ -24,12 +24,12 @@ from torch import Tensor
 
 from ..data.augment import AugmentConfig
 from ..engine import distributed
-from ..engine.contract import Batch, Objective, Output, scalar
+from ..engine.contract import Batch, Objective, Output
 from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..engine.randomness import uniform
 from ..models.backbones import Backbone
-from .method import Method, augmented, feature_deviation, mlp
+from .method import Method, augmented, check_counts, deviations, mlp
 from .momentum import Schedule, check_momentum, copied, follow, momentum_at
 
 SHUFFLE_STREAM = 103
@@ -102,10 +102,7 @@ class MoCo(Objective):
         super().__init__()
         if temperature <= 0:
             raise InputError(f"temperature {temperature}: it must be above 0, usually 0.07 to 0.3.")
-        if queue_size < 1:
-            raise InputError(f"queue_size {queue_size}: at least 1.")
-        if key_groups < 1:
-            raise InputError(f"key_groups {key_groups}: at least 1.")
+        check_counts(queue_size=queue_size, key_groups=key_groups, hidden_width=hidden_width, output_width=output_width)
         check_momentum(momentum)
         self.backbone = backbone
         self.projector = mlp((backbone.num_features, hidden_width, output_width))
@@ -131,7 +128,7 @@ class MoCo(Objective):
             loss = self.contrast(F.normalize(queries.float(), dim=1), keys)
         if self.training:
             self.enqueue(distributed.gather_without_gradient(keys[:count]))
-        return Output(loss, {"feature_deviation": scalar(feature_deviation(features))})
+        return Output(loss, deviations(features, queries))
 
     def encode_keys(self, views: Tensor, order: Tensor) -> Tensor:
         """Unit keys (N, P) float32 of views (N, C, S, S), encoded in the order (N,) int64 and in groups."""

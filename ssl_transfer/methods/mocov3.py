@@ -7,10 +7,10 @@ summed over the two roles that the views can have (their equation 1 and algorith
     loss = -2 t log( exp(q k+ / t) / sum over k of exp(q k / t) )
 
 Version 2's queue is gone, the keys are those of the batch over all processes, and a predictor has come. Heads are the
-authors': BatchNorm behind every layer, the last without scale and shift; projectors of three layers for vision
-transformers, of two for others. BatchNorm normalises each view apart. Differs from the paper in the heads' widths, in
-crops of at least 20 % of the image, not 8 %, and in that transformers are initialised as timm does it, with learned
-position embeddings.
+authors': BatchNorm behind every layer, the last without scale and shift; for vision transformers projectors of three
+layers, for others of two and no norm at the predictor's end. BatchNorm normalises each view apart. Differs from the
+paper in the heads' widths, in crops of at least 20 % of the image, not 8 %, and in that transformers are initialised as
+timm does it, with learned position embeddings.
 
 Shapes: B images of this process, D features, P projector width, W processes.
 """
@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from ..data.augment import AugmentConfig
 from ..engine import distributed
-from ..engine.contract import Batch, Objective, Output, scalar
+from ..engine.contract import Batch, Objective, Output
 from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..models.backbones import Backbone, BackboneConfig
-from .method import Method, feature_deviation
+from .method import Method, View, check_counts, deviations
 from .momentum import FIRST_VIEW, SECOND_VIEW, check_momentum, copied, follow, momentum_at, view_pair
 
 
@@ -86,6 +86,7 @@ class MoCoV3(Objective):
         if temperature <= 0:
             raise InputError(f"temperature {temperature}: it must be above 0, usually 0.2 to 1.")
         check_momentum(momentum)
+        check_counts(hidden_width=hidden_width, output_width=output_width)
         if freeze_patches and not backbone.is_vit:
             raise InputError(
                 f"freeze_patches: {backbone.spec.name} has no patch projection. Leave it out, or take a vision "
@@ -96,7 +97,7 @@ class MoCoV3(Objective):
             backbone.model.patch_embed.proj.requires_grad_(False)
         hidden = (hidden_width,) * (2 if backbone.is_vit else 1)
         self.projector = _normed_mlp((backbone.num_features, *hidden, output_width))
-        self.predictor = _normed_mlp((output_width, hidden_width, output_width))
+        self.predictor = _normed_mlp((output_width, hidden_width, output_width), norm_last=backbone.is_vit)
         self.key_backbone, self.key_projector = copied(backbone), copied(self.projector)
         self._temperature, self._momentum = temperature, momentum
         self._augments = augment, second_augment
@@ -113,11 +114,12 @@ class MoCoV3(Objective):
         """The loss over both views of each image, each once the query and once the key."""
         views = view_pair(batch, self.backbone, *self._augments)
         features = [self.backbone(view) for view in views]
-        first, second = (self.predictor(self.projector(part)) for part in features)
+        outputs = [self.projector(part) for part in features]
+        first, second = (self.predictor(part) for part in outputs)
         with torch.no_grad():
             first_keys, second_keys = (self.key_projector(self.key_backbone(view)) for view in views)
         loss = self.contrast(first, second_keys) + self.contrast(second, first_keys)
-        return Output(loss, {"feature_deviation": scalar(feature_deviation(torch.cat(features)))})
+        return Output(loss, deviations(torch.cat(features), torch.cat(outputs)))
 
     def after_step(self, progress: float) -> None:
         """Move the key encoder's weights towards the query encoder's."""
@@ -125,11 +127,12 @@ class MoCoV3(Objective):
         follow(*pairs, momentum=momentum_at(progress, start=self._momentum))
 
 
-def _normed_mlp(widths: tuple[int, ...]) -> ProjectionHead:
+def _normed_mlp(widths: tuple[int, ...], *, norm_last: bool = True) -> ProjectionHead:
     """Linear layers of these widths, BatchNorm behind each and ReLU between them; the last norm has no weights."""
     *hidden, (before, last) = pairwise(widths)
     blocks = [(narrow, wide, nn.BatchNorm1d(wide), nn.ReLU(inplace=True)) for narrow, wide in hidden]
-    return ProjectionHead([*blocks, (before, last, nn.BatchNorm1d(last, affine=False), None)])
+    end = nn.BatchNorm1d(last, affine=False) if norm_last else nn.Identity()
+    return ProjectionHead([*blocks, (before, last, end, None)])
 
 
 METHOD = Method(
@@ -138,5 +141,5 @@ METHOD = Method(
     module=MoCoV3,
     backbone=BackboneConfig(name="vit_tiny_patch16_224"),
     optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.1),
-    views=lambda settings: (settings.augment, settings.second_augment),
+    views=lambda settings: (View(settings.augment), View(settings.second_augment)),
 )

@@ -20,11 +20,11 @@ from lightly.loss import NTXentLoss
 
 from ..data.augment import AugmentConfig
 from ..engine import distributed
-from ..engine.contract import Batch, Objective, Output, scalar
+from ..engine.contract import Batch, Objective, Output
 from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..models.backbones import Backbone
-from .method import Method, augmented, feature_deviation, projector
+from .method import Method, augmented, deviations, projector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +80,11 @@ class SimCLR(Objective):
     def forward(self, batch: Batch) -> Output:
         """The loss over both views of each image, each in the role of the anchor."""
         features = self.backbone(augmented(batch, self.backbone, self._augment))
-        first, second = self.projector(features).chunk(2)
+        outputs = self.projector(features)
+        first, second = outputs.chunk(2)
         with torch.autocast(batch.images.device.type, enabled=False):
             loss = self.criterion(first.float(), second.float())
-        return Output(loss, {"feature_deviation": scalar(feature_deviation(features))})
+        return Output(loss, deviations(features, outputs))
 
 
 METHOD = Method(

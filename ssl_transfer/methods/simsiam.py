@@ -5,7 +5,7 @@ projection of the image's other view, which gets no gradient (their equations 1 
 
     loss = 1 - (cos(p_1, z_2) + cos(p_2, z_1)) / 2
 
-The paper's loss lies one lower, between -1 and 1; 0 is all that can be reached either way. No negatives, no second
+The paper's loss lies one lower, between -1 and 1; 0 is the least it can be. No negatives, no second
 encoder: predictor and stopped gradient alone keep the features apart, so watch `feature_deviation`. Heads and cosine
 are lightly's. BatchNorm normalises each view apart, as in the paper. Differs from it in the optimiser's default (AdamW,
 not SGD), in the heads' widths, and in that the predictor's learning rate falls with the others'.
@@ -21,10 +21,10 @@ from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectio
 from torch import Tensor
 
 from ..data.augment import AugmentConfig
-from ..engine.contract import Batch, Objective, Output, scalar
+from ..engine.contract import Batch, Objective, Output
 from ..engine.optim import OptimizerConfig
 from ..models.backbones import Backbone
-from .method import Method, augmented, feature_deviation
+from .method import Method, augmented, check_counts, deviations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,7 @@ class SimSiam(Objective):
         augment: AugmentConfig,
     ) -> None:
         super().__init__()
+        check_counts(hidden_width=hidden_width, output_width=output_width, predictor_width=predictor_width)
         self.backbone = backbone
         self.projector = SimSiamProjectionHead(backbone.num_features, hidden_width, output_width)
         self.predictor = SimSiamPredictionHead(output_width, predictor_width, output_width)
@@ -81,7 +82,7 @@ class SimSiam(Objective):
         features = [self.backbone(view) for view in augmented(batch, self.backbone, self._augment).chunk(2)]
         first, second = (self.projector(part) for part in features)
         loss = self.similarity((self.predictor(first), self.predictor(second)), (first, second))
-        return Output(loss, {"feature_deviation": scalar(feature_deviation(torch.cat(features)))})
+        return Output(loss, deviations(torch.cat(features), torch.cat([first, second])))
 
 
 METHOD = Method(

@@ -21,7 +21,7 @@ from ..engine.contract import Batch
 from ..engine.errors import InputError, did_you_mean
 from ..engine.randomness import sample_keys
 from ..methods import METHODS
-from ..methods.method import Reconstruction
+from ..methods.method import Reconstruction, View
 from ..models.backbones import BackboneConfig
 from ..stages import augmentation as augmentations
 from ..stages import pretrain as pretraining
@@ -121,7 +121,7 @@ def preview(config: PreviewConfig) -> list[Path]:
     files = []
     for name in dict.fromkeys(config.method):
         settings = getattr(config.settings, name)
-        used = (settings.augment,) if name == TRANSFER else METHODS[name].views(settings.method)
+        used = (View(settings.augment),) if name == TRANSFER else METHODS[name].views(settings.method)
         columns = [("stored", images), ("evaluation", evaluation_view(images, size=config.image_size))]
         columns += _views(name, used, dataset, indices, images, config)
         file = _file(config, name)
@@ -130,7 +130,7 @@ def preview(config: PreviewConfig) -> list[Path]:
         drawn = sheet(title, labels, columns, side=max(96, config.image_size))
         write_atomically(file, functools.partial(drawn.save, format="png"))
         print(f"{name}: {file}")
-        without = dict.fromkeys(lost for view in used for lost in ignored(view, dataset.num_channels))
+        without = dict.fromkeys(lost for view in used for lost in ignored(view.augment, dataset.num_channels))
         if without:
             print(f"  {', '.join(without)} need three channels, and do nothing to these images")
         files.append(file)
@@ -146,7 +146,7 @@ def _spread(dataset: Dataset, count: int) -> Tensor:
 
 
 def _views(
-    name: str, used: tuple[AugmentConfig, ...], dataset: Dataset, indices: Tensor, images: Tensor, config: PreviewConfig
+    name: str, used: tuple[View, ...], dataset: Dataset, indices: Tensor, images: Tensor, config: PreviewConfig
 ) -> list[Column]:
     """The columns behind the images themselves: what the method makes of them, epoch by epoch."""
     size = config.image_size
@@ -159,9 +159,11 @@ def _views(
         return _painted(functools.partial(paint, module.eval()), images, keys)
     columns: list[Column] = []
     for epoch, own in keys.items():
-        titles = [""] if len(used) == 1 else [f", view {number + 1}" for number in range(len(used))]
-        views = [augment(images, own, view=view, size=size, config=how) for view, how in enumerate(used)]
-        columns += [(f"epoch {epoch + 1}{title}", view) for title, view in zip(titles, views, strict=True)]
+        for number, view in enumerate(used):
+            side = max(1, round(size * view.side))
+            title = "" if len(used) == 1 else f", view {number + 1}"
+            made = augment(images, own, view=number, size=side, config=view.augment)
+            columns.append((f"epoch {epoch + 1}{title}" + (f", {side} px" if side != size else ""), made))
     return columns
 
 

@@ -61,6 +61,10 @@ def initial_backbone(initial: Initial, dataset: Dataset) -> tuple[backbones.Back
         provenance: dict[str, Any] = {"init": "imagenet"}
     else:
         path = Path(initial.init)
+        if initial.init.startswith("imagenet+") and not path.exists():
+            raise InputError(
+                f"--init {initial.init}: that is an arm of compare. To go on from ImageNet here give --init imagenet."
+            )
         if initial.backbone not in (backbones.BackboneConfig(), initialize.config_of(path)):
             raise InputError(f"--backbone would be ignored: --init {initial.init} names its own. Leave it out.")
         backbone, provenance = initialize.from_checkpoint(path, image_size=initial.size)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
+
 from ..data import sources
 from ..data.loaders import Loader
 from ..data.stream import open_stream
@@ -120,7 +122,19 @@ def prepare(recipe: Recipe[Any], backbone: backbones.Backbone) -> Objective:
         )
     if spec.keep_blocks is not None:
         raise InputError(f"{spec.label} keeps only its first blocks: pretraining goes on from a whole backbone.")
-    return entry.build(backbone, recipe.method)
+    module = entry.build(backbone, recipe.method)
+    check_normalised(module, recipe.batch_size)
+    return module
+
+
+def check_normalised(module: Objective, count: int) -> None:
+    """Raise InputError where BatchNorm would get `count` images at a time, and that is one."""
+    normed = any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules())
+    if count < 2 and normed:
+        raise InputError(
+            f"--batch-size: {count} image a process, and BatchNorm needs two or more. Give a larger one, or fewer "
+            "processes."
+        )
 
 
 def pretrain(
@@ -163,6 +177,7 @@ def pretrain(
         dataset = matched(dataset, backbone.spec, Path(config.init), config.loading)
     # The backbone has its weights by now: methods copy it.
     method = prepare(config, backbone)
+    check_normalised(method, config.batch_size // runtime.num_processes)
     loader: Batches
     if stream is not None:
         stream = replace(stream, sample=dataset)

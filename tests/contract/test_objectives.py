@@ -306,3 +306,25 @@ def test_which_losses_depend_on_the_batch():
     assert over_batch >= {"simclr", "moco", "mocov3"}
     assert not over_batch & {"mae", "autoencoder", "byol", "simsiam", "dino"}
     assert not Supervised.loss_over_batch
+
+
+COUNTS = [
+    (name, field.name, value)
+    for name, entry in METHODS.items()
+    for field in dataclasses.fields(entry.config)
+    for value in (0, -1)
+    # Some may be 0: local crops, steps.
+    if type(field.default) is int and (value < 0 or not field.name.endswith(("crops", "steps")))
+]
+
+
+@pytest.mark.parametrize(("name", "field", "value"), COUNTS)
+def test_counts_that_make_no_sense_are_refused(make_backbone, name, field, value):
+    entry = METHODS[name]
+    backbone = make_backbone("transformer" if entry.backbones == "vit" else "convolutional")
+    with pytest.raises(InputError, match=f"{field} {value}"):
+        entry.build(backbone, entry.config(**{field: value}))
+
+
+def test_every_method_has_counts():
+    assert {name for name, *_ in COUNTS} == set(METHODS)

@@ -104,7 +104,7 @@ def pretrain_under_alarm(runtime, make_backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(collapse, "GRACE", 10)
     dataset = sources.load("digits", image_size=16, config=sources.LoadingConfig())
 
-    def call(name, *, steps, constant=False):
+    def call(name, *, steps, constant=False, change=lambda _objective: None, learning_rate=1e-3):
         entry = METHODS[name]
         backbone = make_backbone("transformer" if entry.backbones == "vit" else "convolutional", channels=1)
         if constant:
@@ -112,12 +112,13 @@ def pretrain_under_alarm(runtime, make_backbone, tmp_path, monkeypatch):
             last.register_forward_hook(lambda _module, _given, output: 0.0 * output + 1.0)
         torch.manual_seed(0)
         objective = entry.build(backbone, entry.config())
+        change(objective)
         loader = Loader(dataset, dataset.pool, batch_size=16, seed=0, runtime=runtime, labelled=False)
         loader.steps_per_epoch = steps
         alarm = watch.alarm(name, entry, batch_size=16, warmup_steps=10, runtime=runtime)
         train(
             objective,
-            parameter_groups(objective, learning_rate=1e-3, weight_decay=1e-4),
+            parameter_groups(objective, learning_rate=learning_rate, weight_decay=1e-4),
             loader,
             optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=10),
             epochs=1,
@@ -150,6 +151,25 @@ def test_a_healthy_training_never_raises_it(pretrain_under_alarm, name, capsys):
     assert [line["split"] for line in log] == ["train"]
     assert log[0]["feature_deviation"] > 5 * collapse.LEAST_DEVIATION
     assert capsys.readouterr().err == ""
+
+
+def test_byol_without_predictor_and_momentum_raises_it(pretrain_under_alarm):
+    """The collapse that its authors describe: the outputs become equal, while the backbone's features need not."""
+
+    def without(objective):
+        objective.predictor = torch.nn.Identity()
+        objective._momentum = 0.0
+
+    alarm, log = pretrain_under_alarm("byol", steps=120, change=without, learning_rate=1e-2)
+    assert alarm.collapsed["output_deviation"] < collapse.LEAST_OUTPUT_DEVIATION
+    assert alarm.collapsed["feature_deviation"] > 5 * collapse.LEAST_DEVIATION
+    assert log[-1]["loss"] < 1.0
+
+
+def test_a_rank_far_below_its_best_raises_it():
+    alarm = make_alarm([])
+    assert looks(alarm, [20.0, 41.0, 37.0, 12.0], first=500, metric="effective_rank") == {}
+    assert alarm.look(1000, {"effective_rank": 9.0}) == {"effective_rank": 9.0}
 
 
 def test_a_resumed_training_has_the_alarm_of_one_that_never_stopped(make_supervised, train_phase, tmp_path):
