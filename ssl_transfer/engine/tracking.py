@@ -159,6 +159,8 @@ class _Display:
 
 def relay_bars(queue: Any) -> None:
     """In a worker: show this process's bars in the parent, which reads `queue` with `relayed_bars`."""
+    # A worker that was killed while it wrote leaves the queue locked; nobody waits for what is only shown.
+    queue.cancel_join_thread()
     _Display.relay = queue
 
 
@@ -187,8 +189,9 @@ def relayed_bars(queue: Any) -> Iterator[None]:
     try:
         yield
     finally:
+        queue.cancel_join_thread()
         queue.put(None)
-        thread.join()
+        thread.join(timeout=5.0)
 
 
 @contextlib.contextmanager

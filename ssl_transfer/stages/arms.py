@@ -79,7 +79,10 @@ class CompareConfig(RunConfig):
     imagenet_weights: Path | None = None
     """A local file with ImageNet weights in timm's names, for imagenet and imagenet+METHOD."""
     jobs: int = 1
-    """Runs at a time on this machine; the cores are divided among them."""
+    """Runs at a time on this machine. The cores are divided among them, and each has a GPU of its own where there are
+    as many."""
+    retry: bool = False
+    """Run again what failed at an earlier start. What was only stopped goes on without."""
     transfer: TransferRecipe = TransferRecipe()
     """The transfer plan, the same for every arm."""
     recipes: Annotated[Recipes, tyro.conf.arg(name="")] = field(default_factory=Recipes)

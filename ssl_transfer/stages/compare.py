@@ -3,7 +3,8 @@
 What is missing of the grid is run, then the tables and the report are written.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ from ..data import sources, splits
 from ..engine import config as configuration
 from ..engine import jobs as job_queue
 from ..engine import runtime as runtimes
-from ..engine.errors import InputError
+from ..engine.errors import FailedRunsError, InputError
 from ..engine.folder import RunFolder
+from ..engine.jobs import Failure
+from ..engine.words import counted
 from ..evaluation import tables
 from ..evaluation.statistics import Row
 from . import augmentation as augmentations
 from . import pretrain as pretraining
 from .arms import Arm, CompareConfig, resolve_arms
-from .grid import Job, grid, load_once
+from .grid import failures_of, grid, listed, load_once
 from .initial import Initial, initial_backbone
 from .phases import fitted
 from .run import VOLATILE, check_positive, data_label
@@ -70,7 +73,11 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
         runtime: shared with other stages of one process; by default a new one.
 
     Returns:
-        The folder with `results.csv`, `summary.csv`, `curves.csv`, `report.md` and `report.html`.
+        The folder with `results.csv`, `summary.csv`, `curves.csv`, `report.md` and `report.html`. Runs that failed are
+        missing there; `comparison.json` and the report name them.
+
+    Raises:
+        FailedRunsError: no transfer run has finished.
     """
     from ..output import report
 
@@ -86,7 +93,7 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
     runtime.say(augmentations.introduce(dataset, config.transfer, *(arm.recipe for arm in arms)))
     check(config, arms, dataset)
     output = config.output or Path(f"runs/compare-{data_label(config.data)}")
-    volatile = (*VOLATILE, "arms", "labels", "seeds", "imagenet_weights")
+    volatile = (*VOLATILE, "arms", "labels", "seeds", "imagenet_weights", "retry")
     identity = {"data": dataset.fingerprint}
     with RunFolder(
         output, _settings(config), runtime, identity=identity, fresh=config.fresh, volatile=volatile
@@ -96,25 +103,31 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
             f"{', '.join(f'{arm.name} on {arm.label}' for arm in arms)}: "
             f"{len(pretrain_jobs)} pretraining and {len(transfer_jobs)} transfer runs; {runtime.describe()}"
         )
-        with job_queue.workers(config.jobs, runtime) as workers:
-            pretrained = workers.run(pretrain_jobs, "pretraining")
-            transferred = workers.run([job for *_, job in transfer_jobs], "transfer")
+        jobs = [*pretrain_jobs, *(job for *_, job in transfer_jobs)]
+        with job_queue.workers(config.jobs, runtime) as launcher:
+            outcomes = launcher.run(jobs, retry=config.retry)
+        failures = failures_of(outcomes)
+        results = {place: outcome for place, outcome in outcomes.items() if not isinstance(outcome, Failure)}
+        finished = [cell for cell in transfer_jobs if cell[-1].folder in results]
+        if not finished:
+            raise FailedRunsError(f"No transfer run has finished, so there are no tables.\n{listed(failures)}")
+        if failures:
+            runtime.warn(f"{counted(len(failures), 'run')} of {len(jobs)} failed; the tables hold what finished.")
 
         if runtime.is_main:
-            costs = {str(job.config.output): result for job, result in zip(pretrain_jobs, pretrained, strict=True)}
             rows: list[Row] = []
             curves: list[dict[str, Any]] = []
-            for (arm, labels, seed, job), result in zip(transfer_jobs, transferred, strict=True):
+            images: dict[str, list[int]] = {}
+            for arm, labels, seed, job in finished:
                 key = {"arm": arm.name, "backbone": arm.label, "labels": labels, "seed": seed}
-                rows += tables.rows_of(key, result, costs.get(job.config.init))
-                curves += tables.curves_of(key, job.config.output / "metrics.jsonl")
+                result = results[job.folder]
+                rows += tables.rows_of(key, result, None if job.after is None else results[job.after])
+                curves += tables.curves_of(key, job.folder / "metrics.jsonl")
+                images[labels] = [result["num_train"], result["num_validation"]]
             tables.write(output, rows, curves)
-            images = {
-                labels: [result["num_train"], result["num_validation"]]
-                for (_, labels, *_), result in zip(transfer_jobs, transferred, strict=True)
-            }
             description = _description(config, arms, dataset, images)
-            folder.write("comparison.json", {**description, "warnings": _warnings(pretrain_jobs, pretrained)})
+            pretrained = {job.folder: results[job.folder] for job in pretrain_jobs if job.folder in results}
+            folder.write("comparison.json", {**description, "warnings": _warnings(pretrained), "failures": failures})
             report.draw(output)
         runtime.wait()
         return output
@@ -147,12 +160,12 @@ def _description(
     }
 
 
-def _warnings(jobs: Sequence[Job], results: Sequence[dict[str, Any]]) -> list[str]:
+def _warnings(pretrained: Mapping[Path, dict[str, Any]]) -> list[str]:
     """What the report says of pretrainings that collapsed; runs of older versions do not know."""
     return [
-        f"The representation of {job.config.output.name} collapsed in step {result['collapsed']['step']}: what "
+        f"The representation of {folder.name} collapsed in step {result['collapsed']['step']}: what "
         "transfer made of it says little about the method. The run's metrics.jsonl has the measured values."
-        for job, result in zip(jobs, results, strict=True)
+        for folder, result in pretrained.items()
         if result.get("collapsed")
     ]
 
@@ -166,10 +179,17 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer compare") -> Non
 
 
 def run(config: CompareConfig) -> None:
-    """Compare, then print the table, the answer and where the report lies."""
+    """Compare, then print the table, the answer and where the report lies.
+
+    Raises:
+        FailedRunsError: the tables hold what finished.
+    """
     from ..output import report
 
     runtime = runtimes.start(config.mixed_precision)
     output = compare(config, runtime=runtime)
     if runtime.is_main:
         report.show(output)
+    failures = json.loads((output / "comparison.json").read_text(encoding="utf-8"))["failures"]
+    if failures:
+        raise FailedRunsError(listed(failures))

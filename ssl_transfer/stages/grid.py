@@ -3,7 +3,8 @@
 Each has a folder of its own and is keyed by its settings: a finished one is never redone, a stopped one goes on.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from ..data import sources
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
+from ..engine.jobs import Failure, Outcome
+from ..engine.words import counted
 from . import pretrain as pretraining
 from . import transfer as transferring
 from .arms import Arm, CompareConfig
@@ -23,6 +26,13 @@ class Job:
     stage: Callable[..., dict[str, Any]]
     config: Any
     group: str
+    after: Path | None = None
+    """The folder of the pretraining that it goes on from."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return self.config.output
 
     def __call__(self) -> dict[str, Any]:
         """Run it in this process."""
@@ -64,9 +74,10 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
         for labels in config.labels:
             for seed in config.seeds:
                 own: dict[str, Any] = {"init": arm.init, "backbone": arm.backbone}
+                after = None
                 if arm.recipe is not None:
-                    number = seed % config.pretrain_seeds
-                    own = {"init": str(output / "pretrain" / f"{place}-seed{number}")}
+                    after = output / "pretrain" / f"{place}-seed{seed % config.pretrain_seeds}"
+                    own = {"init": str(after)}
                 elif arm.init == "imagenet":
                     own["imagenet_weights"] = config.imagenet_weights
                 run = transferring.for_arm(
@@ -78,5 +89,31 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
                     keep_model=False,
                     output=output / "transfer" / place / f"labels-{labels}" / f"seed{seed}",
                 )
-                transfer_jobs.append((arm, labels, seed, Job(stage=transferring.transfer, config=run, group=group)))
+                job = Job(stage=transferring.transfer, config=run, group=group, after=after)
+                transfer_jobs.append((arm, labels, seed, job))
     return pretrain_jobs, transfer_jobs
+
+
+def failures_of(outcomes: Mapping[Path, Outcome]) -> list[dict[str, Any]]:
+    """The runs that failed: `folder`, `lines` (the last ones), `held_back` (how many runs would have gone on from it).
+
+    Args:
+        outcomes: what became of each run, by its folder.
+    """
+    missing = {folder: outcome for folder, outcome in outcomes.items() if isinstance(outcome, Failure)}
+    held_back = Counter(failure.after for failure in missing.values())
+    return [
+        {"folder": str(folder), "lines": list(failure.lines), "held_back": held_back[folder]}
+        for folder, failure in missing.items()
+        if failure.after is None
+    ]
+
+
+def listed(failures: Sequence[Mapping[str, Any]]) -> str:
+    """What `failures_of` found, for people: each folder with its last lines, and the remedy."""
+    parts = [f"{counted(len(failures), 'run')} failed:"]
+    for failure in failures:
+        held_back = failure["held_back"]
+        note = f" ({counted(held_back, 'run')} that would have gone on from it not begun)" if held_back else ""
+        parts += [f"{failure['folder']}{note}", *(f"    {line}" for line in failure["lines"])]
+    return "\n".join([*parts, "The same command with --retry runs them again; what has finished stays."])
