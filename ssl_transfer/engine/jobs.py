@@ -89,7 +89,9 @@ def record_failure(folder: Path, failure: Failure) -> None:
 
 def blocked(job: Job, outcomes: Mapping[Path, Outcome]) -> Failure | None:
     """Not to be begun: the run that it goes on from failed."""
-    return Failure(lines=(), after=job.after) if isinstance(outcomes.get(job.after or job.folder), Failure) else None
+    if job.after is None or not isinstance(outcomes.get(job.after), Failure):
+        return None
+    return Failure(lines=(), after=job.after)
 
 
 def attempt(job: Job) -> Outcome:

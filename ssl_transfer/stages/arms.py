@@ -3,12 +3,13 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
 from ..engine.errors import InputError, did_you_mean
 from ..engine.optim import OptimizerConfig
+from ..engine.slurm import SlurmConfig
 from ..evaluation.statistics import CONTINUED
 from ..methods import METHODS
 from ..models import backbones
@@ -83,6 +84,10 @@ class CompareConfig(RunConfig):
     as many."""
     retry: bool = False
     """Run again what failed at an earlier start. What was only stopped goes on without."""
+    launcher: Literal["local", "slurm"] = "local"
+    """Where the runs run: on this machine, or on a Slurm cluster that shares the folder of the output with it."""
+    slurm: SlurmConfig = SlurmConfig()
+    """What each run gets on a cluster."""
     transfer: TransferRecipe = TransferRecipe()
     """The transfer plan, the same for every arm."""
     recipes: Annotated[Recipes, tyro.conf.arg(name="")] = field(default_factory=Recipes)

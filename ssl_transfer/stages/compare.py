@@ -11,7 +11,6 @@ from typing import Any
 
 from ..data import sources, splits
 from ..engine import config as configuration
-from ..engine import jobs as job_queue
 from ..engine import runtime as runtimes
 from ..engine.errors import FailedRunsError, InputError
 from ..engine.folder import RunFolder
@@ -22,7 +21,7 @@ from ..evaluation.statistics import Row
 from . import augmentation as augmentations
 from . import pretrain as pretraining
 from .arms import Arm, CompareConfig, resolve_arms
-from .grid import failures_of, grid, listed, load_once
+from .grid import check_launcher, failures_of, grid, launcher, listed, load_once
 from .initial import Initial, initial_backbone
 from .phases import fitted
 from .run import VOLATILE, check_positive, data_label
@@ -30,7 +29,7 @@ from .run import VOLATILE, check_positive, data_label
 
 def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> None:
     """Find every bad setting now: nothing has been trained, and hours may lie ahead."""
-    check_positive(pretrain_seeds=config.pretrain_seeds, jobs=config.jobs)
+    check_positive(pretrain_seeds=config.pretrain_seeds)
     config.transfer.phases(steps_per_epoch=1)
     if not config.labels or not config.seeds:
         raise InputError("--labels and --seeds need at least one value each.")
@@ -84,16 +83,13 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
     # Folders and tables know a budget by one name, however it was written.
     config = replace(config, labels=tuple(splits.budget_name(text) for text in config.labels))
     runtime = runtime or runtimes.start(config.mixed_precision)
-    if runtime.num_processes > 1 and config.jobs > 1:
-        raise InputError(
-            "--jobs divides one machine among runs; under a launcher with several processes leave it at 1."
-        )
+    check_launcher(config, runtime)
     arms = resolve_arms(config)
     dataset = load_once(config.data, config.image_size, config.loading)
     runtime.say(augmentations.introduce(dataset, config.transfer, *(arm.recipe for arm in arms)))
     check(config, arms, dataset)
     output = config.output or Path(f"runs/compare-{data_label(config.data)}")
-    volatile = (*VOLATILE, "arms", "labels", "seeds", "imagenet_weights", "retry")
+    volatile = (*VOLATILE, "arms", "labels", "seeds", "imagenet_weights", "retry", "launcher", "slurm")
     identity = {"data": dataset.fingerprint}
     with RunFolder(
         output, _settings(config), runtime, identity=identity, fresh=config.fresh, volatile=volatile
@@ -104,8 +100,8 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
             f"{len(pretrain_jobs)} pretraining and {len(transfer_jobs)} transfer runs; {runtime.describe()}"
         )
         jobs = [*pretrain_jobs, *(job for *_, job in transfer_jobs)]
-        with job_queue.workers(config.jobs, runtime) as launcher:
-            outcomes = launcher.run(jobs, retry=config.retry)
+        with launcher(config, output, runtime) as runner:
+            outcomes = runner.run(jobs, retry=config.retry)
         failures = failures_of(outcomes)
         results = {place: outcome for place, outcome in outcomes.items() if not isinstance(outcome, Failure)}
         finished = [cell for cell in transfer_jobs if cell[-1].folder in results]

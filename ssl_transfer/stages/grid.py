@@ -5,6 +5,7 @@ Each has a folder of its own and is keyed by its settings: a finished one is nev
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from typing import Any
 from ..data import sources
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
-from ..engine.jobs import Failure, Outcome
+from ..engine import slurm
+from ..engine.errors import InputError
+from ..engine.jobs import Failure, Launcher, Outcome, workers
 from ..engine.words import counted
 from . import pretrain as pretraining
 from . import transfer as transferring
 from .arms import Arm, CompareConfig
+from .run import check_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,30 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
                 job = Job(stage=transferring.transfer, config=run, group=group, after=after)
                 transfer_jobs.append((arm, labels, seed, job))
     return pretrain_jobs, transfer_jobs
+
+
+def launcher(config: CompareConfig, output: Path, runtime: runtimes.Runtime) -> AbstractContextManager[Launcher]:
+    """What runs the grid, for a `with` block: this machine, or a cluster."""
+    if config.launcher == "slurm":
+        return nullcontext(slurm.Cluster(config.slurm, output / "slurm", runtime))
+    return workers(config.jobs, runtime)
+
+
+def check_launcher(config: CompareConfig, runtime: runtimes.Runtime) -> None:
+    """Raise InputError where the runs cannot be run as asked for."""
+    check_positive(jobs=config.jobs)
+    several = runtime.num_processes > 1
+    if several and (config.jobs > 1 or config.launcher == "slurm"):
+        raise InputError(
+            "--jobs and --launcher slurm run each run in one process; under a launcher with several processes leave "
+            "them out."
+        )
+    if config.launcher == "slurm":
+        if config.jobs > 1:
+            raise InputError("--jobs is for this machine; with --launcher slurm say --slurm.at-a-time.")
+        slurm.check(config.slurm)
+    elif config.slurm != slurm.SlurmConfig():
+        raise InputError("--slurm settings would be ignored: add --launcher slurm.")
 
 
 def failures_of(outcomes: Mapping[Path, Outcome]) -> list[dict[str, Any]]:
