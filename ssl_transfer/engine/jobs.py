@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import torch
 
-from . import tracking
+from . import progress
 from .checkpoint import write_text
 from .errors import InputError
 from .folder import held_result
@@ -84,7 +84,9 @@ def failed_before(jobs: Sequence[Job], runtime: Runtime, *, retry: bool) -> dict
 
 def record_failure(folder: Path, failure: Failure) -> None:
     """Let the next start know of a run that failed."""
-    write_text(folder / RECORD, json.dumps({"lines": failure.lines}, indent=2) + "\n")
+    # Where even that cannot be written, the next start runs it again.
+    with contextlib.suppress(OSError):
+        write_text(folder / RECORD, json.dumps({"lines": failure.lines}, indent=2) + "\n")
 
 
 def blocked(job: Job, outcomes: Mapping[Path, Outcome]) -> Failure | None:
@@ -116,7 +118,7 @@ class Alone:
     def run(self, jobs: Sequence[Job], *, retry: bool) -> dict[Path, Outcome]:
         """As `Launcher.run`. Several processes end together with the first run that fails; the next start leaves it."""
         outcomes = failed_before(jobs, self._runtime, retry=retry)
-        with tracking.bar("all runs", len(jobs), active=self._runtime.is_main and len(jobs) > 0) as bar:
+        with progress.bar("all runs", len(jobs), active=self._runtime.is_main and len(jobs) > 0) as bar:
             for job in jobs:
                 if job.folder not in outcomes:
                     outcomes[job.folder] = outcome = blocked(job, outcomes) or attempt(job)
@@ -140,7 +142,7 @@ class Workers:
         outcomes = failed_before(jobs, self._runtime, retry=retry)
         waiting = [job for job in jobs if job.folder not in outcomes]
         free, running = list(self._pools), dict[Future[Outcome], tuple[Job, _Pool]]()
-        with tracking.bar("all runs", len(jobs)) as bar:
+        with progress.bar("all runs", len(jobs)) as bar:
             while waiting or running:
                 unfinished = {job.folder for job in [*waiting, *(job for job, _ in running.values())]}
                 for job in [job for job in waiting if job.after not in unfinished]:
@@ -211,7 +213,7 @@ def workers(at_a_time: int, runtime: Runtime) -> Iterator[Launcher]:
     queue = multiprocessing.get_context("spawn").Queue()
     threads = max(1, torch.get_num_threads() // at_a_time)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(tracking.relayed_bars(queue))
+        stack.enter_context(progress.relayed_bars(queue))
         pools = []
         for number in range(at_a_time):
             pools.append(_Pool(threads, devices[number % len(devices)] if devices else None, queue))
@@ -231,7 +233,7 @@ def _start_worker(threads: int, device: str | None, queue: Any) -> None:
         # Read when the first tensor goes there, which was not yet.
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     torch.set_num_threads(threads)
-    tracking.relay_bars(queue)
+    progress.relay_bars(queue)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

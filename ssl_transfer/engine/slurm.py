@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from . import tracking
+from . import progress
 from .checkpoint import write_text
 from .errors import InputError
 from .folder import held_result
@@ -206,7 +206,7 @@ class Cluster:
         waiting, total = list(jobs), len(jobs) + len(outcomes)
         gone: set[Path] = set()
         pause, longest = PAUSES
-        with tracking.bar("all runs", total) as bar:
+        with progress.bar("all runs", total) as bar:
             while waiting:
                 queue = self._queue()
                 for job in list(waiting):

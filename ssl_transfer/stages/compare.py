@@ -15,6 +15,7 @@ from ..engine import runtime as runtimes
 from ..engine.errors import FailedRunsError, InputError
 from ..engine.folder import RunFolder
 from ..engine.jobs import Failure
+from ..engine.tracking import publish
 from ..engine.words import counted
 from ..evaluation import tables
 from ..evaluation.statistics import Row
@@ -125,6 +126,14 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
             pretrained = {job.folder: results[job.folder] for job in pretrain_jobs if job.folder in results}
             folder.write("comparison.json", {**description, "warnings": _warnings(pretrained), "failures": failures})
             report.draw(output)
+            publish(
+                config.tracking,
+                output,
+                _settings(config),
+                job_type="compare",
+                summary=tables.summary_numbers(rows),
+                files=sorted(path for path in output.iterdir() if path.suffix in (".html", ".md", ".csv", ".png")),
+            )
         runtime.wait()
         return output
 

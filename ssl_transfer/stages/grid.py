@@ -17,6 +17,7 @@ from ..engine import slurm
 from ..engine.errors import InputError
 from ..engine.jobs import Failure, Launcher, Outcome, workers
 from ..engine.words import counted
+from ..evaluation.statistics import budget_title
 from . import pretrain as pretraining
 from . import transfer as transferring
 from .arms import Arm, CompareConfig
@@ -30,6 +31,8 @@ class Job:
     stage: Callable[..., dict[str, Any]]
     config: Any
     group: str
+    title: str
+    """What wandb calls it, in its group."""
     after: Path | None = None
     """The folder of the pretraining that it goes on from."""
 
@@ -42,7 +45,7 @@ class Job:
         """Run it in this process."""
         runtime = runtimes.start(self.config.mixed_precision)
         dataset = load_once(self.config.data, self.config.image_size, self.config.loading)
-        return self.stage(self.config, runtime=runtime, dataset=dataset, group=self.group, quiet=True)
+        return self.stage(self.config, runtime=runtime, dataset=dataset, group=self.group, title=self.title, quiet=True)
 
 
 _LOADED: dict[str, sources.Dataset] = {}
@@ -74,7 +77,8 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
                 seed=seed,
                 output=output / "pretrain" / f"{place}-seed{seed}",
             )
-            pretrain_jobs.append(Job(stage=pretraining.pretrain, config=settings, group=group))
+            title = f"{arm.name} {arm.label} pretraining {seed}"
+            pretrain_jobs.append(Job(stage=pretraining.pretrain, config=settings, group=group, title=title))
         for labels in config.labels:
             for seed in config.seeds:
                 own: dict[str, Any] = {"init": arm.init, "backbone": arm.backbone}
@@ -93,7 +97,8 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
                     keep_model=False,
                     output=output / "transfer" / place / f"labels-{labels}" / f"seed{seed}",
                 )
-                job = Job(stage=transferring.transfer, config=run, group=group, after=after)
+                title = f"{arm.name} {arm.label} {budget_title(labels)} seed {seed}"
+                job = Job(stage=transferring.transfer, config=run, group=group, title=title, after=after)
                 transfer_jobs.append((arm, labels, seed, job))
     return pretrain_jobs, transfer_jobs
 
