@@ -47,7 +47,7 @@ def results_of(folder: Path) -> list[dict[str, str]]:
 
 
 def test_killed_failed_and_finished(node: None, run: Callable, tmp_path: Path, tiny: dict) -> None:
-    """Whoever waits is killed, one pretraining fails: nothing is submitted twice, and the end is that of a local run."""
+    """Whoever waits is killed, one pretraining fails: nothing is submitted twice, and it ends as a local run does."""
     settings = (*tiny["compare"], *tiny["convolutional"], "--arms", "simclr", "autoencoder", "--labels", 1)
     settings += ("--seeds", 0, 1)
     flags = tuple(str(flag) for flag in settings)
