@@ -81,7 +81,7 @@ class CompareConfig(RunConfig):
     """A local file with ImageNet weights in timm's names, for imagenet and imagenet+METHOD."""
     jobs: int = 1
     """Runs at a time on this machine. The cores are divided among them, and each has a GPU of its own where there are
-    as many."""
+    as many. With one thread a run (OMP_NUM_THREADS=1) the numbers are the same at any; more threads round otherwise."""
     retry: bool = False
     """Run again what failed at an earlier start. What was only stopped goes on without."""
     launcher: Literal["local", "slurm"] = "local"

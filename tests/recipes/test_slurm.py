@@ -38,6 +38,11 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         subprocess.run(["bash", SHARED / "start", place], check=True, stdout=log, stderr=log, timeout=180)
     monkeypatch.setenv("SLURM_CONF", str(place / "slurm.conf"))
     yield
+    # A run has its result a moment before its job ends, and a job without its controller would not end.
+    deadline = time.monotonic() + PATIENCE
+    while subprocess.run(["squeue", "--noheader"], capture_output=True, check=True).stdout.strip():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     subprocess.run(["bash", SHARED / "stop", place], check=True)
 
 
