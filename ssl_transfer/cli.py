@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from .engine.errors import InputError, did_you_mean
+from .engine.errors import FailedRunsError, InputError, did_you_mean
 
 COMMANDS = {
     "demo": ("ssl_transfer.stages.demo", "the whole question answered on the embedded digits, in minutes"),
@@ -30,7 +30,7 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a subcommand. Mistakes of the user end with one message and exit status 2."""
+    """Run a subcommand. Mistakes of the user end with one message and exit status 2, failed runs with status 1."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except FailedRunsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..engine.checkpoint import write_text
 from ..engine.errors import InputError
-from ..engine.tracking import bar
+from ..engine.progress import bar
 from ..engine.words import file_size
 from .dataset import LoadingConfig, Pixels
 from .decode import Layout, headers_of, store_squares

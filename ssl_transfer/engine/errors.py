@@ -1,11 +1,18 @@
-"""Errors that are the user's to mend: one readable message, exit status 2, no traceback."""
+"""Errors that end a command with one readable message and no traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A value from outside that cannot be used. The message names the value, what is allowed and the remedy."""
+    """A value from outside that cannot be used: exit status 2.
+
+    The message names the value, what is allowed and the remedy.
+    """
+
+
+class FailedRunsError(RuntimeError):
+    """Runs that failed among several: exit status 1. The message names each with its last lines."""
 
 
 def did_you_mean(name: str, allowed: Iterable[str], count: int = 4) -> str:

@@ -135,8 +135,7 @@ class RunFolder:
     @property
     def result(self) -> dict[str, Any] | None:
         """What the finished run wrote; None while it has not finished."""
-        path = self.path / "result.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return held_result(self.path)
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result: from here on the run counts as finished."""
@@ -153,6 +152,12 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+
+def held_result(folder: Path) -> dict[str, Any] | None:
+    """What the run in a folder has finished with; None where it has not, or there is none."""
+    path = folder / "result.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _free_name(path: Path) -> Path:

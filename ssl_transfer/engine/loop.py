@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from . import checkpoint, distributed, memory, tracking
+from . import checkpoint, distributed, memory, progress, tracking
 from .averaging import WeightAverage
 from .contract import Batch, Objective
 from .errors import InputError
@@ -173,7 +173,7 @@ def train(
             checkpoint.save_state(state_path, {**state, "step": step, "seconds": seconds})
         runtime.wait()
 
-    with tracking.bar(phase, num_steps, active=runtime.is_main) as bar:
+    with progress.bar(phase, num_steps, active=runtime.is_main) as bar:
         for epoch in range(step // batches.steps_per_epoch, epochs):
             if stopper.over:
                 break

@@ -1,18 +1,11 @@
-"""What is seen of a run: `metrics.jsonl` always, wandb when asked (no other file knows it), and progress bars."""
+"""What is kept of a run: `metrics.jsonl` always, and wandb when asked; no other file knows it."""
 
-import contextlib
 import json
-import sys
-import threading
-import time
-import uuid
-from collections.abc import Iterator
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from typing import Any, Literal
 
 from .runtime import Runtime
 
@@ -29,7 +22,10 @@ class TrackingConfig:
 
 
 class Tracker:
-    """Writes metrics on rank 0. Values are Python floats, so one read back equals the one written."""
+    """Writes metrics on rank 0. Values are Python floats, so one read back equals the one written.
+
+    `group`, `job_type` and `title` (by default the folder's name) are how wandb shows the run.
+    """
 
     def __init__(
         self,
@@ -40,26 +36,14 @@ class Tracker:
         settings: dict[str, Any],
         group: str,
         job_type: str,
+        title: str = "",
     ) -> None:
         self._run: Any = None
         self._path = path
         self._active = runtime.is_main
-        if self._active and config.wandb != "off":
-            import wandb
-
-            mode = config.wandb
-            if mode == "auto":
-                mode = "online" if wandb.login(prompt=False) else "offline"
-            self._run = wandb.init(
-                project=config.project,
-                dir=str(path.parent),
-                name=path.parent.name,
-                group=group,
-                job_type=job_type,
-                config=settings,
-                mode=mode,
-                settings=wandb.Settings(silent=True),
-            )
+        if self._active:
+            name = title or path.parent.name
+            self._run = _begin(config, path.parent, settings, name=name, group=group, job_type=job_type)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one record: a line of `metrics.jsonl`, flushed, so that a killed run keeps it."""
@@ -72,11 +56,74 @@ class Tracker:
             numbers = {key: value for key, value in record.items() if isinstance(value, (int, float))}
             self._run.log({f"{prefix}/{key}" if key not in ("step", "epoch") else key: v for key, v in numbers.items()})
 
+    def summarize(self, values: dict[str, float]) -> None:
+        """Let wandb's table of runs show these; `result.json` has them in any case."""
+        if self._run is not None:
+            self._run.summary.update(values)
+
     def close(self) -> None:
         """End the wandb run, if there is one."""
         if self._run is not None:
             self._run.finish()
             self._run = None
+
+
+def _begin(
+    config: TrackingConfig, folder: Path, settings: dict[str, Any], *, name: str, group: str, job_type: str
+) -> Any:
+    """A run of wandb, its files under `folder`; None where it is off."""
+    if config.wandb == "off":
+        return None
+    import wandb
+
+    mode = config.wandb
+    if mode == "auto":
+        mode = "online" if wandb.login(prompt=False) else "offline"
+    return wandb.init(
+        project=config.project,
+        dir=str(folder),
+        name=name,
+        group=group,
+        job_type=job_type,
+        config=settings,
+        mode=mode,
+        # The run before may have failed in this process without an end.
+        reinit="finish_previous",
+        settings=wandb.Settings(silent=True),
+    )
+
+
+def publish(
+    config: TrackingConfig,
+    folder: Path,
+    settings: dict[str, Any],
+    *,
+    job_type: str,
+    summary: dict[str, float],
+    files: Sequence[Path],
+) -> None:
+    """Show in wandb what a group of runs came to: a run of its own with a summary, and files as an artifact.
+
+    Args:
+        config: where to; nothing is done where wandb is off.
+        folder: of the group, whose name is the group's.
+        settings: of all.
+        job_type: which stage.
+        summary: numbers by name.
+        files: the report and the tables.
+    """
+    run = _begin(config, folder, settings, name=folder.name, group=folder.name, job_type=job_type)
+    if run is None:
+        return
+    import wandb
+
+    run.summary.update(summary)
+    # wandb takes no other characters in an artifact's name.
+    artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{folder.name}-report"), type="report")
+    for path in files:
+        artifact.add_file(str(path))
+    run.log_artifact(artifact)
+    run.finish()
 
 
 def drop_after(path: Path, phase: str, step: int) -> None:
@@ -95,135 +142,3 @@ def drop_after(path: Path, phase: str, step: int) -> None:
         if record.get("phase") != phase or record.get("step", 0) <= step:
             kept.append(line)
     path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-
-class Bar(Protocol):
-    """One piece of work on the display."""
-
-    def update(self, done: int, status: str) -> None:
-        """`done` units are finished; `status` is a short text such as the loss and the images per second."""
-
-
-class _Silent:
-    def update(self, done: int, status: str) -> None:
-        pass
-
-
-class _Live:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
-
-    def update(self, done: int, status: str) -> None:
-        self._progress.update(self._task, completed=done, status=status)
-
-
-class _Lines:
-    """Where the output is no terminal (CI, a log file): a line every half minute."""
-
-    def __init__(self, description: str, total: int, seconds: float = 30.0) -> None:
-        self._description, self._total, self._seconds = description, total, seconds
-        self._started = self._printed = time.monotonic()
-
-    def update(self, done: int, status: str) -> None:
-        now = time.monotonic()
-        if now - self._printed >= self._seconds and done:
-            left = (now - self._started) / done * (self._total - done)
-            print(f"{self._description}: {done}/{self._total}  {status}  {left:.0f} s left", flush=True)
-            self._printed = now
-
-
-class _Remote:
-    """In a worker: what the bar shows goes to the parent, at most a few times a second."""
-
-    def __init__(self, queue: Any, description: str, total: int) -> None:
-        self._queue, self._description, self._total = queue, description, total
-        self._key, self._sent = uuid.uuid4().hex, 0.0
-
-    def update(self, done: int, status: str) -> None:
-        now = time.monotonic()
-        if now - self._sent >= 0.25:
-            self._queue.put((self._key, self._description, self._total, done, status))
-            self._sent = now
-
-    def close(self) -> None:
-        self._queue.put((self._key, self._description, self._total, -1, ""))
-
-
-class _Display:
-    """The one live display of this process; bars inside bars share it."""
-
-    progress: Progress | None = None
-    depth = 0
-    relay: Any = None
-
-
-def relay_bars(queue: Any) -> None:
-    """In a worker: show this process's bars in the parent, which reads `queue` with `relayed_bars`."""
-    _Display.relay = queue
-
-
-@contextlib.contextmanager
-def relayed_bars(queue: Any) -> Iterator[None]:
-    """In the parent: show the workers' bars below its own for the `with` block."""
-
-    def read() -> None:
-        stacks: dict[str, contextlib.ExitStack] = {}
-        bars: dict[str, Bar] = {}
-        while (message := queue.get()) is not None:
-            key, description, total, done, status = message
-            if key not in bars and done >= 0:
-                stacks[key] = contextlib.ExitStack()
-                bars[key] = stacks[key].enter_context(bar(description, total))
-            if done >= 0:
-                bars[key].update(done, status)
-            elif key in bars:
-                del bars[key]
-                stacks.pop(key).close()
-        for stack in stacks.values():
-            stack.close()
-
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        queue.put(None)
-        thread.join()
-
-
-@contextlib.contextmanager
-def bar(description: str, total: int, *, active: bool = True) -> Iterator[Bar]:
-    """A progress bar with a status and the time left, for the `with` block. Bars may stand inside bars."""
-    if not active:
-        yield _Silent()
-    elif _Display.relay is not None:
-        remote = _Remote(_Display.relay, description, total)
-        try:
-            yield remote
-        finally:
-            remote.close()
-    elif not sys.stdout.isatty():
-        yield _Lines(description, total)
-    else:
-        if _Display.progress is None:
-            _Display.progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[status]}"),
-                TimeRemainingColumn(),
-                console=Console(),
-                transient=True,
-            )
-            _Display.progress.start()
-        progress = _Display.progress
-        task = progress.add_task(description, total=total, status="")
-        _Display.depth += 1
-        try:
-            yield _Live(progress, task)
-        finally:
-            progress.remove_task(task)
-            _Display.depth -= 1
-            if _Display.depth == 0:
-                progress.stop()
-                _Display.progress = None

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..data.augment import evaluation_view
 from ..data.dataset import Dataset
+from ..engine.progress import bar
 from ..engine.runtime import Runtime
-from ..engine.tracking import bar
 from ..models.backbones import Backbone
 
 BATCH_SIZE = 256

@@ -127,7 +127,7 @@ def summarize(rows: Sequence[Row]) -> list[dict[str, object]]:
 
 
 def baselines_of(cell: Cell, cells: dict[Cell, dict[int, float]]) -> list[tuple[str, Cell]]:
-    """The cells that this one is compared with."""
+    """The cells that this one is compared with: those that have a seed in common with it."""
     arm, backbone, *rest = cell
     found = []
     for baseline in ("scratch", "imagenet"):
@@ -135,6 +135,6 @@ def baselines_of(cell: Cell, cells: dict[Cell, dict[int, float]]) -> list[tuple[
         others = [key for key in cells if key[0] == baseline and list(key[2:]) == rest]
         # ImageNet weights exist for few small backbones, so another backbone's ImageNet is better than none.
         key = same if same in cells else (others[0] if others and baseline == "imagenet" else None)
-        if key is not None and arm not in (baseline, "scratch"):
+        if key is not None and arm not in (baseline, "scratch") and cells[cell].keys() & cells[key].keys():
             found.append((baseline if key == same else f"{baseline} ({key[1]})", key))
     return found

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -71,6 +72,23 @@ def write(folder: Path, rows: Sequence[Row], curves: Sequence[dict[str, Any]]) -
 def write_summary(folder: Path, rows: Sequence[Row]) -> None:
     """Write `summary.csv` from results."""
     _write_csv(folder / "summary.csv", SUMMARY_COLUMNS, summarize(rows))
+
+
+def summary_numbers(rows: Sequence[Row]) -> dict[str, float]:
+    """`summary.csv` as numbers by name, without those that are unknown.
+
+    `simclr/resnet18/5/chosen/accuracy/mean`, `.../difference to scratch`: the key, then the column.
+    """
+    baseline = SUMMARY_COLUMNS.index("baseline")
+    numbers = {}
+    for line in summarize(rows):
+        key = [str(line[column]) for column in SUMMARY_COLUMNS[:5]]
+        for column in SUMMARY_COLUMNS[5:]:
+            value = line[column]
+            against = f" to {line['baseline']}" if SUMMARY_COLUMNS.index(column) > baseline else ""
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                numbers["/".join([*key, f"{column}{against}"])] = float(value)
+    return numbers
 
 
 def read_results(folder: Path) -> list[Row]:

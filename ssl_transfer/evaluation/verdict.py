@@ -57,6 +57,8 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
         baseline, on = max((pair for pair in measured if pair[0] in starts), key=preference)
         ours = test[arm, backbone, labels, "chosen", "accuracy"]
         theirs = test[baseline, on, labels, "chosen", "accuracy"]
+        if not ours.keys() & theirs.keys():
+            continue
         compared = baselines_of((arm, backbone, labels, "chosen", "accuracy"), test)
         found.append(
             Finding(

@@ -73,10 +73,11 @@ def label_efficiency(rows: Sequence[Row]) -> bytes:
     names, styles = names_of(pairs), styles_of(pairs)
     budgets = list(dict.fromkeys(row.labels for row in rows))
     figure, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
-    places = np.arange(len(budgets))
     floor = 1.0
     for index, pair in enumerate(pairs):
-        found = [estimate(list(cells[(*pair, labels, "chosen", "accuracy")].values())) for labels in budgets]
+        # Where runs failed, a budget may have none.
+        measured = [labels for labels in budgets if (*pair, labels, "chosen", "accuracy") in cells]
+        found = [estimate(list(cells[(*pair, labels, "chosen", "accuracy")].values())) for labels in measured]
         # Points of one budget stand side by side, so that their intervals can be read.
         offset = (index - (len(pairs) - 1) / 2) * 0.06
         means = np.array([item.mean for item in found])
@@ -84,7 +85,7 @@ def label_efficiency(rows: Sequence[Row]) -> bytes:
         floor = min(floor, float((means - spread).min()))
         style = styles[pair]
         axes.errorbar(
-            places + offset,
+            np.array([budgets.index(labels) for labels in measured]) + offset,
             means,
             yerr=spread,
             label=names[pair],
@@ -94,7 +95,7 @@ def label_efficiency(rows: Sequence[Row]) -> bytes:
             marker=style.marker,
             markerfacecolor=style.colour if style.filled else "white",
         )
-    axes.set_xticks(places, ["all" if budget == "all" else budget_title(budget) for budget in budgets])
+    axes.set_xticks(range(len(budgets)), ["all" if budget == "all" else budget_title(budget) for budget in budgets])
     axes.set_ylim(max(0.0, floor - 0.03), 1.0)
     axes.set(xlabel="labelled images", ylabel="test accuracy")
     _finish(axes)
@@ -155,6 +156,8 @@ def cost(rows: Sequence[Row]) -> bytes:
     names, styles, labels = names_of(pairs), styles_of(pairs), rows[0].labels
     figure, axes = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
     for pair in pairs:
+        if (*pair, labels, "chosen", "accuracy") not in test:
+            continue
         seconds = sum(
             float(np.mean(list(train[(*pair, labels, "chosen", metric)].values())))
             for metric in ("pretrain_seconds", "transfer_seconds")

@@ -17,6 +17,7 @@ from rich.text import Text
 from ..engine import config as configuration
 from ..engine.checkpoint import write_text
 from ..engine.errors import InputError
+from ..engine.words import counted
 from ..evaluation import tables
 from ..evaluation.curves import BENEFIT_COLUMNS, transfer_benefits
 from ..evaluation.statistics import (
@@ -92,7 +93,9 @@ def show(folder: Path) -> None:
         table.add_row(*(Text(cell) for cell in (line["arm"], line["backbone"], *cells)))
     console.print(table)
     console.print(content["verdict"], highlight=False, markup=False)
-    for warning in content["comparison"].get("warnings", []):
+    failures = content["comparison"].get("failures", [])
+    missing = [f"{counted(len(failures), 'run')} failed, which the report names."] if failures else []
+    for warning in [*content["comparison"].get("warnings", []), *missing]:
         console.print(f"Warning: {warning}", style="bold", highlight=False, markup=False)
     print(f"report: {folder / 'report.html'}")
 
@@ -108,7 +111,11 @@ def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
         "verdict": verdict(rows),
         "budgets": [budget_title(budget) for budget in labels],
         "lines": [
-            {"arm": arm, "backbone": backbone, "cells": [_cell(cells, arm, backbone, budget) for budget in labels]}
+            {
+                "arm": arm,
+                "backbone": backbone,
+                "cells": [_cell(cells, arm, backbone, budget, len(comparison["seeds"])) for budget in labels],
+            }
             for arm, backbone in pairs
         ],
         "continued": any(arm.startswith(CONTINUED) for arm, _ in pairs),
@@ -132,23 +139,25 @@ def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _estimate(cells: dict[Any, dict[int, float]], arm: str, backbone: str, labels: str, phase: str) -> Estimate:
-    return estimate(list(cells[arm, backbone, labels, phase, "accuracy"].values()))
+def _cell(cells: dict[Any, dict[int, float]], arm: str, backbone: str, labels: str, num_seeds: int) -> dict[str, Any]:
+    """One number of the main table, and its differences to the baselines on the same backbone.
 
-
-def _cell(cells: dict[Any, dict[int, float]], arm: str, backbone: str, labels: str) -> dict[str, Any]:
-    """One number of the main table, and its differences to the baselines on the same backbone."""
-    ours = cells[arm, backbone, labels, "chosen", "accuracy"]
+    Where runs failed there are fewer than `num_seeds`, and their count stands there, or a dash.
+    """
+    ours = cells.get((arm, backbone, labels, "chosen", "accuracy"))
+    if ours is None:
+        return {"text": "-", "differences": []}
     baselines = {"scratch": "", "imagenet": " to imagenet"} if arm.startswith(CONTINUED) else {"scratch": ""}
     differences = []
     for baseline, note in baselines.items():
         theirs = cells.get((baseline, backbone, labels, "chosen", "accuracy"))
-        if arm == baseline or theirs is None:
+        if arm == baseline or theirs is None or not ours.keys() & theirs.keys():
             continue
         difference = paired_difference(ours, theirs)
         outcome = "better" if difference.low > 0 else "worse" if difference.high < 0 else "open"
         differences.append({"text": f"{_interval(difference, sign='+')}{note}", "outcome": outcome})
-    return {"text": _interval(_estimate(cells, arm, backbone, labels, "chosen")), "differences": differences}
+    count = f" ({len(ours)} of {num_seeds} seeds)" if len(ours) < num_seeds else ""
+    return {"text": f"{_interval(estimate(list(ours.values())))}{count}", "differences": differences}
 
 
 def _phase_cell(cells: dict[Any, dict[int, float]], arm: str, backbone: str, labels: str, phase: str) -> str:

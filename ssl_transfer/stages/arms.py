@@ -3,12 +3,13 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
 from ..engine.errors import InputError, did_you_mean
 from ..engine.optim import OptimizerConfig
+from ..engine.slurm import SlurmConfig
 from ..evaluation.statistics import CONTINUED
 from ..methods import METHODS
 from ..models import backbones
@@ -79,7 +80,14 @@ class CompareConfig(RunConfig):
     imagenet_weights: Path | None = None
     """A local file with ImageNet weights in timm's names, for imagenet and imagenet+METHOD."""
     jobs: int = 1
-    """Runs at a time on this machine; the cores are divided among them."""
+    """Runs at a time on this machine. The cores are divided among them, and each has a GPU of its own where there are
+    as many. With one thread a run (OMP_NUM_THREADS=1) the numbers are the same at any; more threads round otherwise."""
+    retry: bool = False
+    """Run again what failed at an earlier start. What was only stopped goes on without."""
+    launcher: Literal["local", "slurm"] = "local"
+    """Where the runs run: on this machine, or on a Slurm cluster that shares the folder of the output with it."""
+    slurm: SlurmConfig = SlurmConfig()
+    """What each run gets on a cluster."""
     transfer: TransferRecipe = TransferRecipe()
     """The transfer plan, the same for every arm."""
     recipes: Annotated[Recipes, tyro.conf.arg(name="")] = field(default_factory=Recipes)

@@ -1,100 +1,36 @@
 """Compare initialisations: every arm through the same transfer stage, over label budgets and seeds, with intervals.
 
-The grid is pretraining runs (an arm, a pretraining seed) and transfer runs (an arm, a backbone, a budget, a seed). Each
-has a folder of its own and is keyed by its settings: a finished one is never redone, a stopped one goes on.
+What is missing of the grid is run, then the tables and the report are written.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..data import sources, splits
 from ..engine import config as configuration
-from ..engine import jobs as job_queue
 from ..engine import runtime as runtimes
-from ..engine.errors import InputError
+from ..engine.errors import FailedRunsError, InputError
 from ..engine.folder import RunFolder
+from ..engine.jobs import Failure
+from ..engine.tracking import publish
+from ..engine.words import counted
 from ..evaluation import tables
 from ..evaluation.statistics import Row
 from . import augmentation as augmentations
 from . import pretrain as pretraining
-from . import transfer as transferring
 from .arms import Arm, CompareConfig, resolve_arms
+from .grid import check_launcher, failures_of, grid, launcher, listed, load_once
 from .initial import Initial, initial_backbone
 from .phases import fitted
 from .run import VOLATILE, check_positive, data_label
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One run of the grid; a plain value, so that it can go to another process."""
-
-    stage: Callable[..., dict[str, Any]]
-    config: Any
-    group: str
-
-    def __call__(self) -> dict[str, Any]:
-        """Run it in this process."""
-        runtime = runtimes.start(self.config.mixed_precision)
-        dataset = load_once(self.config.data, self.config.image_size, self.config.loading)
-        return self.stage(self.config, runtime=runtime, dataset=dataset, group=self.group, quiet=True)
-
-
-_LOADED: dict[str, sources.Dataset] = {}
-
-
-def load_once(source: str, image_size: int, loading: sources.LoadingConfig) -> sources.Dataset:
-    """The data set, kept for the next job of this process."""
-    key = configuration.fingerprint([source, image_size, loading])
-    if key not in _LOADED:
-        _LOADED.clear()
-        _LOADED[key] = sources.load(source, image_size=image_size, config=loading)
-    return _LOADED[key]
-
-
-def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job], list[tuple[Arm, str, int, Job]]]:
-    """The pretraining jobs, and the transfer jobs with the arm, budget and seed of each."""
-    shared = {name: getattr(config, name) for name in ("data", "image_size", "mixed_precision", "loading", "tracking")}
-    group = output.name
-    pretrain_jobs, transfer_jobs = [], []
-    for arm in arms:
-        place = f"{arm.name}-{arm.backbone.name.replace('/', '-')}-{configuration.fingerprint(arm.backbone)[:6]}"
-        # A transfer run's seed says which pretraining it starts from, whatever other seeds there are.
-        for seed in sorted({seed % config.pretrain_seeds for seed in config.seeds}) if arm.recipe is not None else ():
-            settings = pretraining.PretrainConfig(
-                **shared,
-                **configuration.shallow(arm.recipe),
-                init=arm.init,
-                imagenet_weights=config.imagenet_weights if arm.init == "imagenet" else None,
-                seed=seed,
-                output=output / "pretrain" / f"{place}-seed{seed}",
-            )
-            pretrain_jobs.append(Job(stage=pretraining.pretrain, config=settings, group=group))
-        for labels in config.labels:
-            for seed in config.seeds:
-                own: dict[str, Any] = {"init": arm.init, "backbone": arm.backbone}
-                if arm.recipe is not None:
-                    number = seed % config.pretrain_seeds
-                    own = {"init": str(output / "pretrain" / f"{place}-seed{number}")}
-                elif arm.init == "imagenet":
-                    own["imagenet_weights"] = config.imagenet_weights
-                run = transferring.for_arm(
-                    config.transfer,
-                    **shared,
-                    **own,
-                    labels=labels,
-                    seed=seed,
-                    keep_model=False,
-                    output=output / "transfer" / place / f"labels-{labels}" / f"seed{seed}",
-                )
-                transfer_jobs.append((arm, labels, seed, Job(stage=transferring.transfer, config=run, group=group)))
-    return pretrain_jobs, transfer_jobs
-
-
 def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> None:
     """Find every bad setting now: nothing has been trained, and hours may lie ahead."""
-    check_positive(pretrain_seeds=config.pretrain_seeds, jobs=config.jobs)
+    check_positive(pretrain_seeds=config.pretrain_seeds)
     config.transfer.phases(steps_per_epoch=1)
     if not config.labels or not config.seeds:
         raise InputError("--labels and --seeds need at least one value each.")
@@ -137,23 +73,24 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
         runtime: shared with other stages of one process; by default a new one.
 
     Returns:
-        The folder with `results.csv`, `summary.csv`, `curves.csv`, `report.md` and `report.html`.
+        The folder with `results.csv`, `summary.csv`, `curves.csv`, `report.md` and `report.html`. Runs that failed are
+        missing there; `comparison.json` and the report name them.
+
+    Raises:
+        FailedRunsError: no transfer run has finished.
     """
     from ..output import report
 
     # Folders and tables know a budget by one name, however it was written.
     config = replace(config, labels=tuple(splits.budget_name(text) for text in config.labels))
     runtime = runtime or runtimes.start(config.mixed_precision)
-    if runtime.num_processes > 1 and config.jobs > 1:
-        raise InputError(
-            "--jobs divides one machine among runs; under a launcher with several processes leave it at 1."
-        )
+    check_launcher(config, runtime)
     arms = resolve_arms(config)
     dataset = load_once(config.data, config.image_size, config.loading)
     runtime.say(augmentations.introduce(dataset, config.transfer, *(arm.recipe for arm in arms)))
     check(config, arms, dataset)
     output = config.output or Path(f"runs/compare-{data_label(config.data)}")
-    volatile = (*VOLATILE, "arms", "labels", "seeds", "imagenet_weights")
+    volatile = (*VOLATILE, "arms", "labels", "seeds", "imagenet_weights", "retry", "launcher", "slurm")
     identity = {"data": dataset.fingerprint}
     with RunFolder(
         output, _settings(config), runtime, identity=identity, fresh=config.fresh, volatile=volatile
@@ -163,26 +100,40 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
             f"{', '.join(f'{arm.name} on {arm.label}' for arm in arms)}: "
             f"{len(pretrain_jobs)} pretraining and {len(transfer_jobs)} transfer runs; {runtime.describe()}"
         )
-        with job_queue.workers(config.jobs, runtime) as workers:
-            pretrained = workers.run(pretrain_jobs, "pretraining")
-            transferred = workers.run([job for *_, job in transfer_jobs], "transfer")
+        jobs = [*pretrain_jobs, *(job for *_, job in transfer_jobs)]
+        with launcher(config, output, runtime) as runner:
+            outcomes = runner.run(jobs, retry=config.retry)
+        failures = failures_of(outcomes)
+        results = {place: outcome for place, outcome in outcomes.items() if not isinstance(outcome, Failure)}
+        finished = [cell for cell in transfer_jobs if cell[-1].folder in results]
+        if not finished:
+            raise FailedRunsError(f"No transfer run has finished, so there are no tables.\n{listed(failures)}")
+        if failures:
+            runtime.warn(f"{counted(len(failures), 'run')} of {len(jobs)} failed; the tables hold what finished.")
 
         if runtime.is_main:
-            costs = {str(job.config.output): result for job, result in zip(pretrain_jobs, pretrained, strict=True)}
             rows: list[Row] = []
             curves: list[dict[str, Any]] = []
-            for (arm, labels, seed, job), result in zip(transfer_jobs, transferred, strict=True):
+            images: dict[str, list[int]] = {}
+            for arm, labels, seed, job in finished:
                 key = {"arm": arm.name, "backbone": arm.label, "labels": labels, "seed": seed}
-                rows += tables.rows_of(key, result, costs.get(job.config.init))
-                curves += tables.curves_of(key, job.config.output / "metrics.jsonl")
+                result = results[job.folder]
+                rows += tables.rows_of(key, result, None if job.after is None else results[job.after])
+                curves += tables.curves_of(key, job.folder / "metrics.jsonl")
+                images[labels] = [result["num_train"], result["num_validation"]]
             tables.write(output, rows, curves)
-            images = {
-                labels: [result["num_train"], result["num_validation"]]
-                for (_, labels, *_), result in zip(transfer_jobs, transferred, strict=True)
-            }
             description = _description(config, arms, dataset, images)
-            folder.write("comparison.json", {**description, "warnings": _warnings(pretrain_jobs, pretrained)})
+            pretrained = {job.folder: results[job.folder] for job in pretrain_jobs if job.folder in results}
+            folder.write("comparison.json", {**description, "warnings": _warnings(pretrained), "failures": failures})
             report.draw(output)
+            publish(
+                config.tracking,
+                output,
+                _settings(config),
+                job_type="compare",
+                summary=tables.summary_numbers(rows),
+                files=sorted(path for path in output.iterdir() if path.suffix in (".html", ".md", ".csv", ".png")),
+            )
         runtime.wait()
         return output
 
@@ -214,12 +165,12 @@ def _description(
     }
 
 
-def _warnings(jobs: Sequence[Job], results: Sequence[dict[str, Any]]) -> list[str]:
+def _warnings(pretrained: Mapping[Path, dict[str, Any]]) -> list[str]:
     """What the report says of pretrainings that collapsed; runs of older versions do not know."""
     return [
-        f"The representation of {job.config.output.name} collapsed in step {result['collapsed']['step']}: what "
+        f"The representation of {folder.name} collapsed in step {result['collapsed']['step']}: what "
         "transfer made of it says little about the method. The run's metrics.jsonl has the measured values."
-        for job, result in zip(jobs, results, strict=True)
+        for folder, result in pretrained.items()
         if result.get("collapsed")
     ]
 
@@ -233,10 +184,17 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer compare") -> Non
 
 
 def run(config: CompareConfig) -> None:
-    """Compare, then print the table, the answer and where the report lies."""
+    """Compare, then print the table, the answer and where the report lies.
+
+    Raises:
+        FailedRunsError: the tables hold what finished.
+    """
     from ..output import report
 
     runtime = runtimes.start(config.mixed_precision)
     output = compare(config, runtime=runtime)
     if runtime.is_main:
         report.show(output)
+    failures = json.loads((output / "comparison.json").read_text(encoding="utf-8"))["failures"]
+    if failures:
+        raise FailedRunsError(listed(failures))

@@ -16,8 +16,8 @@ from torch import Tensor
 from ..data.dataset import Dataset
 from ..data.loaders import Loader
 from ..engine.contract import Batch
+from ..engine.progress import bar
 from ..engine.runtime import Runtime
-from ..engine.tracking import bar
 from ..engine.words import file_size
 from ..evaluation.features import BATCH_SIZE, over_images
 from ..objectives.supervised import Supervised

@@ -143,6 +143,7 @@ def pretrain(
     runtime: runtimes.Runtime | None = None,
     dataset: sources.Dataset | None = None,
     group: str = "pretrain",
+    title: str = "",
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Run it, or go on with it, or return the result of the finished run.
@@ -152,6 +153,7 @@ def pretrain(
         runtime: shared with other stages of one process; by default a new one.
         dataset: already loaded images of `config.data`; by default they are loaded.
         group: wandb's group.
+        title: wandb's name of the run; by default that of its folder.
         quiet: say nothing but the progress bar, for whoever runs many.
 
     Returns:
@@ -225,7 +227,8 @@ def pretrain(
                 watch.draw_reconstructions(picture, name, entry, method, backbone, dataset, runtime)
             return watch.measure(backbone, dataset, runtime)
 
-        tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, group=group, job_type="pretrain")
+        named_so = {"group": group, "job_type": "pretrain", "title": title}
+        tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, **named_so)
         cost = train(
             method,
             parameter_groups(
@@ -248,7 +251,6 @@ def pretrain(
             watched=Watched(metric="knn_accuracy", higher_is_better=True) if watch.is_labelled(dataset) else None,
             monitor=alarm,
         )
-        tracker.close()
         result = {
             "backbone": str(output / "backbone"),
             **{field.name: getattr(cost, field.name) for field in fields(cost)},
@@ -256,6 +258,8 @@ def pretrain(
             **evaluate(),
             "collapsed": alarm.collapsed,
         }
+        tracker.summarize({name: value for name, value in result.items() if isinstance(value, (int, float))})
+        tracker.close()
         provenance = {
             "method": name,
             "init": earlier,

@@ -65,6 +65,7 @@ def transfer(
     runtime: runtimes.Runtime | None = None,
     dataset: sources.Dataset | None = None,
     group: str = "transfer",
+    title: str = "",
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Run it, or go on with it, or return the result of the finished run.
@@ -77,6 +78,7 @@ def transfer(
         runtime: shared with other stages of one process; by default a new one.
         dataset: already loaded images of `config.data`; by default they are loaded.
         group: wandb's group.
+        title: wandb's name of the run; by default that of its folder.
         quiet: say nothing but the progress bar, for whoever runs many.
 
     Returns:
@@ -125,7 +127,8 @@ def transfer(
                 f"transfer of {backbone.spec.label} from {config.init}: {len(labelled)} labelled images, "
                 f"{len(validation)} for validation; {runtime.describe()}"
             )
-        tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, group=group, job_type="transfer")
+        named_so = {"group": group, "job_type": "transfer", "title": title}
+        tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, **named_so)
         states = {phase.name: folder.checkpoints / f"{phase.name}.pt" for phase in phases}
         if not states[phases[0].name].is_file():
             if runtime.is_main:
@@ -160,6 +163,11 @@ def transfer(
         if runtime.is_main:
             drop_after(folder.metrics, "chosen", -1)
         tracker.log({"phase": "chosen", "split": "test", **found[chosen]["test"]})
+        # As in the summary of a comparison: a phase's metrics are those on the test images.
+        named = {**found, "chosen": found[chosen]}
+        tracker.summarize(
+            {f"{phase}/{metric}": value for phase, one in named.items() for metric, value in one["test"].items()}
+        )
         tracker.close()
         if config.keep_model and runtime.is_main:
             training.objective.load_state_dict(weights[chosen])

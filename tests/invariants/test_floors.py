@@ -101,7 +101,10 @@ def test_the_exceptions_are_still_needed():
     assert used >= EXCEPTIONS
 
 
-@pytest.mark.parametrize(("library", "home"), [("accelerate", "engine/runtime.py"), ("wandb", "engine/tracking.py")])
+@pytest.mark.parametrize(
+    ("library", "home"),
+    [("accelerate", "engine/runtime.py"), ("wandb", "engine/tracking.py"), ("submitit", "engine/slurm.py")],
+)
 def test_libraries_that_one_file_knows(library, home):
     assert {one.file for one in IMPORTS if one.target.split(".")[0] == library} == {home}
 

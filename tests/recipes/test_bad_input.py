@@ -114,6 +114,8 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "budget 0 in compare": ((*COMPARE, "--labels", "0"), ("--labels 0", "`all`")),
     "budget abc": ((*TRANSFER, "--labels", "abc"), ("--labels abc", "`all`")),
     "budget abc in compare": ((*COMPARE, "--labels", "abc"), ("--labels abc", "`all`")),
+    "jobs on a cluster": ((*COMPARE, "--launcher", "slurm", "--jobs", "2"), ("--jobs", "--slurm.at-a-time")),
+    "cluster without its launcher": ((*COMPARE, "--slurm.cpus", "2"), ("would be ignored", "--launcher slurm")),
     "budget twice": ((*COMPARE, "--labels", "2", "2"), ("--labels", "only once")),
     "seed twice": ((*COMPARE, "--seeds", "0", "0"), ("--seeds", "only once")),
     "arm twice": ((*COMPARE, "--arms", "simclr", "simclr"), ("--arms simclr simclr", "only once")),

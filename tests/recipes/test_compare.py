@@ -273,3 +273,74 @@ def test_a_collapsed_pretraining_is_named(comparison: tuple, run: Callable, tmp_
     assert f"{result.parent.name} collapsed in step 350" in warning
     assert f"**Warning:** {warning}" in (copied / "report.md").read_text()
     assert "collapsed in step 350" in " ".join(answer.out.split())
+
+
+def test_failed_runs_leave_the_others_alone(
+    run: Callable, tmp_path: Path, tiny: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are listed with their last lines, the tables hold what finished, and --retry runs them again."""
+    from ssl_transfer.stages import pretrain, transfer
+
+    train, run_phase = pretrain.train, transfer.run_phase
+
+    def failing_train(*arguments, phase, **settings):
+        if phase == "autoencoder":
+            raise RuntimeError("CUDA out of memory")
+        return train(*arguments, phase=phase, **settings)
+
+    def failing_phase(training, *arguments, **settings):
+        if (training.recipe.init, training.seed) == ("scratch", 1):
+            raise RuntimeError("no space left")
+        return run_phase(training, *arguments, **settings)
+
+    folder = tmp_path / "run"
+    flags = ("compare", *tiny["compare"], *tiny["convolutional"], "--labels", 1, "--seeds", 0, 1, "--output", folder)
+    flags += ("--arms", "autoencoder", "simclr")
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrain, "train", failing_train)
+        patched.setattr(transfer, "run_phase", failing_phase)
+        answer = run(*flags)
+    assert answer.status == 1
+    found = json.loads((folder / "comparison.json").read_text())["failures"]
+    assert [Path(failure["folder"]).relative_to(folder).parts[0] for failure in found] == ["pretrain", "transfer"]
+    assert [failure["lines"][-1] for failure in found] == [
+        "RuntimeError: CUDA out of memory",
+        "RuntimeError: no space left",
+    ]
+    assert [failure["held_back"] for failure in found] == [2, 0]
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert "(1 of 2 seeds)" in text
+    for failure in found:
+        assert failure["folder"] in answer.err
+        assert all(failure["lines"][-1] in place for place in (answer.err, text, (folder / "report.html").read_text()))
+    runs = {(line["arm"], line["seed"]) for line in read(folder / "results.csv")}
+    assert runs == {("scratch", "0"), ("simclr", "0"), ("simclr", "1")}
+    seeds = {line["arm"]: line["num_seeds"] for line in read(folder / "summary.csv")}
+    assert seeds == {"scratch": "1", "simclr": "2"}
+
+    before = state_of(folder)
+    assert run(*flags).status == 1
+    assert state_of(folder) == before
+    answer = run(*flags, "--retry")
+    assert answer.status == 0, answer.err
+    assert before.items() < state_of(folder).items()
+    assert len(state_of(folder)) == 2 + 6
+    assert json.loads((folder / "comparison.json").read_text())["failures"] == []
+    assert "--retry" not in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_nothing_finished_is_no_comparison(
+    run: Callable, tmp_path: Path, tiny: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ssl_transfer.stages import transfer
+
+    def failing(*arguments, **settings):
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr(transfer, "run_phase", failing)
+    flags = ("compare", *tiny["compare"], *tiny["convolutional"], "--labels", 1, "--seeds", 0, "--arms", "scratch")
+    answer = run(*flags, "--output", tmp_path / "run")
+    assert answer.status == 1
+    assert "No transfer run has finished" in answer.err
+    assert "no space left" in answer.err
+    assert not (tmp_path / "run" / "results.csv").exists()

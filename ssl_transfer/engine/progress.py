@@ -1,0 +1,147 @@
+"""Progress bars: one display for this process and its workers, or lines where the output is no terminal."""
+
+import contextlib
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Bar(Protocol):
+    """One piece of work on the display."""
+
+    def update(self, done: int, status: str) -> None:
+        """`done` units are finished; `status` is a short text such as the loss and the images per second."""
+
+
+class _Silent:
+    def update(self, done: int, status: str) -> None:
+        pass
+
+
+class _Live:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def update(self, done: int, status: str) -> None:
+        self._progress.update(self._task, completed=done, status=status)
+
+
+class _Lines:
+    """Where the output is no terminal (CI, a log file): a line every half minute."""
+
+    def __init__(self, description: str, total: int, seconds: float = 30.0) -> None:
+        self._description, self._total, self._seconds = description, total, seconds
+        self._started = self._printed = time.monotonic()
+
+    def update(self, done: int, status: str) -> None:
+        now = time.monotonic()
+        if now - self._printed >= self._seconds and done:
+            left = (now - self._started) / done * (self._total - done)
+            print(f"{self._description}: {done}/{self._total}  {status}  {left:.0f} s left", flush=True)
+            self._printed = now
+
+
+class _Remote:
+    """In a worker: what the bar shows goes to the parent, at most a few times a second."""
+
+    def __init__(self, queue: Any, description: str, total: int) -> None:
+        self._queue, self._description, self._total = queue, description, total
+        self._key, self._sent = uuid.uuid4().hex, 0.0
+
+    def update(self, done: int, status: str) -> None:
+        now = time.monotonic()
+        if now - self._sent >= 0.25:
+            self._queue.put((self._key, self._description, self._total, done, status))
+            self._sent = now
+
+    def close(self) -> None:
+        self._queue.put((self._key, self._description, self._total, -1, ""))
+
+
+class _Display:
+    """The one live display of this process; bars inside bars share it."""
+
+    progress: Progress | None = None
+    depth = 0
+    relay: Any = None
+
+
+def relay_bars(queue: Any) -> None:
+    """In a worker: show this process's bars in the parent, which reads `queue` with `relayed_bars`."""
+    # A worker that was killed while it wrote leaves the queue locked; nobody waits for what is only shown.
+    queue.cancel_join_thread()
+    _Display.relay = queue
+
+
+@contextlib.contextmanager
+def relayed_bars(queue: Any) -> Iterator[None]:
+    """In the parent: show the workers' bars below its own for the `with` block."""
+
+    def read() -> None:
+        stacks: dict[str, contextlib.ExitStack] = {}
+        bars: dict[str, Bar] = {}
+        while (message := queue.get()) is not None:
+            key, description, total, done, status = message
+            if key not in bars and done >= 0:
+                stacks[key] = contextlib.ExitStack()
+                bars[key] = stacks[key].enter_context(bar(description, total))
+            if done >= 0:
+                bars[key].update(done, status)
+            elif key in bars:
+                del bars[key]
+                stacks.pop(key).close()
+        for stack in stacks.values():
+            stack.close()
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        queue.cancel_join_thread()
+        queue.put(None)
+        thread.join(timeout=5.0)
+
+
+@contextlib.contextmanager
+def bar(description: str, total: int, *, active: bool = True) -> Iterator[Bar]:
+    """A progress bar with a status and the time left, for the `with` block. Bars may stand inside bars."""
+    if not active:
+        yield _Silent()
+    elif _Display.relay is not None:
+        remote = _Remote(_Display.relay, description, total)
+        try:
+            yield remote
+        finally:
+            remote.close()
+    elif not sys.stdout.isatty():
+        yield _Lines(description, total)
+    else:
+        if _Display.progress is None:
+            _Display.progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[status]}"),
+                TimeRemainingColumn(),
+                console=Console(),
+                transient=True,
+            )
+            _Display.progress.start()
+        progress = _Display.progress
+        task = progress.add_task(description, total=total, status="")
+        _Display.depth += 1
+        try:
+            yield _Live(progress, task)
+        finally:
+            progress.remove_task(task)
+            _Display.depth -= 1
+            if _Display.depth == 0:
+                progress.stop()
+                _Display.progress = None
