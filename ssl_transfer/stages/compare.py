@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..data import sources, splits
 from ..engine import config as configuration
 from ..engine import jobs as job_queue
@@ -16,7 +18,7 @@ from ..engine import runtime as runtimes
 from ..engine.errors import InputError
 from ..engine.folder import RunFolder
 from ..evaluation import tables
-from ..evaluation.statistics import Row
+from ..evaluation.statistics import Cell, Row
 from . import augmentation as augmentations
 from . import pretrain as pretraining
 from . import transfer as transferring
@@ -171,11 +173,14 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
             costs = {str(job.config.output): result for job, result in zip(pretrain_jobs, pretrained, strict=True)}
             rows: list[Row] = []
             curves: list[dict[str, Any]] = []
+            hits: dict[Cell, dict[int, np.ndarray]] = {}
             for (arm, labels, seed, job), result in zip(transfer_jobs, transferred, strict=True):
                 key = {"arm": arm.name, "backbone": arm.label, "labels": labels, "seed": seed}
                 rows += tables.rows_of(key, result, costs.get(job.config.init))
                 curves += tables.curves_of(key, job.config.output / "metrics.jsonl")
-            tables.write(output, rows, curves)
+                for cell, held in tables.hits_of(key, job.config.output).items():
+                    hits.setdefault(cell, {}).update(held)
+            tables.write(output, rows, curves, hits)
             images = {
                 labels: [result["num_train"], result["num_validation"]]
                 for (_, labels, *_), result in zip(transfer_jobs, transferred, strict=True)
@@ -205,6 +210,7 @@ def _description(
         "backbones": {arm.label: configuration.to_dict(arm.backbone) for arm in arms},
         "labels": list(config.labels),
         "images": images,
+        "num_classes": len(dataset.classes),
         "num_test": len(dataset.splits["test"]),
         "num_pool": len(dataset.pool),
         "seeds": list(config.seeds),

@@ -12,7 +12,7 @@ COLUMNS = {
     "results": "arm backbone labels seed phase split metric value",
     "summary": (
         "arm backbone labels phase metric num_seeds mean low high baseline difference difference_low difference_high "
-        "p_value"
+        "p_value p_value_holm effect_size interval_over"
     ),
     "curves": "arm backbone labels seed phase epoch step split metric value",
 }
