@@ -3,8 +3,8 @@
 Newell and Deng, "How Useful is Self-Supervised Pretraining for Visual Tasks?", CVPR 2020: of an arm with accuracy a at
 n labels, n' is the number at which training without it has the same accuracy; its utility is n' / n - 1. Here n' is
 read off the baseline's accuracies at the budgets that were measured: made rising by isotonic regression (the mean over
-runs may dip by chance, accuracy over labels does not), and straight in between over the logarithm of the labels. Nothing
-is extrapolated.
+runs may dip by chance, accuracy over labels does not), and straight in between over the logarithm of the labels.
+Nothing is extrapolated.
 
 The interval holds every count whose accuracy the paired t interval does not tell from the arm's: at n' the difference
 "arm at n minus baseline at n'" is taken for each seed, or with one seed for each test image, and n' is left out where
