@@ -27,7 +27,11 @@ SHARED, OWN, NUM_TEST = 0.03, 0.015, 450
 
 
 def accuracies(
-    rng: np.random.Generator, means: np.ndarray, num_seeds: int, num_validation: int = 50
+    rng: np.random.Generator,
+    means: np.ndarray,
+    num_seeds: int,
+    num_validation: int = 50,
+    num_test: int = NUM_TEST,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Test and validation accuracies, (A, B, S) each, of arms whose expectations are `means`, (A, B)."""
     num_arms, num_budgets = means.shape
@@ -35,7 +39,7 @@ def accuracies(
     own = rng.normal(size=(num_arms, num_budgets, num_seeds))
     found = (means[:, :, None] + SHARED * draw / np.sqrt(2.0) + OWN * own).clip(0.0, 1.0)
     validation = rng.binomial(num_validation, found) / num_validation
-    return np.round(found * NUM_TEST) / NUM_TEST, validation
+    return np.round(found * num_test) / num_test, validation
 
 
 def by_seed(values: np.ndarray) -> dict[int, float]:
@@ -48,10 +52,10 @@ def share_held(intervals: Iterable[Estimate], truth: float) -> float:
     return float(np.mean([found.low <= truth <= found.high for found in intervals]))
 
 
-def seed_coverage(num_seeds: int, comparisons: int = 2000) -> float:
-    """Of paired differences over seeds: one arm 4 points ahead."""
+def seed_coverage(num_seeds: int, comparisons: int = 2000, num_test: int = NUM_TEST) -> float:
+    """Of paired differences over seeds: one arm 4 points ahead. Seeds that agree have no interval: it holds."""
     rng, means = np.random.default_rng(num_seeds), np.array([[0.8], [0.84]])
-    drawn = (accuracies(rng, means, num_seeds)[0][:, 0] for _ in range(comparisons))
+    drawn = (accuracies(rng, means, num_seeds, num_test=num_test)[0][:, 0] for _ in range(comparisons))
     return share_held((paired_difference(by_seed(ours), by_seed(theirs)) for theirs, ours in drawn), 0.04)
 
 
@@ -161,8 +165,9 @@ def main() -> None:
     comparisons = parser.add_argument("--comparisons", type=int, default=2000)
     comparisons.help = "how many for each figure"
     count = parser.parse_args().comparisons
-    for num_seeds in (2, 3, 5, 10):
-        print(f"paired differences, {num_seeds} seeds: {seed_coverage(num_seeds, count):.1%} of intervals hold it")
+    for num_seeds, num_test in ((2, NUM_TEST), (2, 10_000), (3, NUM_TEST), (5, NUM_TEST), (10, NUM_TEST)):
+        found = seed_coverage(num_seeds, count, num_test)
+        print(f"paired differences, {num_seeds} seeds, {num_test:,} test images: {found:.1%} of intervals hold it")
     for num_images, only_ours, only_theirs in (
         *((100, 0.10, 0.06), (450, 0.10, 0.06), (2000, 0.10, 0.06)),
         *((100, 0.02, 0.01), (450, 0.02, 0.01), (2000, 0.02, 0.01)),

@@ -106,11 +106,12 @@ def equal_count(ours: np.ndarray, theirs: np.ndarray, counts: np.ndarray) -> tup
 
 def _reached(accuracy: float, rising: np.ndarray, logs: np.ndarray) -> float:
     """The least count with this accuracy."""
-    place = int(np.searchsorted(rising, accuracy, side="left"))
+    # Equal accuracies may still differ in their last bits.
+    place = int(np.searchsorted(rising, accuracy - 1e-12))
     if place == len(rising):
         return math.inf
     if place == 0:
-        return math.exp(logs[0]) if rising[0] == accuracy else -math.inf
+        return math.exp(logs[0]) if rising[0] <= accuracy + 1e-12 else -math.inf
     return math.exp(np.interp(accuracy, rising[place - 1 : place + 1], logs[place - 1 : place + 1]))
 
 

@@ -196,8 +196,9 @@ def _clause(item: Finding) -> str:
     if item.outcome == "unknown":
         return f"{_place(item)} there is no telling ({numbers})"
     if item.outcome == "open" and not item.difference.low <= 0.0 <= item.difference.high:
-        among = f"among {item.num_compared} comparisons (corrected p {item.p_value:.2f})"
-        return f"{_place(item)} the interval leaves out zero, which says little {among} ({numbers})"
+        corrected = f"corrected p {item.p_value:.3f}"
+        among = f"among {item.num_compared} comparisons ({corrected}; {numbers})"
+        return f"{_place(item)} the interval leaves out zero, which is no proof {among}"
     if item.outcome == "open":
         return f"{_place(item)} the difference is within the noise ({numbers})"
     return f"{_place(item)} {item.arm} is {'ahead' if item.outcome == 'better' else 'behind'} ({numbers})"
