@@ -14,6 +14,7 @@
 Shapes: N images, S seeds.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -23,17 +24,23 @@ CONFIDENCE = 0.95
 RESAMPLES = 9999
 
 
-def bootstrap_interval(images: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(images: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of the mean over images: the images are the sample, the model is given.
 
     Args:
-        images: (N,) a number each, of few different values.
-        seed: of the draws; the same digits come from the same seed.
+        images: (N,) a number each, of few different values. The same images always give the same digits.
     """
     values, counts = np.unique(images, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(len(images), counts / len(images), size=RESAMPLES)
+    return _interval_of_counts(tuple(values.tolist()), tuple(counts.tolist()))
+
+
+@functools.lru_cache(maxsize=4096)
+def _interval_of_counts(values: tuple[float, ...], counts: tuple[int, ...]) -> tuple[float, float]:
+    """So many images of each value. Table, report and sentence ask for the same ones."""
+    num_images = sum(counts)
+    draws = np.random.default_rng(0).multinomial(num_images, np.array(counts) / num_images, size=RESAMPLES)
     outside = (1.0 - CONFIDENCE) / 2.0
-    low, high = np.quantile(draws @ values / len(images), [outside, 1.0 - outside])
+    low, high = np.quantile(draws @ np.array(values) / num_images, [outside, 1.0 - outside])
     return float(low), float(high)
 
 

@@ -28,7 +28,7 @@ LABEL_VALUE_COLUMNS = (
     *("arm", "backbone", "labels", "images_per_class", "baseline", "num_seeds", "equals", "equals_low", "equals_high"),
     *("utility", "utility_low", "utility_high", "least", "most", "interval_over"),
 )
-_STEPS = 1000
+_STEPS = 500
 """Counts between the least and the most that are tried for the interval."""
 
 
@@ -90,7 +90,7 @@ def equal_count(ours: np.ndarray, theirs: np.ndarray, counts: np.ndarray) -> tup
     difference = ours.mean() - weights @ rising
     signed = np.concatenate([np.ones((len(tried), 1)), -weights], axis=1)
     covariance = np.cov(np.column_stack([ours, theirs]), rowvar=False)
-    variance = np.einsum("gi,ij,gj->g", signed, covariance, signed).clip(min=0.0)
+    variance = ((signed @ covariance) * signed).sum(axis=1).clip(min=0.0)
     error = np.sqrt(variance / len(ours))
     # Where all units agree the interval is unknown, as in `estimate`.
     reach = np.where(error < 1e-12, math.inf, error * special.stdtrit(len(ours) - 1, (1.0 + CONFIDENCE) / 2.0))
