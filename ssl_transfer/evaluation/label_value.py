@@ -92,8 +92,8 @@ def equal_count(ours: np.ndarray, theirs: np.ndarray, counts: np.ndarray) -> tup
     covariance = np.cov(np.column_stack([ours, theirs]), rowvar=False)
     variance = ((signed @ covariance) * signed).sum(axis=1).clip(min=0.0)
     error = np.sqrt(variance / len(ours))
-    # Where all units agree the interval is unknown, as in `estimate`.
-    reach = np.where(error < 1e-12, math.inf, error * special.stdtrit(len(ours) - 1, (1.0 + CONFIDENCE) / 2.0))
+    # Where all units agree, but for rounding, the interval is unknown, as in `estimate`.
+    reach = np.where(error < 1e-7, math.inf, error * special.stdtrit(len(ours) - 1, (1.0 + CONFIDENCE) / 2.0))
     inside = np.flatnonzero(np.abs(difference) <= reach)
     if not len(inside):
         # Everything measured is told apart from the arm: too little, or too much.
