@@ -87,7 +87,7 @@ def show(folder: Path) -> None:
     rows = tables.read_results(folder)
     content = _content(folder, rows)
     console = Console()
-    table = Table(title="Test accuracy: mean over seeds [95 % interval]; in brackets the difference to scratch")
+    table = Table(title="Test accuracy [95 % interval]; in round brackets the difference to scratch")
     for column in ("arm", "backbone", *content["budgets"]):
         table.add_column(column)
     for line in content["lines"]:
