@@ -1,14 +1,16 @@
 """From single runs to statements: means with intervals, and differences paired by seed."""
 
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
-CONFIDENCE = 0.95
+from .inference import CONFIDENCE, bootstrap_interval, effect_size, holm
+
 CONTINUED = "imagenet+"
 """What the names of arms begin with whose pretraining goes on from ImageNet weights: imagenet+simclr."""
 SUMMARY_COLUMNS = (
@@ -26,7 +28,12 @@ SUMMARY_COLUMNS = (
     "difference_low",
     "difference_high",
     "p_value",
+    "p_value_holm",
+    "effect_size",
+    "interval_over",
 )
+SEEDS, IMAGES = "seeds", "test images"
+"""What an interval is over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,37 +71,69 @@ def budget_title(labels: str, noun: str = "") -> str:
 class Estimate:
     """A mean over seeds with its 95 % interval; (-inf, inf) where it is unknown.
 
-    It is unknown with one seed, and where all values agree: a few runs on a few hundred test images can, and that is no
-    certainty.
+    It is unknown where all values agree: a few runs on a few hundred test images can, and that is no certainty. With
+    one seed it is unknown unless it was kept which test images were right.
     """
 
     mean: float
     low: float
     high: float
     p_value: float
-    """Of the mean being 0 (two-sided t-test); nan where the interval is unknown."""
+    """Of the mean being 0 for another draw of labels (two-sided t-test); nan where no seeds tell."""
     count: int
+    over: str = ""
+    """What the interval is over: `SEEDS`, or `IMAGES` of one seed; empty where it is unknown."""
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Student's t interval for the mean of independent values."""
+def estimate(values: Sequence[float], images: np.ndarray | None = None) -> Estimate:
+    """Student's t interval for the mean of independent values; of a single one the bootstrap interval over its images.
+
+    Args:
+        values: one a seed.
+        images: (N,) whose mean the single value is: which test images were right, or a difference of two such. None
+            where that is not known; of several values it is not looked at.
+    """
     count, mean = len(values), float(np.mean(values))
-    error = float(stats.sem(values)) if count > 1 else 0.0
+    if count == 1 and images is not None and np.ptp(images) > 0:
+        low, high = bootstrap_interval(images)
+        return Estimate(mean=mean, low=low, high=high, p_value=math.nan, count=count, over=IMAGES)
+    error = float(np.std(values, ddof=1)) / math.sqrt(count) if count > 1 else 0.0
     # Equal accuracies may still differ in their last bits.
     if error < 1e-12:
         return Estimate(mean=mean, low=-math.inf, high=math.inf, p_value=math.nan, count=count)
-    low, high = stats.t.interval(CONFIDENCE, count - 1, loc=mean, scale=error)
-    p_value = float(stats.ttest_1samp(values, 0.0).pvalue)
-    return Estimate(mean=mean, low=float(low), high=float(high), p_value=p_value, count=count)
+    # scipy.stats has the same in a hundred times the time, and a report may have thousands.
+    reach = error * float(special.stdtrit(count - 1, (1.0 + CONFIDENCE) / 2.0))
+    p_value = 2.0 * float(special.stdtr(count - 1, -abs(mean) / error))
+    return Estimate(mean=mean, low=mean - reach, high=mean + reach, p_value=p_value, count=count, over=SEEDS)
 
 
-def paired_difference(ours: dict[int, float], theirs: dict[int, float]) -> Estimate:
-    """The mean difference over the seeds that both have; the same seed means the same labelled images."""
-    return estimate([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
+def paired_difference(
+    ours: Mapping[int, float],
+    theirs: Mapping[int, float],
+    our_hits: Mapping[int, np.ndarray] | None = None,
+    their_hits: Mapping[int, np.ndarray] | None = None,
+) -> Estimate:
+    """The mean difference over the seeds that both have; the same seed means the same labelled images.
+
+    Args:
+        ours: by seed.
+        theirs: by seed.
+        our_hits: by seed as in `Hits`; with one seed the interval is over these, paired by image.
+        their_hits: the same of theirs.
+    """
+    seeds, images = sorted(ours.keys() & theirs.keys()), None
+    if len(seeds) == 1 and our_hits and their_hits and seeds[0] in our_hits and seeds[0] in their_hits:
+        images = our_hits[seeds[0]].astype(np.int8) - their_hits[seeds[0]].astype(np.int8)
+    return estimate([ours[seed] - theirs[seed] for seed in seeds], images)
 
 
 Cell = tuple[str, str, str, str, str]
 """(arm, backbone, labels, phase, metric)."""
+Cells = Mapping[Cell, Mapping[int, float]]
+"""The values of one split, by what they measure and by seed."""
+Hits = Mapping[Cell, Mapping[int, np.ndarray]]
+"""Which test images the chosen models got right, by cell (of the accuracy as chosen) and seed: (N,) uint8, 1 for right.
+Images stand in the order of the test split. Runs that did not keep them are absent."""
 
 
 def by_cell(rows: Iterable[Row], *, split: str) -> dict[Cell, dict[int, float]]:
@@ -106,35 +145,69 @@ def by_cell(rows: Iterable[Row], *, split: str) -> dict[Cell, dict[int, float]]:
     return dict(cells)
 
 
-def summarize(rows: Sequence[Row]) -> list[dict[str, object]]:
+def estimate_of(cell: Cell, cells: Cells, hits: Hits) -> Estimate:
+    """The mean of a cell."""
+    values, held = cells[cell], hits.get(cell, {})
+    return estimate(list(values.values()), next((held[seed] for seed in values if seed in held), None))
+
+
+def difference_of(ours: Cell, theirs: Cell, cells: Cells, hits: Hits) -> Estimate:
+    """The paired difference of two cells."""
+    return paired_difference(cells[ours], cells[theirs], hits.get(ours), hits.get(theirs))
+
+
+def summarize(rows: Sequence[Row], hits: Hits | None = None) -> list[dict[str, object]]:
     """`summary.csv`: each cell of the test split, one row for each baseline that it is compared with.
 
-    The baselines are scratch on the same backbone, and ImageNet, whose backbone is named where it is another.
+    The baselines are scratch on the same backbone, and ImageNet, whose backbone is named where it is another. The
+    family of `p_value_holm` is every difference of accuracy as validation chose the phase: one for each arm, budget
+    and baseline. Other phases and metrics look at the same runs again and have none.
     """
-    cells = by_cell(rows, split="test")
-    summary = []
+    cells, hits = by_cell(rows, split="test"), hits or {}
+    summary: list[dict[str, object]] = []
+    family: dict[int, float] = {}
     for cell, values in cells.items():
-        found = estimate(list(values.values()))
-        shared = dict(zip(SUMMARY_COLUMNS, (*cell, found.count, found.mean, found.low, found.high), strict=False))
-        comparisons = [(name, cells[key]) for name, key in baselines_of(cell, cells)]
-        for name, baseline in comparisons:
-            difference = paired_difference(values, baseline)
-            numbers = (name, difference.mean, difference.low, difference.high, difference.p_value)
-            summary.append({**shared, **dict(zip(SUMMARY_COLUMNS[-5:], numbers, strict=True))})
+        found = estimate_of(cell, cells, hits)
+        numbers = (*cell, found.count, found.mean, found.low, found.high)
+        shared = dict.fromkeys(SUMMARY_COLUMNS, "") | dict(zip(SUMMARY_COLUMNS, numbers, strict=False))
+        shared["interval_over"] = found.over
+        comparisons = baselines_of(cell, cells)
+        for name, key in comparisons:
+            difference, theirs = difference_of(cell, key, cells, hits), cells[key]
+            if cell[3:] == ("chosen", "accuracy"):
+                family[len(summary)] = difference.p_value
+            compared = {
+                "baseline": name,
+                "difference": difference.mean,
+                "difference_low": difference.low,
+                "difference_high": difference.high,
+                "p_value": difference.p_value,
+                "effect_size": effect_size([values[seed] - theirs[seed] for seed in values.keys() & theirs.keys()]),
+            }
+            summary.append(shared | compared)
         if not comparisons:
-            summary.append({**shared, **dict.fromkeys(SUMMARY_COLUMNS[-5:], "")})
+            summary.append(shared)
+    for place, corrected in zip(family, holm(list(family.values())), strict=True):
+        summary[place]["p_value_holm"] = corrected
     return summary
 
 
-def baselines_of(cell: Cell, cells: dict[Cell, dict[int, float]]) -> list[tuple[str, Cell]]:
+def baselines_of(cell: Cell, cells: Cells) -> list[tuple[str, Cell]]:
     """The cells that this one is compared with: those that have a seed in common with it."""
-    arm, backbone, *rest = cell
+    arm, backbone, labels, phase, metric = cell
     found = []
     for baseline in ("scratch", "imagenet"):
-        same = (baseline, backbone, *rest)
-        others = [key for key in cells if key[0] == baseline and list(key[2:]) == rest]
-        # ImageNet weights exist for few small backbones, so another backbone's ImageNet is better than none.
-        key = same if same in cells else (others[0] if others and baseline == "imagenet" else None)
-        if key is not None and arm not in (baseline, "scratch") and cells[cell].keys() & cells[key].keys():
-            found.append((baseline if key == same else f"{baseline} ({key[1]})", key))
+        if arm in (baseline, "scratch"):
+            continue
+        same: Cell = (baseline, backbone, labels, phase, metric)
+        if same in cells and cells[cell].keys() & cells[same].keys():
+            found.append((baseline, same))
+        elif baseline == "imagenet":
+            # ImageNet weights exist for few small backbones, so another backbone's ImageNet is better than none.
+            others = (
+                key
+                for key in cells
+                if key[0] == baseline and key[2:] == cell[2:] and cells[cell].keys() & cells[key].keys()
+            )
+            found += [(f"{baseline} ({key[1]})", key) for key in itertools.islice(others, 1)]
     return found

@@ -1,4 +1,4 @@
-"""The tables of a comparison, in long form: results.csv, summary.csv, curves.csv."""
+"""The tables of a comparison, in long form: results.csv, summary.csv, curves.csv; and which test images were right."""
 
 import csv
 import io
@@ -9,11 +9,16 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from ..engine.checkpoint import write_text
+import numpy as np
+
+from ..engine.checkpoint import write_atomically, write_text
 from ..engine.errors import InputError
-from .statistics import SUMMARY_COLUMNS, Row, summarize
+from .statistics import SUMMARY_COLUMNS, Cell, Hits, Row, summarize
 
 RESULT_COLUMNS = tuple(field.name for field in fields(Row))
+HITS = "test_hits.npy"
+"""In a transfer run's folder: which test images its chosen model got right."""
+_ALL_HITS = "test_hits.npz"
 CURVE_COLUMNS = ("arm", "backbone", "labels", "seed", "phase", "epoch", "step", "split", "metric", "value")
 
 
@@ -62,16 +67,51 @@ def curves_of(key: dict[str, Any], metrics: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def write(folder: Path, rows: Sequence[Row], curves: Sequence[dict[str, Any]]) -> None:
-    """Write the three tables; `summary.csv` follows from the rows."""
+def hits_of(key: dict[str, Any], folder: Path) -> dict[Cell, dict[int, np.ndarray]]:
+    """Which test images one transfer run got right; empty where an older version has not kept it."""
+    path = folder / HITS
+    cell: Cell = (key["arm"], key["backbone"], key["labels"], "chosen", "accuracy")
+    return {cell: {key["seed"]: np.load(path)}} if path.is_file() else {}
+
+
+def write(folder: Path, rows: Sequence[Row], curves: Sequence[dict[str, Any]], hits: Hits | None = None) -> None:
+    """Write the three tables and what lies under `hits`; `summary.csv` follows from both."""
     _write_csv(folder / "results.csv", RESULT_COLUMNS, [asdict(row) for row in rows])
     _write_csv(folder / "curves.csv", CURVE_COLUMNS, curves)
-    write_summary(folder, rows)
+    _write_hits(folder / _ALL_HITS, hits or {})
+    write_summary(folder, rows, hits)
 
 
-def write_summary(folder: Path, rows: Sequence[Row]) -> None:
+def write_summary(folder: Path, rows: Sequence[Row], hits: Hits | None = None) -> None:
     """Write `summary.csv` from results."""
-    _write_csv(folder / "summary.csv", SUMMARY_COLUMNS, summarize(rows))
+    _write_csv(folder / "summary.csv", SUMMARY_COLUMNS, summarize(rows, hits))
+
+
+def _write_hits(path: Path, hits: Hits) -> None:
+    """`names` (R, 4): arm, backbone, labels and seed of each run; `hits`: one row a run, eight images a byte."""
+    runs = [((*cell[:3], str(seed)), images) for cell, held in hits.items() for seed, images in held.items()]
+    names = np.array([name for name, _ in runs], dtype=np.str_)
+    # Of one comparison, so of one test split.
+    images = np.array([images for _, images in runs], dtype=np.uint8)
+
+    def write(aside: Path) -> None:
+        # numpy would add a suffix to a name.
+        with open(aside, "wb") as file:
+            np.savez(file, names=names, hits=np.packbits(images, axis=-1), num_images=images.shape[-1])
+
+    write_atomically(path, write)
+
+
+def read_hits(folder: Path) -> dict[Cell, dict[int, np.ndarray]]:
+    """What `write` was given as `hits`; empty where the comparison is of a version that kept none."""
+    found: dict[Cell, dict[int, np.ndarray]] = {}
+    if not (folder / _ALL_HITS).is_file():
+        return found
+    with np.load(folder / _ALL_HITS) as held:
+        rows = np.unpackbits(held["hits"], axis=-1, count=int(held["num_images"]))
+        for (arm, backbone, labels, seed), images in zip(held["names"].tolist(), rows, strict=True):
+            found.setdefault((arm, backbone, labels, "chosen", "accuracy"), {})[int(seed)] = images
+    return found
 
 
 def summary_numbers(rows: Sequence[Row]) -> dict[str, float]:

@@ -20,14 +20,20 @@ from ..engine.errors import InputError
 from ..engine.words import counted
 from ..evaluation import tables
 from ..evaluation.curves import BENEFIT_COLUMNS, transfer_benefits
+from ..evaluation.label_value import LABEL_VALUE_COLUMNS, LabelValue, label_values, table_rows
 from ..evaluation.statistics import (
     CONTINUED,
+    IMAGES,
+    SEEDS,
+    Cell,
+    Cells,
     Estimate,
+    Hits,
     Row,
     budget_title,
     by_cell,
-    estimate,
-    paired_difference,
+    difference_of,
+    estimate_of,
     percent_of,
 )
 from ..evaluation.verdict import verdict
@@ -52,14 +58,14 @@ _COSTS = {
 
 
 def draw(folder: Path, *, threshold: float | None = None) -> None:
-    """Write the report, its pictures, `summary.csv` and `transfer_benefits.csv` from a comparison's results.
+    """Write the report, its pictures and the tables that follow from a comparison's results.
 
     Args:
         folder: the comparison's.
         threshold: see `curves.transfer_benefits`.
     """
     rows = tables.read_results(folder)
-    tables.write_summary(folder, rows)
+    tables.write_summary(folder, rows, tables.read_hits(folder))
     lines = tables.read_curves(folder)
     benefits = transfer_benefits(lines, threshold=threshold)
     write_csv(folder / "transfer_benefits.csv", BENEFIT_COLUMNS, (list(row.values()) for row in benefits))
@@ -72,6 +78,7 @@ def draw(folder: Path, *, threshold: float | None = None) -> None:
         write_picture(folder / f"{name}.png", picture)
     encoded = {name: base64.b64encode(picture).decode() for name, picture in pictures.items()}
     content = {**_content(folder, rows), "benefits": benefit_lines(benefits), "pictures": encoded}
+    write_csv(folder / "label_value.csv", LABEL_VALUE_COLUMNS, table_rows(content["label_values"]))
     for name in ("report.md", "report.html"):
         write_text(folder / name, _TEMPLATES.get_template(f"{name}.jinja").render(content))
 
@@ -81,7 +88,7 @@ def show(folder: Path) -> None:
     rows = tables.read_results(folder)
     content = _content(folder, rows)
     console = Console()
-    table = Table(title="Test accuracy: mean over seeds [95 % interval]; in brackets the difference to scratch")
+    table = Table(title="Test accuracy [95 % interval]; in round brackets the difference to scratch")
     for column in ("arm", "backbone", *content["budgets"]):
         table.add_column(column)
     for line in content["lines"]:
@@ -102,19 +109,25 @@ def show(folder: Path) -> None:
 
 def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
     """What the templates show."""
-    cells = by_cell(rows, split="test")
+    cells, hits = by_cell(rows, split="test"), tables.read_hits(folder)
     pairs, phases = figures.pairs_of(rows), figures.phases_of(rows)
     labels = list(dict.fromkeys(row.labels for row in rows))
     comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    # Comparisons of older versions do not say their number of classes: they have no label values.
+    classes = comparison.get("num_classes")
+    per_class = {budget: sizes[0] / classes for budget, sizes in comparison["images"].items()} if classes else {}
+    values = label_values(rows, hits, per_class)
     return {
         "folder": str(folder),
-        "verdict": verdict(rows),
+        "verdict": verdict(rows, hits, per_class),
+        "label_values": values,
+        "label_value_lines": [_value_line(*item) for item in values],
         "budgets": [budget_title(budget) for budget in labels],
         "lines": [
             {
                 "arm": arm,
                 "backbone": backbone,
-                "cells": [_cell(cells, arm, backbone, budget, len(comparison["seeds"])) for budget in labels],
+                "cells": [_cell(cells, hits, (arm, backbone, budget), len(comparison["seeds"])) for budget in labels],
             }
             for arm, backbone in pairs
         ],
@@ -124,7 +137,7 @@ def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
                 "arm": arm,
                 "backbone": backbone,
                 "phase": phase,
-                "cells": [_phase_cell(cells, arm, backbone, budget, phase) for budget in labels],
+                "cells": [_phase_cell(cells, (arm, backbone, budget, phase, "accuracy")) for budget in labels],
             }
             for arm, backbone in pairs
             for phase in phases
@@ -139,31 +152,46 @@ def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _cell(cells: dict[Any, dict[int, float]], arm: str, backbone: str, labels: str, num_seeds: int) -> dict[str, Any]:
-    """One number of the main table, and its differences to the baselines on the same backbone.
+def _cell(cells: Cells, hits: Hits, place: tuple[str, str, str], num_seeds: int) -> dict[str, Any]:
+    """One number of the main table (arm, backbone, labels), and its differences to the baselines on its backbone.
 
     Where runs failed there are fewer than `num_seeds`, and their count stands there, or a dash.
     """
-    ours = cells.get((arm, backbone, labels, "chosen", "accuracy"))
-    if ours is None:
+    arm, backbone, labels = place
+    ours: Cell = (arm, backbone, labels, "chosen", "accuracy")
+    if ours not in cells:
         return {"text": "-", "differences": []}
     baselines = {"scratch": "", "imagenet": " to imagenet"} if arm.startswith(CONTINUED) else {"scratch": ""}
     differences = []
     for baseline, note in baselines.items():
-        theirs = cells.get((baseline, backbone, labels, "chosen", "accuracy"))
-        if arm == baseline or theirs is None or not ours.keys() & theirs.keys():
+        theirs: Cell = (baseline, backbone, labels, "chosen", "accuracy")
+        if arm == baseline or not cells[ours].keys() & cells.get(theirs, {}).keys():
             continue
-        difference = paired_difference(ours, theirs)
+        difference = difference_of(ours, theirs, cells, hits)
         outcome = "better" if difference.low > 0 else "worse" if difference.high < 0 else "open"
+        # An interval over test images says nothing of another draw of labels: no colour.
+        outcome = outcome if difference.over == SEEDS else "open"
         differences.append({"text": f"{_interval(difference, sign='+')}{note}", "outcome": outcome})
-    count = f" ({len(ours)} of {num_seeds} seeds)" if len(ours) < num_seeds else ""
-    return {"text": f"{_interval(estimate(list(ours.values())))}{count}", "differences": differences}
+    count = f" ({len(cells[ours])} of {num_seeds} seeds)" if len(cells[ours]) < num_seeds else ""
+    return {"text": f"{_interval(estimate_of(ours, cells, hits))}{count}", "differences": differences}
 
 
-def _phase_cell(cells: dict[Any, dict[int, float]], arm: str, backbone: str, labels: str, phase: str) -> str:
+def _phase_cell(cells: Cells, cell: Cell) -> str:
     """One number of the table of phases; a dash where this arm's plan has no such phase."""
-    found = cells.get((arm, backbone, labels, phase, "accuracy"))
-    return _interval(estimate(list(found.values()))) if found else "-"
+    return _interval(estimate_of(cell, cells, {})) if cell in cells else "-"
+
+
+def _value_line(cell: Cell, baseline: str, value: LabelValue) -> dict[str, str]:
+    """One line of the table of label values."""
+    utility = value.equals / value.own - 1.0
+    return {
+        "arm": cell[0],
+        "backbone": cell[1],
+        "budget": budget_title(cell[2]),
+        "baseline": baseline,
+        "equals": value.text,
+        "utility": "-" if math.isinf(utility) else f"{utility:+.1f}",
+    }
 
 
 def _interval(found: Estimate, sign: str = "") -> str:
@@ -173,7 +201,7 @@ def _interval(found: Estimate, sign: str = "") -> str:
         return f"{mean} [one seed]" if found.count < 2 else f"{mean} [all seeds agree]"
     # No accuracy lies outside 0..100, whatever Student's t says.
     low, high = (found.low, found.high) if sign else (max(0.0, found.low), min(1.0, found.high))
-    return f"{mean} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+    return f"{mean} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]{' over images' if found.over == IMAGES else ''}"
 
 
 def _cost_line(rows: Sequence[Row], arm: str, backbone: str) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..data import sources, splits
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
@@ -18,7 +20,7 @@ from ..engine.jobs import Failure
 from ..engine.tracking import publish
 from ..engine.words import counted
 from ..evaluation import tables
-from ..evaluation.statistics import Row
+from ..evaluation.statistics import Cell, Row
 from . import augmentation as augmentations
 from . import pretrain as pretraining
 from .arms import Arm, CompareConfig, resolve_arms
@@ -115,13 +117,16 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
             rows: list[Row] = []
             curves: list[dict[str, Any]] = []
             images: dict[str, list[int]] = {}
+            hits: dict[Cell, dict[int, np.ndarray]] = {}
             for arm, labels, seed, job in finished:
                 key = {"arm": arm.name, "backbone": arm.label, "labels": labels, "seed": seed}
                 result = results[job.folder]
                 rows += tables.rows_of(key, result, None if job.after is None else results[job.after])
                 curves += tables.curves_of(key, job.folder / "metrics.jsonl")
+                for cell, held in tables.hits_of(key, job.folder).items():
+                    hits.setdefault(cell, {}).update(held)
                 images[labels] = [result["num_train"], result["num_validation"]]
-            tables.write(output, rows, curves)
+            tables.write(output, rows, curves, hits)
             description = _description(config, arms, dataset, images)
             pretrained = {job.folder: results[job.folder] for job in pretrain_jobs if job.folder in results}
             folder.write("comparison.json", {**description, "warnings": _warnings(pretrained), "failures": failures})
@@ -156,6 +161,7 @@ def _description(
         "backbones": {arm.label: configuration.to_dict(arm.backbone) for arm in arms},
         "labels": list(config.labels),
         "images": images,
+        "num_classes": len(dataset.classes),
         "num_test": len(dataset.splits["test"]),
         "num_pool": len(dataset.pool),
         "seeds": list(config.seeds),

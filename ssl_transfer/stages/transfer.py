@@ -25,7 +25,7 @@ from .matching import matched
 from .phases import Training, calibrate, find_rate, fitted, measure_start, run_phase, smallest_batch
 from .plan import TransferRecipe
 from .run import VOLATILE, RunConfig, data_label
-from .transferred import leave_curves, leave_evaluation, leave_model, leave_rates
+from .transferred import leave_curves, leave_evaluation, leave_hits, leave_model, leave_rates
 
 CALIBRATION_IMAGES = 256
 """At most so many training images set the scale of the features and a scratch backbone's first statistics."""
@@ -169,6 +169,8 @@ def transfer(
             {f"{phase}/{metric}": value for phase, one in named.items() for metric, value in one["test"].items()}
         )
         tracker.close()
+        if runtime.is_main:
+            leave_hits(output, logits[chosen], dataset.labels[dataset.splits["test"]])
         if config.keep_model and runtime.is_main:
             training.objective.load_state_dict(weights[chosen])
             origin = {"init": provenance, "settings": settings, "data_fingerprint": dataset.fingerprint}

@@ -13,7 +13,7 @@ from ..engine import checkpoint
 from ..engine import config as configuration
 from ..engine.finder import Finding
 from ..engine.folder import environment
-from ..evaluation import tables
+from ..evaluation import metrics, tables
 from ..models import initialize
 from ..models.heads import HeadConfig
 from .phases import Training
@@ -28,6 +28,11 @@ def leave_model(
     initialize.export(training.objective.backbone, folder / "backbone", provenance, seen=seen)
     description = {"classes": list(training.dataset.classes), "head": configuration.to_dict(head)}
     checkpoint.save_weights(folder / "head", "head", training.objective.head.state_dict(), description)
+
+
+def leave_hits(folder: Path, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """`test_hits.npy`: (N,) uint8, 1 for each test image that the chosen model gets right, as the split has them."""
+    checkpoint.save_array(folder / tables.HITS, metrics.hits(logits, labels))
 
 
 def leave_evaluation(training: Training, folder: Path, test_logits: torch.Tensor) -> None:

@@ -6,13 +6,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 COLUMNS = {
     "results": "arm backbone labels seed phase split metric value",
     "summary": (
         "arm backbone labels phase metric num_seeds mean low high baseline difference difference_low difference_high "
-        "p_value"
+        "p_value p_value_holm effect_size interval_over"
     ),
     "curves": "arm backbone labels seed phase epoch step split metric value",
 }
@@ -344,3 +345,53 @@ def test_nothing_finished_is_no_comparison(
     assert "No transfer run has finished" in answer.err
     assert "no space left" in answer.err
     assert not (tmp_path / "run" / "results.csv").exists()
+
+
+def test_what_was_right_is_kept(comparison: tuple) -> None:
+    """Of each run the images that its chosen model got right, in its folder and in the comparison's."""
+    from ssl_transfer.evaluation import tables
+
+    folder, _ = comparison
+    accuracies = {
+        (row.arm, row.backbone, row.labels, row.seed): row.value
+        for row in tables.read_results(folder)
+        if (row.phase, row.split, row.metric) == ("chosen", "test", "accuracy")
+    }
+    hits = {(*cell[:3], seed): held for cell, runs in tables.read_hits(folder).items() for seed, held in runs.items()}
+    assert len(hits) == 4 * 2 * 2
+    assert {run: held.mean() for run, held in hits.items()} == pytest.approx(accuracies)
+    files = [np.load(path) for path in folder.rglob("test_hits.npy")]
+    assert {(held.dtype.name, held.shape) for held in files} == {("uint8", (450,))}
+    assert sorted(held.tobytes() for held in files) == sorted(held.tobytes() for held in hits.values())
+
+
+def test_one_seed_is_measured_over_images(comparison: tuple, run: Callable, tmp_path: Path) -> None:
+    """Also in the report drawn again; runs of an older version, which kept no images, have no interval."""
+    folder = shutil.copytree(comparison[0], tmp_path / "copy")
+    _, flags = comparison
+    answer = run(*flags, "--seeds", "0", "--output", folder)
+    assert answer.status == 0, answer.err
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert "over images" in text
+    assert "another draw of labels is not in them" in text
+    assert run("report", folder).status == 0
+    assert (folder / "report.md").read_text(encoding="utf-8") == text
+    for path in folder.rglob("test_hits.npy"):
+        path.unlink()
+    assert run(*flags, "--seeds", "0", "--output", folder).status == 0
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert "over images" not in text
+    assert "one seed, so no interval" in text
+
+
+def test_labels_are_worth_something(comparison: tuple) -> None:
+    """Both methods, at both budgets, in labels of scratch on the same backbone."""
+    lines = read(comparison[0] / "label_value.csv")
+    assert [(line["arm"], line["labels"], line["baseline"]) for line in lines] == [
+        (arm, labels, "scratch") for arm in ("simclr", "mae") for labels in ("1", "2")
+    ]
+    assert {(line["images_per_class"], line["least"], line["most"]) for line in lines} == {
+        ("1.0", "1.0", "2.0"),
+        ("2.0", "1.0", "2.0"),
+    }
+    assert "What the labels are worth" in (comparison[0] / "report.md").read_text(encoding="utf-8")

@@ -1,5 +1,7 @@
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ssl_transfer.evaluation import tables
@@ -63,7 +65,8 @@ def write_comparison(
         "backbones": {f"{name} net": {"name": "net", "stem": "small", "arguments": [name]}},
         "num_test": 40,
         "labels": list(labels),
-        "images": {budget: [5, 5] for budget in labels},
+        "images": {budget: [5 * 4**number, 5] for number, budget in enumerate(labels)},
+        "num_classes": 2,
         "seeds": list(seeds),
         "pretrain_seeds": 1,
         "epochs": dict.fromkeys(arms, 3),
@@ -168,7 +171,7 @@ def test_shares_are_budgets_too(tmp_path, capsys):
         text = (tmp_path / name).read_text()
         assert "10% of each class" in text
         assert "Budget 10%: 5 labelled images" in text
-        assert "Budget 5: 5 labelled images" in text
+        assert "Budget 5: 20 labelled images" in text
         assert "at 10% of the labels" in text
     assert {row.labels for row in tables.read_results(tmp_path)} == {"0.1", "5", "all"}
 
@@ -227,7 +230,7 @@ def test_every_table_of_the_markdown_stands_apart(tmp_path, phases):
     report.draw(tmp_path)
     lines = (tmp_path / "report.md").read_text().splitlines()
     heads = [number for number, line in enumerate(lines) if line.startswith("| arm")]
-    assert len(heads) == 4
+    assert len(heads) == 5
     assert all(lines[number - 1] == "" and lines[number + 1].startswith("|---") for number in heads)
 
 
@@ -256,3 +259,63 @@ def test_pairs_are_told_apart():
     assert (method.colour, method.marker) == (continued.colour, continued.marker)
     assert (method.filled, continued.filled) == (True, False)
     assert method.dash != continued.dash
+
+
+def test_what_labels_are_worth_is_in_the_report_and_in_a_table(tmp_path):
+    write_comparison(tmp_path, labels=("5", "20", "all"))
+    rows = tables.read_results(tmp_path)
+    # Scratch gains ten points with each budget, and SimCLR is ten ahead of it.
+    places = {"5": 0.0, "20": 0.1, "all": 0.2}
+    tables.write(
+        tmp_path, [replace(row, value=row.value + places[row.labels]) for row in rows], tables.read_curves(tmp_path)
+    )
+    report.draw(tmp_path)
+    lines = (tmp_path / "label_value.csv").read_text().splitlines()
+    assert lines[0].startswith("arm,backbone,labels,images_per_class,baseline,num_seeds,equals,equals_low,equals_high")
+    assert len(lines) == 1 + 3
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text()
+        assert "What the labels are worth" in text
+        # 2.5, 10 and 40 images a class: four times the labels for ten points, and a little more.
+        assert "simclr at 5 labels a class equals scratch with 10 [9.8, 10] labels a class." in text
+        assert "more than 40 [39, more than 40]" in text
+        assert "+3.1" in text
+
+
+def test_a_comparison_of_an_older_version_has_no_label_values(tmp_path):
+    write_comparison(tmp_path)
+    comparison = json.loads((tmp_path / "comparison.json").read_text())
+    del comparison["num_classes"]
+    (tmp_path / "comparison.json").write_text(json.dumps(comparison))
+    (tmp_path / "test_hits.npz").unlink()
+    report.draw(tmp_path)
+    assert "What the labels are worth" not in (tmp_path / "report.html").read_text()
+    assert len((tmp_path / "label_value.csv").read_text().splitlines()) == 1
+
+
+def test_one_seed_is_over_images_in_table_and_sentence(tmp_path, capsys):
+    write_comparison(tmp_path, seeds=(0,), labels=("5",))
+    rows = tables.read_results(tmp_path)
+    hits = {
+        (arm, "net", "5", "chosen", "accuracy"): {0: (np.arange(40) < share * 40).astype(np.uint8)}
+        for arm, share in (("scratch", 0.5), ("simclr", 0.6))
+    }
+    tables.write(tmp_path, rows, tables.read_curves(tmp_path), hits)
+    report.draw(tmp_path)
+    report.show(tmp_path)
+    for text in ((tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text(), capsys.readouterr().out):
+        assert "] over images" in text
+        assert "[one seed]" not in text.split("All phases")[0]
+        assert "there is no telling" in text
+    for name in ("report.md", "report.html"):
+        text = " ".join((tmp_path / name).read_text().split())
+        assert (
+            "One seed: intervals are over test images only, by bootstrap; another draw of labels is not in them."
+            in text
+        )
+        assert "Mean over 1" not in text
+        assert "mean over 1" not in text
+    # The interval leaves out zero, and has no colour all the same.
+    assert "+10.0 [+2.5, +20.0] over images" in (tmp_path / "report.md").read_text()
+    assert 'class="difference open"' in (tmp_path / "report.html").read_text()
+    assert 'class="difference better"' not in (tmp_path / "report.html").read_text()

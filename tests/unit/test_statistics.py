@@ -5,6 +5,8 @@ import pytest
 from scipy import stats
 
 from ssl_transfer.evaluation.statistics import (
+    IMAGES,
+    SEEDS,
     SUMMARY_COLUMNS,
     Row,
     baselines_of,
@@ -113,6 +115,88 @@ def test_summary():
     assert (simclr["mean"], simclr["difference"]) == pytest.approx((0.8, 0.25))
     by_hand = stats.ttest_rel([0.7, 0.9], [0.5, 0.6])
     assert simclr["p_value"] == pytest.approx(by_hand.pvalue)
+    # One difference is a family of one, and two seeds are too few for an effect size.
+    assert simclr["p_value_holm"] == simclr["p_value"]
+    assert math.isnan(simclr["effect_size"])
+    assert (simclr["interval_over"], scratch["p_value_holm"]) == (SEEDS, "")
+
+
+def test_the_family_is_the_differences_of_the_chosen_accuracy():
+    """Three arms by two budgets, one of them with two baselines; other phases and metrics are not in it."""
+    rng = np.random.default_rng(0)
+    rows = [
+        row(arm, value, seed=seed, labels=labels, phase=phase, metric=metric)
+        for arm in ("scratch", "imagenet", "simclr")
+        for labels in ("5", "20")
+        for phase in ("head", "chosen")
+        for metric in ("accuracy", "macro_f1")
+        for seed, value in enumerate(rng.normal(0.8, 0.01, size=4) + (0.1 if arm == "simclr" else 0.0))
+    ]
+    summary = summarize(rows)
+    family = [line for line in summary if line["p_value_holm"] != ""]
+    assert {(line["phase"], line["metric"]) for line in family} == {("chosen", "accuracy")}
+    assert [(line["arm"], line["baseline"]) for line in family] == [
+        *[("imagenet", "scratch")] * 2,
+        *[("simclr", "scratch"), ("simclr", "imagenet")] * 2,
+    ]
+    least, largest = (sorted(family, key=lambda line: line["p_value"])[place] for place in (0, -1))
+    assert least["p_value_holm"] == pytest.approx(6 * least["p_value"])
+    assert largest["p_value_holm"] >= largest["p_value"]
+    line = next(line for line in family if (line["arm"], line["labels"]) == ("simclr", "5"))
+    ours, theirs = (
+        [found.value for found in rows if found == row(arm, found.value, seed=found.seed)]
+        for arm in ("simclr", "scratch")
+    )
+    differences = np.subtract(ours, theirs)
+    # gamma(3/2) / (sqrt(3/2) gamma(1)) of four seeds.
+    correction = math.sqrt(math.pi) / 2 / math.sqrt(1.5)
+    assert line["effect_size"] == pytest.approx(correction * differences.mean() / differences.std(ddof=1))
+
+
+def images(*groups) -> np.ndarray:
+    """So many right ones and wrong ones in turn."""
+    return np.repeat(np.arange(1, len(groups) + 1) % 2, groups).astype(np.uint8)
+
+
+def test_one_seed_is_measured_over_its_images():
+    hits = {
+        ("scratch", "resnet18", "5", "chosen", "accuracy"): {0: images(60, 40)},
+        ("simclr", "resnet18", "5", "chosen", "accuracy"): {0: images(70, 30)},
+    }
+    rows = [
+        row("scratch", 0.6),
+        row("simclr", 0.7),
+        row("simclr", 0.5, metric="macro_f1"),
+        row("scratch", 0.4, phase="head"),
+    ]
+    summary = {(line["arm"], line["phase"], line["metric"]): line for line in summarize(rows, hits)}
+    line = summary["simclr", "chosen", "accuracy"]
+    # 0.7 plus and minus 1.96 sqrt(0.7 0.3 / 100); ten images of 100 make the difference.
+    assert (line["low"], line["high"]) == pytest.approx((0.61, 0.79), abs=0.011)
+    assert (line["difference_low"], line["difference_high"]) == pytest.approx((0.05, 0.16), abs=0.011)
+    assert line["interval_over"] == IMAGES
+    assert all(math.isnan(line[name]) for name in ("p_value", "p_value_holm", "effect_size"))
+    for key in (("simclr", "chosen", "macro_f1"), ("scratch", "head", "accuracy")):
+        assert (summary[key]["low"], summary[key]["interval_over"]) == (-math.inf, "")
+    assert str(summarize(rows, hits)) == str(summarize(rows, hits))
+
+
+def test_differences_over_images_are_paired():
+    """Two models that are right on the same images have no difference to speak of, and are no certainty either."""
+    ours, apart = images(70, 30), images(70, 30)[::-1]
+    same = paired_difference({0: 0.7}, {0: 0.7}, {0: ours}, {0: ours})
+    assert (same.low, same.high, same.over) == (-math.inf, math.inf, "")
+    found = paired_difference({0: 0.7}, {0: 0.7}, {0: ours}, {0: apart})
+    assert found.low < -0.1
+    assert found.high > 0.1
+    # More seeds are better than more images.
+    both = paired_difference({0: 0.7, 1: 0.8}, {0: 0.7, 1: 0.7}, {0: ours, 1: ours}, {0: apart, 1: apart})
+    assert both.over == SEEDS
+
+
+def test_images_that_were_not_kept_leave_no_interval():
+    found = paired_difference({0: 0.7}, {0: 0.6}, {0: images(70, 30)}, {1: images(60, 40)})
+    assert (found.low, found.over) == (-math.inf, "")
 
 
 @pytest.mark.parametrize(

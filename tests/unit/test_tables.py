@@ -1,6 +1,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
 from ssl_transfer.engine.errors import InputError
@@ -99,7 +100,7 @@ def test_columns_are_those_of_the_design(tmp_path, metrics):
     results = "arm, backbone, labels, seed, phase, split, metric, value"
     summary = (
         "arm, backbone, labels, phase, metric, num_seeds, mean, low, high, baseline, difference, difference_low, "
-        "difference_high, p_value"
+        "difference_high, p_value, p_value_holm, effect_size, interval_over"
     )
     curves = "arm, backbone, labels, seed, phase, epoch, step, split, metric, value"
     for name, columns in (("results", results), ("summary", summary), ("curves", curves)):
@@ -109,3 +110,24 @@ def test_columns_are_those_of_the_design(tmp_path, metrics):
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(InputError, match=r"results\.csv: there is no such table"):
         tables.read_results(tmp_path)
+
+
+def test_what_was_right_round_trips(tmp_path):
+    """Any number of images, not only eight at a time; and a comparison of runs that kept nothing."""
+    cell = ("a,\n", "net", "5", "chosen", "accuracy")
+    hits = {cell: {0: np.array([1, 0, 1, 1, 0, 0, 0, 1, 1]), 3: np.ones(9)}, ("b", *cell[1:]): {0: np.zeros(9)}}
+    tables.write(tmp_path, [], [], hits)
+    first = (tmp_path / "test_hits.npz").read_bytes()
+    found = tables.read_hits(tmp_path)
+    assert found.keys() == hits.keys()
+    for cell, held in hits.items():
+        assert {seed: images.tolist() for seed, images in found[cell].items()} == {
+            seed: images.tolist() for seed, images in held.items()
+        }
+    tables.write(tmp_path, [], [], hits)
+    assert (tmp_path / "test_hits.npz").read_bytes() == first
+    tables.write(tmp_path, [], [])
+    assert tables.read_hits(tmp_path) == {}
+    (tmp_path / "test_hits.npz").unlink()
+    assert tables.read_hits(tmp_path) == {}
+    assert tables.hits_of(KEY, tmp_path) == {}

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ssl_transfer.evaluation.statistics import Row
@@ -174,3 +175,87 @@ def test_shares_of_the_labels_are_named_so():
     assert "at 7% of the labels moco is ahead" in text
     only = verdict([row for row in rows if row.labels == "0.07"])
     assert only.startswith("Yes, pretraining on these images helps: at 7% of the labels moco is ahead")
+
+
+def spread(arm, test, deviation, **where) -> list[Row]:
+    """Three seeds whose accuracies lie `deviation` apart, of an arm whose differences to scratch (without) do too."""
+    rows = []
+    for seed in range(3):
+        values = {"test": test + deviation * (seed - 1), "validation": test}
+        for split, accuracy in values.items():
+            key = {"arm": arm, "backbone": "net", "labels": "5", **where, "seed": seed, "phase": "chosen"}
+            rows += [Row(**key, split=split, metric="accuracy", value=accuracy)]
+            rows += [Row(**key, split=split, metric="log_loss", value=1 - accuracy)]
+    return rows
+
+
+def test_what_is_ahead_by_itself_may_not_be_among_many():
+    """A t value of 10 with three seeds: p 0.0099, which four arms at one budget leave under 5 %, and twelve do not."""
+    rows = [*spread("scratch", 0.6, 0.0), *spread("best", 0.7, 0.1 / 10 * 3**0.5)]
+    others = [row for number in range(3) for row in spread(f"other{number}", 0.61, 0.05)]
+    text = verdict([*rows, *others])
+    assert text.startswith("Yes, pretraining on these images helps: at 5 labels a class best is ahead")
+    more = [replace(row, labels=labels) for labels in ("1", "20") for row in (*spread("scratch", 0.6, 0.0), *others)]
+    more += [row for labels in ("1", "20") for row in spread("best", 0.62, 0.2, labels=labels)]
+    found = findings([*rows, *others, *more])
+    assert [(item.outcome, item.num_compared) for item in found] == [("open", 12)] * 3
+    assert found[0].difference.low > 0
+    assert found[0].p_value == pytest.approx(12 * found[0].difference.p_value)
+    text = verdict([*rows, *others, *more])
+    assert text.startswith("These runs do not show that pretraining on these images helps: at 5 labels a class ")
+    assert "the interval leaves out zero, which is no proof among 12 comparisons (corrected p 0.118; best 70.0%" in text
+    assert text.count("within the noise") == 2
+
+
+def test_a_loss_among_many_is_corrected_too():
+    rows = [*spread("scratch", 0.7, 0.0), *spread("best", 0.6, 0.1 / 10 * 3**0.5)]
+    assert findings(rows)[0].outcome == "worse"
+    others = [row for number in range(11) for row in spread(f"other{number:02}", 0.5, 0.2)]
+    (found,) = findings([*rows, *others])
+    assert (found.arm, found.outcome, found.num_compared) == ("best", "open", 12)
+
+
+def hits_of(share, arm, labels="5", count=200):
+    """The last images are wrong, so that the better of two models is right wherever the other is."""
+    images = (np.arange(count) < share * count).astype(np.uint8)
+    return {(arm, "resnet18", labels, "chosen", "accuracy"): {0: images}}
+
+
+def test_one_seed_has_an_interval_over_images_and_claims_nothing():
+    rows = [*rows_of("scratch", 0.2, seeds=1), *rows_of("simclr", 0.9, seeds=1)]
+    hits = hits_of(0.2, "scratch") | hits_of(0.9, "simclr")
+    text = verdict(rows, hits)
+    assert text.startswith("These runs do not show")
+    assert "there is no telling (simclr 90.0%, scratch 20.0%, +70.0 points, 95 % interval over test images +6" in text
+    assert text.endswith(
+        "One seed: intervals over test images only, by bootstrap; another draw of labels is not in them."
+    )
+    # Runs of an older version did not keep the images.
+    old = verdict(rows, hits_of(0.9, "simclr"))
+    assert old == verdict(rows)
+    assert "one seed, so no interval" in old
+
+
+def test_what_the_labels_of_the_best_arm_are_worth():
+    budgets = {"5": 5.0, "20": 20.0, "80": 80.0, "all": 200.0}
+    scratch = dict(zip(budgets, (0.6, 0.7, 0.8, 0.9), strict=True))
+    simclr = dict(zip(budgets, (0.75, 0.82, 0.95, 0.96), strict=True))
+    rows = [
+        row
+        for labels in budgets
+        for row in (
+            *rows_of("scratch", scratch[labels], labels=labels),
+            *rows_of("simclr", simclr[labels], labels=labels),
+        )
+    ]
+    text = verdict(rows, None, budgets)
+    # Halfway, in logarithms, between 20 and 80.
+    assert "simclr at 5 labels a class equals scratch with 40 [" in text
+    assert "simclr at 80 labels a class equals scratch with more than 200 [more than 200, more than 200] labels" in text
+    # With the largest budget there is no larger one.
+    assert "with all labels equals" not in text
+    assert "equals" not in verdict(rows)
+    # What is not ahead is worth nothing that could be told.
+    assert "equals" not in verdict(
+        [*spread("scratch", 0.5, 0.1), *spread("simclr", 0.5, 0.2)], None, {"5": 5.0, "9": 9.0}
+    )
