@@ -8,6 +8,10 @@ class InputError(ValueError):
     """A value from outside that cannot be used. The message names the value, what is allowed and the remedy."""
 
 
+class DivergedError(InputError):
+    """A loss that is not finite: other settings may fare better."""
+
+
 def did_you_mean(name: str, allowed: Iterable[str], count: int = 4) -> str:
     """A half-sentence with the near ones to `name`, or an empty string when nothing is near."""
     near = difflib.get_close_matches(name, list(allowed), n=count, cutoff=0.5)

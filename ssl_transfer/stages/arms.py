@@ -78,6 +78,10 @@ class CompareConfig(RunConfig):
     METHOD; imagenet the same as --backbone, or without one those of the imagenet+METHOD arms."""
     imagenet_weights: Path | None = None
     """A local file with ImageNet weights in timm's names, for imagenet and imagenet+METHOD."""
+    tune: int = 1
+    """Trials of the transfer plan in every run, the same for all arms: the plan as it stands, then others whose
+    learning rates and weight decay are each within a factor of ten of its own. Each run chooses one on its own
+    validation images and then reads the test images once. Transfer costs as many times as much; 1 tunes nothing."""
     jobs: int = 1
     """Runs at a time on this machine; the cores are divided among them."""
     transfer: TransferRecipe = TransferRecipe()

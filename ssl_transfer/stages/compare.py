@@ -86,6 +86,7 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
                     labels=labels,
                     seed=seed,
                     keep_model=False,
+                    tune=config.tune,
                     output=output / "transfer" / place / f"labels-{labels}" / f"seed{seed}",
                 )
                 transfer_jobs.append((arm, labels, seed, Job(stage=transferring.transfer, config=run, group=group)))
@@ -94,7 +95,7 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
 
 def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> None:
     """Find every bad setting now: nothing has been trained, and hours may lie ahead."""
-    check_positive(pretrain_seeds=config.pretrain_seeds, jobs=config.jobs)
+    check_positive(pretrain_seeds=config.pretrain_seeds, jobs=config.jobs, tune=config.tune)
     config.transfer.phases(steps_per_epoch=1)
     if not config.labels or not config.seeds:
         raise InputError("--labels and --seeds need at least one value each.")
@@ -211,6 +212,7 @@ def _description(
         "pretrain_seeds": config.pretrain_seeds,
         "epochs": {arm.name: arm.recipe.epochs for arm in arms if arm.recipe is not None},
         "plan": configuration.to_dict(config.transfer),
+        "tune": config.tune,
     }
 
 
