@@ -11,6 +11,8 @@ from scipy import stats
 CONFIDENCE = 0.95
 CONTINUED = "imagenet+"
 """What the names of arms begin with whose pretraining goes on from ImageNet weights: imagenet+simclr."""
+TIMM, RUN = "timm:", "run:"
+"""What the names of arms begin with that take weights as they are: of timm (timm:resnet18.a1_in1k), of a run."""
 SUMMARY_COLUMNS = (
     "arm",
     "backbone",

@@ -4,7 +4,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .statistics import CONTINUED, Estimate, Row, baselines_of, by_cell, estimate, paired_difference, percent_of
+from .statistics import (
+    CONTINUED,
+    RUN,
+    TIMM,
+    Estimate,
+    Row,
+    baselines_of,
+    by_cell,
+    estimate,
+    paired_difference,
+    percent_of,
+)
 
 BASELINES = ("scratch", "imagenet")
 
@@ -48,7 +59,8 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
             return accuracy, -estimate(list(validation[*pair, labels, "chosen", "log_loss"].values())).mean
 
         measured = sorted(key[:2] for key in test if key[2:] == (labels, "chosen", "accuracy"))
-        arms = [pair for pair in measured if pair[0] not in BASELINES]
+        # timm's weights know nothing of these images: they stand in the table.
+        arms = [pair for pair in measured if pair[0] not in BASELINES and not pair[0].startswith(TIMM)]
         if not arms or not any(pair[0] == "scratch" for pair in measured):
             continue
         arm, backbone = max(arms, key=preference)
@@ -84,15 +96,18 @@ def verdict(rows: Sequence[Row]) -> str:
     found = findings(rows)
     if not found:
         return "No arm pretrained on these images, so this says nothing about pretraining; the table has the rest."
+    # A run may have been trained on others.
+    here = all(not item.arm.startswith(RUN) for item in found)
+    subject = "pretraining on these images" if here else "pretraining"
     groups = {outcome: [item for item in found if item.outcome == outcome] for outcome in ("better", "worse")}
     if groups["better"] and len(groups["better"]) == len(found):
-        answer = "Yes, pretraining on these images helps"
+        answer = f"Yes, {subject} helps"
     elif groups["better"]:
-        answer = f"Pretraining on these images helps {_budgets(groups['better'])}, not everywhere"
+        answer = f"{subject.capitalize()} helps {_budgets(groups['better'])}, not everywhere"
     elif groups["worse"]:
-        answer = "No, pretraining on these images does not help"
+        answer = f"No, {subject} does not help"
     else:
-        answer = "These runs do not show that pretraining on these images helps"
+        answer = f"These runs do not show that {subject} helps"
     clauses = [_clause(item) for item in found]
     beside: dict[str, list[str]] = {}
     for item in found:

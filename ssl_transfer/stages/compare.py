@@ -19,10 +19,12 @@ from ..evaluation import tables
 from ..evaluation.statistics import Row
 from . import augmentation as augmentations
 from . import pretrain as pretraining
+from . import ready
 from . import transfer as transferring
-from .arms import Arm, CompareConfig, resolve_arms
-from .initial import Initial, initial_backbone
+from .arms import Arm, CompareConfig
+from .initial import WORDS, Initial, initial_backbone, is_run
 from .phases import fitted
+from .resolve import resolve_arms
 from .run import VOLATILE, check_positive, data_label
 
 
@@ -59,26 +61,24 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
     group = output.name
     pretrain_jobs, transfer_jobs = [], []
     for arm in arms:
-        place = f"{arm.name}-{arm.backbone.name.replace('/', '-')}-{configuration.fingerprint(arm.backbone)[:6]}"
+        place = arm.place
         # A transfer run's seed says which pretraining it starts from, whatever other seeds there are.
         for seed in sorted({seed % config.pretrain_seeds for seed in config.seeds}) if arm.recipe is not None else ():
             settings = pretraining.PretrainConfig(
                 **shared,
                 **configuration.shallow(arm.recipe),
                 init=arm.init,
-                imagenet_weights=config.imagenet_weights if arm.init == "imagenet" else None,
+                imagenet_weights=arm.weights,
                 seed=seed,
                 output=output / "pretrain" / f"{place}-seed{seed}",
             )
             pretrain_jobs.append(Job(stage=pretraining.pretrain, config=settings, group=group))
         for labels in config.labels:
             for seed in config.seeds:
-                own: dict[str, Any] = {"init": arm.init, "backbone": arm.backbone}
+                own = arm.start
                 if arm.recipe is not None:
                     number = seed % config.pretrain_seeds
                     own = {"init": str(output / "pretrain" / f"{place}-seed{number}")}
-                elif arm.init == "imagenet":
-                    own["imagenet_weights"] = config.imagenet_weights
                 run = transferring.for_arm(
                     config.transfer,
                     **shared,
@@ -93,8 +93,8 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
     return pretrain_jobs, transfer_jobs
 
 
-def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> None:
-    """Find every bad setting now: nothing has been trained, and hours may lie ahead."""
+def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> list[str]:
+    """Find every bad setting now: nothing has been trained, and hours may lie ahead. Returns what to warn of."""
     check_positive(pretrain_seeds=config.pretrain_seeds, jobs=config.jobs, tune=config.tune)
     config.transfer.phases(steps_per_epoch=1)
     if not config.labels or not config.seeds:
@@ -111,6 +111,7 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> N
         per_class = splits.parse_budget(text)
         train = dataset.splits["train"]
         splits.budget(train, dataset.labels, dataset.classes, per_class=per_class, seed=0, stream=splits.LABELED)
+    warnings = []
     for arm in arms:
         if arm.recipe is not None and arm.recipe.batch_size > len(dataset.pool):
             raise InputError(
@@ -118,16 +119,13 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> N
                 f"{config.data} has only {len(dataset.pool)} images. Give at most that, as in --batch-size "
                 f"{len(dataset.pool)}."
             )
-        start = Initial(
-            init=arm.init,
-            image_size=config.image_size,
-            backbone=arm.backbone,
-            imagenet_weights=config.imagenet_weights if arm.init == "imagenet" else None,
-        )
-        backbone, _ = initial_backbone(start, dataset)
+        backbone, _ = initial_backbone(Initial(image_size=config.image_size, **arm.start), dataset)
+        if is_run(arm.init):
+            warnings += ready.check_images(arm.init, backbone.spec, dataset, config.loading)
         if arm.recipe is not None:
             pretraining.prepare(pretraining.fitted(arm.recipe, len(dataset.pool)), backbone)
         fitted(config.transfer, backbone, len(dataset.classes))
+    return warnings
 
 
 def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -> Path:
@@ -152,9 +150,11 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
     arms = resolve_arms(config)
     dataset = load_once(config.data, config.image_size, config.loading)
     runtime.say(augmentations.introduce(dataset, config.transfer, *(arm.recipe for arm in arms)))
-    check(config, arms, dataset)
+    warnings = check(config, arms, dataset)
+    for warning in warnings:
+        runtime.say(f"warning: {warning}")
     output = config.output or Path(f"runs/compare-{data_label(config.data)}")
-    volatile = (*VOLATILE, "arms", "labels", "seeds", "imagenet_weights")
+    volatile = (*VOLATILE, "arms", "labels", "seeds", "backbones", "imagenet_weights")
     identity = {"data": dataset.fingerprint}
     with RunFolder(
         output, _settings(config), runtime, identity=identity, fresh=config.fresh, volatile=volatile
@@ -169,7 +169,10 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
             transferred = workers.run([job for *_, job in transfer_jobs], "transfer")
 
         if runtime.is_main:
-            costs = {str(job.config.output): result for job, result in zip(pretrain_jobs, pretrained, strict=True)}
+            costs: dict[str, Any] = {
+                str(job.config.output): result for job, result in zip(pretrain_jobs, pretrained, strict=True)
+            }
+            costs |= {arm.init: ready.cost_of(arm.init) for arm in arms if is_run(arm.init)}
             rows: list[Row] = []
             curves: list[dict[str, Any]] = []
             for (arm, labels, seed, job), result in zip(transfer_jobs, transferred, strict=True):
@@ -182,7 +185,9 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
                 for (_, labels, *_), result in zip(transfer_jobs, transferred, strict=True)
             }
             description = _description(config, arms, dataset, images)
-            folder.write("comparison.json", {**description, "warnings": _warnings(pretrain_jobs, pretrained)})
+            folder.write(
+                "comparison.json", {**description, "warnings": [*warnings, *_warnings(pretrain_jobs, pretrained)]}
+            )
             report.draw(output)
         runtime.wait()
         return output
@@ -204,6 +209,7 @@ def _description(
         "image_size": config.image_size,
         "data_fingerprint": dataset.fingerprint,
         "backbones": {arm.label: configuration.to_dict(arm.backbone) for arm in arms},
+        "starts": {arm.name: arm.init for arm in arms if arm.init not in WORDS},
         "labels": list(config.labels),
         "images": images,
         "num_test": len(dataset.splits["test"]),

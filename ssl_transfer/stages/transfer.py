@@ -20,7 +20,7 @@ from ..models.backbones import Backbone
 from ..models.heads import Head
 from ..objectives.supervised import Supervised
 from . import augmentation as augmentations
-from .initial import WORDS, Initial, fingerprint_of, initial_backbone, seen_after
+from .initial import Initial, fingerprint_of, initial_backbone, is_run, label_of, seen_after
 from .matching import matched
 from .phases import Training, calibrate, find_rate, fitted, measure_start, smallest_batch
 from .plan import TransferRecipe
@@ -95,7 +95,7 @@ def transfer(
     runtime = runtime or runtimes.start(config.mixed_precision)
     dataset = dataset or sources.load(config.data, image_size=config.size, config=config.loading)
     backbone, provenance = initial_backbone(config, dataset)
-    if config.init not in WORDS:
+    if is_run(config.init):
         dataset = matched(dataset, backbone.spec, Path(config.init), config.loading)
     torch.manual_seed(seed_from(config.seed, 1))
     backbone, head = fitted(config, backbone, len(dataset.classes))
@@ -112,7 +112,7 @@ def transfer(
     check_accumulation(training.objective.eval(), config.optimizer.accumulate, runtime)
     settings = configuration.to_dict(config)
     output = config.output or Path(
-        f"runs/transfer-{Path(config.init).name}-{backbone.spec.name.replace('/', '-')}-{data_label(config.data)}"
+        f"runs/transfer-{label_of(config.init)}-{backbone.spec.name.replace('/', '-')}-{data_label(config.data)}"
         f"-{config.labels}{config.plan_label}-seed{config.seed}"
     )
     if config.find_rate:
