@@ -120,5 +120,5 @@ def export_folder(folder: Path, name: str) -> Path:
             return candidate
     raise InputError(
         f"{folder}: holds no {name}.json. Give the folder of a finished run, or its `{name}/` folder; "
-        "or one of the words scratch, imagenet."
+        "or one of the words scratch, imagenet; or timm:NAME."
     )

@@ -15,6 +15,10 @@ class FailedRunsError(RuntimeError):
     """Runs that failed among several: exit status 1. The message names each with its last lines."""
 
 
+class DivergedError(InputError):
+    """A loss that is not finite: other settings may fare better."""
+
+
 def did_you_mean(name: str, allowed: Iterable[str], count: int = 4) -> str:
     """A half-sentence with the near ones to `name`, or an empty string when nothing is near."""
     near = difflib.get_close_matches(name, list(allowed), n=count, cutoff=0.5)

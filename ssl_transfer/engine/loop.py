@@ -12,7 +12,7 @@ import torch
 from . import checkpoint, distributed, memory, progress, tracking
 from .averaging import WeightAverage
 from .contract import Batch, Objective
-from .errors import InputError
+from .errors import DivergedError, InputError
 from .gradients import accumulate_gradient, check_accumulation
 from .monitor import Monitor, read
 from .optim import OptimizerConfig, make_optimizer
@@ -107,8 +107,9 @@ def train(
         monitor: what looks at single steps and at evaluations; its rows get the split `alarm`.
 
     Raises:
-        InputError: the loss is not finite (the last saved state is from before); something is asked for that needs a
-            watched metric and there is none; micro-batches that would train something else.
+        DivergedError: the loss is not finite (the last saved state is from before).
+        InputError: something is asked for that needs a watched metric and there is none; micro-batches that would
+            train something else.
     """
     watching = stopping.patience > 0 or optimizer.schedule == "plateau"
     if watching and (watched is None or evaluate is None):
@@ -203,7 +204,8 @@ def train(
             means = read(losses, totals, batches.steps_per_epoch, runtime)
             mean_loss = means["loss"]
             if not math.isfinite(mean_loss):
-                raise InputError(
+                accelerator.free_memory()
+                raise DivergedError(
                     f"{phase}: the loss is {mean_loss} in epoch {epoch + 1} (up to step {step}). "
                     "Lower the learning rate, lengthen the warm-up or clip (--optimizer.clip-norm 1)."
                 )

@@ -13,6 +13,8 @@ from .inference import CONFIDENCE, bootstrap_interval, effect_size, holm
 
 CONTINUED = "imagenet+"
 """What the names of arms begin with whose pretraining goes on from ImageNet weights: imagenet+simclr."""
+TIMM, RUN = "timm:", "run:"
+"""What the names of arms begin with that take weights as they are: of timm (timm:resnet18.a1_in1k), of a run."""
 SUMMARY_COLUMNS = (
     "arm",
     "backbone",

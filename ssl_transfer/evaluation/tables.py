@@ -39,13 +39,15 @@ def rows_of(key: dict[str, Any], result: dict[str, Any], pretraining: dict[str, 
                     Row(**key, phase=name, split=split, metric=metric, value=value)
                     for metric, value in found[split].items()
                 ]
+    # A run that was tuned cost all of its trials.
+    trained = result["tuned"]["trials"] if "tuned" in result else list(result["phases"].values())
+    spent = [one for one in trained if "diverged" not in one]
     costs = {
-        "transfer_seconds": sum(phase["seconds"] for phase in result["phases"].values()),
+        "transfer_seconds": sum(one["seconds"] for one in spent),
         "pretrain_seconds": pretraining["seconds"] if pretraining else 0.0,
         "images_seen": float(pretraining["images_seen"] if pretraining else 0),
         "peak_memory_mb": max(
-            [phase["peak_memory_mb"] for phase in result["phases"].values()]
-            + ([pretraining["peak_memory_mb"]] if pretraining else [])
+            [one["peak_memory_mb"] for one in spent] + ([pretraining["peak_memory_mb"]] if pretraining else [])
         ),
         "num_parameters": float(result["num_parameters"]),
     }
@@ -53,7 +55,23 @@ def rows_of(key: dict[str, Any], result: dict[str, Any], pretraining: dict[str, 
         rows.append(
             Row(**key, phase="chosen", split="validation", metric="knn_accuracy", value=pretraining["knn_accuracy"])
         )
+    rows += _tuning_rows(key, result)
     return rows + [Row(**key, phase="chosen", split="train", metric=name, value=value) for name, value in costs.items()]
+
+
+def _tuning_rows(key: dict[str, Any], result: dict[str, Any]) -> list[Row]:
+    """What validation chose among the trials of a run that was tuned: each phase's rate, the decay that all share."""
+    if "tuned" not in result:
+        return []
+    trials = result["tuned"]["trials"]
+    chosen = trials[result["tuned"]["chosen"]]
+    rates = {**chosen["learning_rates"], "chosen": chosen["learning_rates"][result["chosen"]]}
+    values = [
+        *((phase, "chosen_learning_rate", rate) for phase, rate in rates.items()),
+        ("chosen", "chosen_weight_decay", chosen["weight_decay"]),
+        ("chosen", "num_trials", float(len(trials))),
+    ]
+    return [Row(**key, phase=phase, split="validation", metric=metric, value=value) for phase, metric, value in values]
 
 
 def curves_of(key: dict[str, Any], metrics: Path) -> list[dict[str, Any]]:

@@ -24,7 +24,9 @@ from .label_value import LabelValue, value_of
 from .statistics import (
     CONTINUED,
     IMAGES,
+    RUN,
     SEEDS,
+    TIMM,
     Cell,
     Cells,
     Estimate,
@@ -140,7 +142,8 @@ def _held(validation: Cells, test: Cells, hits: Hits, budgets: Sequence[str]) ->
             )
             for key in measured
         }
-        arms = [key for key in measured if key[0] not in BASELINES]
+        # timm's weights know nothing of these images: they stand in the table.
+        arms = [key for key in measured if key[0] not in BASELINES and not key[0].startswith(TIMM)]
         if not arms or not any(key[0] == "scratch" for key in measured):
             continue
         items = []
@@ -164,15 +167,18 @@ def verdict(rows: Sequence[Row], hits: Hits | None = None, images_per_class: Map
     found = findings(rows, hits, images_per_class)
     if not found:
         return "No arm pretrained on these images, so this says nothing about pretraining; the table has the rest."
+    # A run may have been trained on others.
+    here = all(not item.arm.startswith(RUN) for item in found)
+    subject = "pretraining on these images" if here else "pretraining"
     groups = {outcome: [item for item in found if item.outcome == outcome] for outcome in ("better", "worse")}
     if groups["better"] and len(groups["better"]) == len(found):
-        answer = "Yes, pretraining on these images helps"
+        answer = f"Yes, {subject} helps"
     elif groups["better"]:
-        answer = f"Pretraining on these images helps {_budgets(groups['better'])}, not everywhere"
+        answer = f"{subject.capitalize()} helps {_budgets(groups['better'])}, not everywhere"
     elif groups["worse"]:
-        answer = "No, pretraining on these images does not help"
+        answer = f"No, {subject} does not help"
     else:
-        answer = "These runs do not show that pretraining on these images helps"
+        answer = f"These runs do not show that {subject} helps"
     clauses = [_clause(item) for item in found]
     beside: dict[str, list[str]] = {}
     for item in found:

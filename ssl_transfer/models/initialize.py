@@ -14,7 +14,7 @@ from timm.models import VGG, VisionTransformer, load_state_dict
 from torch import Tensor
 
 from ..engine import checkpoint
-from ..engine.errors import InputError
+from ..engine.errors import InputError, did_you_mean
 from . import torchvision_models
 from .backbones import Backbone, BackboneConfig, BackboneSpec, first_blocks
 from .spec import SIMPLE_CNN
@@ -31,11 +31,16 @@ def scratch(spec: BackboneSpec, *, seed: int) -> Backbone:
     return Backbone(spec)
 
 
-def imagenet(spec: BackboneSpec, *, weights: Path | None) -> Backbone:
-    """A backbone with ImageNet weights, from a local file or from the hub of timm or torchvision.
+def imagenet(spec: BackboneSpec, *, weights: Path | None, name: str = "") -> Backbone:
+    """A backbone with ImageNet weights, or others of timm's, from a local file or from the hub of timm or torchvision.
 
     The normalisation and the interpolation become those of the weights. A first layer for three channels is fitted to
     others as timm does.
+
+    Args:
+        spec: of the backbone.
+        weights: a local file with the library's own names; None asks the hub.
+        name: of timm's weights, as in `pretrained_name`; by default those that timm prefers for this backbone.
 
     Raises:
         InputError: the weights cannot be had, or do not fit the architecture.
@@ -43,8 +48,9 @@ def imagenet(spec: BackboneSpec, *, weights: Path | None) -> Backbone:
     if spec.name == SIMPLE_CNN:
         raise InputError(f"{SIMPLE_CNN} has no ImageNet weights. Use --init scratch, or another backbone.")
     whole = replace(spec, keep_blocks=None)
-    read = _torchvision_weights if torchvision_models.is_torchvision(spec.name) else _timm_weights
-    preprocessing, load, source = read(whole, weights)
+    name = name or spec.name
+    read = _torchvision_weights if torchvision_models.is_torchvision(name) else _timm_weights
+    preprocessing, load, source = read(name, weights)
     backbone = Backbone(
         replace(
             whole,
@@ -59,18 +65,37 @@ def imagenet(spec: BackboneSpec, *, weights: Path | None) -> Backbone:
         raise
     except Exception as error:  # Hub clients raise many kinds without a network; all mean that there are no weights.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"ImageNet weights of {spec.name} cannot be had from {source} ({reason}): {_SUPPLY}."
-        ) from error
-    _load_imagenet(backbone, state, source)
+        what = "ImageNet weights" if name == spec.name else "Weights"
+        raise InputError(f"{what} of {name} cannot be had from {source} ({reason}): {_SUPPLY}.") from error
+    _load_imagenet(backbone, state, source, name)
     return backbone if spec.keep_blocks is None else first_blocks(backbone, spec.keep_blocks)
 
 
-def _timm_weights(spec: BackboneSpec, weights: Path | None) -> _Weights:
+def pretrained_name(name: str) -> tuple[str, str]:
+    """The architecture that weights of timm belong to, and their full name: resnet18 and resnet18.a1_in1k.
+
+    Args:
+        name: an architecture, for the weights that timm prefers for it, or with a tag behind a dot.
+
+    Raises:
+        InputError: timm has no such weights.
+    """
+    architecture, _, tag = name.partition(".")
+    known = timm.list_pretrained()
+    if not any(one == name or (not tag and one.partition(".")[0] == name) for one in known):
+        near = did_you_mean(name, known)
+        raise InputError(
+            f"timm:{name}: timm {timm.__version__} has no pretrained weights of this name.{near} "
+            "timm.list_pretrained() lists them."
+        )
+    return architecture, f"{architecture}.{tag or timm.get_pretrained_cfg(architecture).tag}"
+
+
+def _timm_weights(name: str, weights: Path | None) -> _Weights:
     """The preprocessing that timm names, what reads the weights, and where they come from."""
-    model_config = timm.get_pretrained_cfg(spec.name)
+    model_config = timm.get_pretrained_cfg(name)
     if weights is None and (model_config is None or not model_config.has_weights):
-        raise InputError(f"timm has no ImageNet weights for {spec.name}: {_SUPPLY}, or choose another backbone.")
+        raise InputError(f"timm has no ImageNet weights for {name}: {_SUPPLY}, or choose another backbone.")
     preprocessing = Preprocessing(
         mean=tuple(model_config.mean) if model_config else (0.485, 0.456, 0.406),
         std=tuple(model_config.std) if model_config else (0.229, 0.224, 0.225),
@@ -79,19 +104,19 @@ def _timm_weights(spec: BackboneSpec, weights: Path | None) -> _Weights:
 
     def download() -> dict[str, Tensor]:
         _check_hub(model_config.hf_hub_id)
-        return timm.create_model(spec.name, pretrained=True).state_dict()
+        return timm.create_model(name, pretrained=True).state_dict()
 
     if weights is not None:
         return preprocessing, lambda: _read(weights), str(weights)
-    return preprocessing, download, f"timm's hub ({spec.name})"
+    return preprocessing, download, f"timm's hub ({name})"
 
 
-def _torchvision_weights(spec: BackboneSpec, weights: Path | None) -> _Weights:
+def _torchvision_weights(name: str, weights: Path | None) -> _Weights:
     """The same from torchvision."""
-    preprocessing = torchvision_models.preprocessing(spec.name)
+    preprocessing = torchvision_models.preprocessing(name)
     if weights is not None:
         return preprocessing, lambda: _read(weights), str(weights)
-    return preprocessing, lambda: torchvision_models.download(spec.name), f"torchvision's hub ({spec.name})"
+    return preprocessing, lambda: torchvision_models.download(name), f"torchvision's hub ({name})"
 
 
 def _read(weights: Path) -> dict[str, Tensor]:
@@ -125,13 +150,18 @@ def from_checkpoint(path: Path, *, image_size: int | None = None) -> tuple[Backb
 
 def image_size_of(path: Path) -> int:
     """Pixels a side that a run's backbone takes."""
-    return checkpoint.load_description(path, "backbone")["backbone"]["image_size"]
+    return spec_of(path).image_size
 
 
 def config_of(path: Path) -> BackboneConfig:
     """The network of a run's backbone, as a user would ask for it."""
-    spec = _spec_of(checkpoint.load_description(path, "backbone"))
+    spec = spec_of(path)
     return BackboneConfig(name=spec.name, stem=spec.stem, arguments=spec.arguments)
+
+
+def spec_of(path: Path) -> BackboneSpec:
+    """What a run's backbone is."""
+    return _spec_of(checkpoint.load_description(path, "backbone"))
 
 
 def _spec_of(description: Mapping[str, Any]) -> BackboneSpec:
@@ -174,10 +204,10 @@ def _check_hub(repository: str) -> None:
             pass
 
 
-def _fit_timm(state: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+def _fit_timm(state: dict[str, Tensor], backbone: Backbone, name: str) -> dict[str, Tensor]:
     """A classifier's state without its classifier, its first layer and position embedding fitted."""
     model, spec = backbone.model, backbone.spec
-    model_config = timm.get_pretrained_cfg(spec.name)
+    model_config = timm.get_pretrained_cfg(name)
     classifiers = model_config.classifier if model_config else "head"
     names = [classifiers] if isinstance(classifiers, str) else list(classifiers)
     if isinstance(model, VGG):
@@ -200,13 +230,13 @@ def _fit_size(state: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]
     return state
 
 
-def _load_imagenet(backbone: Backbone, state: dict[str, Tensor], source: str) -> None:
+def _load_imagenet(backbone: Backbone, state: dict[str, Tensor], source: str, name: str) -> None:
     """Load a classifier's state strictly, but for its classifier, which is dropped by the library's name for it."""
     model, spec = backbone.model, backbone.spec
     if torchvision_models.is_torchvision(spec.name):
         state = torchvision_models.fit_state(state, model, spec.image_size)
     else:
-        state = _fit_timm(state, backbone)
+        state = _fit_timm(state, backbone, name)
     expected = model.state_dict()
     wrong = [
         *(f"{key} is missing" for key in expected if key not in state),

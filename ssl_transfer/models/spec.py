@@ -73,12 +73,9 @@ def make_spec(
         InputError: there is no model of this name.
     """
     check_name(config.name)
-    stem = config.stem
-    if stem == "auto":
-        stem = "small" if image_size < SMALL_IMAGE else "standard"
     return BackboneSpec(
         name=config.name,
-        stem=stem,
+        stem=stem_of(config, image_size),
         arguments=config.arguments,
         in_chans=in_chans,
         image_size=image_size,
@@ -86,6 +83,13 @@ def make_spec(
         std=std,
         value_range=value_range,
     )
+
+
+def stem_of(config: BackboneConfig, image_size: int) -> Literal["standard", "small"]:
+    """The stem that is asked for, decided."""
+    if config.stem == "auto":
+        return "small" if image_size < SMALL_IMAGE else "standard"
+    return config.stem
 
 
 def check_name(name: str) -> None:

@@ -23,16 +23,18 @@ from ..evaluation import tables
 from ..evaluation.statistics import Cell, Row
 from . import augmentation as augmentations
 from . import pretrain as pretraining
-from .arms import Arm, CompareConfig, resolve_arms
+from . import ready
+from .arms import Arm, CompareConfig
 from .grid import check_launcher, failures_of, grid, launcher, listed, load_once
-from .initial import Initial, initial_backbone
+from .initial import WORDS, Initial, initial_backbone, is_run
 from .phases import fitted
+from .resolve import resolve_arms
 from .run import VOLATILE, check_positive, data_label
 
 
-def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> None:
-    """Find every bad setting now: nothing has been trained, and hours may lie ahead."""
-    check_positive(pretrain_seeds=config.pretrain_seeds)
+def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> list[str]:
+    """Find every bad setting now: nothing has been trained, and hours may lie ahead. Returns what to warn of."""
+    check_positive(pretrain_seeds=config.pretrain_seeds, tune=config.tune)
     config.transfer.phases(steps_per_epoch=1)
     if not config.labels or not config.seeds:
         raise InputError("--labels and --seeds need at least one value each.")
@@ -48,6 +50,7 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> N
         per_class = splits.parse_budget(text)
         train = dataset.splits["train"]
         splits.budget(train, dataset.labels, dataset.classes, per_class=per_class, seed=0, stream=splits.LABELED)
+    warnings = []
     for arm in arms:
         if arm.recipe is not None and arm.recipe.batch_size > len(dataset.pool):
             raise InputError(
@@ -55,16 +58,13 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> N
                 f"{config.data} has only {len(dataset.pool)} images. Give at most that, as in --batch-size "
                 f"{len(dataset.pool)}."
             )
-        start = Initial(
-            init=arm.init,
-            image_size=config.image_size,
-            backbone=arm.backbone,
-            imagenet_weights=config.imagenet_weights if arm.init == "imagenet" else None,
-        )
-        backbone, _ = initial_backbone(start, dataset)
+        backbone, _ = initial_backbone(Initial(image_size=config.image_size, **arm.start), dataset)
+        if is_run(arm.init):
+            warnings += ready.check_images(arm.init, backbone.spec, dataset, config.loading)
         if arm.recipe is not None:
             pretraining.prepare(pretraining.fitted(arm.recipe, len(dataset.pool)), backbone)
         fitted(config.transfer, backbone, len(dataset.classes))
+    return warnings
 
 
 def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -> Path:
@@ -90,9 +90,11 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
     arms = resolve_arms(config)
     dataset = load_once(config.data, config.image_size, config.loading)
     runtime.say(augmentations.introduce(dataset, config.transfer, *(arm.recipe for arm in arms)))
-    check(config, arms, dataset)
+    warnings = check(config, arms, dataset)
+    for warning in warnings:
+        runtime.say(f"warning: {warning}")
     output = config.output or Path(f"runs/compare-{data_label(config.data)}")
-    volatile = (*VOLATILE, "arms", "labels", "seeds", "imagenet_weights", "retry", "launcher", "slurm")
+    volatile = (*VOLATILE, "arms", "labels", "seeds", "backbones", "imagenet_weights", "retry", "launcher", "slurm")
     identity = {"data": dataset.fingerprint}
     with RunFolder(
         output, _settings(config), runtime, identity=identity, fresh=config.fresh, volatile=volatile
@@ -114,6 +116,7 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
             runtime.warn(f"{counted(len(failures), 'run')} of {len(jobs)} failed; the tables hold what finished.")
 
         if runtime.is_main:
+            costs = {arm.init: ready.cost_of(arm.init) for arm in arms if is_run(arm.init)}
             rows: list[Row] = []
             curves: list[dict[str, Any]] = []
             images: dict[str, list[int]] = {}
@@ -121,7 +124,7 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
             for arm, labels, seed, job in finished:
                 key = {"arm": arm.name, "backbone": arm.label, "labels": labels, "seed": seed}
                 result = results[job.folder]
-                rows += tables.rows_of(key, result, None if job.after is None else results[job.after])
+                rows += tables.rows_of(key, result, costs.get(arm.init) if job.after is None else results[job.after])
                 curves += tables.curves_of(key, job.folder / "metrics.jsonl")
                 for cell, held in tables.hits_of(key, job.folder).items():
                     hits.setdefault(cell, {}).update(held)
@@ -129,7 +132,10 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
             tables.write(output, rows, curves, hits)
             description = _description(config, arms, dataset, images)
             pretrained = {job.folder: results[job.folder] for job in pretrain_jobs if job.folder in results}
-            folder.write("comparison.json", {**description, "warnings": _warnings(pretrained), "failures": failures})
+            folder.write(
+                "comparison.json",
+                {**description, "warnings": [*warnings, *_warnings(pretrained)], "failures": failures},
+            )
             report.draw(output)
             publish(
                 config.tracking,
@@ -159,6 +165,7 @@ def _description(
         "image_size": config.image_size,
         "data_fingerprint": dataset.fingerprint,
         "backbones": {arm.label: configuration.to_dict(arm.backbone) for arm in arms},
+        "starts": {arm.name: arm.init for arm in arms if arm.init not in WORDS},
         "labels": list(config.labels),
         "images": images,
         "num_classes": len(dataset.classes),
@@ -168,6 +175,7 @@ def _description(
         "pretrain_seeds": config.pretrain_seeds,
         "epochs": {arm.name: arm.recipe.epochs for arm in arms if arm.recipe is not None},
         "plan": configuration.to_dict(config.transfer),
+        "tune": config.tune,
     }
 
 

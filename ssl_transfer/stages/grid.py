@@ -66,14 +66,14 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
     group = output.name
     pretrain_jobs, transfer_jobs = [], []
     for arm in arms:
-        place = f"{arm.name}-{arm.backbone.name.replace('/', '-')}-{configuration.fingerprint(arm.backbone)[:6]}"
+        place = arm.place
         # A transfer run's seed says which pretraining it starts from, whatever other seeds there are.
         for seed in sorted({seed % config.pretrain_seeds for seed in config.seeds}) if arm.recipe is not None else ():
             settings = pretraining.PretrainConfig(
                 **shared,
                 **configuration.shallow(arm.recipe),
                 init=arm.init,
-                imagenet_weights=config.imagenet_weights if arm.init == "imagenet" else None,
+                imagenet_weights=arm.weights,
                 seed=seed,
                 output=output / "pretrain" / f"{place}-seed{seed}",
             )
@@ -81,13 +81,10 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
             pretrain_jobs.append(Job(stage=pretraining.pretrain, config=settings, group=group, title=title))
         for labels in config.labels:
             for seed in config.seeds:
-                own: dict[str, Any] = {"init": arm.init, "backbone": arm.backbone}
-                after = None
+                own, after = arm.start, None
                 if arm.recipe is not None:
                     after = output / "pretrain" / f"{place}-seed{seed % config.pretrain_seeds}"
                     own = {"init": str(after)}
-                elif arm.init == "imagenet":
-                    own["imagenet_weights"] = config.imagenet_weights
                 run = transferring.for_arm(
                     config.transfer,
                     **shared,
@@ -95,6 +92,7 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
                     labels=labels,
                     seed=seed,
                     keep_model=False,
+                    tune=config.tune,
                     output=output / "transfer" / place / f"labels-{labels}" / f"seed{seed}",
                 )
                 title = f"{arm.name} {arm.label} {budget_title(labels)} seed {seed}"

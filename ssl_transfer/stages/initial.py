@@ -1,5 +1,6 @@
 """Where a run starts: which backbone, from which weights, fit for which images."""
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ..data.dataset import Dataset
 from ..engine import checkpoint
 from ..engine.errors import InputError
 from ..engine.randomness import seed_from
+from ..evaluation.statistics import TIMM
 from ..models import backbones, initialize
 from .run import IMAGE_SIZE
 
@@ -20,16 +22,22 @@ AUTO = "auto"
 """A backbone's name that is still to be decided."""
 
 
+def is_run(init: str) -> bool:
+    """Whether an initialisation is the folder of a run."""
+    return init not in WORDS and not init.startswith(TIMM)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Initial:
     """Where a backbone comes from."""
 
     init: str = "scratch"
-    """Where the backbone's weights come from: scratch, imagenet, or the folder of a pretraining run."""
+    """Where the backbone's weights come from: scratch, imagenet, timm:NAME (any weights of timm, such as
+    timm:resnet18.a1_in1k), or the folder of a run."""
     image_size: int | None = None
     """Pixels a side of what the models see. Default: 64, or those of the run that --init names."""
     backbone: backbones.BackboneConfig = field(default_factory=backbones.BackboneConfig)
-    """The network for scratch and imagenet; a run's folder names its own."""
+    """The network for scratch and imagenet; a run's folder and timm:NAME name their own."""
     imagenet_weights: Path | None = None
     """A local file with ImageNet weights in timm's names (of torchvision/NAME in torchvision's), instead of a hub."""
     seed: int = 0
@@ -42,7 +50,7 @@ class Initial:
         Raises:
             InputError: another size than that of the run that `init` names.
         """
-        if self.init in WORDS:
+        if not is_run(self.init):
             return IMAGE_SIZE if self.image_size is None else self.image_size
         size = initialize.image_size_of(Path(self.init))
         if self.image_size not in (None, size):
@@ -50,15 +58,25 @@ class Initial:
         return size
 
 
+def label_of(init: str) -> str:
+    """An initialisation as part of a folder's name."""
+    return re.sub(r"[^\w.+-]+", "-", Path(init).name)
+
+
 def initial_backbone(initial: Initial, dataset: Dataset) -> tuple[backbones.Backbone, dict[str, Any]]:
     """The backbone that `init` names, and its provenance. Random numbers then go on as a function of the seed."""
-    if initial.imagenet_weights is not None and initial.init != "imagenet":
+    if initial.imagenet_weights is not None and (initial.init == "scratch" or is_run(initial.init)):
         raise InputError(f"--imagenet-weights would be ignored with --init {initial.init}.")
     if initial.init == "scratch":
         return initialize.scratch(_spec(initial, dataset), seed=seed_from(initial.seed, 0)), {"init": "scratch"}
     if initial.init == "imagenet":
         backbone = initialize.imagenet(_spec(initial, dataset), weights=initial.imagenet_weights)
         provenance: dict[str, Any] = {"init": "imagenet"}
+    elif initial.init.startswith(TIMM):
+        _, name = initialize.pretrained_name(initial.init.removeprefix(TIMM))
+        own = replace(initial, backbone=timm_backbone(initial.init, initial.backbone))
+        backbone = initialize.imagenet(_spec(own, dataset), weights=initial.imagenet_weights, name=name)
+        provenance = {"init": f"{TIMM}{name}"}
     else:
         path = Path(initial.init)
         if initial.init.startswith("imagenet+") and not path.exists():
@@ -107,14 +125,35 @@ def held(run: Path, given: backbones.BackboneConfig) -> backbones.BackboneConfig
     return found
 
 
+def decided(
+    init: str, given: backbones.BackboneConfig, suggested: backbones.BackboneConfig
+) -> backbones.BackboneConfig:
+    """The network that an initialisation brings; where it brings none, the given one or the suggested."""
+    if init.startswith(TIMM):
+        return timm_backbone(init, given)
+    return held(Path(init), given) if is_run(init) else named(given, suggested)
+
+
+def timm_backbone(init: str, given: backbones.BackboneConfig) -> backbones.BackboneConfig:
+    """The network of timm:NAME, with the stem that its weights fit unless another was set.
+
+    Raises:
+        InputError: timm has no such weights; another network was asked for.
+    """
+    architecture, _ = initialize.pretrained_name(init.removeprefix(TIMM))
+    if given.name not in (architecture, AUTO) and given != backbones.BackboneConfig():
+        raise InputError(f"--backbone.name {given.name}: --init {init} is {architecture}. Leave --backbone.name out.")
+    return replace(given, name=architecture, stem="standard" if given.stem == "auto" else given.stem)
+
+
 def fingerprint_of(initial: Initial) -> str:
     """What tells one initialisation from another, wherever its weights lie."""
     if initial.imagenet_weights is not None:
         return checkpoint.file_fingerprint(initial.imagenet_weights.expanduser())
-    return initial.init if initial.init in WORDS else checkpoint.weights_fingerprint(Path(initial.init), "backbone")
+    return initial.init if not is_run(initial.init) else checkpoint.weights_fingerprint(Path(initial.init), "backbone")
 
 
 def seen_after(initial: Initial, contents: np.ndarray | None) -> np.ndarray | None:
     """The images that weights were trained on, before and with these (as `Dataset.contents`); None if not known."""
-    before = np.empty(0, np.uint64) if initial.init in WORDS else initialize.seen_images(Path(initial.init))
+    before = np.empty(0, np.uint64) if not is_run(initial.init) else initialize.seen_images(Path(initial.init))
     return None if before is None or contents is None else np.concatenate([before, contents])

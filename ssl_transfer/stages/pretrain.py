@@ -26,7 +26,7 @@ from ..methods.method import Method
 from ..models import backbones, initialize
 from . import augmentation as augmentations
 from . import watch
-from .initial import AUTO, WORDS, Initial, fingerprint_of, held, initial_backbone, named, seen_after
+from .initial import AUTO, Initial, decided, fingerprint_of, initial_backbone, is_run, label_of, seen_after
 from .matching import matched
 from .run import VOLATILE, RunConfig, check_positive, data_label
 
@@ -100,9 +100,7 @@ def settings_of(config: PretrainConfig[Any]) -> dict[str, Any]:
 
 def resolved(config: PretrainConfig[M]) -> PretrainConfig[M]:
     """The same with its backbone and its image size decided."""
-    backbone = named(config.backbone, METHODS[name_of(config.method)].backbone)
-    if config.init not in WORDS:
-        backbone = held(Path(config.init), config.backbone)
+    backbone = decided(config.init, config.backbone, METHODS[name_of(config.method)].backbone)
     return replace(config, backbone=backbone, image_size=config.size)
 
 
@@ -175,7 +173,7 @@ def pretrain(
     num_images = len(dataset.pool) if stream is None else stream.num_images
     asked, config = config, fitted(config, num_images)
     backbone, earlier = initial_backbone(config, dataset)
-    if config.init not in WORDS:
+    if is_run(config.init):
         dataset = matched(dataset, backbone.spec, Path(config.init), config.loading)
     # The backbone has its weights by now: methods copy it.
     method = prepare(config, backbone)
@@ -190,7 +188,7 @@ def pretrain(
         )
     check_accumulation(method.eval(), config.optimizer.accumulate, runtime)
     settings = settings_of(config)
-    start = "" if config.init == "scratch" else f"{Path(config.init).name}+"
+    start = "" if config.init == "scratch" else f"{label_of(config.init)}+"
     output = config.output or Path(
         f"runs/pretrain-{start}{name}-{config.backbone.name.replace('/', '-')}-{data_label(config.data)}"
         f"-seed{config.seed}"

@@ -20,12 +20,13 @@ from ..models.backbones import Backbone
 from ..models.heads import Head
 from ..objectives.supervised import Supervised
 from . import augmentation as augmentations
-from .initial import WORDS, Initial, fingerprint_of, initial_backbone, seen_after
+from .initial import Initial, fingerprint_of, initial_backbone, is_run, label_of, seen_after
 from .matching import matched
-from .phases import Training, calibrate, find_rate, fitted, measure_start, run_phase, smallest_batch
+from .phases import Training, calibrate, find_rate, fitted, measure_start, smallest_batch
 from .plan import TransferRecipe
-from .run import VOLATILE, RunConfig, data_label
+from .run import VOLATILE, RunConfig, check_positive, data_label
 from .transferred import leave_curves, leave_evaluation, leave_hits, leave_model, leave_rates
+from .tune import drop_states, replay, run_plan, summary, tune
 
 CALIBRATION_IMAGES = 256
 """At most so many training images set the scale of the features and a scratch backbone's first statistics."""
@@ -39,6 +40,9 @@ class TransferConfig(RunConfig, TransferRecipe, Initial):
     """Labelled images per class, a share of each class (0.1 or 10%), or all. Validation holds no more a class."""
     keep_model: bool = True
     """Export the chosen model: its backbone and its head."""
+    tune: int = 1
+    """Trials of the plan, of which validation chooses one: the plan as it stands, then others whose learning rates and
+    weight decay are each within a factor of ten of its own. The cost of the run by as much; 1 tunes nothing."""
     find_rate: bool = False
     """Train nothing: raise the learning rate of the first phase step by step until the loss explodes (Smith 2017), say
     which one it bears, and draw the curve."""
@@ -83,13 +87,17 @@ def transfer(
 
     Returns:
         `chosen` (a phase's name), `num_train`, `num_validation`, `num_parameters`, and `phases`: for each its
-        `validation` and `test` metrics and its cost.
+        `validation` and `test` metrics and its cost. With `tune` also `tuned` (`tune.Tuned.report`); the phases are
+        then those of the chosen trial.
     """
+    check_positive(tune=config.tune)
+    if config.find_rate and config.tune > 1:
+        raise InputError(f"--tune {config.tune} would be ignored: --find-rate trains nothing. Leave one out.")
     config = replace(config, labels=splits.budget_name(config.labels), image_size=config.size)
     runtime = runtime or runtimes.start(config.mixed_precision)
     dataset = dataset or sources.load(config.data, image_size=config.size, config=config.loading)
     backbone, provenance = initial_backbone(config, dataset)
-    if config.init not in WORDS:
+    if is_run(config.init):
         dataset = matched(dataset, backbone.spec, Path(config.init), config.loading)
     torch.manual_seed(seed_from(config.seed, 1))
     backbone, head = fitted(config, backbone, len(dataset.classes))
@@ -106,7 +114,7 @@ def transfer(
     check_accumulation(training.objective.eval(), config.optimizer.accumulate, runtime)
     settings = configuration.to_dict(config)
     output = config.output or Path(
-        f"runs/transfer-{Path(config.init).name}-{backbone.spec.name.replace('/', '-')}-{data_label(config.data)}"
+        f"runs/transfer-{label_of(config.init)}-{backbone.spec.name.replace('/', '-')}-{data_label(config.data)}"
         f"-{config.labels}{config.plan_label}-seed{config.seed}"
     )
     if config.find_rate:
@@ -129,27 +137,23 @@ def transfer(
             )
         named_so = {"group": group, "job_type": "transfer", "title": title}
         tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, **named_so)
-        states = {phase.name: folder.checkpoints / f"{phase.name}.pt" for phase in phases}
-        if not states[phases[0].name].is_file():
+        if not (folder.checkpoints / f"{phases[0].name}.pt").is_file():
             if runtime.is_main:
                 drop_after(folder.metrics, phases[0].name, -1)
             place = {"phase": phases[0].name, "epoch": 0, "step": 0, "split": "validation"}
             tracker.log({**place, **measure_start(training)})
-        found: dict[str, dict[str, Any]] = {}
-        weights: dict[str, dict[str, torch.Tensor]] = {}
-        for number, phase in enumerate(phases):
-            found[phase.name] = run_phase(
-                training,
-                phase,
-                seed=seed_from(config.seed, 2, number),
-                tracker=tracker,
-                metrics=folder.metrics,
-                state=states[phase.name] if config.keep_model else None,
-            )
-            weights[phase.name] = {name: value.clone() for name, value in training.objective.state_dict().items()}
-        chosen = max(found, key=lambda name: _preference(found[name]["validation"]))
+        tuned = None
+        if config.tune > 1:
+            tuned = tune(training, phases, config.tune, folder=folder.path / "trials")
+            if runtime.is_main:
+                replay(tuned, tracker, folder.metrics)
+            trained = tuned.trained
+        else:
+            kept = folder.checkpoints if config.keep_model else None
+            trained = run_plan(training, phases, tracker=tracker, metrics=folder.metrics, states=kept)
+        found, chosen = trained.found, trained.preferred
         logits: dict[str, torch.Tensor] = {}
-        for name, state in weights.items():
+        for name, state in trained.weights.items():
             training.objective.load_state_dict(state)
             logits[name] = training.logits(dataset.splits["test"])
             found[name]["test"] = classification(logits[name], dataset.labels[dataset.splits["test"]])
@@ -159,6 +163,7 @@ def transfer(
             "num_validation": len(validation),
             "num_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
             "phases": found,
+            **({} if tuned is None else {"tuned": tuned.report}),
         }
         if runtime.is_main:
             drop_after(folder.metrics, "chosen", -1)
@@ -172,7 +177,7 @@ def transfer(
         if runtime.is_main:
             leave_hits(output, logits[chosen], dataset.labels[dataset.splits["test"]])
         if config.keep_model and runtime.is_main:
-            training.objective.load_state_dict(weights[chosen])
+            training.objective.load_state_dict(trained.weights[chosen])
             origin = {"init": provenance, "settings": settings, "data_fingerprint": dataset.fingerprint}
             contents = None if dataset.contents is None else dataset.contents[labelled.numpy()]
             leave_model(training, output, config.head, origin, seen=seen_after(config, contents))
@@ -185,6 +190,8 @@ def transfer(
             }
             leave_curves(output, key, result)
         folder.finish(result)
+        if tuned is not None and not config.keep_model:
+            drop_states(tuned.place, training)
         if not quiet:
             _describe(result, output, runtime)
         return result
@@ -240,11 +247,6 @@ def _class_weights(config: TransferConfig, dataset: sources.Dataset, labelled: t
     return len(labelled) / (counts * len(counts))
 
 
-def _preference(validation: dict[str, float]) -> tuple[float, float]:
-    """What makes one phase preferable to another: accuracy, and among equals the log-loss."""
-    return validation["accuracy"], -validation["log_loss"]
-
-
 def _describe(result: dict[str, Any], output: Path, runtime: runtimes.Runtime) -> None:
     """Print a run's accuracies."""
     width = max(map(len, result["phases"]))
@@ -252,6 +254,8 @@ def _describe(result: dict[str, Any], output: Path, runtime: runtimes.Runtime) -
         preferred = "  <- preferred by validation" if name == result["chosen"] else ""
         accuracies = [f"{split} {phase[split]['accuracy']:.1%}" for split in ("validation", "test")]
         runtime.say(f"  {name:{width}}  {'  '.join(accuracies)}{preferred}")
+    if "tuned" in result:
+        runtime.say(f"  {summary(result['tuned'])}")
     runtime.say(f"run folder: {output}")
 
 

@@ -32,7 +32,7 @@ def with_permuted_labels(dataset: Dataset, split: str) -> Dataset:
 
 
 def outcome(
-    dataset: Dataset, folder: Path, runtime: Runtime, backbone: BackboneConfig, log_of: Callable
+    dataset: Dataset, folder: Path, runtime: Runtime, backbone: BackboneConfig, log_of: Callable, *, tune: int = 1
 ) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
     """A transfer run's result without costs, its test metrics apart, and everything else that it wrote."""
     config = TransferConfig(
@@ -43,9 +43,12 @@ def outcome(
         head_steps=20,
         finetune_steps=20,
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
+        tune=tune,
         output=folder,
     )
     result = copy.deepcopy(transfer(config, runtime=runtime, dataset=dataset))
+    for trial in result["tuned"]["trials"] if tune > 1 else []:
+        del trial["seconds"], trial["peak_memory_mb"]
     tested = {}
     for name, phase in result["phases"].items():
         del phase["seconds"], phase["peak_memory_mb"]
@@ -55,11 +58,16 @@ def outcome(
     return result, tested, [log, *files]
 
 
+@pytest.mark.parametrize("tune", [1, 3])
 def test_permuted_test_labels_change_test_metrics_alone(
-    digits: Dataset, runtime: Runtime, convolutional: BackboneConfig, log_of: Callable, tmp_path: Path
+    tune: int, digits: Dataset, runtime: Runtime, convolutional: BackboneConfig, log_of: Callable, tmp_path: Path
 ) -> None:
-    plain = outcome(digits, tmp_path / "plain", runtime, convolutional, log_of)
-    other = outcome(with_permuted_labels(digits, "test"), tmp_path / "permuted", runtime, convolutional, log_of)
+    """Of a run that is tuned every trial and the choice among them are the same too."""
+    plain, other = (
+        outcome(images, tmp_path / name, runtime, convolutional, log_of, tune=tune)
+        for name, images in (("plain", digits), ("permuted", with_permuted_labels(digits, "test")))
+    )
+    assert len(plain[0].get("tuned", {"trials": [None]})["trials"]) == tune
     assert plain[0] == other[0]
     assert plain[2] == other[2]
     assert len(plain[2][0]) > 4
@@ -78,14 +86,16 @@ def test_permuted_validation_labels_change_the_validation(
     assert plain[1] == other[1]
 
 
+@pytest.mark.parametrize("tune", [1, 3])
 def test_test_split_is_read_after_the_choice(
+    tune: int,
     digits: Dataset,
     runtime: Runtime,
     convolutional: BackboneConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing of the test split is looked at before both phases are trained, and then once for each."""
+    """Nothing of the test split is looked at before both phases of all trials are trained, then once for each phase."""
     from ssl_transfer.stages import features, phases
 
     events = []
@@ -105,10 +115,17 @@ def test_test_split_is_read_after_the_choice(
     for module in (phases, features):
         monkeypatch.setattr(module, "over_images", traced_measure)
     config = TransferConfig(
-        image_size=16, labels="1", backbone=convolutional, epochs=1, head_steps=2, finetune_steps=2, output=tmp_path
+        image_size=16,
+        labels="1",
+        backbone=convolutional,
+        epochs=1,
+        head_steps=2,
+        finetune_steps=2,
+        tune=tune,
+        output=tmp_path,
     )
     transfer(config, runtime=runtime, dataset=digits)
-    assert events == ["trained head", "trained finetune", "read test", "read test"]
+    assert events == [*["trained head", "trained finetune"] * tune, "read test", "read test"]
 
 
 def test_pretraining_sees_neither_labels_nor_the_other_splits(

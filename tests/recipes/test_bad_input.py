@@ -128,6 +128,63 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (*COMPARE, "--arms", "scratch+simclr"),
         ("--arms scratch+simclr", "begins from scratch unless told otherwise", "Write simclr"),
     ),
+    "folder that is written like a method": ((*COMPARE, "--arms", "pretrained"), ("--arms pretrained", "./pretrained")),
+    "arm that is no run": ((*COMPARE, "--arms", "./empty"), ("empty", "no backbone.json", "finished run")),
+    "run of another size": (
+        ("compare", "--image-size", "24", "--output", "run", "--arms", "./pretrained"),
+        ("--arms ./pretrained", "images of 16 px", "Give --image-size 16"),
+    ),
+    "run twice": (
+        (*COMPARE, "--arms", "./pretrained", "./pretrained/backbone"),
+        ("./pretrained/backbone", "the same run"),
+    ),
+    "run of other channels": (
+        (*COMPARE, "--arms", "./pretrained", "--labels", "2", "--data", "folder:images", "--loading.cache", "cache"),
+        ("1 channel;", "has 3", "--loading.channels"),
+    ),
+    "run that was trained on what would test it": (
+        (*COMPARE, "--arms", "./pretrained", "--loading.split-seed", "7"),
+        ("pretrained was trained on", "images for test", "Divide as that run did"),
+    ),
+    "run that would be tested on fewer images": (
+        (*COMPARE, "--arms", "./pretrained", "--loading.split-seed", "7", "--loading.leakage", "drop"),
+        ("pretrained was trained on", "on fewer images than the others", "leave the arm out"),
+    ),
+    "unknown weights of timm": (
+        (*COMPARE, "--arms", "timm:resnet18.a9_in1k"),
+        ("timm:resnet18.a9_in1k", "no pretrained weights of this name", "Did you mean", "resnet18.a1_in1k"),
+    ),
+    "weights of timm that do not fit": (
+        (*COMPARE, "--arms", "timm:resnet18.a1_in1k", "--imagenet-weights", "wrong.safetensors"),
+        ("wrong.safetensors", "do not fit resnet18", "is missing"),
+    ),
+    "weights of timm on another backbone": (
+        (*TRANSFER, "--init", "timm:resnet18.a1_in1k", "--backbone.name", "resnet34"),
+        ("--backbone.name resnet34", "timm:resnet18.a1_in1k is resnet18", "Leave --backbone.name out"),
+    ),
+    "one file for weights of two": (
+        (*COMPARE, "--arms", "timm:resnet18", "timm:resnet34", "--imagenet-weights", "wrong.safetensors"),
+        ("wrong.safetensors: one file, and timm:resnet18, timm:resnet34",),
+    ),
+    "backbone twice": ((*COMPARE, "--backbones", "resnet18", "resnet18"), ("--backbones resnet18", "only once")),
+    "unknown backbone among several": ((*COMPARE, "--backbones", "resnet18", "resnet19"), ("resnet19", "Did you mean")),
+    "backbones beside a backbone": (
+        (*COMPARE, "--backbones", "resnet18", "--backbone.name", "resnet34"),
+        ("--backbone.name resnet34 and --backbones resnet18", "give one"),
+    ),
+    "backbones beside that of imagenet": (
+        (*COMPARE, "--arms", "imagenet", "--backbones", "resnet18", "--imagenet.name", "resnet34"),
+        ("--imagenet.* would be ignored", "Leave it out"),
+    ),
+    "backbones that no arm can use": (
+        (*COMPARE, "--arms", "mae", "--backbones", "vit_tiny_patch16_224", "resnet18"),
+        ("--backbones resnet18 would be ignored", "Leave it out"),
+    ),
+    "no trials": ((*COMPARE, "--tune", "0"), ("--tune 0", "1 or more")),
+    "trials of a search that trains nothing": (
+        (*TRANSFER, "--tune", "2", "--find-rate"),
+        ("--tune 2 would be ignored", "--find-rate"),
+    ),
     "missing ImageNet weights behind a method": (
         (*COMPARE, "--arms", "imagenet+simclr", "--imagenet-weights", "absent.safetensors"),
         ("absent.safetensors", "no such file"),

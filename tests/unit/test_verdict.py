@@ -259,3 +259,25 @@ def test_what_the_labels_of_the_best_arm_are_worth():
     assert "equals" not in verdict(
         [*spread("scratch", 0.5, 0.1), *spread("simclr", 0.5, 0.2)], None, {"5": 5.0, "9": 9.0}
     )
+
+
+def test_weights_of_timm_are_not_pretraining_on_these_images():
+    """They stand in the table; the sentence is about what was pretrained here, or about nothing."""
+    timm = rows_of("timm:resnet18.a1_in1k", 0.9)
+    assert verdict([*rows_of("scratch", 0.6), *timm]).startswith("No arm pretrained on these images")
+    text = verdict([*rows_of("scratch", 0.6), *rows_of("simclr", 0.8), *timm])
+    assert text.startswith("Yes, pretraining on these images helps: at 5 labels a class simclr is ahead")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "words"),
+    [
+        (0.8, "Yes, pretraining helps: "),
+        (0.5, "No, pretraining does not help: "),
+        (0.6, "These runs do not show that pretraining helps: "),
+    ],
+)
+def test_a_run_may_have_been_trained_on_other_images(accuracy, words):
+    text = verdict([*rows_of("scratch", 0.6), *rows_of("run:mine", accuracy)])
+    assert text.startswith(words)
+    assert "run:mine" in text
