@@ -182,6 +182,7 @@ def test_every_arm_has_the_same_trials(run: Callable, tmp_path: Path, tiny: dict
         report = (folder / name).read_text()
         assert "Tuned: 3 trials an arm, budget and seed" in report
         assert "none was tuned" not in report
+        assert "of the rate." not in report
     assert list((folder / "transfer").rglob("*.pt")) == []
     before = state_of(folder)
     assert run(*flags, "--tune", 3).status == 0
