@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -43,6 +44,10 @@ def rows_of(key: dict[str, Any], result: dict[str, Any], pretraining: dict[str, 
         ),
         "num_parameters": float(result["num_parameters"]),
     }
+    rows += [
+        Row(**key, phase=phase, split="train", metric="seconds", value=found["seconds"])
+        for phase, found in result["phases"].items()
+    ]
     if pretraining and "knn_accuracy" in pretraining:
         rows.append(
             Row(**key, phase="chosen", split="validation", metric="knn_accuracy", value=pretraining["knn_accuracy"])
@@ -84,6 +89,20 @@ def read_results(folder: Path) -> list[Row]:
 def read_curves(folder: Path) -> list[dict[str, str]]:
     """The lines of `curves.csv`."""
     return _read(folder / "curves.csv")
+
+
+def write_lines(path: Path, columns: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
+    """Write a table of any columns whole or not at all. What is nan is left empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in line] for line in lines)
+    write_text(path, text.getvalue())
+
+
+def read_optional(path: Path) -> list[dict[str, str]]:
+    """The lines of a table that comparisons of older versions do not have; none where it is absent."""
+    return _read(path) if path.is_file() else []
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

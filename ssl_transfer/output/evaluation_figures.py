@@ -16,12 +16,13 @@ _NAMES_UP_TO = 120
 _LONGEST_NAME = 22
 
 
-def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
+def confusion(matrix: np.ndarray, classes: Sequence[str], title: str = "") -> bytes:
     """Rows are true classes and columns predicted ones; colours are shares of the row, numbers are images.
 
     Args:
         matrix: (K, K) int64, as `metrics.confusion` gives it.
         classes: K names.
+        title: stands above it.
     """
     count = len(classes)
     support = matrix.sum(axis=1, keepdims=True)
@@ -45,6 +46,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
                 text = f"{matrix[row, column]}"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=10 - min(4, len(text)))
     axes.set(xlabel="predicted", ylabel="true class")
+    axes.set_title(title.replace("$", r"\$"), fontsize=11)
     figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, label="share of the true class")
     return png(figure)
 

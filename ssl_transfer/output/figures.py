@@ -94,6 +94,7 @@ def label_efficiency(rows: Sequence[Row]) -> bytes:
             marker=style.marker,
             markerfacecolor=style.colour if style.filled else "white",
         )
+        axes.fill_between(places + offset, means - spread, means + spread, color=style.colour, alpha=0.1, linewidth=0)
     axes.set_xticks(places, ["all" if budget == "all" else budget_title(budget) for budget in budgets])
     axes.set_ylim(max(0.0, floor - 0.03), 1.0)
     axes.set(xlabel="labelled images", ylabel="test accuracy")

@@ -32,7 +32,7 @@ from ..evaluation.statistics import (
 from ..evaluation.verdict import verdict
 from . import figures
 from .benefits import benefit_lines
-from .evaluation import write_csv, write_picture
+from .evaluation import write_picture
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -61,7 +61,7 @@ def draw(folder: Path, *, threshold: float | None = None) -> None:
     tables.write_summary(folder, rows)
     lines = tables.read_curves(folder)
     benefits = transfer_benefits(lines, threshold=threshold)
-    write_csv(folder / "transfer_benefits.csv", BENEFIT_COLUMNS, (list(row.values()) for row in benefits))
+    tables.write_lines(folder / "transfer_benefits.csv", BENEFIT_COLUMNS, (list(row.values()) for row in benefits))
     pictures = {
         "label_efficiency": figures.label_efficiency(rows),
         "learning_curves": figures.learning_curves(lines, rows),

@@ -18,6 +18,7 @@ from ..engine.folder import RunFolder
 from ..evaluation import tables
 from ..evaluation.statistics import Row
 from . import augmentation as augmentations
+from . import evidence
 from . import pretrain as pretraining
 from . import transfer as transferring
 from .arms import Arm, CompareConfig, resolve_arms
@@ -180,7 +181,16 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
                 labels: [result["num_train"], result["num_validation"]]
                 for (_, labels, *_), result in zip(transfer_jobs, transferred, strict=True)
             }
-            description = _description(config, arms, dataset, images)
+            finished = [
+                evidence.Transferred(
+                    arm=arm.name, backbone=arm.label, labels=labels, num_train=result["num_train"], config=job.config
+                )
+                for (arm, labels, _, job), result in zip(transfer_jobs, transferred, strict=True)
+            ]
+            evidence.leave(output, finished, dataset, runtime)
+            recipes = {(arm.name, arm.label): arm.recipe for arm in arms if arm.recipe is not None}
+            described = evidence.describe(output, finished, recipes)
+            description = {**_description(config, arms, dataset, images), **described}
             folder.write("comparison.json", {**description, "warnings": _warnings(pretrain_jobs, pretrained)})
             report.draw(output)
         runtime.wait()
@@ -202,6 +212,7 @@ def _description(
         "source": config.data,
         "image_size": config.image_size,
         "data_fingerprint": dataset.fingerprint,
+        "classes": list(dataset.classes),
         "backbones": {arm.label: configuration.to_dict(arm.backbone) for arm in arms},
         "labels": list(config.labels),
         "images": images,
