@@ -44,6 +44,7 @@ def rows_of(key: dict[str, Any], result: dict[str, Any], pretraining: dict[str, 
         ),
         "num_parameters": float(result["num_parameters"]),
     }
+    costs |= _energy(result["phases"], pretraining)
     rows += [
         Row(**key, phase=phase, split="train", metric="seconds", value=found["seconds"])
         for phase, found in result["phases"].items()
@@ -53,6 +54,15 @@ def rows_of(key: dict[str, Any], result: dict[str, Any], pretraining: dict[str, 
             Row(**key, phase="chosen", split="validation", metric="knn_accuracy", value=pretraining["knn_accuracy"])
         )
     return rows + [Row(**key, phase="chosen", split="train", metric=name, value=value) for name, value in costs.items()]
+
+
+def _energy(phases: dict[str, Any], pretraining: dict[str, Any] | None) -> dict[str, float]:
+    """`pretrain_joules` and `transfer_joules`; nothing where a part has none (no sensor, an older version)."""
+    parts = [phase.get("energy_joules") for phase in phases.values()]
+    before = pretraining.get("energy_joules") if pretraining else 0.0
+    if before is None or any(part is None for part in parts):
+        return {}
+    return {"pretrain_joules": before, "transfer_joules": sum(parts)}
 
 
 def curves_of(key: dict[str, Any], metrics: Path) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], title: str = "") -> by
     support = matrix.sum(axis=1, keepdims=True)
     # The row of a class without images stays grey.
     shares = np.divide(matrix, support, out=np.full(matrix.shape, np.nan), where=support > 0)
-    names = [_shown(name) for name in classes]
+    names = [shown_name(name) for name in classes]
     side = min(16.0, 2.2 + 0.42 * count if count <= _COUNTS_UP_TO else 4.0 + 0.16 * count)
     margin = 0.07 * max(len(name) for name in names)
     figure, axes = plt.subplots(figsize=(side + margin + 1.2, side + margin), layout="constrained")
@@ -123,7 +123,7 @@ def corruptions(accuracies: Mapping[str, Sequence[float]], clean: float) -> byte
     return png(figure)
 
 
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
     """A class's name as a label: not too long, and no formula though it holds dollars."""
     # Long names often differ at their ends.
     half = _LONGEST_NAME // 2

@@ -150,6 +150,7 @@ def run_phase(
         "seconds": cost.seconds,
         "images_seen": cost.images_seen,
         "peak_memory_mb": cost.peak_memory_mb,
+        "energy_joules": cost.energy_joules,
     }
 
 
