@@ -127,8 +127,12 @@ def embedding_map(folder: Path, rows: Sequence[Row]) -> Shown | None:
     handles, texts = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside right upper", frameon=False, fontsize=8, handletextpad=0.1)
     count = len(next(iter(held.values())))
-    caption = f"{counted(count, 'validation image')}, the same in every map; a colour and a mark for each class"
-    return Shown(name="embeddings", content=png(figure), caption=f"{caption}.")
+    marked = f"each of the first {_MOST_CLASSES} of {len(classes)} classes"
+    caption = (
+        f"{counted(count, 'validation image')}, the same in every map; a colour and a mark for "
+        f"{'each class' if len(classes) <= _MOST_CLASSES else marked}."
+    )
+    return Shown(name="embeddings", content=png(figure), caption=caption)
 
 
 def reconstructions(folder: Path, comparison: Mapping[str, Any]) -> list[Shown]:
