@@ -1,9 +1,9 @@
 """How fast: `scripts/benchmark.py NAME [--device cpu]` prints one JSON object a line for each figure.
 
 A line has `name`, `ratio` (how many times faster than the other side), `bar` (the ratio asked for), `ours` and
-`theirs` in `unit`, and what was measured. Both sides take turns, on the cores that the benchmark names (`augment` and
-`head` one, the others two), and the best turn of each counts: whatever else the machine does makes times longer, never
-shorter. `data` takes some six minutes, `methods` ten, `train-step` twenty.
+`theirs` in `unit`, and what was measured. Both sides take turns, on the cores that the benchmark names (`augment`,
+`head` and `report` one, the others two), and the best turn of each counts: whatever else the machine does makes times
+longer, never shorter. `data` takes some six minutes, `methods` ten, `train-step` twenty.
 """
 
 import argparse
@@ -302,12 +302,21 @@ def methods(device: torch.device, _: Path | None) -> Iterator[Figure]:
     yield from benchmark_train_step.costs(device)
 
 
+def report(_: torch.device, __: Path | None) -> Iterator[Figure]:
+    """The report of 1,000 finished runs, drawn again."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    import benchmark_report
+
+    yield from benchmark_report.figures()
+
+
 BENCHMARKS: dict[str, tuple[Callable[[torch.device, Path | None], Iterator[Figure]], int]] = {
     "augment": (augment, 1),
     "data": (data, 2),
     "head": (head, 1),
     "train-step": (train_step, 2),
     "methods": (methods, 2),
+    "report": (report, 1),
 }
 """By name: what is measured, and on how many cores."""
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from . import checkpoint, distributed, memory, progress, tracking
+from . import checkpoint, distributed, energy, memory, progress, tracking
 from .averaging import WeightAverage
 from .contract import Batch, Objective
 from .errors import DivergedError, InputError
@@ -57,6 +57,8 @@ class Summary:
     """Wall time, evaluation included, over every start of the run."""
     peak_memory_mb: float
     """CUDA: the most that tensors held. CPU: the most that the whole process held resident."""
+    energy_joules: float | None = None
+    """What the sensors counted (`energy`); None without one."""
     stopped_early: bool = False
     """Whether validation no longer improved before its last epoch."""
     best_epoch: int | None = None
@@ -133,8 +135,9 @@ def train(
     )
     average = WeightAverage([one for group in stepper.param_groups for one in group["params"]], optimizer.ema_decay)
     stopper = Stopper(patience=stopping.patience, min_delta=stopping.min_delta, watched=watched)
+    meter = energy.meter(runtime.device, num_processes=runtime.num_processes)
     stateful: dict[str, Stateful] = {"objective": objective, "optimizer": stepper, "rates": rates}
-    stateful |= {"average": average, "stopper": stopper}
+    stateful |= {"average": average, "stopper": stopper, "energy": meter}
     if accelerator.scaler is not None:
         stateful["scaler"] = accelerator.scaler
     if monitor is not None:
@@ -247,6 +250,7 @@ def train(
         images_seen=step * batches.batch_size,
         seconds=seconds_before + time.monotonic() - started,
         peak_memory_mb=memory.peak_mb(runtime.device),
+        energy_joules=meter.joules,
         stopped_early=stopper.over and step < num_steps,
         best_epoch=stopper.best_epoch,
     )

@@ -51,6 +51,11 @@ def rows_of(key: dict[str, Any], result: dict[str, Any], pretraining: dict[str, 
         ),
         "num_parameters": float(result["num_parameters"]),
     }
+    costs |= _energy(result["phases"], pretraining)
+    rows += [
+        Row(**key, phase=phase, split="train", metric="seconds", value=found["seconds"])
+        for phase, found in result["phases"].items()
+    ]
     if pretraining and "knn_accuracy" in pretraining:
         rows.append(
             Row(**key, phase="chosen", split="validation", metric="knn_accuracy", value=pretraining["knn_accuracy"])
@@ -72,6 +77,15 @@ def _tuning_rows(key: dict[str, Any], result: dict[str, Any]) -> list[Row]:
         ("chosen", "num_trials", float(len(trials))),
     ]
     return [Row(**key, phase=phase, split="validation", metric=metric, value=value) for phase, metric, value in values]
+
+
+def _energy(phases: dict[str, Any], pretraining: dict[str, Any] | None) -> dict[str, float]:
+    """`pretrain_joules` and `transfer_joules`; nothing where a part has none (no sensor, an older version)."""
+    parts = [phase.get("energy_joules") for phase in phases.values()]
+    before = pretraining.get("energy_joules") if pretraining else 0.0
+    if before is None or any(part is None for part in parts):
+        return {}
+    return {"pretrain_joules": before, "transfer_joules": sum(parts)}
 
 
 def curves_of(key: dict[str, Any], metrics: Path) -> list[dict[str, Any]]:
@@ -160,6 +174,20 @@ def read_results(folder: Path) -> list[Row]:
 def read_curves(folder: Path) -> list[dict[str, str]]:
     """The lines of `curves.csv`."""
     return _read(folder / "curves.csv")
+
+
+def write_lines(path: Path, columns: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
+    """Write a table of any columns whole or not at all. What is nan is left empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in line] for line in lines)
+    write_text(path, text.getvalue())
+
+
+def read_optional(path: Path) -> list[dict[str, str]]:
+    """The lines of a table that comparisons of older versions do not have; none where it is absent."""
+    return _read(path) if path.is_file() else []
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

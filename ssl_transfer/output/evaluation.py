@@ -1,7 +1,5 @@
 """The files that tell how good a classifier is: numbers, classes one by one, pictures, every single prediction."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from ..engine.checkpoint import write_atomically, write_text
 from ..engine.errors import InputError
-from ..evaluation import calibration, metrics
+from ..evaluation import calibration, metrics, tables
 from ..evaluation.robustness import CorruptedAccuracy
 from . import evaluation_figures as figures
 
@@ -77,8 +75,8 @@ def write(
         "notes": notes,
     }
     rows = metrics.per_class_report(shown.logits, shown.labels, classes)
-    write_csv(place / "per_class.csv", metrics.REPORT_COLUMNS, ([row[name] for name in row] for row in rows))
-    write_csv(place / "predictions.csv", PREDICTION_COLUMNS, _lines(shown, classes, temperature.value))
+    tables.write_lines(place / "per_class.csv", metrics.REPORT_COLUMNS, ([row[name] for name in row] for row in rows))
+    tables.write_lines(place / "predictions.csv", PREDICTION_COLUMNS, _lines(shown, classes, temperature.value))
     write_picture(place / "confusion.png", figures.confusion(metrics.confusion(shown.logits, shown.labels), classes))
     write_picture(place / "reliability.png", figures.reliability(shown.logits, shown.labels, temperature.value))
     # Last of all: who finds it finds the others.
@@ -106,7 +104,7 @@ def write_corruptions(folder: Path, rows: Sequence[CorruptedAccuracy], clean: Ma
     columns = ("classifier", "corruption", "severity", "accuracy")
     starts = [(name, "none", 0, accuracy) for name, accuracy in clean.items()]
     lines = [(row["classifier"], row["corruption"], row["severity"], row["accuracy"]) for row in rows]
-    write_csv(folder / "corruptions.csv", columns, [*starts, *lines])
+    tables.write_lines(folder / "corruptions.csv", columns, [*starts, *lines])
     for name, accuracy in clean.items():
         found: dict[str, list[float]] = {}
         for row in rows:
@@ -126,15 +124,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table whole or not at all. What is nan is left empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row] for row in rows)
-    write_text(path, text.getvalue())
 
 
 def write_picture(path: Path, content: bytes) -> None:

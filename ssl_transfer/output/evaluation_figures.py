@@ -16,18 +16,19 @@ _NAMES_UP_TO = 120
 _LONGEST_NAME = 22
 
 
-def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
+def confusion(matrix: np.ndarray, classes: Sequence[str], title: str = "") -> bytes:
     """Rows are true classes and columns predicted ones; colours are shares of the row, numbers are images.
 
     Args:
         matrix: (K, K) int64, as `metrics.confusion` gives it.
         classes: K names.
+        title: stands above it.
     """
     count = len(classes)
     support = matrix.sum(axis=1, keepdims=True)
     # The row of a class without images stays grey.
     shares = np.divide(matrix, support, out=np.full(matrix.shape, np.nan), where=support > 0)
-    names = [_shown(name) for name in classes]
+    names = [shown_name(name) for name in classes]
     side = min(16.0, 2.2 + 0.42 * count if count <= _COUNTS_UP_TO else 4.0 + 0.16 * count)
     margin = 0.07 * max(len(name) for name in names)
     figure, axes = plt.subplots(figsize=(side + margin + 1.2, side + margin), layout="constrained")
@@ -45,6 +46,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
                 text = f"{matrix[row, column]}"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=10 - min(4, len(text)))
     axes.set(xlabel="predicted", ylabel="true class")
+    axes.set_title(title.replace("$", r"\$"), fontsize=11)
     figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, label="share of the true class")
     return png(figure)
 
@@ -121,7 +123,7 @@ def corruptions(accuracies: Mapping[str, Sequence[float]], clean: float) -> byte
     return png(figure)
 
 
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
     """A class's name as a label: not too long, and no formula though it holds dollars."""
     # Long names often differ at their ends.
     half = _LONGEST_NAME // 2

@@ -84,8 +84,9 @@ def label_efficiency(rows: Sequence[Row]) -> bytes:
         spread = np.array([0.0 if math.isinf(item.low) else item.mean - item.low for item in found])
         floor = min(floor, float((means - spread).min()))
         style = styles[pair]
+        places = np.array([budgets.index(labels) for labels in measured])
         axes.errorbar(
-            np.array([budgets.index(labels) for labels in measured]) + offset,
+            places + offset,
             means,
             yerr=spread,
             label=names[pair],
@@ -95,6 +96,7 @@ def label_efficiency(rows: Sequence[Row]) -> bytes:
             marker=style.marker,
             markerfacecolor=style.colour if style.filled else "white",
         )
+        axes.fill_between(places + offset, means - spread, means + spread, color=style.colour, alpha=0.1, linewidth=0)
     axes.set_xticks(range(len(budgets)), ["all" if budget == "all" else budget_title(budget) for budget in budgets])
     axes.set_ylim(max(0.0, floor - 0.03), 1.0)
     axes.set(xlabel="labelled images", ylabel="test accuracy")

@@ -6,14 +6,15 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..engine.finder import Finding
-from .evaluation import write_csv, write_picture
+from ..evaluation import tables
+from .evaluation import write_picture
 
 COLUMNS = ("step", "learning_rate", "loss", "smoothed_loss")
 
 
 def write(folder: Path, found: Finding) -> None:
     """Write both into `folder`."""
-    write_csv(folder / "learning_rates.csv", COLUMNS, [[row[name] for name in COLUMNS] for row in found.rows])
+    tables.write_lines(folder / "learning_rates.csv", COLUMNS, [[row[name] for name in COLUMNS] for row in found.rows])
     write_picture(folder / "learning_rates.png", draw(found))
 
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +38,9 @@ from ..evaluation.statistics import (
     percent_of,
 )
 from ..evaluation.verdict import verdict
-from . import figures
+from . import break_even, costs, evidence, figures, trust
 from .benefits import benefit_lines
-from .evaluation import write_csv, write_picture
+from .evaluation import write_picture
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -48,13 +49,8 @@ _TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_COSTS = {
-    "pretrain_seconds": ("pretraining", "{:,.0f} s"),
-    "transfer_seconds": ("one transfer run", "{:,.1f} s"),
-    "images_seen": ("images seen in pretraining", "{:,.0f}"),
-    "peak_memory_mb": ("peak memory", "{:,.0f} MB"),
-    "num_parameters": ("backbone parameters", "{:,.0f}"),
-}
+_DENSITY = 1.5
+"""Pixels of a figure for each of the page: figures have 144 an inch, pages 96."""
 
 
 def draw(folder: Path, *, threshold: float | None = None) -> None:
@@ -68,19 +64,45 @@ def draw(folder: Path, *, threshold: float | None = None) -> None:
     tables.write_summary(folder, rows, tables.read_hits(folder))
     lines = tables.read_curves(folder)
     benefits = transfer_benefits(lines, threshold=threshold)
-    write_csv(folder / "transfer_benefits.csv", BENEFIT_COLUMNS, (list(row.values()) for row in benefits))
+    tables.write_lines(folder / "transfer_benefits.csv", BENEFIT_COLUMNS, (list(row.values()) for row in benefits))
+    content = _content(folder, rows)
+    comparison = content["comparison"]
     pictures = {
         "label_efficiency": figures.label_efficiency(rows),
         "learning_curves": figures.learning_curves(lines, rows),
         "cost": figures.cost(rows),
     }
-    for name, picture in pictures.items():
+    confusions = evidence.confusions(folder, rows, comparison)
+    embeddings = evidence.embedding_map(folder, rows)
+    drawn = [*confusions, *([embeddings] if embeddings else [])]
+    for name, picture in {**pictures, **{one.name: one.content for one in drawn}}.items():
         write_picture(folder / f"{name}.png", picture)
-    encoded = {name: base64.b64encode(picture).decode() for name, picture in pictures.items()}
-    content = {**_content(folder, rows), "benefits": benefit_lines(benefits), "pictures": encoded}
-    write_csv(folder / "label_value.csv", LABEL_VALUE_COLUMNS, table_rows(content["label_values"]))
+    tables.write_lines(folder / "label_value.csv", LABEL_VALUE_COLUMNS, table_rows(content["label_values"]))
+    returns = break_even.returns(rows, lines)
+    content |= {
+        "benefits": benefit_lines(benefits),
+        "pictures": {name: _for_page(picture, _DENSITY) for name, picture in pictures.items()},
+        "confusions": [_shown(one, _DENSITY) for one in confusions],
+        "embeddings": _shown(embeddings, _DENSITY) if embeddings else None,
+        "reconstructions": [_shown(one, 1.0) for one in evidence.reconstructions(folder, comparison)],
+        "returns": break_even.lines_of(returns),
+        "return_sentences": break_even.sentences_of(returns),
+        "trust": trust.section(rows, comparison, tables.read_optional(folder / "diagnosis.csv")),
+        "settings": evidence.setting_lines(comparison),
+    }
     for name in ("report.md", "report.html"):
         write_text(folder / name, _TEMPLATES.get_template(f"{name}.jinja").render(content))
+
+
+def _shown(one: evidence.Shown, density: float) -> dict[str, Any]:
+    return {"name": one.name, "caption": one.caption, **_for_page(one.content, density)}
+
+
+def _for_page(picture: bytes, density: float) -> dict[str, Any]:
+    """A PNG inside a page: its bytes in base64, and its width in the page's pixels, `density` of its own each."""
+    # The header's first chunk begins with the width.
+    (width,) = struct.unpack(">I", picture[16:20])
+    return {"bytes": base64.b64encode(picture).decode(), "width": round(width / density)}
 
 
 def show(folder: Path) -> None:
@@ -143,8 +165,7 @@ def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
             for phase in phases
         ],
         "phase_names": phases,
-        "cost_names": [name for name, _ in _COSTS.values()],
-        "costs": [_cost_line(rows, arm, backbone) for arm, backbone in pairs],
+        "costs": costs.table_of(rows, pairs, phases),
         "comparison": comparison,
         "images": {percent_of(labels) or labels: sizes for labels, sizes in comparison["images"].items()},
         "turns": len(comparison["seeds"]) > comparison["pretrain_seeds"],
@@ -202,15 +223,6 @@ def _interval(found: Estimate, sign: str = "") -> str:
     # No accuracy lies outside 0..100, whatever Student's t says.
     low, high = (found.low, found.high) if sign else (max(0.0, found.low), min(1.0, found.high))
     return f"{mean} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]{' over images' if found.over == IMAGES else ''}"
-
-
-def _cost_line(rows: Sequence[Row], arm: str, backbone: str) -> dict[str, Any]:
-    """Means over all of an arm's runs."""
-    values = []
-    for metric, (_, form) in _COSTS.items():
-        found = [row.value for row in rows if (row.arm, row.backbone, row.metric) == (arm, backbone, metric)]
-        values.append(form.format(sum(found) / len(found)))
-    return {"arm": arm, "backbone": backbone, "values": values}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ from ..engine.words import counted
 from ..evaluation import tables
 from ..evaluation.statistics import Cell, Row
 from . import augmentation as augmentations
+from . import evidence, ready
 from . import pretrain as pretraining
-from . import ready
 from .arms import Arm, CompareConfig
 from .grid import check_launcher, failures_of, grid, launcher, listed, load_once
 from .initial import WORDS, Initial, initial_backbone, is_run
@@ -130,12 +130,23 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
                     hits.setdefault(cell, {}).update(held)
                 images[labels] = [result["num_train"], result["num_validation"]]
             tables.write(output, rows, curves, hits)
-            description = _description(config, arms, dataset, images)
+            transferred = [
+                evidence.Transferred(
+                    arm=arm.name,
+                    backbone=arm.label,
+                    labels=labels,
+                    num_train=results[job.folder]["num_train"],
+                    config=job.config,
+                )
+                for arm, labels, _, job in finished
+            ]
+            evidence.leave(output, transferred, dataset, runtime)
+            recipes = {(arm.name, arm.label): arm.recipe for arm in arms if arm.recipe is not None}
+            described = evidence.describe(output, transferred, recipes)
+            description = {**_description(config, arms, dataset, images), **described}
             pretrained = {job.folder: results[job.folder] for job in pretrain_jobs if job.folder in results}
-            folder.write(
-                "comparison.json",
-                {**description, "warnings": [*warnings, *_warnings(pretrained)], "failures": failures},
-            )
+            warnings += _warnings(pretrained)
+            folder.write("comparison.json", {**description, "warnings": warnings, "failures": failures})
             report.draw(output)
             publish(
                 config.tracking,
@@ -164,6 +175,7 @@ def _description(
         "source": config.data,
         "image_size": config.image_size,
         "data_fingerprint": dataset.fingerprint,
+        "classes": list(dataset.classes),
         "backbones": {arm.label: configuration.to_dict(arm.backbone) for arm in arms},
         "starts": {arm.name: arm.init for arm in arms if arm.init not in WORDS},
         "labels": list(config.labels),

@@ -150,6 +150,7 @@ def run_phase(
         "seconds": cost.seconds,
         "images_seen": cost.images_seen,
         "peak_memory_mb": cost.peak_memory_mb,
+        "energy_joules": cost.energy_joules,
     }
 
 
@@ -260,15 +261,23 @@ def calibrate(training: Training, images: Tensor, keys: Tensor, *, scratch: bool
     objective = training.objective
     backbone = objective.backbone
     views = augment(images, keys, view=1, size=backbone.spec.image_size, config=training.recipe.augment)
-    norms = batch_norms(backbone)
+    if scratch:
+        settle_statistics(backbone, views)
+    backbone.eval()
     with torch.no_grad():
-        if scratch and norms:
-            momenta = [norm.momentum for norm in norms]
-            for norm in norms:
-                norm.momentum = 1.0
-            backbone.train()
-            backbone(views)
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-        backbone.eval()
         objective.head.calibrate(features_for(objective.head, backbone, views))
+
+
+@torch.no_grad()
+def settle_statistics(backbone: Backbone, views: Tensor) -> None:
+    """Give BatchNorm the statistics of these images, (N, C, S, S) on the device. Without BatchNorm nothing happens."""
+    norms = batch_norms(backbone)
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    backbone.train()
+    backbone(views)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

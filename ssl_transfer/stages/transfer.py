@@ -5,17 +5,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..data import sources, splits
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
+from ..engine.checkpoint import save_array
 from ..engine.errors import InputError
 from ..engine.folder import RunFolder
 from ..engine.gradients import check_accumulation
 from ..engine.randomness import sample_keys, seed_from
 from ..engine.tracking import Tracker, drop_after
-from ..evaluation.metrics import classification
+from ..evaluation.metrics import class_logits, classification
 from ..models.backbones import Backbone
 from ..models.heads import Head
 from ..objectives.supervised import Supervised
@@ -30,6 +32,8 @@ from .tune import drop_states, replay, run_plan, summary, tune
 
 CALIBRATION_IMAGES = 256
 """At most so many training images set the scale of the features and a scratch backbone's first statistics."""
+PREDICTED = "predicted.npy"
+"""In a run's folder: the classes that the chosen model gave the test images, (N,) int32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +170,7 @@ def transfer(
             **({} if tuned is None else {"tuned": tuned.report}),
         }
         if runtime.is_main:
+            save_array(output / PREDICTED, class_logits(logits[chosen]).argmax(dim=1).numpy().astype(np.int32))
             drop_after(folder.metrics, "chosen", -1)
         tracker.log({"phase": "chosen", "split": "test", **found[chosen]["test"]})
         # As in the summary of a comparison: a phase's metrics are those on the test images.

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "compare.py"
-MEASURED = {"transfer_seconds", "pretrain_seconds", "peak_memory_mb"}
+MEASURED = {"seconds", "transfer_seconds", "pretrain_seconds", "peak_memory_mb", "transfer_joules", "pretrain_joules"}
 PATIENCE = 120.0
 
 

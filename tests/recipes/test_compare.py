@@ -17,7 +17,7 @@ COLUMNS = {
     ),
     "curves": "arm backbone labels seed phase epoch step split metric value",
 }
-MEASURED = {"transfer_seconds", "pretrain_seconds", "peak_memory_mb"}
+MEASURED = {"seconds", "transfer_seconds", "pretrain_seconds", "peak_memory_mb", "transfer_joules", "pretrain_joules"}
 """Metrics that are a clock's or the machine's."""
 
 
@@ -69,7 +69,10 @@ def test_leaves_tables_and_report(comparison: tuple) -> None:
 def test_report_is_one_file(comparison: tuple) -> None:
     folder, _ = comparison
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 3
+    # Three of the results, confusions, the map of features, and what MAE painted.
+    confusions = len(list(folder.glob("confusion_*.png")))
+    assert confusions >= 2
+    assert page.count("data:image/png;base64,") == 3 + confusions + 1 + 1
     assert "http" not in page.split("<body")[1].replace("https://", "http://").split("data:image")[0]
 
 
@@ -142,14 +145,77 @@ def test_curves_reach_the_validation_result(comparison: tuple) -> None:
     assert curve[-1]["value"] == result["value"]
 
 
+def test_confusions_are_those_of_the_chosen_models(comparison: tuple) -> None:
+    """The mistakes of all seeds, and the accuracy that stands in the results."""
+    folder, _ = comparison
+    lines, results = read(folder / "confusions.csv"), read(folder / "results.csv")
+    cells = {(line["arm"], line["backbone"], line["labels"]) for line in lines}
+    assert len(cells) == 4 * 2
+    for cell in cells:
+        own = [line for line in lines if (line["arm"], line["backbone"], line["labels"]) == cell]
+        total = sum(int(line["num_images"]) for line in own)
+        right = sum(int(line["num_images"]) for line in own if line["class"] == line["predicted"])
+        accuracies = [
+            float(line["value"])
+            for line in results
+            if (line["arm"], line["backbone"], line["labels"]) == cell
+            and (line["phase"], line["split"], line["metric"]) == ("chosen", "test", "accuracy")
+        ]
+        assert total == 2 * 450
+        assert right / total == pytest.approx(sum(accuracies) / len(accuracies))
+
+
+def test_every_arm_has_a_map_of_the_same_images_and_a_diagnosis(comparison: tuple) -> None:
+    folder, _ = comparison
+    maps: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for line in read(folder / "embeddings.csv"):
+        maps.setdefault((line["arm"], line["backbone"]), []).append((line["image"], line["class"]))
+    assert len(maps) == 4
+    (images,) = {tuple(held) for held in maps.values()}
+    assert len(images) == 201
+    found = {
+        (line["arm"], line["measure"], line["reference"]): float(line["value"])
+        for line in read(folder / "diagnosis.csv")
+    }
+    assert all(0.0 <= found[arm, "separability", ""] <= 1.0 for arm in ("scratch", "simclr", "mae"))
+    assert all(0.0 <= found[arm, "distance", ""] <= 2.0 for arm in ("scratch", "simclr", "mae"))
+    assert found["simclr", "similarity", "scratch"] < 1.0
+    assert ("scratch", "similarity", "scratch") not in found
+
+
+def test_settings_that_differ_are_listed(comparison: tuple) -> None:
+    folder, _ = comparison
+    settings = json.loads((folder / "comparison.json").read_text())["settings"]
+    arms = {"simclr on resnet10t", "mae on vit_tiny_patch16_224"}
+    assert settings["backbone.name"] == {arm: arm.split(" on ")[1] for arm in arms}
+    assert "epochs" not in settings
+    assert all(held.keys() == arms for held in settings.values())
+
+
+def test_without_kept_predictions_there_are_no_confusions(comparison: tuple, run: Callable, tmp_path: Path) -> None:
+    """As in the runs of an older version."""
+    folder, flags = comparison
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    for path in copied.glob("confusion_*.png"):
+        path.unlink()
+    for path in (copied / "transfer").rglob("predicted.npy"):
+        path.unlink()
+    answer = run(*flags, "--output", copied)
+    assert answer.status == 0, answer.err
+    assert read(copied / "confusions.csv") == []
+    assert not list(copied.glob("confusion_*.png"))
+    assert "What is taken for what" not in (copied / "report.html").read_text(encoding="utf-8")
+
+
 def test_second_start_redoes_nothing(comparison: tuple, run: Callable) -> None:
     folder, flags = comparison
-    before, results = state_of(folder), (folder / "results.csv").read_bytes()
+    tables = ("results", "confusions", "embeddings", "diagnosis")
+    before, results = state_of(folder), {name: (folder / f"{name}.csv").read_bytes() for name in tables}
     assert len(before) == 2 + 4 * 2 * 2
     answer = run(*flags)
     assert answer.status == 0, answer.err
     assert state_of(folder) == before
-    assert (folder / "results.csv").read_bytes() == results
+    assert {name: (folder / f"{name}.csv").read_bytes() for name in tables} == results
 
 
 def test_added_seeds_and_budgets_run_alone(run: Callable, tmp_path: Path, tiny: dict) -> None:
@@ -208,7 +274,7 @@ def test_two_jobs_give_the_numbers_of_one(run: Callable, tmp_path: Path, tiny: d
 def test_report_draws_again(comparison: tuple, run: Callable, tmp_path: Path) -> None:
     folder = shutil.copytree(comparison[0], tmp_path / "copy")
     drawn = ("report.md", "report.html", "summary.csv", *(path.name for path in folder.glob("*.png")))
-    assert len(drawn) == 6
+    assert len(drawn) == 3 + 4 + len(list(folder.glob("confusion_*.png")))
     # The page says where its comparison lies.
     moved = (str(comparison[0]).encode(), str(folder).encode())
     before = {name: (folder / name).read_bytes().replace(*moved) for name in drawn}

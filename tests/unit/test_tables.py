@@ -47,7 +47,9 @@ def test_rows_of_a_run():
     assert values(rows, phase="chosen", split="test", metric="accuracy") == [0.55]
     assert values(rows, phase="chosen", split="validation", metric="accuracy") == [0.6]
     assert values(rows, metric="knn_accuracy", split="validation") == [0.7]
-    costs = {row.metric: row.value for row in rows if row.split == "train"}
+    assert values(rows, phase="head", metric="seconds") == [2.0]
+    assert values(rows, phase="finetune", metric="seconds") == [3.0]
+    costs = {row.metric: row.value for row in rows if (row.split, row.phase) == ("train", "chosen")}
     assert costs == {
         "transfer_seconds": 5.0,
         "pretrain_seconds": 60.0,
@@ -61,6 +63,23 @@ def test_an_arm_without_pretraining_cost_nothing_before():
     rows = tables.rows_of(KEY, RESULT, None)
     assert values(rows, metric="pretrain_seconds") == values(rows, metric="images_seen") == [0.0]
     assert values(rows, metric="knn_accuracy") == []
+
+
+def test_energy_is_a_row_where_all_of_a_run_was_measured():
+    def energies(phases, pretraining) -> dict[str, float]:
+        held = {
+            name: {**phase, "energy_joules": joules}
+            for (name, phase), joules in zip(RESULT["phases"].items(), phases, strict=True)
+        }
+        rows = tables.rows_of(KEY, {**RESULT, "phases": held}, pretraining)
+        return {row.metric: row.value for row in rows if row.metric.endswith("joules")}
+
+    measured = {"pretrain_joules": 50.0, "transfer_joules": 7.0}
+    assert energies((3.0, 4.0), {**PRETRAINING, "energy_joules": 50.0}) == measured
+    assert energies((3.0, 4.0), None) == {**measured, "pretrain_joules": 0.0}
+    assert energies((3.0, None), None) == {}
+    # A pretraining of an older version.
+    assert energies((3.0, 4.0), PRETRAINING) == {}
 
 
 @pytest.fixture
