@@ -28,7 +28,7 @@ from ..evaluation.features import extract
 from ..evaluation.linear import linear_probe
 from ..models.backbones import Backbone
 from . import phases
-from .initial import WORDS, initial_backbone
+from .initial import initial_backbone, is_run
 from .matching import matched
 from .pretrain import Recipe
 from .transfer import CALIBRATION_IMAGES, PREDICTED, TransferConfig, labelled_images
@@ -130,7 +130,7 @@ def _begun(config: TransferConfig, dataset: Dataset, runtime: Runtime) -> tuple[
     """The backbone as the run began with it, in evaluation mode on the device, and the images as it takes them."""
     config = replace(config, image_size=config.size)
     backbone, _ = initial_backbone(config, dataset)
-    if config.init not in WORDS:
+    if is_run(config.init):
         dataset = matched(dataset, backbone.spec, Path(config.init), config.loading)
     backbone, _ = phases.fitted(config, backbone, len(dataset.classes))
     backbone.to(runtime.device)

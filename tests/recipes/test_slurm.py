@@ -14,7 +14,7 @@ import pytest
 
 from ssl_transfer import CompareConfig
 from ssl_transfer.engine import config as configuration
-from ssl_transfer.stages.arms import resolve_arms
+from ssl_transfer.stages.resolve import resolve_arms
 from ssl_transfer.stages.grid import grid
 
 SHARED = Path(__file__).parents[3] / "shared" / "slurm"
