@@ -346,9 +346,9 @@ def test_failed_runs_leave_the_others_alone(
     run: Callable, tmp_path: Path, tiny: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are listed with their last lines, the tables hold what finished, and --retry runs them again."""
-    from ssl_transfer.stages import pretrain, transfer
+    from ssl_transfer.stages import pretrain, tune
 
-    train, run_phase = pretrain.train, transfer.run_phase
+    train, run_phase = pretrain.train, tune.run_phase
 
     def failing_train(*arguments, phase, **settings):
         if phase == "autoencoder":
@@ -365,7 +365,7 @@ def test_failed_runs_leave_the_others_alone(
     flags += ("--arms", "autoencoder", "simclr")
     with monkeypatch.context() as patched:
         patched.setattr(pretrain, "train", failing_train)
-        patched.setattr(transfer, "run_phase", failing_phase)
+        patched.setattr(tune, "run_phase", failing_phase)
         answer = run(*flags)
     assert answer.status == 1
     found = json.loads((folder / "comparison.json").read_text())["failures"]
@@ -399,12 +399,12 @@ def test_failed_runs_leave_the_others_alone(
 def test_nothing_finished_is_no_comparison(
     run: Callable, tmp_path: Path, tiny: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ssl_transfer.stages import transfer
+    from ssl_transfer.stages import tune
 
     def failing(*arguments, **settings):
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr(transfer, "run_phase", failing)
+    monkeypatch.setattr(tune, "run_phase", failing)
     flags = ("compare", *tiny["compare"], *tiny["convolutional"], "--labels", 1, "--seeds", 0, "--arms", "scratch")
     answer = run(*flags, "--output", tmp_path / "run")
     assert answer.status == 1

@@ -14,8 +14,8 @@ import pytest
 
 from ssl_transfer import CompareConfig
 from ssl_transfer.engine import config as configuration
-from ssl_transfer.stages.resolve import resolve_arms
 from ssl_transfer.stages.grid import grid
+from ssl_transfer.stages.resolve import resolve_arms
 
 SHARED = Path(__file__).parents[3] / "shared" / "slurm"
 RECIPE = Path(__file__).parents[2] / "recipes" / "compare.py"
