@@ -20,19 +20,22 @@ class Meter:
     """Counts from when it is made; what an earlier start of the run took is part of its state."""
 
     def __init__(self, read: Callable[[], Counters]) -> None:
-        self._read, self._before = read, 0.0
-        self._started = read()
+        self._read, self._spent = read, 0.0
+        self._last = read()
+
+    def observe(self) -> None:
+        """Look at the sensors. A counter begins anew after some 260 kJ: to be called more often than that."""
+        now = self._read()
+        for name in self._last.keys() & now.keys():
+            # One that has gone back has begun anew.
+            self._spent += (now[name][0] - self._last[name][0]) % now[name][1]
+        self._last = now
 
     @property
     def joules(self) -> float | None:
         """So far; None without a sensor."""
-        now = self._read()
-        shared = self._started.keys() & now.keys()
-        if not shared:
-            return None
-        # A counter that has gone back has begun anew once; in longer trainings it may have done so more often.
-        spent = [(now[name][0] - self._started[name][0]) % now[name][1] for name in sorted(shared)]
-        return self._before + sum(spent)
+        self.observe()
+        return self._spent if self._last else None
 
     def state_dict(self) -> dict[str, Any]:
         """What was counted."""
@@ -40,7 +43,7 @@ class Meter:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self._before = state["joules"]
+        self._spent += state["joules"]
 
 
 def meter(device: torch.device, *, num_processes: int) -> Meter:
@@ -51,11 +54,16 @@ def meter(device: torch.device, *, num_processes: int) -> Meter:
 
 
 def packages(folder: Path) -> Counters:
-    """RAPL's counters of whole packages, those that can be read; what lies inside a package is part of it."""
+    """RAPL's counters of whole packages, those that can be read.
+
+    What lies inside a package is part of it, and `psys`, which some machines have beside them, is all of them.
+    """
     found: Counters = {}
     for place in sorted(folder.glob("intel-rapl:*")):
         if place.name.count(":") == 1:
             try:
+                if not (place / "name").read_text().startswith("package"):
+                    continue
                 values = [int((place / name).read_text()) for name in ("energy_uj", "max_energy_range_uj")]
             except OSError:
                 continue

@@ -212,6 +212,7 @@ def train(
                     f"{phase}: the loss is {mean_loss} in epoch {epoch + 1} (up to step {step}). "
                     "Lower the learning rate, lengthen the warm-up or clip (--optimizer.clip-norm 1)."
                 )
+            meter.observe()
             now = time.monotonic()
             speed = (step - shown_step) * batches.batch_size / max(now - shown, 1e-9)
             bar.update(step, f"loss {mean_loss:.4f}  {speed:,.0f} images/s")

@@ -28,10 +28,17 @@ from .jobs import NUM_LINES, Failure, Job, Outcome, attempt, blocked, failed_bef
 from .runtime import Runtime
 
 R = TypeVar("R")
+MOST_STARTS = 100
+"""How often one run may reach its time limit."""
 LARGEST_ARRAY = 1000
 """Slurm's own limit (MaxArraySize), where a cluster has not set another."""
+GRACE = 90.0
+"""Seconds that a result may take from the node to this machine after its job left the queue: NFS looks again after up
+to a minute. A job that says how it ended is not waited for."""
 PAUSES = (0.5, 15.0)
 """Seconds between two looks at the queue: the first, and the longest."""
+
+_SILENT = "--launcher slurm: squeue does not answer. Start again when the cluster does."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +110,9 @@ class Cluster:
         """As `Launcher.run`. Submitted runs go on when this process ends; the next start waits for them again."""
         queue = self._queue()
         if queue is None:
-            raise InputError("--launcher slurm: squeue does not answer. Start again when the cluster does.")
+            raise InputError(_SILENT)
         outcomes = failed_before(jobs, self._runtime, retry=retry)
-        submitted, ids = self._submitted(), dict[Path, str]()
+        submitted, ids, deadline = self._submitted(), dict[Path, str](), time.monotonic() + GRACE
         for job in jobs:
             folder, number = job.folder, submitted.get(self._name(job.folder))
             if folder in outcomes:
@@ -118,7 +125,7 @@ class Cluster:
             elif number in queue:
                 ids[folder] = number
             elif number is not None and not retry:
-                outcomes[folder] = self._failed(folder, number)
+                outcomes[folder] = self._left(folder, number, deadline)
         waiting = [job for job in jobs if job.folder not in outcomes]
         due = [job for job in waiting if job.folder not in ids]
         self._runtime.say(
@@ -150,7 +157,8 @@ class Cluster:
             "gpus_per_node": config.gpus or None,
             "dependency": None if after is None else f"afterok:{after}",
         }
-        executor = submitit.SlurmExecutor(folder=self._folder)
+        # Every time limit that is reached is another start of the same run, which goes on from its last checkpoint.
+        executor = submitit.SlurmExecutor(folder=self._folder, max_num_timeout=MOST_STARTS)
         executor.update_parameters(
             job_name=name,
             time=config.minutes,
@@ -190,7 +198,9 @@ class Cluster:
         for group in self._read():
             number = group["job"]
             if number is None:
-                lines = _ask("squeue", "--me", "--noheader", "--name", group["name"], "--format=%A") or []
+                lines = _ask("squeue", "--me", "--noheader", "--name", group["name"], "--format=%F")
+                if lines is None:
+                    raise InputError(_SILENT)
                 number = min(lines, key=int, default=None)
             if number is not None:
                 found |= _numbers(group["runs"], number)
@@ -204,7 +214,7 @@ class Cluster:
     def _wait(self, jobs: Sequence[Job], ids: dict[Path, str], outcomes: dict[Path, Outcome]) -> None:
         """Fill `outcomes` as the runs end."""
         waiting, total = list(jobs), len(jobs) + len(outcomes)
-        gone: set[Path] = set()
+        deadlines: dict[Path, float] = {}
         pause, longest = PAUSES
         with progress.bar("all runs", total) as bar:
             while waiting:
@@ -213,10 +223,9 @@ class Cluster:
                     folder, result = job.folder, held_result(job.folder)
                     outcome: Outcome | None = result if result is not None else blocked(job, outcomes)
                     if outcome is None and queue is not None and ids[folder] not in queue:
-                        # Looked for once more: a result may reach this machine later than the job left the queue.
-                        if folder in gone and job.after not in {other.folder for other in waiting}:
-                            outcome = self._failed(folder, ids[folder])
-                        gone.add(folder)
+                        due = time.monotonic() >= deadlines.setdefault(folder, time.monotonic() + GRACE)
+                        if (due or self._ended(ids[folder])) and job.after not in {other.folder for other in waiting}:
+                            outcome = self._left(folder, ids[folder], deadlines[folder])
                     if outcome is not None:
                         outcomes[folder] = outcome
                         waiting.remove(job)
@@ -228,10 +237,22 @@ class Cluster:
                     time.sleep(pause)
                     pause = min(1.3 * pause, longest)
 
-    def _failed(self, folder: Path, number: str) -> Failure:
-        """A run that left the queue without a result, with the last lines that it said."""
+    def _ended(self, number: str) -> bool:
+        """Whether a job has said how it ended; one that was killed never does."""
         import submitit
 
+        return submitit.SlurmJob(folder=self._folder, job_id=number).paths.result_pickle.is_file()
+
+    def _left(self, folder: Path, number: str, deadline: float) -> Outcome:
+        """What became of a run that left the queue: its result, or the last lines that it said."""
+        import submitit
+
+        while held_result(folder) is None and not self._ended(number) and time.monotonic() < deadline:
+            time.sleep(PAUSES[0])
+        # What a job says last comes after its result.
+        result = held_result(folder)
+        if result is not None:
+            return result
         said = submitit.SlurmJob(folder=self._folder, job_id=number).stderr() or ""
         lines = said.strip().splitlines()[-NUM_LINES:]
         silent = f"Slurm's job {number} left the queue without a word: cancelled, or its node failed."

@@ -99,8 +99,9 @@ def equal_count(ours: np.ndarray, theirs: np.ndarray, counts: np.ndarray) -> tup
         # Everything measured is told apart from the arm: too little, or too much.
         end = math.inf if difference[-1] > 0 else -math.inf
         return equals, end, end
-    low = -math.inf if inside[0] == 0 else math.exp(tried[inside[0]])
-    high = math.inf if inside[-1] == len(tried) - 1 else math.exp(tried[inside[-1]])
+    # The estimate is in it, also where the last budget is told apart by chance and those before it are not.
+    low = -math.inf if inside[0] == 0 or equals < counts[0] else math.exp(tried[inside[0]])
+    high = math.inf if inside[-1] == len(tried) - 1 or equals > counts[-1] else math.exp(tried[inside[-1]])
     return equals, low, high
 
 
@@ -148,6 +149,9 @@ def value_of(
         known = [column.astype(float) for column in images if column is not None]
         units, over = (np.stack(known, axis=1), IMAGES) if len(known) == len(columns) else (units, "")
     equals, low, high = equal_count(units[:, 0], units[:, 1:], np.array(counts))
+    # Where all units agree, but for rounding, the interval is unknown, as in `estimate`.
+    if np.ptp(units[:, :1] - units[:, 1:], axis=0).max() < 1e-12:
+        over = ""
     return LabelValue(
         own=images_per_class[cell[2]],
         equals=equals,

@@ -27,11 +27,6 @@ def class_logits(logits: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
 
 
-def hits(logits: Tensor, labels: Tensor) -> np.ndarray:
-    """(N,) uint8: 1 where the class with the largest logit is right. Arguments as in `classification`."""
-    return (class_logits(logits).argmax(dim=1) == labels.cpu()).to(torch.uint8).numpy()
-
-
 def classification(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """What is reported of every split.
 

@@ -33,6 +33,7 @@ SUMMARY_COLUMNS = (
     "p_value_holm",
     "effect_size",
     "interval_over",
+    "num_pairs",
 )
 SEEDS, IMAGES = "seeds", "test images"
 """What an interval is over."""
@@ -62,11 +63,13 @@ def percent_of(labels: str) -> str | None:
 
 
 def budget_title(labels: str, noun: str = "") -> str:
-    """A budget as a heading: `5 a class`, `10% of each class`, `all labels`; `noun` goes before `a class`."""
+    """A budget as a heading: `5 a class`, `10% of each class`, `all labels`; `noun`, in the singular, before `a`."""
     if labels == "all":
         return "all labels"
     percent = percent_of(labels)
-    return f"{labels} {noun}a class" if percent is None else f"{percent} of each class"
+    if percent is not None:
+        return f"{percent} of each class"
+    return f"{labels} {noun}{'s' if noun and labels != '1' else ''}{' ' if noun else ''}a class"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +150,10 @@ def by_cell(rows: Iterable[Row], *, split: str) -> dict[Cell, dict[int, float]]:
     return dict(cells)
 
 
-def estimate_of(cell: Cell, cells: Cells, hits: Hits) -> Estimate:
-    """The mean of a cell."""
-    values, held = cells[cell], hits.get(cell, {})
+def estimate_of(cell: Cell, cells: Cells, hits: Hits, beside: Cell | None = None) -> Estimate:
+    """The mean of a cell; over the seeds that it shares with `beside`, where that is given."""
+    shared = cells[cell] if beside is None else cells[beside]
+    values, held = {seed: value for seed, value in cells[cell].items() if seed in shared}, hits.get(cell, {})
     return estimate(list(values.values()), next((held[seed] for seed in values if seed in held), None))
 
 
@@ -185,6 +189,7 @@ def summarize(rows: Sequence[Row], hits: Hits | None = None) -> list[dict[str, o
                 "difference_high": difference.high,
                 "p_value": difference.p_value,
                 "effect_size": effect_size([values[seed] - theirs[seed] for seed in values.keys() & theirs.keys()]),
+                "num_pairs": difference.count,
             }
             summary.append(shared | compared)
         if not comparisons:

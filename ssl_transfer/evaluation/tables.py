@@ -16,8 +16,11 @@ from ..engine.errors import InputError
 from .statistics import SUMMARY_COLUMNS, Cell, Hits, Row, summarize
 
 RESULT_COLUMNS = tuple(field.name for field in fields(Row))
-HITS = "test_hits.npy"
-"""In a transfer run's folder: which test images its chosen model got right."""
+PREDICTED = "predicted.npy"
+"""In a transfer run's folder: the classes that its chosen model gave the test images, (N,) int32, as the split has
+them."""
+MEASURED = ("seconds", "transfer_seconds", "pretrain_seconds", "peak_memory_mb", "transfer_joules", "pretrain_joules")
+"""Metrics of results.csv that the machine has a part in; all others are the same each time that a run is repeated."""
 _ALL_HITS = "test_hits.npz"
 CURVE_COLUMNS = ("arm", "backbone", "labels", "seed", "phase", "epoch", "step", "split", "metric", "value")
 
@@ -51,7 +54,7 @@ def rows_of(key: dict[str, Any], result: dict[str, Any], pretraining: dict[str, 
         ),
         "num_parameters": float(result["num_parameters"]),
     }
-    costs |= _energy(result["phases"], pretraining)
+    costs |= _energy(spent, pretraining)
     rows += [
         Row(**key, phase=phase, split="train", metric="seconds", value=found["seconds"])
         for phase, found in result["phases"].items()
@@ -79,11 +82,11 @@ def _tuning_rows(key: dict[str, Any], result: dict[str, Any]) -> list[Row]:
     return [Row(**key, phase=phase, split="validation", metric=metric, value=value) for phase, metric, value in values]
 
 
-def _energy(phases: dict[str, Any], pretraining: dict[str, Any] | None) -> dict[str, float]:
+def _energy(spent: Sequence[dict[str, Any]], pretraining: dict[str, Any] | None) -> dict[str, float]:
     """`pretrain_joules` and `transfer_joules`; nothing where a part has none (no sensor, an older version)."""
-    parts = [phase.get("energy_joules") for phase in phases.values()]
+    parts = [one["energy_joules"] for one in spent if one.get("energy_joules") is not None]
     before = pretraining.get("energy_joules") if pretraining else 0.0
-    if before is None or any(part is None for part in parts):
+    if before is None or len(parts) < len(spent):
         return {}
     return {"pretrain_joules": before, "transfer_joules": sum(parts)}
 
@@ -99,11 +102,19 @@ def curves_of(key: dict[str, Any], metrics: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def hits_of(key: dict[str, Any], folder: Path) -> dict[Cell, dict[int, np.ndarray]]:
-    """Which test images one transfer run got right; empty where an older version has not kept it."""
-    path = folder / HITS
+def hits_of(key: dict[str, Any], folder: Path, truth: np.ndarray) -> dict[Cell, dict[int, np.ndarray]]:
+    """Which test images one transfer run got right; empty where an older version has not kept it.
+
+    Args:
+        key: arm, backbone, labels, seed.
+        folder: the run's.
+        truth: (N,) the classes of the test images.
+    """
+    path = folder / PREDICTED
     cell: Cell = (key["arm"], key["backbone"], key["labels"], "chosen", "accuracy")
-    return {cell: {key["seed"]: np.load(path)}} if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    return {cell: {key["seed"]: (np.load(path, allow_pickle=False) == truth).astype(np.uint8)}}
 
 
 def write(folder: Path, rows: Sequence[Row], curves: Sequence[dict[str, Any]], hits: Hits | None = None) -> None:
@@ -146,14 +157,14 @@ def read_hits(folder: Path) -> dict[Cell, dict[int, np.ndarray]]:
     return found
 
 
-def summary_numbers(rows: Sequence[Row]) -> dict[str, float]:
+def summary_numbers(rows: Sequence[Row], hits: Hits | None = None) -> dict[str, float]:
     """`summary.csv` as numbers by name, without those that are unknown.
 
     `simclr/resnet18/5/chosen/accuracy/mean`, `.../difference to scratch`: the key, then the column.
     """
     baseline = SUMMARY_COLUMNS.index("baseline")
     numbers = {}
-    for line in summarize(rows):
+    for line in summarize(rows, hits):
         key = [str(line[column]) for column in SUMMARY_COLUMNS[:5]]
         for column in SUMMARY_COLUMNS[5:]:
             value = line[column]

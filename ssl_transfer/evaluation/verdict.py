@@ -3,8 +3,10 @@
 The sentence as a whole is one claim, and it has many chances to be wrong: at each budget it names the best of the
 pretrained arms, and validation that chose it shares its luck (the same backbone, the same labels) with the test that
 follows. So `better` and `worse` go by p values that are corrected (Holm 1979) for every pretrained arm at every budget,
-each held against the start that validation prefers there: among equal arms the sentence claims anything in at most 5 %
-of comparisons, however arms, budgets and validation hang together. The plain 95 % intervals stand beside it for each
+each held against the start that validation prefers there: among equal arms the sentence claims a gain in at most 5 % of
+comparisons, however arms, budgets and validation hang together. Which start it is held against is validation's choice
+too, and that is not corrected for: of several starts the luckiest may be chosen, so that `worse` comes a little too
+often where there are many (docs/decisions.md). The plain 95 % intervals stand beside it for each
 difference by itself; where one leaves out zero and the corrected p value does not reach 5 %, the sentence says so and
 claims nothing. With one arm at one budget both agree. docs/decisions.md has the rates of both rules, simulated, and
 what the correction costs: with few seeds much, which more seeds buy back.
@@ -33,6 +35,7 @@ from .statistics import (
     Hits,
     Row,
     baselines_of,
+    budget_title,
     by_cell,
     difference_of,
     estimate_of,
@@ -63,6 +66,9 @@ class Finding:
     """Of the difference, corrected for all `num_compared`."""
     num_compared: int
     """Pretrained arms times budgets."""
+    num_seeds: int
+    """Of the arm or of the baseline, whichever has more; where runs failed, fewer are in both, and all numbers here are
+    of those."""
     label_value: LabelValue | None
     """What the arm's labels are worth in labels of the baseline; None where that has no curve."""
 
@@ -110,24 +116,29 @@ def findings(
             Finding(
                 labels=labels,
                 arm=arm[0],
-                ours=estimate_of(arm, test, hits),
+                ours=estimate_of(arm, test, hits, baseline),
                 baseline=baseline[0],
-                theirs=estimate_of(baseline, test, hits),
+                theirs=estimate_of(baseline, test, hits, arm),
                 difference=best.difference,
                 baseline_backbone="" if baseline[1] == arm[1] else baseline[1],
                 beside={
-                    f"ImageNet weights ({key[1]})" if key[0] == "imagenet" else "scratch": difference_of(
-                        arm, key, test, hits
-                    )
+                    _name_beside(key, baseline): difference_of(arm, key, test, hits)
                     for _, key in baselines_of(arm, test)
-                    if key[0] != baseline[0]
+                    if key != baseline
                 },
                 p_value=corrected[arm],
                 num_compared=len(family),
+                num_seeds=max(len(test[arm]), len(test[baseline])),
                 label_value=value_of(arm, baseline[:2], test, hits, images_per_class or {}),
             )
         )
     return found
+
+
+def _name_beside(key: Cell, baseline: Cell) -> str:
+    if key[0] == "imagenet":
+        return f"ImageNet weights ({key[1]})"
+    return "scratch on its own backbone" if baseline[0] == "scratch" else "scratch"
 
 
 def _held(validation: Cells, test: Cells, hits: Hits, budgets: Sequence[str]) -> dict[str, list[_Held]]:
@@ -165,6 +176,12 @@ def _held(validation: Cells, test: Cells, hits: Hits, budgets: Sequence[str]) ->
 def verdict(rows: Sequence[Row], hits: Hits | None = None, images_per_class: Mapping[str, float] | None = None) -> str:
     """The sentence; arguments as in `findings`."""
     found = findings(rows, hits, images_per_class)
+    missing = _unheld(rows, found)
+    if not found and missing:
+        return (
+            "Nothing to hold the pretraining against: no start without it has finished with the same seeds. The table "
+            "has what did."
+        )
     if not found:
         return "No arm pretrained on these images, so this says nothing about pretraining; the table has the rest."
     # A run may have been trained on others.
@@ -175,8 +192,10 @@ def verdict(rows: Sequence[Row], hits: Hits | None = None, images_per_class: Map
         answer = f"Yes, {subject} helps"
     elif groups["better"]:
         answer = f"{subject.capitalize()} helps {_budgets(groups['better'])}, not everywhere"
-    elif groups["worse"]:
+    elif len(groups["worse"]) == len(found):
         answer = f"No, {subject} does not help"
+    elif groups["worse"]:
+        answer = f"{subject.capitalize()} does not help {_budgets(groups['worse'])}, and is not shown to elsewhere"
     else:
         answer = f"These runs do not show that {subject} helps"
     clauses = [_clause(item) for item in found]
@@ -190,19 +209,32 @@ def verdict(rows: Sequence[Row], hits: Hits | None = None, images_per_class: Map
         sentences.append(
             " One seed: intervals over test images only, by bootstrap; another draw of labels is not in them."
         )
+    if missing:
+        sentences.append(f" Without a start to hold it against, as runs failed: {', '.join(missing)}.")
     return f"{answer}: {'; '.join(clauses)}.{''.join(sentences)}"
+
+
+def _unheld(rows: Sequence[Row], found: Sequence[Finding]) -> list[str]:
+    """The budgets at which a pretrained arm has finished and nothing that it could be held against."""
+    held = {item.labels for item in found}
+    pretrained = dict.fromkeys(
+        row.labels for row in rows if row.arm not in BASELINES and not row.arm.startswith(TIMM) and row.split == "test"
+    )
+    return [budget_title(labels, "label") for labels in pretrained if labels not in held]
 
 
 def _budgets(found: list[Finding]) -> str:
     shares = [percent for item in found if (percent := percent_of(item.labels)) is not None]
     numbers = [item.labels for item in found if item.labels != "all" and percent_of(item.labels) is None]
-    parts = [f"at {' and '.join(numbers)} labels a class"] if numbers else []
+    parts = [f"at {budget_title(' and '.join(numbers), 'label')}"] if numbers else []
     parts += [f"at {' and '.join(shares)} of the labels"] if shares else []
     return " and ".join(parts + (["with all labels"] if any(item.labels == "all" for item in found) else []))
 
 
 def _clause(item: Finding) -> str:
     numbers = f"{item.arm} {item.ours.mean:.1%}, {_baseline(item)} {item.theirs.mean:.1%}, {_points(item.difference)}"
+    if item.difference.count < item.num_seeds:
+        numbers += f"; {item.difference.count} of {item.num_seeds} seeds, as runs failed"
     if item.outcome == "unknown":
         return f"{_place(item)} there is no telling ({numbers})"
     if item.outcome == "open" and not item.difference.low <= 0.0 <= item.difference.high:
@@ -222,7 +254,7 @@ def _place(item: Finding) -> str:
     if item.labels == "all":
         return "with all labels"
     percent = percent_of(item.labels)
-    return f"at {item.labels} labels a class" if percent is None else f"at {percent} of the labels"
+    return f"at {budget_title(item.labels, 'label')}" if percent is None else f"at {percent} of the labels"
 
 
 def _value(item: Finding, value: LabelValue) -> str:
@@ -238,5 +270,7 @@ def _points(difference: Estimate) -> str:
         why = "one seed" if difference.count < 2 else "all seeds agree"
         return f"{100 * difference.mean:+.1f} points, {why}, so no interval"
     over = " over test images" if difference.over == IMAGES else ""
-    interval = f"95 % interval{over} {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
+    # No difference of accuracies lies outside -100..100, whatever Student's t says.
+    low, high = max(-1.0, difference.low), min(1.0, difference.high)
+    interval = f"95 % interval{over} {100 * low:+.1f} to {100 * high:+.1f}"
     return f"{100 * difference.mean:+.1f} points, {interval}"

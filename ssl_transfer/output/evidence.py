@@ -55,7 +55,7 @@ def confusions(folder: Path, rows: Sequence[Row], comparison: Mapping[str, Any])
             best, worst = max(means, key=lambda pair: means[pair]), min(means, key=lambda pair: means[pair])
             for place, pair in {"best": best, "worst": worst}.items() if best != worst else [("best", best)]:
                 matrix = _matrix(counts[*pair, budget], comparison["classes"])
-                where = f"{names[pair]}, {budget_title(budget, 'labels ')}"
+                where = f"{names[pair]}, {budget_title(budget, 'label')}"
                 found.append(
                     Shown(
                         name=f"confusion_{which}_{place}",

@@ -143,7 +143,7 @@ def learning_curves(curves: Sequence[dict[str, str]], rows: Sequence[Row]) -> by
             axes.set_xlim(left=0)
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
-        panels[0][column].set_title(budget_title(labels, "labels "))
+        panels[0][column].set_title(budget_title(labels, "label"))
         panels[-1][column].set_xlabel("optimiser steps")
     for split, axes in zip(splits, panels[:, 0], strict=True):
         axes.set_ylabel(f"{'training' if split == 'train' else split} accuracy")
@@ -180,7 +180,7 @@ def cost(rows: Sequence[Row]) -> bytes:
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    where = budget_title(labels, "labels ")
+    where = budget_title(labels, "label")
     axes.set(xlabel="seconds of pretraining and one transfer run", ylabel=f"test accuracy, {where}")
     _finish(axes)
     return png(figure)

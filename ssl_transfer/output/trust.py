@@ -88,10 +88,7 @@ def _of_size(found: Sequence[Resolution], comparison: Mapping[str, Any]) -> list
     few = {labels: sizes[1] for labels, sizes in comparison["images"].items() if sizes[1] < FEW_VALIDATION}
     if few:
         places = "; ".join(f"{budget_title(labels)}: {counted(count, 'image')}" for labels, count in few.items())
-        sentences.append(
-            f"Validation chooses the phase by few images ({places}), as somebody with so few labels must: part of the "
-            "spread between seeds is its luck."
-        )
+        sentences.append(f"Validation chooses the phase by few images ({places}): its luck is in what is measured.")
     labelled = max(sizes[0] for sizes in comparison["images"].values())
     if num_pool < FEW_POOL:
         sentences.append(f"The pool for pretraining holds {counted(num_pool, 'image')}: few to learn features from.")
@@ -124,7 +121,8 @@ def _of_features(diagnosis: Sequence[Mapping[str, str]]) -> list[str]:
             )
         if measure == "separability" and arm != "scratch":
             random, _ = held.get(("scratch", backbone, measure, ""), (math.nan, 0))
-            if value <= random:
+            # At the ceiling there is nothing to be better by, and of few images one is many points.
+            if value <= random < 1.0 and count >= FEW_VALIDATION:
                 sentences.append(
                     f"Frozen features of {name} separate the classes no better than random weights do "
                     f"({value:.0%} and {random:.0%} of {counted(count, 'validation image')}): as far as so many show, "

@@ -38,11 +38,21 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> l
     config.transfer.phases(steps_per_epoch=1)
     if not config.labels or not config.seeds:
         raise InputError("--labels and --seeds need at least one value each.")
-    if len(set(config.seeds)) < len(config.seeds) or len(set(config.labels)) < len(config.labels):
-        raise InputError("--labels and --seeds: each value only once.")
+    for flag, values in (("labels", config.labels), ("seeds", config.seeds)):
+        if len(set(values)) < len(values):
+            raise InputError(f"--{flag} {' '.join(map(str, values))}: each value only once.")
+    if min(config.seeds) < 0:
+        raise InputError(f"--seeds {' '.join(map(str, config.seeds))}: 0 or more.")
     if config.pretrain_seeds > len(config.seeds):
         raise InputError(
             f"--pretrain-seeds {config.pretrain_seeds}: more than the {len(config.seeds)} --seeds that would use them."
+        )
+    turns = {seed % config.pretrain_seeds for seed in config.seeds}
+    if len(turns) < config.pretrain_seeds:
+        raise InputError(
+            f"--pretrain-seeds {config.pretrain_seeds}: seed s takes pretraining s modulo {config.pretrain_seeds}, so "
+            f"that --seeds {' '.join(map(str, config.seeds))} use only {len(turns)}. Give seeds in a row, as --seeds "
+            f"{' '.join(map(str, range(len(config.seeds))))}, or fewer pretraining seeds."
         )
     if len(dataset.classes) < 2:
         raise InputError(f"--data {config.data}: comparing needs labelled images of two or more classes.")
@@ -121,12 +131,13 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
             curves: list[dict[str, Any]] = []
             images: dict[str, list[int]] = {}
             hits: dict[Cell, dict[int, np.ndarray]] = {}
+            truth = dataset.labels[dataset.splits["test"]].numpy()
             for arm, labels, seed, job in finished:
                 key = {"arm": arm.name, "backbone": arm.label, "labels": labels, "seed": seed}
                 result = results[job.folder]
                 rows += tables.rows_of(key, result, costs.get(arm.init) if job.after is None else results[job.after])
                 curves += tables.curves_of(key, job.folder / "metrics.jsonl")
-                for cell, held in tables.hits_of(key, job.folder).items():
+                for cell, held in tables.hits_of(key, job.folder, truth).items():
                     hits.setdefault(cell, {}).update(held)
                 images[labels] = [result["num_train"], result["num_validation"]]
             tables.write(output, rows, curves, hits)
@@ -153,7 +164,7 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
                 output,
                 _settings(config),
                 job_type="compare",
-                summary=tables.summary_numbers(rows),
+                summary=tables.summary_numbers(rows, hits),
                 files=sorted(path for path in output.iterdir() if path.suffix in (".html", ".md", ".csv", ".png")),
             )
         runtime.wait()

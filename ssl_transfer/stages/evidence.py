@@ -31,7 +31,7 @@ from . import phases
 from .initial import initial_backbone, is_run
 from .matching import matched
 from .pretrain import Recipe
-from .transfer import CALIBRATION_IMAGES, PREDICTED, TransferConfig, labelled_images
+from .transfer import CALIBRATION_IMAGES, TransferConfig, labelled_images
 
 MOST_IMAGES = 500
 """Of validation and of the pool each whose features are looked at: enough to see, and little work."""
@@ -170,7 +170,7 @@ def _confusions(runs: Sequence[Transferred], dataset: Dataset) -> Iterable[Seque
     files: dict[tuple[str, str, str], list[Path]] = {}
     for run in runs:
         if run.config.output is not None:
-            files.setdefault((run.arm, run.backbone, run.labels), []).append(run.config.output / PREDICTED)
+            files.setdefault((run.arm, run.backbone, run.labels), []).append(run.config.output / tables.PREDICTED)
     for key, paths in files.items():
         if not all(path.is_file() for path in paths):
             continue

@@ -59,8 +59,11 @@ def table_names(names: Sequence[str]) -> dict[str, str]:
         InputError: two are the same.
     """
     folders = {name: _folder(name).parts for name in names if is_folder(name)}
-    if len(set(folders.values())) < len(folders):
-        raise InputError(f"--arms {' '.join(folders)}: two of them are the same run. Give each only once.")
+    weights = {name: checkpoint.weights_fingerprint(Path(name), "backbone") for name in folders}
+    for name in folders:
+        same = [other for other in folders if weights[other] == weights[name]]
+        if len(same) > 1:
+            raise InputError(f"--arms {' '.join(same)}: they hold the same weights. Give each only once.")
     named = {name: name for name in names}
     for name, parts in folders.items():
         others = [other for key, other in folders.items() if key != name]

@@ -5,19 +5,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..data import sources, splits
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
-from ..engine.checkpoint import save_array
 from ..engine.errors import InputError
-from ..engine.folder import RunFolder
+from ..engine.folder import RunFolder, held_result
 from ..engine.gradients import check_accumulation
 from ..engine.randomness import sample_keys, seed_from
 from ..engine.tracking import Tracker, drop_after
-from ..evaluation.metrics import class_logits, classification
+from ..evaluation.metrics import classification
 from ..models.backbones import Backbone
 from ..models.heads import Head
 from ..objectives.supervised import Supervised
@@ -27,13 +25,11 @@ from .matching import matched
 from .phases import Training, calibrate, find_rate, fitted, measure_start, smallest_batch
 from .plan import TransferRecipe
 from .run import VOLATILE, RunConfig, check_positive, data_label
-from .transferred import leave_curves, leave_evaluation, leave_hits, leave_model, leave_rates
+from .transferred import leave_curves, leave_evaluation, leave_model, leave_predicted, leave_rates
 from .tune import drop_states, replay, run_plan, summary, tune
 
 CALIBRATION_IMAGES = 256
 """At most so many training images set the scale of the features and a scratch backbone's first statistics."""
-PREDICTED = "predicted.npy"
-"""In a run's folder: the classes that the chosen model gave the test images, (N,) int32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +96,15 @@ def transfer(
     config = replace(config, labels=splits.budget_name(config.labels), image_size=config.size)
     runtime = runtime or runtimes.start(config.mixed_precision)
     dataset = dataset or sources.load(config.data, image_size=config.size, config=config.loading)
+    settings = configuration.to_dict(config)
+    identity = {"data": dataset.fingerprint, "init": fingerprint_of(config)}
+    # The same weights may lie elsewhere.
+    volatile = (*VOLATILE, "init", "imagenet_weights")
+    if quiet and config.output is not None and not config.fresh and held_result(config.output) is not None:
+        # One of many: nothing is built that nobody trains.
+        with RunFolder(config.output, settings, runtime, identity=identity, fresh=False, volatile=volatile) as folder:
+            if folder.result is not None:
+                return folder.result
     backbone, provenance = initial_backbone(config, dataset)
     if is_run(config.init):
         dataset = matched(dataset, backbone.spec, Path(config.init), config.loading)
@@ -116,7 +121,6 @@ def transfer(
     phases = config.phases(len(labelled) // batch_size)
     training = _training(config, dataset, backbone, head, labelled, validation, batch_size, runtime, quiet=quiet)
     check_accumulation(training.objective.eval(), config.optimizer.accumulate, runtime)
-    settings = configuration.to_dict(config)
     output = config.output or Path(
         f"runs/transfer-{label_of(config.init)}-{backbone.spec.name.replace('/', '-')}-{data_label(config.data)}"
         f"-{config.labels}{config.plan_label}-seed{config.seed}"
@@ -124,9 +128,6 @@ def transfer(
     if config.find_rate:
         found_rate = find_rate(training, phases[0], seed=seed_from(config.seed, 2, 0))
         return leave_rates(training, phases[0], output.with_name(f"{output.name}-rates"), found_rate)
-    identity = {"data": dataset.fingerprint, "init": fingerprint_of(config)}
-    # The same weights may lie elsewhere.
-    volatile = (*VOLATILE, "init", "imagenet_weights")
     with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile) as folder:
         if folder.result is not None:
             if not quiet:
@@ -170,7 +171,7 @@ def transfer(
             **({} if tuned is None else {"tuned": tuned.report}),
         }
         if runtime.is_main:
-            save_array(output / PREDICTED, class_logits(logits[chosen]).argmax(dim=1).numpy().astype(np.int32))
+            leave_predicted(output, logits[chosen])
             drop_after(folder.metrics, "chosen", -1)
         tracker.log({"phase": "chosen", "split": "test", **found[chosen]["test"]})
         # As in the summary of a comparison: a phase's metrics are those on the test images.
@@ -179,8 +180,6 @@ def transfer(
             {f"{phase}/{metric}": value for phase, one in named.items() for metric, value in one["test"].items()}
         )
         tracker.close()
-        if runtime.is_main:
-            leave_hits(output, logits[chosen], dataset.labels[dataset.splits["test"]])
         if config.keep_model and runtime.is_main:
             training.objective.load_state_dict(trained.weights[chosen])
             origin = {"init": provenance, "settings": settings, "data_fingerprint": dataset.fingerprint}

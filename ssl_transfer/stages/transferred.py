@@ -30,9 +30,11 @@ def leave_model(
     checkpoint.save_weights(folder / "head", "head", training.objective.head.state_dict(), description)
 
 
-def leave_hits(folder: Path, logits: torch.Tensor, labels: torch.Tensor) -> None:
-    """`test_hits.npy`: (N,) uint8, 1 for each test image that the chosen model gets right, as the split has them."""
-    checkpoint.save_array(folder / tables.HITS, metrics.hits(logits, labels))
+def leave_predicted(folder: Path, logits: torch.Tensor) -> None:
+    """The classes that the chosen model gives the test images, from its scores of them."""
+    checkpoint.save_array(
+        folder / tables.PREDICTED, metrics.class_logits(logits).argmax(dim=1).numpy().astype(np.int32)
+    )
 
 
 def leave_evaluation(training: Training, folder: Path, test_logits: torch.Tensor) -> None:

@@ -235,6 +235,9 @@ def _describe(trial: Trial, trained: Trained) -> dict[str, Any]:
         "validation": {name: phase["validation"] for name, phase in trained.found.items()},
         "seconds": sum(cost["seconds"] for cost in costs),
         "peak_memory_mb": max(cost["peak_memory_mb"] for cost in costs),
+        "energy_joules": None
+        if any(cost["energy_joules"] is None for cost in costs)
+        else sum(cost["energy_joules"] for cost in costs),
     }
 
 

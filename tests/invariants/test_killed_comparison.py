@@ -12,14 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ssl_transfer.evaluation import tables
+
 RECIPE = Path(__file__).parents[2] / "recipes" / "compare.py"
-MEASURED = {"seconds", "transfer_seconds", "pretrain_seconds", "peak_memory_mb", "transfer_joules", "pretrain_joules"}
 PATIENCE = 120.0
 
 
 def results_of(folder: Path) -> list[dict[str, str]]:
     with open(folder / "results.csv", encoding="utf-8", newline="") as file:
-        return [line for line in csv.DictReader(file) if line["metric"] not in MEASURED]
+        return [line for line in csv.DictReader(file) if line["metric"] not in tables.MEASURED]
 
 
 def finished(folder: Path) -> dict[Path, int]:

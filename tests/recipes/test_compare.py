@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssl_transfer.evaluation import tables
+
 COLUMNS = {
     "results": "arm backbone labels seed phase split metric value",
     "summary": (
         "arm backbone labels phase metric num_seeds mean low high baseline difference difference_low difference_high "
-        "p_value p_value_holm effect_size interval_over"
+        "p_value p_value_holm effect_size interval_over num_pairs"
     ),
     "curves": "arm backbone labels seed phase epoch step split metric value",
 }
-MEASURED = {"seconds", "transfer_seconds", "pretrain_seconds", "peak_memory_mb", "transfer_joules", "pretrain_joules"}
 """Metrics that are a clock's or the machine's."""
 
 
@@ -27,7 +28,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def results_without_costs(folder: Path) -> list[dict[str, str]]:
-    return [line for line in read(folder / "results.csv") if line["metric"] not in MEASURED]
+    return [line for line in read(folder / "results.csv") if line["metric"] not in tables.MEASURED]
 
 
 def state_of(folder: Path) -> dict[str, tuple[int, int]]:
@@ -209,8 +210,8 @@ def test_without_kept_predictions_there_are_no_confusions(comparison: tuple, run
 
 def test_second_start_redoes_nothing(comparison: tuple, run: Callable) -> None:
     folder, flags = comparison
-    tables = ("results", "confusions", "embeddings", "diagnosis")
-    before, results = state_of(folder), {name: (folder / f"{name}.csv").read_bytes() for name in tables}
+    names = ("results", "confusions", "embeddings", "diagnosis")
+    before, results = state_of(folder), {name: (folder / f"{name}.csv").read_bytes() for name in names}
     assert len(before) == 2 + 4 * 2 * 2
     answer = run(*flags)
     assert answer.status == 0, answer.err
@@ -415,8 +416,6 @@ def test_nothing_finished_is_no_comparison(
 
 def test_what_was_right_is_kept(comparison: tuple) -> None:
     """Of each run the images that its chosen model got right, in its folder and in the comparison's."""
-    from ssl_transfer.evaluation import tables
-
     folder, _ = comparison
     accuracies = {
         (row.arm, row.backbone, row.labels, row.seed): row.value
@@ -426,9 +425,9 @@ def test_what_was_right_is_kept(comparison: tuple) -> None:
     hits = {(*cell[:3], seed): held for cell, runs in tables.read_hits(folder).items() for seed, held in runs.items()}
     assert len(hits) == 4 * 2 * 2
     assert {run: held.mean() for run, held in hits.items()} == pytest.approx(accuracies)
-    files = [np.load(path) for path in folder.rglob("test_hits.npy")]
-    assert {(held.dtype.name, held.shape) for held in files} == {("uint8", (450,))}
-    assert sorted(held.tobytes() for held in files) == sorted(held.tobytes() for held in hits.values())
+    files = [np.load(path) for path in folder.rglob("predicted.npy")]
+    assert {(held.dtype.name, held.shape) for held in files} == {("int32", (450,))}
+    assert {held.shape for held in hits.values()} == {(450,)}
 
 
 def test_one_seed_is_measured_over_images(comparison: tuple, run: Callable, tmp_path: Path) -> None:
@@ -442,7 +441,7 @@ def test_one_seed_is_measured_over_images(comparison: tuple, run: Callable, tmp_
     assert "another draw of labels is not in them" in text
     assert run("report", folder).status == 0
     assert (folder / "report.md").read_text(encoding="utf-8") == text
-    for path in folder.rglob("test_hits.npy"):
+    for path in folder.rglob("predicted.npy"):
         path.unlink()
     assert run(*flags, "--seeds", "0", "--output", folder).status == 0
     text = (folder / "report.md").read_text(encoding="utf-8")

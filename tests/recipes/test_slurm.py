@@ -14,12 +14,12 @@ import pytest
 
 from ssl_transfer import CompareConfig
 from ssl_transfer.engine import config as configuration
+from ssl_transfer.evaluation import tables
 from ssl_transfer.stages.grid import grid
 from ssl_transfer.stages.resolve import resolve_arms
 
 SHARED = Path(__file__).parents[3] / "shared" / "slurm"
 RECIPE = Path(__file__).parents[2] / "recipes" / "compare.py"
-MEASURED = {"transfer_seconds", "pretrain_seconds", "peak_memory_mb"}
 PATIENCE = 120.0
 pytestmark = [
     pytest.mark.slow,
@@ -48,7 +48,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def results_of(folder: Path) -> list[dict[str, str]]:
     with open(folder / "results.csv", encoding="utf-8", newline="") as file:
-        return [line for line in csv.DictReader(file) if line["metric"] not in MEASURED]
+        return [line for line in csv.DictReader(file) if line["metric"] not in tables.MEASURED]
 
 
 def test_killed_failed_and_finished(node: None, run: Callable, tmp_path: Path, tiny: dict) -> None:

@@ -264,7 +264,7 @@ def test_runs_that_cannot_be_compared(export):
     with pytest.raises(InputError, match=r"holds only the first 2 blocks of resnet10t"):
         found(export("cut", cut=2), image_size=16)
     path = export("mine")
-    with pytest.raises(InputError, match="two of them are the same run"):
+    with pytest.raises(InputError, match="hold the same weights"):
         found(path, f"{path}/backbone", image_size=16)
     with pytest.raises(InputError, match=r"holds no backbone.json. Give the folder of a finished run"):
         found("./absent")

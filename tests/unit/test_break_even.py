@@ -50,12 +50,36 @@ def test_seconds_a_point():
 def test_where_it_pays_is_said():
     rows = rows_of(ACCURACIES)
     assert break_even.sentences_of(break_even.returns(rows, CURVES)) == [
-        "simclr on net: 60 s of pretraining; a gain at 5 a class. "
+        "simclr on net, over scratch: 60 s of pretraining; a gain at 5 a class. "
         "At 20 a class, all labels it costs more than it is shown to give."
     ]
     few, many = ([row for row in rows if (row.labels == "5") is wanted] for wanted in (True, False))
     assert "a gain at every budget" in break_even.sentences_of(break_even.returns(few, CURVES))[0]
     assert "no gain is shown at any budget" in break_even.sentences_of(break_even.returns(many, CURVES))[0]
+
+
+def test_what_goes_on_from_imagenet_is_held_against_imagenet():
+    """The points of ImageNet's weights were not paid for here."""
+    COSTS.update({"imagenet": (0.0, 6.0), "imagenet+simclr": (60.0, 6.0)})
+    accuracies = {
+        ("scratch", "5"): [0.50, 0.52, 0.54],
+        ("imagenet", "5"): [0.80, 0.83, 0.85],
+        ("imagenet+simclr", "5"): [0.81, 0.82, 0.86],
+    }
+    (found,) = break_even.returns(rows_of(accuracies), [])
+    assert (found.baseline, found.outcome, found.runs) == ("imagenet", "open", 10.0)
+    assert "no gain is shown" in break_even.sentences_of([found])[0]
+
+
+def test_a_gain_among_many_is_corrected():
+    """The plain interval leaves out zero; among four comparisons that is no proof."""
+    accuracies = {("scratch", labels): [0.50, 0.52, 0.54, 0.51] for labels in ("5", "20", "50", "all")}
+    accuracies |= {("simclr", labels): [0.51, 0.51, 0.54, 0.53] for labels in ("5", "20", "50")}
+    accuracies["simclr", "all"] = [0.51, 0.55, 0.575, 0.53]
+    found = break_even.returns(rows_of(accuracies), [])
+    assert found[-1].gain.low > 0.0
+    assert found[-1].gain.p_value < 0.05 < found[-1].p_value
+    assert {one.outcome for one in found} == {"open"}
 
 
 def test_one_seed_shows_no_gain():

@@ -11,8 +11,9 @@ from ssl_transfer.engine import energy
 def powercap(tmp_path):
     """`powercap(name, joules)` sets a counter that begins anew at 100 J."""
 
-    def put(name: str, joules: float) -> None:
+    def put(name: str, joules: float, of: str = "package-0") -> None:
         (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "name").write_text(f"{of}\n")
         (tmp_path / name / "energy_uj").write_text(f"{round(joules * 1e6)}\n")
         (tmp_path / name / "max_energy_range_uj").write_text("100000000\n")
 
@@ -24,12 +25,16 @@ def test_packages_are_counted_and_what_lies_in_them_is_not(powercap):
     powercap("intel-rapl:0", 10.0)
     powercap("intel-rapl:1", 20.0)
     powercap("intel-rapl:0:0", 5.0)
+    powercap("intel-rapl:2", 30.0, "psys")
     meter = energy.Meter(lambda: energy.packages(powercap.folder))
     powercap("intel-rapl:0", 12.5)
     powercap("intel-rapl:0:0", 50.0)
-    # This one has begun at zero again.
+    powercap("intel-rapl:2", 60.0, "psys")
+    # This one has begun at zero again, and then once more.
     powercap("intel-rapl:1", 4.0)
-    assert meter.joules == pytest.approx(2.5 + 84.0)
+    meter.observe()
+    powercap("intel-rapl:1", 2.0)
+    assert meter.joules == pytest.approx(2.5 + 84.0 + 98.0)
 
 
 def test_without_a_sensor_nothing_is_estimated(powercap):

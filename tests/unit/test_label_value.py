@@ -59,6 +59,19 @@ def test_seeds_that_agree_are_no_certainty():
     assert (equals, low, high) == (pytest.approx(20.0), -math.inf, math.inf)
 
 
+def test_the_estimate_lies_in_its_interval():
+    """At the largest budget two seeds differ by chance as much from the arm, and at those before it they do not."""
+    ours = np.array([0.91, 0.91])
+    theirs = np.array([[0.5, 0.7, 0.90], [0.9, 0.95, 0.9001]])
+    equals, low, high = equal_count(ours, theirs, COUNTS)
+    assert (equals, low, high) == (math.inf, -math.inf, math.inf)
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        ours, theirs = generator.normal(0.8, 0.05, 3), np.sort(generator.normal(0.75, 0.08, (3, 3)), axis=1)
+        equals, low, high = equal_count(ours, theirs, COUNTS)
+        assert low <= equals <= high
+
+
 def test_a_dip_of_the_baseline_is_smoothed():
     """0.7 and 0.66 are 0.68 twice; the least count with that accuracy is the first of the two."""
     theirs = np.array([0.6, 0.7, 0.66, 0.8])

@@ -71,6 +71,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
         cluster.events.pop(0)()
 
     monkeypatch.setattr(slurm.time, "sleep", next_event)
+    monkeypatch.setattr(slurm, "GRACE", 0.0)
     return cluster
 
 
@@ -176,6 +177,35 @@ def test_a_run_that_failed_while_nobody_waited(fake: FakeCluster, runtime) -> No
     assert isinstance(outcome, Failure)
     assert "left the queue without a word" in outcome.lines[0]
     assert len(fake.scripts()) == 1
+
+
+def test_a_result_may_be_late(fake: FakeCluster, runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is looked at from another machine: a job may be gone before its result is to be seen."""
+    monkeypatch.setattr(slurm, "GRACE", 60.0)
+    jobs = grid_of(fake)[:1]
+    fake.queue("1 RUNNING")()
+    fake.events += [fake.queue(), lambda: None, lambda: None, stop]
+    with pytest.raises(KeyboardInterrupt):
+        run_all(fake, jobs, runtime)
+    # So too when nobody waited as it left.
+    fake.events += [lambda: None, fake.finish(*jobs)]
+    assert [type(outcome) for outcome in run_all(fake, jobs, runtime)] == [dict]
+    assert fake.events == []
+
+
+def test_a_job_that_says_how_it_ended_is_not_waited_for(
+    fake: FakeCluster, runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "GRACE", 60.0)
+    fake.queue("1 RUNNING")()
+
+    def fail() -> None:
+        (fake.folder / "1_0_result.pkl").write_bytes(b"")
+        fake.queue()()
+
+    fake.events += [fail]
+    (outcome,) = run_all(fake, grid_of(fake)[:1], runtime)
+    assert isinstance(outcome, Failure)
 
 
 def test_a_silent_controller_is_no_failure(fake: FakeCluster, runtime) -> None:

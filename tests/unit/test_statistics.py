@@ -204,7 +204,7 @@ def test_images_that_were_not_kept_leave_no_interval():
     [
         ("all", None, "all labels", "all labels"),
         ("5", None, "5 a class", "5 labels a class"),
-        ("1", None, "1 a class", "1 labels a class"),
+        ("1", None, "1 a class", "1 label a class"),
         ("0.1", "10%", "10% of each class", "10% of each class"),
         ("0.125", "12.5%", "12.5% of each class", "12.5% of each class"),
         ("0.29", "29%", "29% of each class", "29% of each class"),
@@ -214,4 +214,4 @@ def test_images_that_were_not_kept_leave_no_interval():
 def test_budgets_are_named(labels, percent, title, long):
     assert percent_of(labels) == percent
     assert budget_title(labels) == title
-    assert budget_title(labels, "labels ") == long
+    assert budget_title(labels, "label") == long

@@ -119,7 +119,7 @@ def test_columns_are_those_of_the_design(tmp_path, metrics):
     results = "arm, backbone, labels, seed, phase, split, metric, value"
     summary = (
         "arm, backbone, labels, phase, metric, num_seeds, mean, low, high, baseline, difference, difference_low, "
-        "difference_high, p_value, p_value_holm, effect_size, interval_over"
+        "difference_high, p_value, p_value_holm, effect_size, interval_over, num_pairs"
     )
     curves = "arm, backbone, labels, seed, phase, epoch, step, split, metric, value"
     for name, columns in (("results", results), ("summary", summary), ("curves", curves)):
@@ -149,4 +149,7 @@ def test_what_was_right_round_trips(tmp_path):
     assert tables.read_hits(tmp_path) == {}
     (tmp_path / "test_hits.npz").unlink()
     assert tables.read_hits(tmp_path) == {}
-    assert tables.hits_of(KEY, tmp_path) == {}
+    assert tables.hits_of(KEY, tmp_path, np.zeros(9)) == {}
+    np.save(tmp_path / "predicted.npy", np.array([2, 0, 1], dtype=np.int32))
+    ((cell, held),) = tables.hits_of(KEY, tmp_path, np.array([2, 1, 1])).items()
+    assert (cell[:3], held[KEY["seed"]].tolist()) == ((KEY["arm"], KEY["backbone"], KEY["labels"]), [1, 0, 1])

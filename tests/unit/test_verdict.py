@@ -61,7 +61,32 @@ def test_a_loss_among_ties_is_no_yes():
             *(rows_of("scratch", 0.9, labels="all") + rows_of("moco", 0.8, labels="all")),
         ]
     )
-    assert text.startswith("No, pretraining")
+    answer = "Pretraining on these images does not help with all labels, and is not shown to elsewhere: "
+    assert text.startswith(answer)
+
+
+def test_where_runs_failed_all_numbers_are_of_the_seeds_that_both_have():
+    rows = [row for row in rows_of("scratch", 0.6) if row.seed != 1] + rows_of("simclr", 0.8)
+    (found,) = findings(rows)
+    assert found.ours.mean - found.theirs.mean == pytest.approx(found.difference.mean)
+    assert (found.difference.count, found.num_seeds) == (2, 3)
+    assert "2 of 3 seeds, as runs failed" in verdict(rows)
+
+
+def test_where_scratch_failed_nothing_is_said_of_it():
+    simclr = [*rows_of("simclr", 0.8), *rows_of("simclr", 0.9, labels="20")]
+    assert verdict(simclr).startswith("Nothing to hold the pretraining against")
+    text = verdict([*rows_of("scratch", 0.6), *simclr])
+    assert text.startswith("Yes, pretraining on these images helps: at 5 labels a class simclr is ahead")
+    assert "Without a start to hold it against, as runs failed: 20 labels a class." in text
+
+
+def test_scratch_on_the_arms_own_backbone_stands_beside():
+    """Validation prefers another scratch, which may be the worse one on the test images."""
+    rows = [*rows_of("scratch", 0.5, validation=0.7), *rows_of("scratch", 0.8, validation=0.6, backbone="vit")]
+    text = verdict([*rows, *rows_of("mae", 0.7, backbone="vit")])
+    assert "scratch on resnet18 50.0%" in text
+    assert "Compared with scratch on its own backbone: -10.0 points" in text
 
 
 def test_one_seed_claims_nothing():
