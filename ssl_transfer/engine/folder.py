@@ -107,7 +107,7 @@ class RunFolder:
                 f"--output {self.path} --fresh: it holds something else than a run. Give another --output."
             )
         self._acquire()
-        self.path.rename(_free_name(self.path))
+        set_aside(self.path)
         self._lock.release()
 
     def _acquire(self) -> None:
@@ -119,13 +119,7 @@ class RunFolder:
             ) from error
 
     def _refuse_changes(self, before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, ...]) -> None:
-        old, new = configuration.flatten(before), configuration.flatten(now)
-        differing = [
-            f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
-            for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name)
-            and not any(name == free or name.startswith(f"{free}.") for free in volatile)
-        ]
+        differing = changes(before, now, volatile)
         if differing:
             raise InputError(
                 f"{self.path} holds a run with other settings: {'; '.join(differing)}. Give another --output, "
@@ -152,6 +146,21 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+
+def changes(before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, ...]) -> list[str]:
+    """What differs between the settings of a run as it was started and as it is now: `epochs was 2 and is now 3`."""
+    old, new = configuration.flatten(before), configuration.flatten(now)
+    return [
+        f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not any(name == free or name.startswith(f"{free}.") for free in volatile)
+    ]
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a folder to `NAME.old-1`, ...: what it holds is kept, and the next run begins anew."""
+    folder.rename(_free_name(folder))
 
 
 def held_result(folder: Path) -> dict[str, Any] | None:

@@ -210,7 +210,7 @@ def train(
                 accelerator.free_memory()
                 raise DivergedError(
                     f"{phase}: the loss is {mean_loss} in epoch {epoch + 1} (up to step {step}). "
-                    "Lower the learning rate, lengthen the warm-up or clip (--optimizer.clip-norm 1)."
+                    "Lower the learning rate, lengthen the warm-up or clip (optimizer.clip-norm 1)."
                 )
             meter.observe()
             now = time.monotonic()

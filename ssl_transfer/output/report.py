@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import shlex
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from ..evaluation.statistics import (
     percent_of,
 )
 from ..evaluation.verdict import verdict
-from . import break_even, costs, evidence, figures, trust
+from . import break_even, costs, evidence, figures, markdown, trust
 from .benefits import benefit_lines
 from .evaluation import write_picture
 
@@ -49,6 +50,7 @@ _TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_TEMPLATES.filters.update(escaped=markdown.escaped, code=markdown.code)
 _DENSITY = 1.5
 """Pixels of a figure for each of the page: figures have 144 an inch, pages 96."""
 
@@ -140,7 +142,7 @@ def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
     per_class = {budget: sizes[0] / classes for budget, sizes in comparison["images"].items()} if classes else {}
     values = label_values(rows, hits, per_class)
     return {
-        "folder": str(folder),
+        "config": shlex.quote(str(folder / "config.yaml")),
         "verdict": verdict(rows, hits, per_class),
         "label_values": values,
         "label_value_lines": [_value_line(*item) for item in values],
@@ -192,7 +194,8 @@ def _cell(cells: Cells, hits: Hits, place: tuple[str, str, str], num_seeds: int)
         outcome = "better" if difference.low > 0 else "worse" if difference.high < 0 else "open"
         # An interval over test images says nothing of another draw of labels: no colour.
         outcome = outcome if difference.over == SEEDS else "open"
-        differences.append({"text": f"{_interval(difference, sign='+')}{note}", "outcome": outcome})
+        pairs = f" ({difference.count} pairs)" if difference.count < len(cells[ours]) else ""
+        differences.append({"text": f"{_interval(difference, sign='+')}{note}{pairs}", "outcome": outcome})
     count = f" ({len(cells[ours])} of {num_seeds} seeds)" if len(cells[ours]) < num_seeds else ""
     return {"text": f"{_interval(estimate_of(ours, cells, hits))}{count}", "differences": differences}
 

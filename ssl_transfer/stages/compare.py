@@ -25,7 +25,16 @@ from . import augmentation as augmentations
 from . import evidence, ready
 from . import pretrain as pretraining
 from .arms import Arm, CompareConfig
-from .grid import check_launcher, failures_of, grid, launcher, listed, load_once
+from .grid import (
+    check_launcher,
+    failed_methods,
+    failures_of,
+    grid,
+    launcher,
+    listed,
+    load_once,
+    set_changed_aside,
+)
 from .initial import WORDS, Initial, initial_backbone, is_run
 from .phases import fitted
 from .resolve import resolve_arms
@@ -106,10 +115,16 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
     output = config.output or Path(f"runs/compare-{data_label(config.data)}")
     volatile = (*VOLATILE, "arms", "labels", "seeds", "backbones", "imagenet_weights", "retry", "launcher", "slurm")
     identity = {"data": dataset.fingerprint}
+    pretrain_jobs, transfer_jobs = grid(config, arms, output)
+    if config.retry:
+        # What diverged would diverge again with the same settings.
+        volatile += tuple(failed_methods(pretrain_jobs))
     with RunFolder(
         output, _settings(config), runtime, identity=identity, fresh=config.fresh, volatile=volatile
     ) as folder:
-        pretrain_jobs, transfer_jobs = grid(config, arms, output)
+        if config.retry and runtime.is_main:
+            set_changed_aside(pretrain_jobs, len(dataset.pool))
+        runtime.wait()
         runtime.say(
             f"{', '.join(f'{arm.name} on {arm.label}' for arm in arms)}: "
             f"{len(pretrain_jobs)} pretraining and {len(transfer_jobs)} transfer runs; {runtime.describe()}"
@@ -152,7 +167,7 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
                 for arm, labels, _, job in finished
             ]
             evidence.leave(output, transferred, dataset, runtime)
-            recipes = {(arm.name, arm.label): arm.recipe for arm in arms if arm.recipe is not None}
+            recipes = {(arm.name, arm.label): found for arm in arms if (found := _recipe_of(arm)) is not None}
             described = evidence.describe(output, transferred, recipes)
             description = {**_description(config, arms, dataset, images), **described}
             pretrained = {job.folder: results[job.folder] for job in pretrain_jobs if job.folder in results}
@@ -169,6 +184,13 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
             )
         runtime.wait()
         return output
+
+
+def _recipe_of(arm: Arm) -> dict[str, Any] | None:
+    """How an arm was pretrained, here or in the run that it is; None where it was not, or that is not known."""
+    if arm.recipe is not None:
+        return configuration.to_dict(arm.recipe)
+    return ready.recipe_of(arm.init) if is_run(arm.init) else None
 
 
 def _settings(config: CompareConfig) -> dict[str, Any]:
@@ -196,7 +218,7 @@ def _description(
         "num_pool": len(dataset.pool),
         "seeds": list(config.seeds),
         "pretrain_seeds": config.pretrain_seeds,
-        "epochs": {arm.name: arm.recipe.epochs for arm in arms if arm.recipe is not None},
+        "epochs": {arm.name: found["epochs"] for arm in arms if (found := _recipe_of(arm)) is not None},
         "plan": configuration.to_dict(config.transfer),
         "tune": config.tune,
     }

@@ -30,7 +30,6 @@ from ..models.backbones import Backbone
 from . import phases
 from .initial import initial_backbone, is_run
 from .matching import matched
-from .pretrain import Recipe
 from .transfer import CALIBRATION_IMAGES, TransferConfig, labelled_images
 
 MOST_IMAGES = 500
@@ -82,19 +81,19 @@ def leave(folder: Path, runs: Sequence[Transferred], dataset: Dataset, runtime: 
     tables.write_lines(folder / "embeddings.csv", EMBEDDING_COLUMNS, _map_lines(held, validation, dataset))
 
 
-def describe(folder: Path, runs: Sequence[Transferred], recipes: Mapping[Pair, Recipe[Any]]) -> dict[str, Any]:
+def describe(folder: Path, runs: Sequence[Transferred], recipes: Mapping[Pair, Mapping[str, Any]]) -> dict[str, Any]:
     """What the report says of the arms beside their numbers.
 
     Args:
         folder: the comparison's.
         runs: as in `leave`.
-        recipes: of the arms that pretrain.
+        recipes: of the arms that were pretrained, as plain settings.
 
     Returns:
         `settings`: those that two or more of these arms have and that differ between them, by name and by arm.
         `reconstructions`: by arm the picture's path in the folder, of methods that paint.
     """
-    flat = {_name(pair): configuration.flatten(configuration.to_dict(recipe)) for pair, recipe in recipes.items()}
+    flat = {_name(pair): configuration.flatten(dict(recipe)) for pair, recipe in recipes.items()}
     settings: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(name for held in flat.values() for name in held):
         values = {arm: held[name] for arm, held in flat.items() if name in held}

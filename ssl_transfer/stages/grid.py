@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..data import sources
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine import slurm
 from ..engine.errors import InputError
-from ..engine.jobs import Failure, Launcher, Outcome, workers
+from ..engine.folder import changes, held_result, set_aside
+from ..engine.jobs import RECORD, Failure, Launcher, Outcome, workers
 from ..engine.words import counted
 from ..evaluation.statistics import budget_title
 from . import pretrain as pretraining
@@ -101,6 +104,24 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
     return pretrain_jobs, transfer_jobs
 
 
+def failed_methods(pretrain_jobs: Sequence[Job]) -> list[str]:
+    """The methods none of whose pretrainings has finished and one of which failed."""
+    names = [(job.folder, pretraining.name_of(job.config.method)) for job in pretrain_jobs]
+    finished = {name for folder, name in names if held_result(folder) is not None}
+    failed = {name for folder, name in names if (folder / RECORD).is_file()}
+    return sorted(failed - finished)
+
+
+def set_changed_aside(pretrain_jobs: Sequence[Job], num_images: int) -> None:
+    """Let failed pretrainings that have other settings now begin anew, as after a loss that was not finite."""
+    for job in pretrain_jobs:
+        held = job.folder / "config.yaml"
+        if (job.folder / RECORD).is_file() and held.is_file() and held_result(job.folder) is None:
+            now = pretraining.settings_of(pretraining.fitted(pretraining.resolved(job.config), num_images))
+            if changes(yaml.safe_load(held.read_text(encoding="utf-8")), now, pretraining.FREE):
+                set_aside(job.folder)
+
+
 def launcher(config: CompareConfig, output: Path, runtime: runtimes.Runtime) -> AbstractContextManager[Launcher]:
     """What runs the grid, for a `with` block: this machine, or a cluster."""
     if config.launcher == "slurm":
@@ -147,4 +168,7 @@ def listed(failures: Sequence[Mapping[str, Any]]) -> str:
         held_back = failure["held_back"]
         note = f" ({counted(held_back, 'run')} that would have gone on from it not begun)" if held_back else ""
         parts += [f"{failure['folder']}{note}", *(f"    {line}" for line in failure["lines"])]
-    return "\n".join([*parts, "The same command with --retry runs them again; what has finished stays."])
+    remedy = "The same command with --retry runs them again; what has finished stays."
+    if any(Path(failure["folder"]).parent.name == "pretrain" for failure in failures):
+        remedy += " With --retry the settings of a method that failed may be others (--METHOD.optimizer.clip-norm 1)."
+    return "\n".join([*parts, remedy])

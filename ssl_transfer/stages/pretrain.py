@@ -34,6 +34,10 @@ M = TypeVar("M")
 R = TypeVar("R", bound="Recipe[Any]")
 
 
+FREE = (*VOLATILE, "init", "imagenet_weights")
+"""Settings that may change between two starts: the same weights may lie elsewhere."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Generic[M]):
     """How one method pretrains one backbone."""
@@ -194,9 +198,7 @@ def pretrain(
         f"-seed{config.seed}"
     )
     identity = {"data": dataset.fingerprint, "init": fingerprint_of(config)}
-    # The same weights may lie elsewhere.
-    volatile = (*VOLATILE, "init", "imagenet_weights")
-    with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile) as folder:
+    with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=FREE) as folder:
         if folder.result is not None:
             say(f"{output}: finished before; nothing to do (--fresh starts over)")
             return folder.result

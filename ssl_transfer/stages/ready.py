@@ -3,9 +3,11 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ..data.dataset import Dataset, LoadingConfig
 from ..engine import checkpoint
@@ -16,6 +18,7 @@ from ..models.backbones import BackboneConfig, BackboneSpec
 from ..models.spec import stem_of
 from .initial import AUTO, label_of, timm_backbone
 from .matching import MEASURING, matched
+from .pretrain import Recipe
 
 
 def is_folder(name: str) -> bool:
@@ -83,6 +86,14 @@ def cost_of(name: str) -> dict[str, Any] | None:
     path = _folder(name) / "result.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return found if {"seconds", "images_seen", "peak_memory_mb"} <= found.keys() else None
+
+
+def recipe_of(name: str) -> dict[str, Any] | None:
+    """How a run was pretrained, as plain settings; None where it was not, or its folder does not say."""
+    path = _folder(name) / "config.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    names = [field.name for field in fields(Recipe)]
+    return {name: settings[name] for name in names} if settings.keys() >= set(names) else None
 
 
 def check_images(name: str, spec: BackboneSpec, dataset: Dataset, loading: LoadingConfig) -> list[str]:

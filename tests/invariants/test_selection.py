@@ -48,10 +48,10 @@ def outcome(
     )
     result = copy.deepcopy(transfer(config, runtime=runtime, dataset=dataset))
     for trial in result["tuned"]["trials"] if tune > 1 else []:
-        del trial["seconds"], trial["peak_memory_mb"]
+        del trial["seconds"], trial["peak_memory_mb"], trial["energy_joules"]
     tested = {}
     for name, phase in result["phases"].items():
-        del phase["seconds"], phase["peak_memory_mb"]
+        del phase["seconds"], phase["peak_memory_mb"], phase["energy_joules"]
         tested[name] = phase.pop("test")
     log = [line for line in log_of(folder) if line.get("split") != "test"]
     files = [(folder / name / f"{name}.safetensors").read_bytes() for name in ("backbone", "head")]

@@ -76,7 +76,7 @@ def test_a_run_and_weights_of_timm_stand_beside_a_method(
     assert comparison["starts"] == {"run:run": str(pretrained), f"timm:{TAGS[0]}": f"timm:{TAGS[0]}"}
     assert comparison["warnings"] == []
     report = (folder / "report.md").read_text()
-    assert f"run:run takes its weights as they are, from {pretrained}" in report
+    assert f"run:run takes its weights as they are, from `{pretrained}`" in report
     # Nothing is done twice, wherever the run lies by now, whatever its arm is called.
     before = state_of(folder)
     moved = shutil.copytree(pretrained, tmp_path / "elsewhere" / "run")

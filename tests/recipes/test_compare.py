@@ -216,7 +216,7 @@ def test_second_start_redoes_nothing(comparison: tuple, run: Callable) -> None:
     answer = run(*flags)
     assert answer.status == 0, answer.err
     assert state_of(folder) == before
-    assert {name: (folder / f"{name}.csv").read_bytes() for name in tables} == results
+    assert {name: (folder / f"{name}.csv").read_bytes() for name in names} == results
 
 
 def test_added_seeds_and_budgets_run_alone(run: Callable, tmp_path: Path, tiny: dict) -> None:
@@ -395,6 +395,29 @@ def test_failed_runs_leave_the_others_alone(
     assert len(state_of(folder)) == 2 + 6
     assert json.loads((folder / "comparison.json").read_text())["failures"] == []
     assert "--retry" not in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_what_diverged_is_retried_with_other_settings(run: Callable, tmp_path: Path, tiny: dict) -> None:
+    """The same would diverge again. What has finished stays, and what had not is moved aside."""
+    folder = tmp_path / "run"
+    flags = ("compare", *tiny["compare"], *tiny["convolutional"], "--labels", 1, "--seeds", 0, "--output", folder)
+    flags += ("--arms", "scratch", "autoencoder", "simclr")
+    answer = run(*flags, "--simclr.optimizer.learning-rate", "1e30")
+    assert answer.status == 1
+    assert "the loss is nan" in answer.err
+    assert "--METHOD.optimizer.clip-norm 1" in answer.err
+    before = state_of(folder)
+    changed = run(*flags, "--simclr.optimizer.learning-rate", "0.01")
+    assert changed.status == 2
+    assert "simclr.optimizer.learning_rate was 1e+30 and is now 0.01" in changed.err
+    finished = run(*flags, "--autoencoder.epochs", "1", "--simclr.optimizer.learning-rate", "0.01", "--retry")
+    assert finished.status == 2
+    assert "autoencoder.epochs" in finished.err
+    assert state_of(folder) == before
+    answer = run(*flags, "--simclr.optimizer.learning-rate", "0.01", "--retry")
+    assert answer.status == 0, answer.err
+    assert before.items() < state_of(folder).items()
+    assert [path.name[-6:] for path in (folder / "pretrain").glob("simclr*.old-*")] == [".old-1"]
 
 
 def test_nothing_finished_is_no_comparison(

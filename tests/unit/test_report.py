@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -115,6 +116,8 @@ def test_names_from_outside_are_escaped(tmp_path):
     assert "<script" not in page
     # Arms, labels, backbones, the source, the command: each stands there as text.
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 8
+    # In Markdown too, where only code may hold it as it is.
+    assert "<script" not in re.sub(r"`[^`]*`", "", (tmp_path / "report.md").read_text())
 
 
 def test_drawing_again_gives_the_same(tmp_path):
@@ -144,7 +147,7 @@ def test_a_collapsed_pretraining_is_said(tmp_path, capsys):
     (tmp_path / "comparison.json").write_text(json.dumps({**comparison, "warnings": [f"mae collapsed {SCRIPT}"]}))
     report.draw(tmp_path)
     report.show(tmp_path)
-    assert f"**Warning:** mae collapsed {SCRIPT}" in (tmp_path / "report.md").read_text()
+    assert "**Warning:** mae collapsed &lt;script&gt;alert(1)&lt;/script&gt;" in (tmp_path / "report.md").read_text()
     page = (tmp_path / "report.html").read_text()
     assert "mae collapsed" in page
     assert SCRIPT not in page

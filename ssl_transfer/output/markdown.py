@@ -1,0 +1,22 @@
+"""Names from outside in a Markdown page: arms, classes, files and messages stand there as text."""
+
+import re
+
+
+def escaped(text: object) -> str:
+    """As text anywhere, also in a cell of a table: no tag, no emphasis, no link, no new line."""
+    plain = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # An underscore inside a word is no emphasis, and names of backbones are full of them.
+    marked = re.sub(r"([\\`*|~]|(?<!\w)_|_(?!\w)|\](?=\())", r"\\\1", plain)
+    return " ".join(marked.split())
+
+
+def code(text: object) -> str:
+    """As code in a line."""
+    plain = " ".join(str(text).split("\n"))
+    runs = re.findall("`+", plain)
+    if not runs:
+        return f"`{plain}`"
+    # A run of backticks that it does not hold ends it.
+    fence = "`" * (max(map(len, runs)) + 1)
+    return f"{fence} {plain} {fence}"
