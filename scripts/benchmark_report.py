@@ -21,6 +21,7 @@ ARMS, LABELS, SEEDS = ("scratch", "imagenet", *METHODS), ("2", "5", "20", "100",
 CLASSES = tuple(f"class {number}" for number in range(10))
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "calibration_error", "top_5_accuracy")
 PHASES = ("head", "finetune")
+NUM_TEST = 2000
 IMAGES = 500
 """Of validation, in each map."""
 
@@ -56,7 +57,9 @@ def write_comparison(folder: Path) -> None:
                 level = 0.4 + 0.1 * budget + 0.01 * place + 0.02 * generator.standard_normal()
                 rows += _rows(key, level, pretrained=place > 1)
                 curves += _curves(key, level, generator)
-    tables.write(folder, rows, curves)
+    cells = [(arm, "resnet18", labels, "chosen", "accuracy") for arm in ARMS for labels in LABELS]
+    hits = {cell: {seed: generator.integers(0, 2, NUM_TEST).astype(np.uint8) for seed in SEEDS} for cell in cells}
+    tables.write(folder, rows, curves, hits)
     confusions = [
         (arm, "resnet18", labels, true, guess, int(generator.integers(1, 400)))
         for arm in ARMS
@@ -114,7 +117,8 @@ def _comparison() -> dict[str, Any]:
         "classes": list(CLASSES),
         "num_pool": 10000,
         "backbones": {"resnet18": {"stem": "small", "arguments": []}},
-        "num_test": 2000,
+        "num_test": NUM_TEST,
+        "num_classes": len(CLASSES),
         "labels": list(LABELS),
         "images": {labels: [counts[labels]] * 2 for labels in LABELS},
         "seeds": list(SEEDS),

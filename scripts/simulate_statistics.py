@@ -21,6 +21,7 @@ from ssl_transfer.evaluation.inference import holm
 from ssl_transfer.evaluation.label_value import equal_count
 from ssl_transfer.evaluation.statistics import Estimate, Row, paired_difference
 from ssl_transfer.evaluation.verdict import findings
+from ssl_transfer.output.break_even import returns
 
 SHARED, OWN, NUM_TEST = 0.03, 0.015, 450
 """Deviations over draws of labels (the digits at five labels a class have less), and images in the test split."""
@@ -90,19 +91,36 @@ def image_coverage_of_draws(comparisons: int = 2000) -> float:
 
 
 def false_claims(
-    num_arms: int, num_budgets: int, num_seeds: int, *, num_validation: int = 50, comparisons: int = 2000
+    num_arms: int,
+    num_budgets: int,
+    num_seeds: int,
+    *,
+    num_validation: int = 50,
+    comparisons: int = 2000,
+    num_starts: int = 1,
 ) -> dict[str, float]:
-    """How often the sentence says something of arms that are all equal to scratch.
+    """How often the report says something of arms that are all equal to scratch.
+
+    Args:
+        num_arms: that pretrained.
+        num_budgets: B.
+        num_seeds: S.
+        num_validation: images.
+        comparisons: how many.
+        num_starts: scratch on so many backbones, of which validation chooses.
 
     Returns:
-        The shares of comparisons with a `better` or a `worse` somewhere; and with a `better` if the words went by the
-        95 % intervals (`plain`), or by p values corrected for the budgets alone (`budgets`).
+        The shares of comparisons with a `better` or a `worse` somewhere in the sentence, or a gain in what it says of
+        costs (`paid`); and with a `better` if the words went by the 95 % intervals (`plain`), or by p values corrected
+        for the budgets alone (`budgets`).
     """
-    rng, means = np.random.default_rng(num_arms), np.full((num_arms + 1, num_budgets), 0.8)
-    said = dict.fromkeys(("better", "worse", "plain", "budgets"), 0)
+    rng, means = np.random.default_rng(num_arms), np.full((num_arms + num_starts, num_budgets), 0.8)
+    said = dict.fromkeys(("better", "worse", "paid", "plain", "budgets"), 0)
     for _ in range(comparisons):
         test, validation = accuracies(rng, means, num_seeds, num_validation)
-        found = findings(rows_of(test, validation))
+        rows = rows_of(test, validation, num_starts)
+        found = findings(rows)
+        said["paid"] += any(one.outcome == "gain" for one in returns(rows, []))
         said["better"] += any(item.outcome == "better" for item in found)
         said["worse"] += any(item.outcome == "worse" for item in found)
         said["plain"] += any(item.difference.low > 0 for item in found)
@@ -111,18 +129,25 @@ def false_claims(
     return {name: count / comparisons for name, count in said.items()}
 
 
-def rows_of(test: np.ndarray, validation: np.ndarray) -> list[Row]:
-    """(A, B, S) accuracies as lines of `results.csv`; validation's log-loss stands in for that of test."""
+def rows_of(test: np.ndarray, validation: np.ndarray, num_starts: int = 1) -> list[Row]:
+    """(A, B, S) accuracies as lines of `results.csv`; validation's log-loss stands in for that of test.
+
+    The first `num_starts` are scratch, each on a backbone of its own; the others are methods on the first.
+    """
     rows = []
+    places = [("scratch", f"net{arm}") for arm in range(num_starts)]
+    places += [(f"method{arm}", "net0") for arm in range(num_starts, len(test))]
     for split, metric, values in (
         ("test", "accuracy", test),
         ("validation", "accuracy", validation),
         ("validation", "log_loss", 1.0 - validation),
+        ("train", "pretrain_seconds", np.full_like(test, 60.0)),
+        ("train", "transfer_seconds", np.full_like(test, 4.0)),
     ):
         rows += [
             Row(
-                arm="scratch" if arm == 0 else f"method{arm}",
-                backbone="net",
+                arm=places[arm][0],
+                backbone=places[arm][1],
                 labels=str(5 * 4**budget),
                 seed=seed,
                 phase="chosen",
@@ -182,8 +207,14 @@ def main() -> None:
         said = false_claims(num_arms, num_budgets, num_seeds, num_validation=num_validation, comparisons=count)
         print(
             f"equal arms, {num_arms} of them, {num_budgets} budgets, {num_seeds} seeds, {num_validation:,} validation "
-            f"images: better {said['better']:.1%}, worse {said['worse']:.1%}; better by plain intervals "
-            f"{said['plain']:.1%}, corrected for budgets alone {said['budgets']:.1%}"
+            f"images: better {said['better']:.1%}, worse {said['worse']:.1%}, a gain for its cost {said['paid']:.1%}; "
+            f"better by plain intervals {said['plain']:.1%}, corrected for budgets alone {said['budgets']:.1%}"
+        )
+    for num_starts, num_seeds in ((3, 5), (6, 5), (6, 3)):
+        said = false_claims(1, 1, num_seeds, num_validation=10**6, comparisons=count, num_starts=num_starts)
+        print(
+            f"one arm equal to {num_starts} starts of which validation chooses, {num_seeds} seeds: better "
+            f"{said['better']:.1%}, worse {said['worse']:.1%}"
         )
     for num_seeds in (3, 5, 10):
         held, _ = label_value_coverage(num_seeds, comparisons=count)

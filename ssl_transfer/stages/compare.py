@@ -20,7 +20,7 @@ from ..engine.jobs import Failure
 from ..engine.tracking import publish
 from ..engine.words import counted
 from ..evaluation import tables
-from ..evaluation.statistics import Cell, Row
+from ..evaluation.statistics import TIMM, Cell, Row
 from . import augmentation as augmentations
 from . import evidence, ready
 from . import pretrain as pretraining
@@ -41,17 +41,18 @@ from .resolve import resolve_arms
 from .run import VOLATILE, check_positive, data_label
 
 
-def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> list[str]:
-    """Find every bad setting now: nothing has been trained, and hours may lie ahead. Returns what to warn of."""
+def check_settings(config: CompareConfig) -> None:
+    """Find every bad setting that shows without images: reading them may take long."""
     check_positive(pretrain_seeds=config.pretrain_seeds, tune=config.tune)
     config.transfer.phases(steps_per_epoch=1)
+    seeds = " ".join(map(str, config.seeds))
     if not config.labels or not config.seeds:
         raise InputError("--labels and --seeds need at least one value each.")
     for flag, values in (("labels", config.labels), ("seeds", config.seeds)):
         if len(set(values)) < len(values):
             raise InputError(f"--{flag} {' '.join(map(str, values))}: each value only once.")
     if min(config.seeds) < 0:
-        raise InputError(f"--seeds {' '.join(map(str, config.seeds))}: 0 or more.")
+        raise InputError(f"--seeds {seeds}: 0 or more.")
     if config.pretrain_seeds > len(config.seeds):
         raise InputError(
             f"--pretrain-seeds {config.pretrain_seeds}: more than the {len(config.seeds)} --seeds that would use them."
@@ -60,9 +61,13 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> l
     if len(turns) < config.pretrain_seeds:
         raise InputError(
             f"--pretrain-seeds {config.pretrain_seeds}: seed s takes pretraining s modulo {config.pretrain_seeds}, so "
-            f"that --seeds {' '.join(map(str, config.seeds))} use only {len(turns)}. Give seeds in a row, as --seeds "
+            f"that --seeds {seeds} use only {len(turns)}. Give seeds in a row, as --seeds "
             f"{' '.join(map(str, range(len(config.seeds))))}, or fewer pretraining seeds."
         )
+
+
+def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> list[str]:
+    """Find every other bad setting now: nothing has been trained, and hours may lie ahead. Returns what to warn of."""
     if len(dataset.classes) < 2:
         raise InputError(f"--data {config.data}: comparing needs labelled images of two or more classes.")
     for text in config.labels:
@@ -78,12 +83,25 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> l
                 f"{len(dataset.pool)}."
             )
         backbone, _ = initial_backbone(Initial(image_size=config.image_size, **arm.start), dataset)
+        if arm.init.startswith(TIMM):
+            warnings += _unlike(arm, arms)
         if is_run(arm.init):
             warnings += ready.check_images(arm.init, backbone.spec, dataset, config.loading)
         if arm.recipe is not None:
             pretraining.prepare(pretraining.fitted(arm.recipe, len(dataset.pool)), backbone)
         fitted(config.transfer, backbone, len(dataset.classes))
     return warnings
+
+
+def _unlike(arm: Arm, arms: Sequence[Arm]) -> list[str]:
+    """Where weights of timm stand beside the same network with another stem or other arguments."""
+    beside = next((one for one in arms if one.backbone.name == arm.backbone.name and one.label != arm.label), None)
+    if beside is None:
+        return []
+    return [
+        f"{arm.name} runs as its weights were trained ({arm.label}), beside {beside.name} on {beside.label}: stem and "
+        "arguments of --backbone do not reach it."
+    ]
 
 
 def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -> Path:
@@ -105,6 +123,7 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
     # Folders and tables know a budget by one name, however it was written.
     config = replace(config, labels=tuple(splits.budget_name(text) for text in config.labels))
     runtime = runtime or runtimes.start(config.mixed_precision)
+    check_settings(config)
     check_launcher(config, runtime)
     arms = resolve_arms(config)
     dataset = load_once(config.data, config.image_size, config.loading)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.errors import InputError, did_you_mean
-from ..evaluation.statistics import CONTINUED, TIMM
+from ..evaluation.statistics import CONTINUED, RUN, TIMM
 from ..methods import METHODS
 from ..models import backbones, initialize
 from ..models.backbones import BackboneConfig
@@ -134,6 +134,8 @@ def _check_name(name: str) -> None:
     if ready.is_folder(name):
         initialize.spec_of(Path(name))
         return
+    if name.startswith(RUN):
+        raise InputError(f"--arms {name}: that is what tables call it. Give the run's folder, as in runs/NAME.")
     if Path(name).is_dir():
         raise InputError(f"--arms {name}: no such method. The folder of that name is written ./{name}.")
     start, plus, method = name.partition("+")

@@ -136,7 +136,7 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "run twice": (
         (*COMPARE, "--arms", "./pretrained", "./pretrained/backbone"),
-        ("./pretrained/backbone", "the same run"),
+        ("./pretrained/backbone", "the same weights"),
     ),
     "run of other channels": (
         (*COMPARE, "--arms", "./pretrained", "--labels", "2", "--data", "folder:images", "--loading.cache", "cache"),
@@ -193,6 +193,13 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (*COMPARE, "--seeds", "0", "1", "--pretrain-seeds", "3"),
         ("--pretrain-seeds 3", "2 --seeds"),
     ),
+    "pretraining seeds that no seed uses": (
+        (*COMPARE, "--seeds", "0", "2", "--pretrain-seeds", "2"),
+        ("--pretrain-seeds 2", "use only 1", "--seeds 0 1"),
+    ),
+    "a seed below 0": ((*COMPARE, "--seeds", "-1"), ("--seeds -1", "0 or more")),
+    "a seed twice": ((*COMPARE, "--seeds", "3", "3"), ("--seeds 3 3", "only once")),
+    "an arm as tables call it": ((*COMPARE, "--arms", "run:mine"), ("--arms run:mine", "runs/NAME")),
     "pretraining seeds 0": ((*COMPARE, "--pretrain-seeds", "0"), ("--pretrain-seeds 0", "1 or more")),
     "jobs 0": ((*COMPARE, "--jobs", "0"), ("--jobs 0", "1 or more")),
     "missing ImageNet weights": (

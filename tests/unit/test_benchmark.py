@@ -43,6 +43,7 @@ def test_the_report_that_is_timed_is_a_whole_one(tmp_path, monkeypatch):
         title in page
         for title in (
             "Test accuracy",
+            "What the labels are worth",
             "What is taken for what",
             "What the features look like",
             "Where it pays",
