@@ -126,8 +126,9 @@ def test_transfer_runs(run: Callable, tmp_path: Path, pretrained: Path) -> None:
 
 def test_comparison_runs(run: Callable, tmp_path: Path, tiny: dict) -> None:
     path = CONFIGS / "compare_surface_defects.yaml"
-    few = (*tiny["compare"], *tiny["convolutional"], "--simclr.epochs", 1, "--seeds", 0)
-    answer = run("compare", "--config", path, "--data", "digits", "--output", tmp_path / "run", *few)
+    few = (*tiny["compare"], *tiny["convolutional"], "--epochs", 1, "--seeds", 0, "--labels", 2, "--jobs", 1)
+    arms = ("--arms", "scratch", "simclr")
+    answer = run("compare", "--config", path, "--data", "digits", "--output", tmp_path / "run", *few, *arms)
     assert answer.status == 0, answer.err
     assert (tmp_path / "run" / "report.html").is_file()
 
