@@ -69,11 +69,12 @@ def adapt(
         quiet: say nothing but the progress bar, for whoever runs many.
 
     Returns:
-        `method`, `chosen` (a phase's name) and `epoch` in it, `choose`, `phases` (for each the `validation` of its best
-        candidate and its cost), `criteria` (for each the candidate that it prefers), `source_validation`, `target_test`
-        (metrics; None where the target has no test labels), `before` and `after` (the start, or the end of a head phase
-        that comes first; and the chosen candidate), `training` (what was logged of the chosen epoch's batches),
-        `uses_target_labels`, counts and costs; with `oracle` its `phase`, `target_validation` and `target_test`.
+        `method`, `chosen` (a phase's name) and `epoch` in it, `adapted` (whether that phase adapts), `choose`, `phases`
+        (for each the `validation` of its best candidate and its cost), `criteria` (for each the candidate that it
+        prefers), `source_validation`, `target_test` (metrics; None where the target has no labelled test images),
+        `before` and `after` (the start, or the end of a head phase that comes first; and the chosen candidate),
+        `training` (what was logged of the batches of the chosen epoch, or of the last where it has not adapted),
+        `uses_target_labels`, counts and costs; with `oracle` its `phase`, `epoch`, `target_validation`, `target_test`.
     """
     name = name_of(config.method)
     entry = ADAPTATIONS[name]
@@ -143,14 +144,12 @@ def adapt(
         trained = run_plan(
             training, phases, tracker=tracker, metrics=folder.metrics, states=folder.checkpoints, around=around
         )
-        found = logged(folder.metrics, config.choose, runtime)
-        chosen = found["criteria"][config.choose]["phase"]
+        found = logged(folder.metrics, config.choose, around, phases)
+        chosen = found["chosen"]
         after = trained.found[chosen]["validation"]
         head_first = len(phases) > 1 and phases[0].trained == "head"
         result: dict[str, Any] = {
             "method": name,
-            "chosen": chosen,
-            "epoch": found["criteria"][config.choose]["epoch"],
             "choose": config.choose,
             "num_train": len(labelled),
             "num_target": len(pool),
