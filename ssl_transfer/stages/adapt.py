@@ -43,7 +43,7 @@ from .matching import matched
 from .phases import Training, fitted, smallest_batch
 from .plan import Phase
 from .run import VOLATILE, data_label
-from .transfer import budgeted, make_training
+from .transfer import budgeted, check_processes, make_training
 from .tune import run_plan
 
 
@@ -92,8 +92,9 @@ def adapt(
     torch.manual_seed(seed_from(config.seed, 1))
     backbone, head = fitted(config, backbone, len(source.classes))
     learned = target if entry.on_target else source
+    check_images(config, entry, learned, target, held)
     labelled, validation = budgeted(config.labels, config.seed, learned)
-    check_images(config, entry, {"train": labelled, "validation": validation}, target, held, runtime)
+    check_processes(config.labels, labelled, runtime)
     batch_size = min(config.batch_size, len(labelled)) // runtime.num_processes * runtime.num_processes
     smallest_batch(config, batch_size, runtime.num_processes)
     training = make_training(

@@ -127,6 +127,16 @@ def test_grey_against_colour_and_a_target_without_any_label(adapt: Callable, tmp
     assert result["num_target"] + result["num_held"] == 120
 
 
+def test_a_target_with_labels_for_its_test_alone(adapt: Callable, tmp_path: Path) -> None:
+    """What adaptation is for."""
+    tested = write(tmp_path / "tested.npz", parts={"unlabeled": slice(0, 120), "test": slice(260, 360)})
+    answer = adapt("mmd", "--output", tmp_path / "run", target=tested)
+    assert answer.status == 0, answer.err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["target_test"]["accuracy"] >= 0.0
+    assert result["num_target"] + result["num_held"] == 120
+
+
 REFUSED = {
     "no method": (("",), "which method?"),
     "another method": (("dan",), "did you mean"),
@@ -172,7 +182,7 @@ def test_domains_that_do_not_fit_are_refused_with_names(adapt: Callable, tmp_pat
     partly = {"unlabeled": slice(0, 100), "val": slice(200, 260), "test": slice(260, 360)}
     answer = adapt("target", target=write(tmp_path / "partly.npz", parts=partly))
     assert answer.status == 2
-    assert "no labelled" in answer.err
+    assert "no labelled train images" in answer.err
     bare = write(tmp_path / "pool.npz", parts={"unlabeled": slice(0, 120)})
     answer = adapt("dann", "--oracle", target=bare)
     assert answer.status == 2
