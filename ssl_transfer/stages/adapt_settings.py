@@ -17,9 +17,9 @@ from .plan import TransferRecipe
 from .run import Followed
 
 M = TypeVar("M")
-HELD_SHARE, LEAST_HELD = 0.15, 4
-"""Of the target's pool that is held out for the criteria, where the target has no validation images; and least images
-of either: the halves of each domain that the A-distance takes need two."""
+HELD_SHARE, LEAST_HELD = 0.15, 5
+"""Of the target's pool that is held out for the criteria, where the target has no validation images; and the least
+images of either, as the A-distance is cross-validated."""
 
 
 @dataclass(frozen=True, kw_only=True)
