@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..engine.checkpoint import save_array
 from ..engine.runtime import Runtime
 from ..objectives import ADAPTATIONS
 from .adapt_settings import AdaptConfig
 from .adapting import DomainTraining, candidates, training_of
 from .initial import seen_after
 from .plan import Phase
-from .transfer import PREDICTED
-from .transferred import leave_evaluation, leave_hits, leave_model
+from .transferred import leave_evaluation, leave_model, leave_predicted
 
 
 def logged(metrics: Path, choose: str, around: DomainTraining, phases: Sequence[Phase]) -> dict[str, Any]:
@@ -55,8 +53,7 @@ def leave(
         leave_model(training, output, config.head, origin, seen=seen_after(config, contents))
     if logits is None:
         return
-    save_array(output / PREDICTED, logits.argmax(dim=1).numpy().astype(np.int32))
-    leave_hits(output, logits, target.labels[test])
+    leave_predicted(output, logits)
     validation = around.outputs(learned, training.validation)[0]
     held = {"validation": (learned, training.validation, validation), "test": (target, test, logits)}
     leave_evaluation(output, learned.classes, held)

@@ -67,7 +67,7 @@ def test_every_method_leaves_a_run(name: str, adapt: Callable, tmp_path: Path) -
     assert (result["num_target"], result["num_held"]) == (200, 60)
     assert 0.0 <= result["target_test"]["accuracy"] <= 1.0
     assert {"a_distance", "information", "density"} <= result["before"].keys() & result["after"].keys()
-    for file in ("config.yaml", "environment.json", "metrics.jsonl", "predicted.npy", "test_hits.npy"):
+    for file in ("config.yaml", "environment.json", "metrics.jsonl", "predicted.npy"):
         assert (tmp_path / "run" / file).is_file()
     for file in ("backbone/backbone.safetensors", "backbone/seen.npy", "head/head.json", "evaluation/metrics.json"):
         assert (tmp_path / "run" / file).is_file()
