@@ -4,6 +4,7 @@ Shapes: B images, D features, K classes, S pixels a side.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +14,23 @@ from ..data.augment import AugmentConfig, augment, evaluation_view
 from ..data.mixing import mix
 from ..engine.contract import Batch, Objective, Output, scalar
 from ..models.backbones import Backbone
-from ..models.heads import Head, features_for
+from ..models.heads import Head, class_scores, features_for
 from ..models.selection import Selection, apply, hold, select
 
 Function = Callable[[Tensor], Tensor]
+
+
+class Seen(NamedTuple):
+    """What one forward in training saw and said."""
+
+    images: Tensor
+    """(B, C, S, S): the views, mixed where that is asked for; what lies at the boundary where features are taken."""
+    targets: Tensor
+    """(B, K) float32, shares of the classes."""
+    features: Tensor
+    """(B, D), or the maps that the head takes."""
+    logits: Tensor
+    """(B, K) float32."""
 
 
 class Supervised(Objective):
@@ -53,12 +67,12 @@ class Supervised(Objective):
         self.backbone, self.head = backbone, head
         weights = torch.ones(num_classes) if class_weights is None else class_weights
         self.register_buffer("class_weights", weights, persistent=False)
-        self._augment, self._num_classes, self._label_smoothing = augment, num_classes, label_smoothing
+        self._augment, self.num_classes, self._label_smoothing = augment, num_classes, label_smoothing
         # Micro-batches would be mixed among themselves.
         self.loss_over_batch = bool(mixup or cutmix)
         self._mixup, self._cutmix, self._keep_statistics = mixup, cutmix, keep_statistics
         self._selection = select(backbone, "all")
-        self._augmented = True
+        self.augmented = True
         self._from_boundary: Function | None = None
 
     def set_trained(self, trained: str, *, augmented: bool = True) -> Selection:
@@ -73,7 +87,7 @@ class Supervised(Objective):
         apply(selection, self.backbone)
         if not selection.parameters:
             self.backbone.eval()
-        self._selection, self._augmented, self._from_boundary = selection, augmented, None
+        self._selection, self.augmented, self._from_boundary = selection, augmented, None
         return selection
 
     def take_features(self, from_boundary: Function | None) -> None:
@@ -95,7 +109,13 @@ class Supervised(Objective):
 
     def forward(self, batch: Batch) -> Output:
         """Mean cross-entropy of a batch whose images all have labels."""
-        targets = F.one_hot(batch.labels, self._num_classes).to(torch.float32)
+        seen = self.look(batch, F.one_hot(batch.labels, self.num_classes).to(torch.float32))
+        # A mean over images, not over weights: so processes and micro-batches add up.
+        loss = self.cross_entropies(seen).sum() / len(seen.logits)
+        return Output(loss, {"accuracy": scalar((seen.logits.argmax(dim=1) == seen.targets.argmax(dim=1)).float())})
+
+    def look(self, batch: Batch, targets: Tensor) -> Seen:
+        """One forward of a batch in training; `targets` are (B, K) float32, shares of the classes."""
         if self._from_boundary is None:
             images = self.view(batch.images, batch.keys)
             if self._mixup or self._cutmix:
@@ -103,16 +123,18 @@ class Supervised(Objective):
             with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self._selection.parameters)):
                 features = features_for(self.head, self.backbone, images)
         else:
-            features = self._from_boundary(batch.images)
-        logits = self.scores(features)
-        smoothed = targets * (1.0 - self._label_smoothing) + self._label_smoothing / self._num_classes
-        # A mean over images, not over weights: so processes and micro-batches add up.
-        loss = -(smoothed * self.class_weights * F.log_softmax(logits, dim=1)).sum() / len(logits)
-        return Output(loss, {"accuracy": scalar((logits.argmax(dim=1) == targets.argmax(dim=1)).float())})
+            images = batch.images
+            features = self._from_boundary(images)
+        return Seen(images, targets, features, self.scores(features))
+
+    def cross_entropies(self, seen: Seen) -> Tensor:
+        """(B, K) float32: what each class of each image adds to its cross-entropy, smoothed and weighted."""
+        smoothed = seen.targets * (1.0 - self._label_smoothing) + self._label_smoothing / self.num_classes
+        return -(smoothed * self.class_weights * F.log_softmax(seen.logits, dim=1))
 
     def view(self, images: Tensor, keys: Tensor) -> Tensor:
         """What the backbone sees of stored images (B, C, H, W) in training: (B, C, S, S)."""
-        if self._augmented:
+        if self.augmented:
             return augment(images, keys, view=0, size=self.backbone.spec.image_size, config=self._augment)
         return self.plain_view(images)
 
@@ -126,12 +148,8 @@ class Supervised(Objective):
         return self.scores(features_for(self.head, self.backbone, self.plain_view(images)))
 
     def scores(self, features: Tensor) -> Tensor:
-        """What the head takes -> (B, K) float32.
-
-        One score for two classes becomes two with the same probabilities: softmax of (0, x) is the sigmoid of x.
-        """
-        scores = self.head(features).float()
-        return scores if scores.shape[1] > 1 else torch.cat([torch.zeros_like(scores), scores], dim=1)
+        """What the head takes -> (B, K) float32."""
+        return class_scores(self.head(features))
 
 
 def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..data.augment import augment
 from ..data.dataset import Dataset
 from ..data.loaders import Loader
+from ..engine.contract import Objective
 from ..engine.errors import InputError
 from ..engine.finder import Finding, find_learning_rate
 from ..engine.loop import Batches, train
@@ -55,6 +56,17 @@ class Training:
     """Of the run: of the order and the augmentation, which the phases share."""
     runtime: Runtime
     quiet: bool
+    around: Objective | None = None
+    """What the loop trains where that is more than the objective, which it then holds: distillation."""
+    batches: Batches | None = None
+    """What every phase goes through where that is not the labelled images as the recipe has them."""
+    fixed_views: int | None = None
+    """How many views `batches` has of each image, 0 for the plain one; None: new ones in each epoch."""
+
+    @property
+    def learner(self) -> Objective:
+        """What the loop trains, and what a state is of."""
+        return self.around or self.objective
 
     def logits(self, indices: Tensor) -> Tensor:
         """(N, K) of these images, by the whole model."""
@@ -127,7 +139,7 @@ def run_phase(
     batches, validate = prepare(training, phase)
     _warn_of_statistics(training, phase)
     cost = train(
-        training.objective,
+        training.learner,
         groups_of(training, phase),
         batches,
         optimizer=training.recipe.optimizer,
@@ -158,7 +170,7 @@ def find_rate(training: Training, phase: Phase, *, seed: int) -> Finding:
     """Look for the learning rate that a phase bears; everything is left as it was."""
     batches, _ = prepare(training, phase)
     found = find_learning_rate(
-        training.objective,
+        training.learner,
         groups_of(training, phase),
         batches,
         optimizer=training.recipe.optimizer,
@@ -171,13 +183,16 @@ def find_rate(training: Training, phase: Phase, *, seed: int) -> Finding:
 
 def groups_of(training: Training, phase: Phase) -> list[dict[str, Any]]:
     """The parameters that a prepared phase trains, each with its rate."""
-    backbone = training.objective.backbone
+    backbone, learner = training.objective.backbone, training.learner
+    called = {id(parameter): name for name, parameter in learner.named_parameters()}
+    names = {name: called[id(parameter)] for name, parameter in backbone.named_parameters()}
     return parameter_groups(
-        training.objective,
+        learner,
         learning_rate=phase.learning_rate,
         weight_decay=training.recipe.optimizer.weight_decay,
-        undecayed=[f"backbone.{name}" for name in backbone.undecayed()],
-        layers={f"backbone.{name}": depth for name, depth in backbone.layers().items()},
+        # timm also names tokens that a model does not have.
+        undecayed=[names[name] for name in backbone.undecayed() if name in names],
+        layers={names[name]: depth for name, depth in backbone.layers().items()},
         layer_decay=phase.layer_decay,
     )
 
@@ -187,7 +202,9 @@ def prepare(training: Training, phase: Phase) -> tuple[Batches, Callable[[], dic
     objective, recipe, runtime = training.objective, training.recipe, training.runtime
     boundary = select(objective.backbone, phase.trained).boundary
     views = recipe.frozen_views if boundary is not None else None
-    objective.set_trained(phase.trained, augmented=views != 0)
+    objective.set_trained(phase.trained, augmented=0 not in (views, training.fixed_views))
+    if training.batches is not None:
+        return training.batches, _validation_of(training, _at_boundary(training, phase, boundary))
     loader = Loader(
         training.dataset,
         training.labelled,
@@ -208,12 +225,18 @@ def prepare(training: Training, phase: Phase) -> tuple[Batches, Callable[[], dic
         else:
             batches = found
             objective.take_features(functions[1])
-    if functions is None or (batches is loader and phase.trained != "head"):
-        return batches, lambda: training.measure(training.validation)
+    return batches, _validation_of(training, None if batches is loader and phase.trained != "head" else functions)
+
+
+def _validation_of(training: Training, functions: tuple[Function, Function] | None) -> Callable[[], dict[str, float]]:
+    """How validation is measured: behind a boundary its features are computed once; None: by the whole model."""
+    objective, runtime = training.objective, training.runtime
+    if functions is None:
+        return lambda: training.measure(training.validation)
     objective.eval()
     held = boundaries.held_features(objective, functions[0], training.dataset, training.validation, runtime)
     labels, from_boundary = training.dataset.labels[training.validation], functions[1]
-    return batches, lambda: classification(boundaries.logits_of(objective, from_boundary, held, runtime), labels)
+    return lambda: classification(boundaries.logits_of(objective, from_boundary, held, runtime), labels)
 
 
 def _at_boundary(training: Training, phase: Phase, boundary: str | None) -> tuple[Function, Function] | None:

@@ -45,7 +45,7 @@ class Trained:
     found: dict[str, dict[str, Any]]
     """By phase its metrics of `validation` and what it cost."""
     weights: dict[str, dict[str, Tensor]]
-    """By phase the objective's state at its end."""
+    """By phase the state at its end of what was trained (`Training.learner`)."""
 
     @property
     def preferred(self) -> str:
@@ -101,7 +101,7 @@ def run_plan(
     """Train phase after phase.
 
     Args:
-        training: what they share; its objective has its first weights.
+        training: what they share; what it trains has its first weights.
         phases: in their order.
         tracker: where metrics go.
         metrics: the tracker's file.
@@ -118,7 +118,7 @@ def run_plan(
             metrics=metrics,
             state=None if states is None else states / f"{phase.name}.pt",
         )
-        weights[phase.name] = _copy(training.objective.state_dict())
+        weights[phase.name] = _copy(training.learner.state_dict())
     return Trained(found=found, weights=weights)
 
 
@@ -129,7 +129,7 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
     whose loss does not stay finite is out.
 
     Args:
-        training: what the trials share; its objective has its first weights, and afterwards some others.
+        training: what the trials share; what it trains has its first weights, and afterwards some others.
         phases: of the plan.
         count: trials, the plan as it stands among them.
         folder: where they lie.
@@ -138,7 +138,7 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
         InputError: no trial's loss stayed finite.
     """
     candidates = trials(training.recipe, phases, count)
-    first = _copy(training.objective.state_dict())
+    first = _copy(training.learner.state_dict())
     places = [folder / str(number) for number in range(count)]
     reports = [_read(place) for place in places]
     # Nobody writes before all have read.
@@ -147,7 +147,7 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
     for number, (trial, place) in enumerate(zip(candidates, places, strict=True)):
         trained, report = None, reports[number]
         if report is None:
-            training.objective.load_state_dict(first)
+            training.learner.load_state_dict(first)
             try:
                 trained = _run(training, trial, place, quiet=number > 0)
                 report = _describe(trial, trained)
@@ -165,7 +165,7 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
         raise InputError(f"--tune {count}: none of the trials can be used. The first: {(reports[0] or {})['diverged']}")
     if held is None:
         # It finished before this start: its phases are at their end already.
-        training.objective.load_state_dict(first)
+        training.learner.load_state_dict(first)
         held = _run(training, candidates[best], places[best], quiet=True)
     return Tuned(
         phases=candidates[best].phases,
