@@ -147,16 +147,20 @@ class Distillation(Objective):
         self.projector = _projector(student, teacher) if hint else None
         self.loss_over_batch = bool(similarity) or student.loss_over_batch
         # In a tuple, where torch does not look for modules.
-        self._teacher, self._recorded = (teacher,), None
+        self._teacher = (teacher,)
+        self._recorded: Recorded | None = None
         self._labelled_share, self._temperature, self._alpha = labelled_share, temperature, alpha
         self._hint, self._similarity = hint, similarity
-
-    _recorded: Recorded | None
 
     @property
     def backbone(self) -> Backbone:
         """The student's."""
         return self.student.backbone
+
+    @property
+    def teacher(self) -> Teacher:
+        """Who is asked."""
+        return self._teacher[0]
 
     def take_answers(self, recorded: Recorded | None) -> None:
         """From now on the teacher is not asked, but looked up: its views are fixed and what it says is known."""
@@ -188,7 +192,7 @@ class Distillation(Objective):
     def _ask(self, batch: Batch, seen: Seen) -> Answer:
         if self._recorded is not None:
             return self._recorded(batch.keys)
-        return self._teacher[0](batch, student=self.student, views=seen.images)
+        return self.teacher(batch, student=self.student, views=seen.images)
 
     def _scaled(self, seen: Seen) -> Tensor:
         return seen.features.float() * self.student.head.scale

@@ -16,11 +16,10 @@ import tyro
 from torch import Tensor
 
 from ..data import sources
-from ..data.augment import evaluation_view
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import InputError
-from ..evaluation.features import extract, over_images
+from ..evaluation.features import class_scores_of, extract
 from ..evaluation.knn import knn_accuracy
 from ..evaluation.linear import linear_probe
 from ..evaluation.metrics import classification
@@ -99,7 +98,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         notes.append("The head takes the backbone's maps and is left out of the corruptions, which go by its features.")
     if own is not None:
         scores = {
-            "head": {name: _measure(own, dataset, name, runtime) for name in scores["linear_probe"]},
+            "head": {
+                name: class_scores_of(own.to(runtime.device), dataset, dataset.splits[name], runtime)
+                for name in scores["linear_probe"]
+            },
             **scores,
         }
     found = {name: classification(logits[config.split], measured[1]) for name, logits in scores.items()}
@@ -155,24 +157,10 @@ def _check(config: EvaluateConfig) -> None:
             raise InputError(f"--output {config.output}: {reason}") from error
 
 
-def _measure(own: Classifier, dataset: sources.Dataset, split: str, runtime: runtimes.Runtime) -> Tensor:
-    """(N, K) of the images of a split, by a run's own classifier."""
-    own.to(runtime.device)
-    spec = own.backbone.spec
-
-    def of_images(images: Tensor) -> Tensor:
-        view = evaluation_view(images, size=spec.image_size, interpolation=spec.interpolation)
-        return own.scores(own.features(view))
-
-    found = over_images(of_images, dataset, dataset.splits[split], runtime, "head")
-    own.head.to("cpu")
-    return found
-
-
 @torch.inference_mode()
 def _of_features(own: Classifier, features: Tensor) -> Tensor:
     """Pooled features (N, D) -> (N, K)."""
-    return own.scores(features)
+    return own.scores(features.to(own.backbone.mean.device)).cpu()
 
 
 def _write(

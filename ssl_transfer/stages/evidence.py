@@ -30,8 +30,9 @@ from ..models.backbones import Backbone
 from . import phases
 from .initial import initial_backbone, is_run
 from .matching import matched
+from .planned import PREDICTED
 from .pretrain import Recipe
-from .transfer import CALIBRATION_IMAGES, PREDICTED, TransferConfig, labelled_images
+from .transfer import CALIBRATION_IMAGES, TransferConfig, labelled_images
 
 MOST_IMAGES = 500
 """Of validation and of the pool each whose features are looked at: enough to see, and little work."""
