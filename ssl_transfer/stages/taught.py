@@ -41,8 +41,8 @@ def batch_sizes(
     if labelled < num_processes or (pool_share and not num_processes <= pool <= num_pool):
         raise InputError(
             f"--batch-size {batch_size}: comes to {labelled} of {num_labelled} labelled images and {pool} of "
-            f"{num_pool} of the pool, for {num_processes} process(es). Every process needs some of each, and a batch holds no "
-            "image twice: give another --batch-size or --pool-share, or fewer processes."
+            f"{num_pool} of the pool, for {num_processes} process(es). Every process needs some of each, and a batch "
+            "holds no image twice: give another --batch-size or --pool-share, or fewer processes."
         )
     return labelled, pool
 
