@@ -228,7 +228,7 @@ def test_views_are_shared(make_distillation, make_teacher, make_batch, monkeypat
         expected = augment(batch.images, batch.keys, view=0, size=size, config=SUPERVISED_DEFAULT)
     assert len(views) == 1
     assert torch.equal(views[0], expected)
-    assert 0.0 <= float(views[0].min())
+    assert float(views[0].min()) >= 0.0
     # What the student saw is the same picture.
     small = torch.nn.functional.interpolate(views[0], size=(16, 16), mode="bilinear", antialias=True)
     own = augment(batch.images, batch.keys, view=0, size=16, config=SUPERVISED_DEFAULT)
