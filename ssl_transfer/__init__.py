@@ -1,6 +1,7 @@
 """Self-supervised pretraining plus transfer: does pretraining on your own images help, and at how many labels?
 
-From a notebook: `pretrain(PretrainConfig(...))`, `transfer(TransferConfig(...))`, `compare(CompareConfig(...))`,
+From a notebook: `pretrain(PretrainConfig(...))`, `transfer(TransferConfig(...))`,
+`distill(DistillConfig(...))`, `compare(CompareConfig(...))`,
 `load_backbone(path)`. Each is imported when it is first used, so that `import ssl_transfer` is quick.
 """
 
@@ -15,6 +16,8 @@ _HOMES = {
     "default_recipe": "stages.pretrain",
     "transfer": "stages.transfer",
     "TransferConfig": "stages.transfer",
+    "distill": "stages.distill",
+    "DistillConfig": "stages.distill",
     "compare": "stages.compare",
     "CompareConfig": "stages.arms",
     "METHODS": "methods",

@@ -130,8 +130,9 @@ def _jobs(config: DistillDemoConfig, output: Path) -> tuple[list[tuple[str, int,
     pretrained = [output / "pretrain" / f"seed{seed}" for seed in range(config.pretrain_seeds)]
     before = []
     for seed, place in enumerate(pretrained):
-        recipe = configuration.shallow(config.simclr)
-        pretrain = pretraining.PretrainConfig(**shared, **recipe, image_size=config.image_size, seed=seed, output=place)
+        pretrain = pretraining.PretrainConfig(
+            **shared, **configuration.shallow(config.simclr), image_size=config.image_size, seed=seed, output=place
+        )
         before.append(job(pretraining.pretrain, pretrain, f"pretraining {seed}"))
     cells = []
     for seed in config.seeds:
