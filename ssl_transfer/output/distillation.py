@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 from ..engine.checkpoint import write_text
 from ..evaluation import tables
@@ -115,8 +116,9 @@ def draw(lines: Sequence[Line], curves: Sequence[dict[str, Any]]) -> bytes:
             right.plot(mean.steps, mean.values, color=colour, label=line.arm)
     left.set(xlabel="images per second", ylabel="test accuracy", xscale="log")
     left.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    left.xaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}")
-    left.tick_params(axis="x", which="both", labelrotation=30)
+    # Within a decade no power of ten may be shown.
+    left.set_xticks(sorted({round(line.images_per_second, -2) for line in lines}))
+    left.xaxis.set_minor_formatter(NullFormatter())
     right.set(xlabel="optimiser steps", ylabel="validation accuracy, mean over seeds")
     for axes in (left, right):
         axes.grid(alpha=0.3)
