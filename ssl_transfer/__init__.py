@@ -1,7 +1,8 @@
 """Self-supervised pretraining plus transfer: does pretraining on your own images help, and at how many labels?
 
-From a notebook: `pretrain(PretrainConfig(...))`, `transfer(TransferConfig(...))`, `compare(CompareConfig(...))`,
-`load_backbone(path)`. Each is imported when it is first used, so that `import ssl_transfer` is quick.
+From a notebook: `pretrain(PretrainConfig(...))`, `transfer(TransferConfig(...))`, `distill(DistillConfig(...))`,
+`compare(CompareConfig(...))`, `load_backbone(path)`. Each is imported when it is first used, so that
+`import ssl_transfer` is quick.
 """
 
 import importlib
@@ -18,6 +19,8 @@ _HOMES = {
     "adapt": "stages.adapt",
     "AdaptConfig": "stages.adapt_settings",
     "ADAPTATIONS": "objectives",
+    "distill": "stages.distill",
+    "DistillConfig": "stages.distill",
     "compare": "stages.compare",
     "CompareConfig": "stages.arms",
     "METHODS": "methods",

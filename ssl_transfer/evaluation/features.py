@@ -10,6 +10,7 @@ from ..data.dataset import Dataset
 from ..engine.progress import bar
 from ..engine.runtime import Runtime
 from ..models.backbones import Backbone
+from ..models.classifier import Classifier
 
 BATCH_SIZE = 256
 """Images per forward; it changes the speed only, as models are in evaluation mode."""
@@ -43,6 +44,17 @@ def over_images(
 ) -> Tensor:
     """The same for a function of the images alone."""
     return over_samples(lambda images, _: function(images), dataset, indices, runtime, what)
+
+
+def class_scores_of(classifier: Classifier, dataset: Dataset, indices: Tensor, runtime: Runtime) -> Tensor:
+    """(N, K) of unaugmented images, by a run's own classifier on the runtime's device."""
+    spec = classifier.backbone.spec
+
+    def of_images(images: Tensor) -> Tensor:
+        view = evaluation_view(images, size=spec.image_size, interpolation=spec.interpolation)
+        return classifier.scores(classifier.features(view))
+
+    return over_images(of_images, dataset, indices, runtime, "head")
 
 
 def extract(

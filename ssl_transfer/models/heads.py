@@ -81,6 +81,15 @@ def features_for(head: Head, backbone: Backbone, images: Tensor) -> Tensor:
     return backbone.maps(images) if head.takes_maps else backbone(images)
 
 
+def class_scores(scores: Tensor) -> Tensor:
+    """A head's scores (B, T) -> (B, K) float32.
+
+    One score for two classes becomes two with the same probabilities: softmax of (0, x) is the sigmoid of x.
+    """
+    scores = scores.float()
+    return scores if scores.shape[1] > 1 else torch.cat([torch.zeros_like(scores), scores], dim=1)
+
+
 def linear_head(num_features: int, num_scores: int, *, dropout: float = 0.0) -> Head:
     """A linear classifier on pooled features."""
     return Head(nn.Identity(), nn.Sequential(*_dropout(dropout), nn.Linear(num_features, num_scores)), takes_maps=False)

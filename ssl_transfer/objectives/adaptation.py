@@ -113,7 +113,8 @@ class Adapting(Objective):
             return self.supervised(batch)
         supervised, count = self.supervised, round(len(batch.images) * self._source_share)
         views = supervised.view(batch.images, batch.keys)
-        source_views, targets = supervised.mixed(views[:count], batch.labels[:count], batch.keys[:count])
+        targets = supervised.targets(batch.labels[:count])
+        source_views, targets = supervised.mixed(views[:count], targets, batch.keys[:count])
         if self._separate:
             source = self._features(source_views)
             with self.in_target():

@@ -4,6 +4,7 @@ Shapes: B images, D features, K classes, S pixels a side.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +14,23 @@ from ..data.augment import AugmentConfig, augment, evaluation_view
 from ..data.mixing import mix
 from ..engine.contract import Batch, Objective, Output, scalar
 from ..models.backbones import Backbone
-from ..models.heads import Head, features_for
+from ..models.heads import Head, class_scores, features_for
 from ..models.selection import Selection, apply, hold, select
 
 Function = Callable[[Tensor], Tensor]
+
+
+class Seen(NamedTuple):
+    """What one forward in training saw and said."""
+
+    images: Tensor
+    """(B, C, S, S): the views, mixed where that is asked for; what lies at the boundary where features are taken."""
+    targets: Tensor
+    """(B, K) float32, shares of the classes."""
+    features: Tensor
+    """(B, D), or the maps that the head takes."""
+    logits: Tensor
+    """(B, K) float32."""
 
 
 class Supervised(Objective):
@@ -53,12 +67,12 @@ class Supervised(Objective):
         self.backbone, self.head = backbone, head
         weights = torch.ones(num_classes) if class_weights is None else class_weights
         self.register_buffer("class_weights", weights, persistent=False)
-        self._augment, self._num_classes, self._label_smoothing = augment, num_classes, label_smoothing
+        self._augment, self.num_classes, self._label_smoothing = augment, num_classes, label_smoothing
         # Micro-batches would be mixed among themselves.
         self.loss_over_batch = bool(mixup or cutmix)
         self._mixup, self._cutmix, self._keep_statistics = mixup, cutmix, keep_statistics
         self._selection = select(backbone, "all")
-        self._augmented = True
+        self.augmented = True
         self._from_boundary: Function | None = None
 
     def set_trained(self, trained: str, *, augmented: bool = True) -> Selection:
@@ -73,7 +87,7 @@ class Supervised(Objective):
         apply(selection, self.backbone)
         if not selection.parameters:
             self.backbone.eval()
-        self._selection, self._augmented, self._from_boundary = selection, augmented, None
+        self._selection, self.augmented, self._from_boundary = selection, augmented, None
         return selection
 
     def take_features(self, from_boundary: Function | None) -> None:
@@ -95,34 +109,44 @@ class Supervised(Objective):
 
     def forward(self, batch: Batch) -> Output:
         """Mean cross-entropy of a batch whose images all have labels."""
+        seen = self.look(batch, self.targets(batch.labels))
+        return self.compared(seen.logits, seen.targets)
+
+    def look(self, batch: Batch, targets: Tensor) -> Seen:
+        """One forward of a batch in training; `targets` are (B, K) float32, shares of the classes."""
         if self._from_boundary is None:
-            images, targets = self.mixed(self.view(batch.images, batch.keys), batch.labels, batch.keys)
+            images, targets = self.mixed(self.view(batch.images, batch.keys), targets, batch.keys)
             with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self._selection.parameters)):
                 features = features_for(self.head, self.backbone, images)
         else:
-            features, targets = self._from_boundary(batch.images), self._targets(batch.labels)
-        return self.compared(self.scores(features), targets)
+            images = batch.images
+            features = self._from_boundary(images)
+        return Seen(images, targets, features, self.scores(features))
 
-    def mixed(self, images: Tensor, labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Views (B, C, S, S) and labels (B,) -> views, mixed where that is asked for, and targets (B, K) float32."""
-        targets = self._targets(labels)
+    def targets(self, labels: Tensor) -> Tensor:
+        """Labels (B,) -> (B, K) float32."""
+        return F.one_hot(labels, self.num_classes).to(torch.float32)
+
+    def mixed(self, images: Tensor, targets: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Views (B, C, S, S) and their targets (B, K), mixed where that is asked for."""
         if self._mixup or self._cutmix:
             return mix(images, targets, keys, mixup=self._mixup, cutmix=self._cutmix)
         return images, targets
 
     def compared(self, logits: Tensor, targets: Tensor) -> Output:
-        """Mean cross-entropy of logits (B, K) float32 with targets (B, K), smoothed and weighted, and the accuracy."""
-        smoothed = targets * (1.0 - self._label_smoothing) + self._label_smoothing / self._num_classes
+        """The mean of `cross_entropies`, and the accuracy."""
         # A mean over images, not over weights: so processes and micro-batches add up.
-        loss = -(smoothed * self.class_weights * F.log_softmax(logits, dim=1)).sum() / len(logits)
+        loss = self.cross_entropies(logits, targets).sum() / len(logits)
         return Output(loss, {"accuracy": scalar((logits.argmax(dim=1) == targets.argmax(dim=1)).float())})
 
-    def _targets(self, labels: Tensor) -> Tensor:
-        return F.one_hot(labels, self._num_classes).to(torch.float32)
+    def cross_entropies(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """What each class of each image adds to its cross-entropy, smoothed and weighted: all (B, K) float32."""
+        smoothed = targets * (1.0 - self._label_smoothing) + self._label_smoothing / self.num_classes
+        return -(smoothed * self.class_weights * F.log_softmax(logits, dim=1))
 
     def view(self, images: Tensor, keys: Tensor) -> Tensor:
         """What the backbone sees of stored images (B, C, H, W) in training: (B, C, S, S)."""
-        if self._augmented:
+        if self.augmented:
             return augment(images, keys, view=0, size=self.backbone.spec.image_size, config=self._augment)
         return self.plain_view(images)
 
@@ -136,16 +160,12 @@ class Supervised(Objective):
         return self.scores(features_for(self.head, self.backbone, self.plain_view(images)))
 
     def scores(self, features: Tensor) -> Tensor:
-        """What the head takes -> (B, K) float32.
-
-        One score for two classes becomes two with the same probabilities: softmax of (0, x) is the sigmoid of x.
-        """
+        """What the head takes -> (B, K) float32."""
         return self.scores_of_pooled(self.head.pooled(features))
 
     def scores_of_pooled(self, pooled: Tensor) -> Tensor:
         """What the head's layers see, (B, D') -> (B, K) float32."""
-        scores = self.head.layers(pooled).float()
-        return scores if scores.shape[1] > 1 else torch.cat([torch.zeros_like(scores), scores], dim=1)
+        return class_scores(self.head.layers(pooled))
 
 
 def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

@@ -26,6 +26,7 @@ from ..evaluation.metrics import classification
 from ..objectives import ADAPTATIONS
 from ..objectives.adaptation import Adaptation, Adapting
 from . import augmentation as augmentations
+from . import planned
 from .adapt_settings import (
     AdaptConfig,
     check,
@@ -39,13 +40,16 @@ from .adapt_settings import (
 )
 from .adapted import describe, leave, logged
 from .adapting import DomainTraining, check_norms
+from .build import batch_size_of, fitted, make_training
 from .initial import fingerprint_of, initial_backbone, is_run, label_of
 from .matching import matched
-from .phases import Training, fitted, smallest_batch
+from .phases import Training
 from .plan import Phase
-from .run import VOLATILE, data_label
-from .transfer import budgeted, check_processes, make_training
+from .run import data_label
+from .transfer import budgeted
 from .tune import run_plan
+
+VOLATILE_DATA = (*planned.VOLATILE_WEIGHTS, "source", "target")
 
 
 def adapt(
@@ -86,6 +90,10 @@ def adapt(
     target = target or sources.load(config.target, image_size=config.size, config=config.loading)
     source, target = together(source, target)
     target = without_copies(config, source, target)
+    settings = settings_of(config)
+    fingerprints = {"source": source.fingerprint, "target": target.fingerprint, "init": fingerprint_of(config)}
+    if quiet and (result := planned.finished(config, settings, fingerprints, runtime, VOLATILE_DATA)) is not None:
+        return result
     pool, held = target_images(config, target)
     backbone, provenance = initial_backbone(config, source)
     if is_run(config.init):
@@ -96,9 +104,7 @@ def adapt(
     learned = target if entry.on_target else source
     check_images(config, entry, learned, target, held)
     labelled, validation = budgeted(config.labels, config.seed, learned)
-    check_processes(config.labels, labelled, runtime)
-    batch_size = min(config.batch_size, len(labelled)) // runtime.num_processes * runtime.num_processes
-    smallest_batch(config, batch_size, runtime.num_processes)
+    batch_size = batch_size_of(config, config.labels, len(labelled), runtime.num_processes)
     training = make_training(
         config, config, learned, backbone, head, labelled, validation, batch_size, runtime, quiet=quiet
     )
@@ -114,39 +120,38 @@ def adapt(
         oracle=config.oracle,
         images=getattr(config.method, "images", None),
     )
+    training = replace(training, around=around)
     phases = _phases(config, around, len(labelled) // batch_size)
     module.begin(adapting=entry.term is not None)
     check_accumulation(module.eval(), config.optimizer.accumulate, runtime)
-    settings = settings_of(config)
     output = config.output or Path(
         f"runs/adapt-{name}-{label_of(config.init)}-{backbone.spec.name.replace('/', '-')}-{data_label(config.source)}"
         f"-{data_label(config.target)}-{config.labels}{config.plan_label}-seed{config.seed}"
     )
-    identity = {"source": source.fingerprint, "target": target.fingerprint, "init": fingerprint_of(config)}
-    volatile = (*VOLATILE, "source", "target", "init", "imagenet_weights")
-    with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile) as folder:
-        if folder.result is not None:
-            if not quiet:
-                runtime.say(f"{output}: finished before; nothing to do (--fresh starts over)")
-                describe(folder.result, output, runtime)
-            return folder.result
-        training.say(augmentations.introduce(source, config))
-        training.say(target.describe())
-        training.say(
-            f"{name} of {backbone.spec.label} from {config.init}: {len(labelled)} labelled images of "
-            f"{learned.source}, {len(pool)} of the target without labels; {len(validation)} for validation, and "
-            f"{len(held)} of the target without labels, chosen by {config.choose}; {runtime.describe()}"
-        )
-        named_so = {"group": group, "job_type": "adapt", "title": title}
-        tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, **named_so)
+    introduction = (
+        f"{augmentations.introduce(source, config)}\n{target.describe()}\n"
+        f"{name} of {backbone.spec.label} from {config.init}: {len(labelled)} labelled images of "
+        f"{learned.source}, {len(pool)} of the target without labels; {len(validation)} for validation, and "
+        f"{len(held)} of the target without labels, chosen by {config.choose}; {runtime.describe()}"
+    )
+    identity = planned.Identity(
+        stage="adapt",
+        settings=settings,
+        output=output,
+        fingerprints=fingerprints,
+        volatile=VOLATILE_DATA,
+        introduction=introduction,
+        group=group,
+        title=title,
+        fresh=config.fresh,
+        tracking=config.tracking,
+    )
+
+    def work(folder: RunFolder, tracker: Tracker) -> dict[str, Any]:
         start = around.measure()
         if not (folder.checkpoints / f"{phases[0].name}.pt").is_file():
-            if runtime.is_main:
-                drop_after(folder.metrics, phases[0].name, -1)
-            tracker.log({"phase": phases[0].name, "epoch": 0, "step": 0, "split": "validation", **start})
-        trained = run_plan(
-            training, phases, tracker=tracker, metrics=folder.metrics, states=folder.checkpoints, around=around
-        )
+            planned.log_start(folder, tracker, phases[0], runtime, start)
+        trained = run_plan(training, phases, tracker=tracker, metrics=folder.metrics, states=folder.checkpoints)
         found = logged(folder.metrics, config.choose, around, phases)
         chosen = found["chosen"]
         after = trained.found[chosen]["validation"]
@@ -180,20 +185,14 @@ def adapt(
             tracker.log({"phase": "chosen", "split": "test", **result["target_test"]})
             tracker.summarize({f"chosen/{metric}": value for metric, value in result["target_test"].items()})
         tracker.close()
-        costs = list(trained.found.values())
-        result |= {
-            "seconds": sum(cost["seconds"] for cost in costs),
-            "images_seen": sum(cost["images_seen"] for cost in costs),
-            "peak_memory_mb": max(cost["peak_memory_mb"] for cost in costs),
-        }
+        result |= trained.cost
         if runtime.is_main:
-            fingerprints = {"data_fingerprint": learned.fingerprint, "target_fingerprint": target.fingerprint}
-            origin = {"init": provenance, "settings": settings, "method": name, **fingerprints}
+            data = {"data_fingerprint": learned.fingerprint, "target_fingerprint": target.fingerprint}
+            origin = {"init": provenance, "settings": settings, "method": name, **data}
             leave(around, output, config, origin, test, logits)
-        folder.finish(result)
-        if not quiet:
-            describe(result, output, runtime)
         return result
+
+    return planned.within(identity, runtime, work, describe, quiet=quiet)
 
 
 def _module(config: AdaptConfig[Any], entry: Adaptation, training: Training) -> Adapting:

@@ -95,7 +95,6 @@ class DomainTraining:
             self.oracles[phase.name] = Stopper(patience=phase.epochs, min_delta=0.0, watched=ORACLE)
         return replace(
             plain,
-            module=self.module,
             batches=self.loader() if adapting else plain.batches,
             validate=self.measure,
             watched=self.watched,

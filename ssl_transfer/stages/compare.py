@@ -25,6 +25,7 @@ from . import augmentation as augmentations
 from . import evidence, ready
 from . import pretrain as pretraining
 from .arms import Arm, CompareConfig
+from .build import fitted
 from .grid import (
     check_launcher,
     failed_methods,
@@ -36,7 +37,6 @@ from .grid import (
     set_changed_aside,
 )
 from .initial import WORDS, Initial, initial_backbone, is_run
-from .phases import fitted
 from .resolve import resolve_arms
 from .run import VOLATILE, check_positive, data_label
 

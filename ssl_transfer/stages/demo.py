@@ -1,22 +1,37 @@
-"""The demo: a comparison with the settings of `demo.yaml`, on images that need no download."""
+"""The demo: a comparison with the settings of `demo.yaml`, on images that need no download. `DEMOS` are of others."""
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..data import sources
 from ..engine import config as configuration
-from ..engine.errors import InputError
+from ..engine.errors import InputError, did_you_mean
 from . import compare as comparing
 from .arms import CompareConfig
 from .initial import initial_backbone
 from .transfer import TransferConfig
 
 SETTINGS = Path(__file__).with_name("demo.yaml")
+DEMOS = {"adapt": "demo_adapt", "distill": "demo_distill"}
+"""Demos of other stages, `demo NAME`, and the file of each in this folder."""
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer demo") -> None:
-    """`demo [flags of compare]`. ImageNet joins where its weights can be had, and must when they were asked for."""
+    """`demo [flags of compare]`, or `demo NAME [flags]` of one in `DEMOS`.
+
+    ImageNet joins the comparison where its weights can be had, and must when they were asked for.
+    """
+    if arguments and arguments[0] in DEMOS:
+        name, *rest = arguments
+        importlib.import_module(f".{DEMOS[name]}", __package__).main(rest)
+        return
+    if arguments and not arguments[0].startswith("-"):
+        raise InputError(
+            f"demo {arguments[0]}: there is demo alone, the comparison, and demo with {' or '.join(DEMOS)}."
+            f"{did_you_mean(arguments[0], DEMOS)}"
+        )
     settings, rest = configuration.take_config(arguments)
     settings = configuration.merge(configuration.read_yaml(SETTINGS), settings)
     config = configuration.parse(CompareConfig, settings, rest, program=program, default=CompareConfig())

@@ -6,6 +6,7 @@ also where the test images are measured.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,22 +16,19 @@ import tyro
 from torch import Tensor
 
 from ..data import sources
-from ..data.augment import evaluation_view
-from ..engine import checkpoint
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import InputError
-from ..evaluation.features import extract, over_images
+from ..evaluation.features import class_scores_of, extract
 from ..evaluation.knn import knn_accuracy
 from ..evaluation.linear import linear_probe
-from ..evaluation.metrics import class_logits, classification
+from ..evaluation.metrics import classification
 from ..evaluation.robustness import CorruptedAccuracy, corrupted_accuracies
 from ..models import initialize
-from ..models.backbones import Backbone
-from ..models.heads import Head, HeadConfig, features_for, make_head
+from ..models.classifier import Classifier, has_head, load_classifier
 from .matching import matched
 
-Classifier = Callable[[Tensor], Tensor]
+OfFeatures = Callable[[Tensor], Tensor]
 """Features (N, D) -> logits (N, K)."""
 
 
@@ -74,7 +72,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     backbone, _ = initialize.from_checkpoint(path)
     dataset = sources.load(config.data, image_size=backbone.spec.image_size, config=config.loading)
     dataset = matched(dataset, backbone.spec, path, config.loading)
-    own = _head(path, backbone, dataset.classes)
+    remedy = f"Give its features alone, as {path / 'backbone'}, or data with the same classes."
+    own = load_classifier(path, backbone, dataset.classes, remedy=remedy) if has_head(path) else None
     backbone.to(runtime.device).eval()
     needed = dict.fromkeys(("train", "validation", config.split))
     missing = [name for name in needed if not len(dataset.splits[name])]
@@ -90,16 +89,19 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     runtime.say(f"{config.path}: kNN accuracy on {config.split} {accuracy:.1%} ({count} images, k {config.neighbours})")
     num_classes = len(dataset.classes)
     probe = linear_probe(*train, features["validation"], labels["validation"], num_classes=num_classes)
-    classifiers: dict[str, Classifier] = {"linear_probe": probe.logits}
+    classifiers: dict[str, OfFeatures] = {"linear_probe": probe.logits}
     scores = {"linear_probe": {name: probe.logits(features[name]) for name in needed if name != "train"}}
     notes = [probe.note] if probe.note else []
     if own is not None and not own.head.takes_maps:
-        classifiers = {"head": own.logits, **classifiers}
+        classifiers = {"head": partial(_of_features, own), **classifiers}
     elif own is not None and config.corruptions:
         notes.append("The head takes the backbone's maps and is left out of the corruptions, which go by its features.")
     if own is not None:
         scores = {
-            "head": {name: own.measure(backbone, dataset, name, runtime) for name in scores["linear_probe"]},
+            "head": {
+                name: class_scores_of(own.to(runtime.device), dataset, dataset.splits[name], runtime)
+                for name in scores["linear_probe"]
+            },
             **scores,
         }
     found = {name: classification(logits[config.split], measured[1]) for name, logits in scores.items()}
@@ -155,60 +157,10 @@ def _check(config: EvaluateConfig) -> None:
             raise InputError(f"--output {config.output}: {reason}") from error
 
 
-@dataclass(frozen=True)
-class _Own:
-    """A run's own classifier."""
-
-    head: Head
-    order: Tensor
-    """(K,) int64: where the classes of the data stand among those that it knows."""
-
-    def logits(self, features: Tensor) -> Tensor:
-        """What the head takes of images -> (N, K), in the data's order of classes."""
-        with torch.inference_mode():
-            return class_logits(self.head(features)).cpu()[:, self.order]
-
-    def measure(self, backbone: Backbone, dataset: sources.Dataset, split: str, runtime: runtimes.Runtime) -> Tensor:
-        """(N, K) of the images of a split."""
-        self.head.to(runtime.device)
-        spec = backbone.spec
-
-        def of_images(images: Tensor) -> Tensor:
-            view = evaluation_view(images, size=spec.image_size, interpolation=spec.interpolation)
-            return self.logits(features_for(self.head, backbone, view))
-
-        found = over_images(of_images, dataset, dataset.splits[split], runtime, "head")
-        self.head.to("cpu")
-        return found
-
-
-def _head(path: Path, backbone: Backbone, classes: Sequence[str]) -> _Own | None:
-    """The run's own classifier; None without one.
-
-    Raises:
-        InputError: it knows other classes, or does not fit the backbone.
-    """
-    if not (path / "head" / "head.json").is_file():
-        return None
-    weights, description = checkpoint.load_weights(path, "head")
-    known = list(description["classes"])
-    if set(known) != set(classes):
-        lacking, unknown = sorted(set(known) - set(classes)), sorted(set(classes) - set(known))
-        differences = [
-            f"{what} {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-            for what, names in (("only the head knows", lacking), ("only the data has", unknown))
-            if names
-        ]
-        raise InputError(
-            f"{path}: its head was trained for other classes: {'; '.join(differences)}. "
-            f"Give its features alone, as {path / 'backbone'}, or data with the same classes."
-        )
-    try:
-        head = make_head(HeadConfig(**description["head"]), backbone, len(known)).eval()
-        head.load_state_dict(weights)
-    except (KeyError, RuntimeError) as error:
-        raise InputError(f"{path}: the weights of its head do not fit: {error}") from error
-    return _Own(head, torch.tensor([known.index(name) for name in classes]))
+@torch.inference_mode()
+def _of_features(own: Classifier, features: Tensor) -> Tensor:
+    """Pooled features (N, D) -> (N, K)."""
+    return own.scores(features.to(own.backbone.mean.device)).cpu()
 
 
 def _write(

@@ -27,10 +27,10 @@ from ..evaluation.embedding import LEAST_IMAGES, embed
 from ..evaluation.features import extract
 from ..evaluation.linear import linear_probe
 from ..models.backbones import Backbone
-from . import phases
+from .build import CALIBRATION_IMAGES, fitted, settle_statistics
 from .initial import initial_backbone, is_run
 from .matching import matched
-from .transfer import CALIBRATION_IMAGES, TransferConfig, labelled_images
+from .transfer import TransferConfig, labelled_images
 
 MOST_IMAGES = 500
 """Of validation and of the pool each whose features are looked at: enough to see, and little work."""
@@ -131,13 +131,13 @@ def _begun(config: TransferConfig, dataset: Dataset, runtime: Runtime) -> tuple[
     backbone, _ = initial_backbone(config, dataset)
     if is_run(config.init):
         dataset = matched(dataset, backbone.spec, Path(config.init), config.loading)
-    backbone, _ = phases.fitted(config, backbone, len(dataset.classes))
+    backbone, _ = fitted(config, backbone, len(dataset.classes))
     backbone.to(runtime.device)
     if config.init == "scratch":
         spec, sample = backbone.spec, _few(dataset.pool, CALIBRATION_IMAGES)
         (images,) = dataset.batches([sample], runtime.device)
         view = evaluation_view(images, size=spec.image_size, interpolation=spec.interpolation)
-        phases.settle_statistics(backbone, view)
+        settle_statistics(backbone, view)
     return backbone.eval(), dataset
 
 

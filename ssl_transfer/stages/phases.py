@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from ..data.augment import augment
 from ..data.dataset import Dataset
 from ..data.loaders import Loader
 from ..engine.contract import Objective
@@ -20,13 +18,11 @@ from ..engine.runtime import Runtime
 from ..engine.stopping import Stopper, StoppingConfig, Watched
 from ..engine.tracking import Tracker
 from ..engine.words import counted
-from ..evaluation.features import extract, over_images
-from ..evaluation.knn import knn_accuracy
+from ..evaluation.features import over_images
 from ..evaluation.metrics import classification
-from ..models.backbones import Backbone, first_blocks
 from ..models.cut import cut
 from ..models.graph import NotTraceableError
-from ..models.heads import Head, features_for, make_head
+from ..models.heads import features_for
 from ..models.selection import select
 from ..objectives.supervised import Supervised, batch_norms
 from . import features as boundaries
@@ -51,11 +47,18 @@ class Training:
     validation: Tensor
     """(M,) int64."""
     batch_size: int
-    """Images per optimiser step over all processes."""
+    """Labelled images per optimiser step over all processes."""
     seed: int
     """Of the run: of the order and the augmentation, which the phases share."""
     runtime: Runtime
     quiet: bool
+    around: "Around | None" = None
+    """What the stage puts around the objective; None: nothing."""
+
+    @property
+    def learner(self) -> Objective:
+        """What the loop trains, and what a state is of."""
+        return self.objective if self.around is None else self.around.module
 
     def logits(self, indices: Tensor) -> Tensor:
         """(N, K) of these images, by the whole model."""
@@ -75,37 +78,22 @@ class Training:
 class PhaseTraining:
     """What a prepared phase gives the loop."""
 
-    module: Objective
-    """What is trained: the supervised objective, or what another stage has put around it."""
     batches: Batches
     validate: Callable[[], dict[str, float]]
+    stopping: StoppingConfig
     watched: Watched = WATCHED
-    stopping: StoppingConfig = StoppingConfig()
     noting: Sequence[Stopper] = ()
 
 
 class Around(Protocol):
-    """What another stage puts around the supervised objective."""
+    """What a stage puts around the supervised objective: adaptation, distillation."""
 
     @property
     def module(self) -> Objective:
-        """Holds the objective, and all that is kept of a phase."""
+        """Holds the objective, and all that is trained and kept of a phase."""
 
     def begin(self, phase: Phase, plain: PhaseTraining) -> PhaseTraining:
         """What becomes of a prepared phase: other batches, terms of its own in the loss, further metrics."""
-
-
-def fitted(recipe: TransferRecipe, backbone: Backbone, num_classes: int) -> tuple[Backbone, Head]:
-    """The backbone as the plan wants it, and a new head.
-
-    Raises:
-        InputError: a phase names a layer that this backbone does not have; the head does not fit it, or the classes.
-    """
-    if recipe.keep_blocks is not None:
-        backbone = first_blocks(backbone, recipe.keep_blocks)
-    for phase in recipe.phases(steps_per_epoch=1):
-        select(backbone, phase.trained)
-    return backbone, make_head(recipe.head, backbone, num_classes)
 
 
 def smallest_batch(recipe: TransferRecipe, batch_size: int, num_processes: int) -> int:
@@ -124,15 +112,6 @@ def smallest_batch(recipe: TransferRecipe, batch_size: int, num_processes: int) 
     return smallest
 
 
-def measure_start(training: Training) -> dict[str, float]:
-    """Metrics of the validation images before any training: a new head knows nothing, nearest neighbours need none."""
-    backbone, dataset = training.objective.backbone, training.dataset
-    splits = (training.labelled, training.validation)
-    known, asked = (extract(backbone, dataset, indices, training.runtime) for indices in splits)
-    knn = knn_accuracy(known, dataset.labels[splits[0]], asked, dataset.labels[splits[1]])
-    return {**training.measure(training.validation), "knn_accuracy": knn}
-
-
 def run_phase(
     training: Training,
     phase: Phase,
@@ -141,7 +120,6 @@ def run_phase(
     tracker: Tracker,
     metrics: Path,
     state: Path | None,
-    around: Around | None = None,
 ) -> dict[str, Any]:
     """Train one phase.
 
@@ -152,20 +130,15 @@ def run_phase(
         tracker: where metrics go.
         metrics: the tracker's file.
         state: where a killed phase finds what it had; None keeps nothing.
-        around: what the stage changes about the phase; None changes nothing.
 
     Returns:
         Its metrics of `validation` and what it cost.
     """
-    batches, validate = prepare(training, phase)
-    _warn_of_statistics(training, phase)
-    plain = PhaseTraining(
-        module=training.objective, batches=batches, validate=validate, stopping=training.recipe.stopping
-    )
-    made = plain if around is None else around.begin(phase, plain)
+    made = prepare(training, phase)
+    _warn_of_statistics(training, phase, made.batches)
     cost = train(
-        made.module,
-        groups_of(training, phase, made.module),
+        training.learner,
+        groups_of(training, phase),
         made.batches,
         optimizer=training.recipe.optimizer,
         epochs=phase.epochs,
@@ -194,10 +167,10 @@ def run_phase(
 
 def find_rate(training: Training, phase: Phase, *, seed: int) -> Finding:
     """Look for the learning rate that a phase bears; everything is left as it was."""
-    batches, _ = prepare(training, phase)
+    batches = prepare(training, phase).batches
     found = find_learning_rate(
-        training.objective,
-        groups_of(training, phase, training.objective),
+        training.learner,
+        groups_of(training, phase),
         batches,
         optimizer=training.recipe.optimizer,
         seed=seed,
@@ -207,23 +180,31 @@ def find_rate(training: Training, phase: Phase, *, seed: int) -> Finding:
     return found
 
 
-def groups_of(training: Training, phase: Phase, module: Objective) -> list[dict[str, Any]]:
-    """The parameters of `module` that a prepared phase trains, each with its rate; the backbone is somewhere in it."""
-    backbone = training.objective.backbone
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    of_backbone = {name: names[parameter] for name, parameter in backbone.named_parameters()}
+def groups_of(training: Training, phase: Phase) -> list[dict[str, Any]]:
+    """The parameters that a prepared phase trains, each with its rate; the backbone is somewhere in what is trained."""
+    backbone, learner = training.objective.backbone, training.learner
+    called = {parameter: name for name, parameter in learner.named_parameters()}
+    names = {name: called[parameter] for name, parameter in backbone.named_parameters()}
     return parameter_groups(
-        module,
+        learner,
         learning_rate=phase.learning_rate,
         weight_decay=training.recipe.optimizer.weight_decay,
-        undecayed=[of_backbone[name] for name in backbone.undecayed() if name in of_backbone],
-        layers={of_backbone[name]: depth for name, depth in backbone.layers().items()},
+        # timm also names tokens that a model does not have.
+        undecayed=[names[name] for name in backbone.undecayed() if name in names],
+        layers={names[name]: depth for name, depth in backbone.layers().items()},
         layer_decay=phase.layer_decay,
     )
 
 
-def prepare(training: Training, phase: Phase) -> tuple[Batches, Callable[[], dict[str, float]]]:
-    """Freeze what the phase freezes, and compute once what can be: its batches, and how validation is measured."""
+def prepare(training: Training, phase: Phase) -> PhaseTraining:
+    """Freeze what the phase freezes, and make its batches and its validation."""
+    batches, validate = _plain(training, phase)
+    plain = PhaseTraining(batches=batches, validate=validate, stopping=training.recipe.stopping)
+    return plain if training.around is None else training.around.begin(phase, plain)
+
+
+def _plain(training: Training, phase: Phase) -> tuple[Batches, Callable[[], dict[str, float]]]:
+    """The batches of the labelled images and how validation is measured; what can be is computed once."""
     objective, recipe, runtime = training.objective, training.recipe, training.runtime
     boundary = select(objective.backbone, phase.trained).boundary
     views = recipe.frozen_views if boundary is not None else None
@@ -273,51 +254,13 @@ def _at_boundary(training: Training, phase: Phase, boundary: str | None) -> tupl
         return None
 
 
-def _warn_of_statistics(training: Training, phase: Phase) -> None:
+def _warn_of_statistics(training: Training, phase: Phase, batches: Batches) -> None:
     """Say so where a tiny batch would move BatchNorm's statistics."""
     training.objective.train()
     moving = [norm for norm in batch_norms(training.objective) if norm.training]
-    share = smallest_batch(training.recipe, training.batch_size, training.runtime.num_processes)
+    share = smallest_batch(training.recipe, batches.batch_size, training.runtime.num_processes)
     if moving and share < FEW_FOR_STATISTICS:
         training.say(
             f"warning: {phase.name}: {len(moving)} BatchNorm layers take their statistics from batches of {share} "
             "images; --batch-norm frozen keeps those that the backbone has."
         )
-
-
-def calibrate(training: Training, images: Tensor, keys: Tensor, *, scratch: bool) -> None:
-    """Set the scale of the head's input from a sample; first, on a scratch backbone, BatchNorm's statistics.
-
-    A network with random weights has statistics of nothing (mean 0, variance 1), with which its frozen features are
-    useless and its head starts fine-tuning on another scale than it was trained on. Measured on the digits, scratch
-    gains by it (docs/decisions.md). Weights that were trained bring their own statistics.
-
-    Args:
-        training: of the run.
-        images: (N, C, H, W) stored images on the device.
-        keys: (N,) int64, their random keys.
-        scratch: whether the weights are random.
-    """
-    objective = training.objective
-    backbone = objective.backbone
-    views = augment(images, keys, view=1, size=backbone.spec.image_size, config=training.recipe.augment)
-    if scratch:
-        settle_statistics(backbone, views)
-    backbone.eval()
-    with torch.no_grad():
-        objective.head.calibrate(features_for(objective.head, backbone, views))
-
-
-@torch.no_grad()
-def settle_statistics(backbone: Backbone, views: Tensor) -> None:
-    """Give BatchNorm the statistics of these images, (N, C, S, S) on the device. Without BatchNorm nothing happens."""
-    norms = batch_norms(backbone)
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-    backbone.train()
-    backbone(views)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum

@@ -22,7 +22,7 @@ from ..models.blocks import Block
 from ..models.construct import probe
 from ..models.heads import HeadConfig
 from ..models.selection import select
-from .phases import fitted
+from .build import fitted
 from .plan import TransferRecipe
 from .run import IMAGE_SIZE
 

@@ -11,25 +11,17 @@ from ..data import sources, splits
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import InputError
-from ..engine.folder import RunFolder, held_result
 from ..engine.gradients import check_accumulation
-from ..engine.randomness import sample_keys, seed_from
-from ..engine.tracking import Tracker, drop_after
-from ..evaluation.metrics import classification
-from ..models.backbones import Backbone
-from ..models.heads import Head
-from ..objectives.supervised import Supervised
+from ..engine.randomness import seed_from
 from . import augmentation as augmentations
+from . import planned
+from .build import batch_size_of, fitted, make_training
 from .initial import Initial, fingerprint_of, initial_backbone, is_run, label_of, seen_after
 from .matching import matched
-from .phases import Training, calibrate, find_rate, fitted, measure_start, smallest_batch
+from .phases import find_rate
 from .plan import TransferRecipe
-from .run import VOLATILE, RunConfig, check_positive, data_label
-from .transferred import leave_curves, leave_evaluation, leave_model, leave_predicted, leave_rates
-from .tune import drop_states, replay, run_plan, summary, tune
-
-CALIBRATION_IMAGES = 256
-"""At most so many training images set the scale of the features and a scratch backbone's first statistics."""
+from .run import RunConfig, check_positive, data_label
+from .transferred import leave_rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +60,6 @@ def budgeted(budget: str, seed: int, dataset: sources.Dataset) -> tuple[torch.Te
     return train, validation
 
 
-def check_processes(budget: str, labelled: torch.Tensor, runtime: runtimes.Runtime) -> None:
-    """Raise InputError where a process would have no labelled image."""
-    if len(labelled) < runtime.num_processes:
-        raise InputError(
-            f"--labels {budget}: {len(labelled)} labelled images for {runtime.num_processes} processes. "
-            "Launch fewer processes, or ask for more labels."
-        )
-
-
 def transfer(
     config: TransferConfig,
     *,
@@ -104,30 +87,21 @@ def transfer(
         `validation` and `test` metrics and its cost. With `tune` also `tuned` (`tune.Tuned.report`); the phases are
         then those of the chosen trial.
     """
-    check_positive(tune=config.tune)
-    if config.find_rate and config.tune > 1:
-        raise InputError(f"--tune {config.tune} would be ignored: --find-rate trains nothing. Leave one out.")
+    check_tuning(config)
     config = replace(config, labels=splits.budget_name(config.labels), image_size=config.size)
     runtime = runtime or runtimes.start(config.mixed_precision)
     dataset = dataset or sources.load(config.data, image_size=config.size, config=config.loading)
     settings = configuration.to_dict(config)
-    identity = {"data": dataset.fingerprint, "init": fingerprint_of(config)}
-    # The same weights may lie elsewhere.
-    volatile = (*VOLATILE, "init", "imagenet_weights")
-    if quiet and config.output is not None and not config.fresh and held_result(config.output) is not None:
-        # One of many: nothing is built that nobody trains.
-        with RunFolder(config.output, settings, runtime, identity=identity, fresh=False, volatile=volatile) as folder:
-            if folder.result is not None:
-                return folder.result
+    fingerprints = {"data": dataset.fingerprint, "init": fingerprint_of(config)}
+    if quiet and (result := planned.finished(config, settings, fingerprints, runtime)) is not None:
+        return result
     backbone, provenance = initial_backbone(config, dataset)
     if is_run(config.init):
         dataset = matched(dataset, backbone.spec, Path(config.init), config.loading)
     torch.manual_seed(seed_from(config.seed, 1))
     backbone, head = fitted(config, backbone, len(dataset.classes))
     labelled, validation = labelled_images(config, dataset)
-    check_processes(config.labels, labelled, runtime)
-    batch_size = min(config.batch_size, len(labelled)) // runtime.num_processes * runtime.num_processes
-    smallest_batch(config, batch_size, runtime.num_processes)
+    batch_size = batch_size_of(config, config.labels, len(labelled), runtime.num_processes)
     phases = config.phases(len(labelled) // batch_size)
     training = make_training(
         config, config, dataset, backbone, head, labelled, validation, batch_size, runtime, quiet=quiet
@@ -140,144 +114,42 @@ def transfer(
     if config.find_rate:
         found_rate = find_rate(training, phases[0], seed=seed_from(config.seed, 2, 0))
         return leave_rates(training, phases[0], output.with_name(f"{output.name}-rates"), found_rate)
-    with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile) as folder:
-        if folder.result is not None:
-            if not quiet:
-                runtime.say(f"{output}: finished before; nothing to do (--fresh starts over)")
-                _describe(folder.result, output, runtime)
-            return folder.result
-        if not quiet:
-            runtime.say(augmentations.introduce(dataset, config))
-            runtime.say(
-                f"transfer of {backbone.spec.label} from {config.init}: {len(labelled)} labelled images, "
-                f"{len(validation)} for validation; {runtime.describe()}"
-            )
-        named_so = {"group": group, "job_type": "transfer", "title": title}
-        tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, **named_so)
-        if not (folder.checkpoints / f"{phases[0].name}.pt").is_file():
-            if runtime.is_main:
-                drop_after(folder.metrics, phases[0].name, -1)
-            place = {"phase": phases[0].name, "epoch": 0, "step": 0, "split": "validation"}
-            tracker.log({**place, **measure_start(training)})
-        tuned = None
-        if config.tune > 1:
-            tuned = tune(training, phases, config.tune, folder=folder.path / "trials")
-            if runtime.is_main:
-                replay(tuned, tracker, folder.metrics)
-            trained = tuned.trained
-        else:
-            kept = folder.checkpoints if config.keep_model else None
-            trained = run_plan(training, phases, tracker=tracker, metrics=folder.metrics, states=kept)
-        found, chosen = trained.found, trained.preferred
-        logits: dict[str, torch.Tensor] = {}
-        for name, state in trained.weights.items():
-            training.objective.load_state_dict(state)
-            logits[name] = training.logits(dataset.splits["test"])
-            found[name]["test"] = classification(logits[name], dataset.labels[dataset.splits["test"]])
-        result = {
-            "chosen": chosen,
-            "num_train": len(labelled),
-            "num_validation": len(validation),
-            "num_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
-            "phases": found,
-            **({} if tuned is None else {"tuned": tuned.report}),
-        }
-        if runtime.is_main:
-            leave_predicted(output, logits[chosen])
-            drop_after(folder.metrics, "chosen", -1)
-        tracker.log({"phase": "chosen", "split": "test", **found[chosen]["test"]})
-        # As in the summary of a comparison: a phase's metrics are those on the test images.
-        named = {**found, "chosen": found[chosen]}
-        tracker.summarize(
-            {f"{phase}/{metric}": value for phase, one in named.items() for metric, value in one["test"].items()}
-        )
-        tracker.close()
-        if config.keep_model and runtime.is_main:
-            training.objective.load_state_dict(trained.weights[chosen])
-            origin = {"init": provenance, "settings": settings, "data_fingerprint": dataset.fingerprint}
-            contents = None if dataset.contents is None else dataset.contents[labelled.numpy()]
-            leave_model(training, output, config.head, origin, seen=seen_after(config, contents))
-            held = {
-                "validation": (dataset, validation, training.logits(validation)),
-                "test": (dataset, dataset.splits["test"], logits[chosen]),
-            }
-            leave_evaluation(output, dataset.classes, held)
-            key = {
-                "arm": Path(config.init).name,
-                "backbone": backbone.spec.label,
-                "labels": config.labels,
-                "seed": config.seed,
-            }
-            leave_curves(output, key, result)
-        folder.finish(result)
-        if tuned is not None and not config.keep_model:
-            drop_states(tuned.place, training)
-        if not quiet:
-            _describe(result, output, runtime)
-        return result
-
-
-def make_training(
-    config: TransferRecipe,
-    initial: Initial,
-    dataset: sources.Dataset,
-    backbone: Backbone,
-    head: Head,
-    labelled: torch.Tensor,
-    validation: torch.Tensor,
-    batch_size: int,
-    runtime: runtimes.Runtime,
-    *,
-    quiet: bool,
-) -> Training:
-    """A new head on the backbone, calibrated, and all that the phases share."""
-    objective = Supervised(
-        backbone,
-        head,
-        augment=config.augment,
-        num_classes=len(dataset.classes),
-        label_smoothing=config.label_smoothing,
-        mixup=config.mixup,
-        cutmix=config.cutmix,
-        class_weights=_class_weights(config, dataset, labelled),
-        keep_statistics=config.batch_norm == "frozen",
-    ).to(runtime.device)
-    training = Training(
-        objective=objective,
-        recipe=config,
-        dataset=dataset,
-        labelled=labelled,
-        validation=validation,
-        batch_size=batch_size,
-        seed=initial.seed,
-        runtime=runtime,
-        quiet=quiet,
+    introduction = (
+        f"{augmentations.introduce(dataset, config)}\ntransfer of {backbone.spec.label} from {config.init}: "
+        f"{len(labelled)} labelled images, {len(validation)} for validation; {runtime.describe()}"
     )
-    sample = labelled[:: max(1, len(labelled) // CALIBRATION_IMAGES)]
-    images = torch.cat(list(dataset.batches(sample.split(CALIBRATION_IMAGES), runtime.device)))
-    keys = sample_keys(initial.seed, 0, sample).to(runtime.device)
-    calibrate(training, images, keys, scratch=initial.init == "scratch")
-    return training
+    identity = planned.Identity(
+        stage="transfer",
+        settings=settings,
+        output=output,
+        fingerprints=fingerprints,
+        introduction=introduction,
+        group=group,
+        title=title,
+        fresh=config.fresh,
+        tracking=config.tracking,
+    )
+    contents = None if dataset.contents is None else dataset.contents[labelled.numpy()]
+    leaving = planned.Leaving(
+        head=config.head,
+        provenance={"init": provenance},
+        seen=seen_after(config, contents),
+        key={
+            "arm": Path(config.init).name,
+            "backbone": backbone.spec.label,
+            "labels": config.labels,
+            "seed": config.seed,
+        },
+        keep_model=config.keep_model,
+    )
+    return planned.run(identity, training, phases, leaving, num_trials=config.tune)
 
 
-def _class_weights(config: TransferRecipe, dataset: sources.Dataset, labelled: torch.Tensor) -> torch.Tensor | None:
-    """(K,) float32: the number of images by that of the class and the number of classes, so that their mean is 1."""
-    if config.imbalance != "weights":
-        return None
-    counts = torch.bincount(dataset.labels[labelled], minlength=len(dataset.classes)).float()
-    return len(labelled) / (counts * len(counts))
-
-
-def _describe(result: dict[str, Any], output: Path, runtime: runtimes.Runtime) -> None:
-    """Print a run's accuracies."""
-    width = max(map(len, result["phases"]))
-    for name, phase in result["phases"].items():
-        preferred = "  <- preferred by validation" if name == result["chosen"] else ""
-        accuracies = [f"{split} {phase[split]['accuracy']:.1%}" for split in ("validation", "test")]
-        runtime.say(f"  {name:{width}}  {'  '.join(accuracies)}{preferred}")
-    if "tuned" in result:
-        runtime.say(f"  {summary(result['tuned'])}")
-    runtime.say(f"run folder: {output}")
+def check_tuning(config: TransferConfig) -> None:
+    """Raise InputError for a number of trials that cannot be, or that a search of the rate would ignore."""
+    check_positive(tune=config.tune)
+    if config.find_rate and config.tune > 1:
+        raise InputError(f"--tune {config.tune} would be ignored: --find-rate trains nothing. Leave one out.")
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer transfer") -> None:

@@ -25,7 +25,7 @@ from ..engine.checkpoint import write_text
 from ..engine.errors import DivergedError, InputError
 from ..engine.randomness import seed_from
 from ..engine.tracking import Tracker, TrackingConfig, drop_after
-from .phases import Around, Training, run_phase
+from .phases import Training, run_phase
 from .plan import Phase, TransferRecipe
 
 
@@ -45,12 +45,24 @@ class Trained:
     found: dict[str, dict[str, Any]]
     """By phase its metrics of `validation` and what it cost."""
     weights: dict[str, dict[str, Tensor]]
-    """By phase the objective's state at its end."""
+    """By phase the state at its end of what was trained (`Training.learner`)."""
 
     @property
     def preferred(self) -> str:
         """The phase that validation prefers."""
         return max(self.found, key=lambda name: preference(self.found[name]["validation"]))
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """Of all phases: `seconds`, `images_seen`, `peak_memory_mb`, and `energy_joules`, None where one has none."""
+        costs = list(self.found.values())
+        joules = [cost["energy_joules"] for cost in costs]
+        return {
+            "seconds": sum(cost["seconds"] for cost in costs),
+            "images_seen": sum(cost["images_seen"] for cost in costs),
+            "peak_memory_mb": max(cost["peak_memory_mb"] for cost in costs),
+            "energy_joules": None if None in joules else sum(joules),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,21 +114,18 @@ def run_plan(
     tracker: Tracker,
     metrics: Path,
     states: Path | None,
-    around: Around | None = None,
 ) -> Trained:
     """Train phase after phase.
 
     Args:
-        training: what they share; its objective has its first weights.
+        training: what they share; what it trains has its first weights.
         phases: in their order.
         tracker: where metrics go.
         metrics: the tracker's file.
         states: the folder in which a killed phase finds what it had; None keeps nothing.
-        around: what the stage changes about each phase; None changes nothing.
     """
     found: dict[str, dict[str, Any]] = {}
     weights: dict[str, dict[str, Tensor]] = {}
-    module = training.objective if around is None else around.module
     for number, phase in enumerate(phases):
         found[phase.name] = run_phase(
             training,
@@ -125,9 +134,8 @@ def run_plan(
             tracker=tracker,
             metrics=metrics,
             state=None if states is None else states / f"{phase.name}.pt",
-            around=around,
         )
-        weights[phase.name] = _copy(module.state_dict())
+        weights[phase.name] = _copy(training.learner.state_dict())
     return Trained(found=found, weights=weights)
 
 
@@ -138,7 +146,7 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
     whose loss does not stay finite is out.
 
     Args:
-        training: what the trials share; its objective has its first weights, and afterwards some others.
+        training: what the trials share; what it trains has its first weights, and afterwards some others.
         phases: of the plan.
         count: trials, the plan as it stands among them.
         folder: where they lie.
@@ -147,7 +155,7 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
         InputError: no trial's loss stayed finite.
     """
     candidates = trials(training.recipe, phases, count)
-    first = _copy(training.objective.state_dict())
+    first = _copy(training.learner.state_dict())
     places = [folder / str(number) for number in range(count)]
     reports = [_read(place) for place in places]
     # Nobody writes before all have read.
@@ -156,7 +164,7 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
     for number, (trial, place) in enumerate(zip(candidates, places, strict=True)):
         trained, report = None, reports[number]
         if report is None:
-            training.objective.load_state_dict(first)
+            training.learner.load_state_dict(first)
             try:
                 trained = _run(training, trial, place, quiet=number > 0)
                 report = _describe(trial, trained)
@@ -174,7 +182,7 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
         raise InputError(f"--tune {count}: none of the trials can be used. The first: {(reports[0] or {})['diverged']}")
     if held is None:
         # It finished before this start: its phases are at their end already.
-        training.objective.load_state_dict(first)
+        training.learner.load_state_dict(first)
         held = _run(training, candidates[best], places[best], quiet=True)
     return Tuned(
         phases=candidates[best].phases,
@@ -237,16 +245,11 @@ def _values(trial: Trial) -> dict[str, Any]:
 
 
 def _describe(trial: Trial, trained: Trained) -> dict[str, Any]:
-    costs = trained.found.values()
     return {
         **_values(trial),
         "preferred": trained.preferred,
         "validation": {name: phase["validation"] for name, phase in trained.found.items()},
-        "seconds": sum(cost["seconds"] for cost in costs),
-        "peak_memory_mb": max(cost["peak_memory_mb"] for cost in costs),
-        "energy_joules": None
-        if any(cost["energy_joules"] is None for cost in costs)
-        else sum(cost["energy_joules"] for cost in costs),
+        **trained.cost,
     }
 
 

@@ -1,4 +1,4 @@
-"""What every method and the supervised objective promise to the loop (engine/contract.py)."""
+"""What every method, the supervised objective and distillation promise to the loop (engine/contract.py)."""
 
 import copy
 import dataclasses
@@ -18,10 +18,12 @@ from ssl_transfer.engine.gradients import accumulate_gradient
 from ssl_transfer.engine.optim import parameter_groups
 from ssl_transfer.methods import METHODS
 from ssl_transfer.methods.method import Method
+from ssl_transfer.models.classifier import Classifier
 from ssl_transfer.models.heads import linear_head
+from ssl_transfer.objectives.distillation import Distillation, Teacher
 from ssl_transfer.objectives.supervised import Supervised
 
-SUPERVISED = "supervised"
+SUPERVISED, DISTILLATION = "supervised", "distillation"
 # MoCo's queue: short enough to be full after the batches that warm an objective up.
 # DINO's centre is where it belongs after one step: until it is, one prototype wins everywhere and the loss is small.
 HEADS = {"hidden_width": 64, "output_width": 64}
@@ -43,6 +45,8 @@ CASES = [
     ],
     (SUPERVISED, "convolutional"),
     (SUPERVISED, "transformer"),
+    (DISTILLATION, "convolutional"),
+    (DISTILLATION, "transformer"),
 ]
 BFLOAT16 = {"loss": 0.01, "direction": 0.1, "size": 0.1}
 """How far bfloat16 may be from float32: the loss, and the gradient's direction (1 - cosine) and norm. Measured at most
@@ -54,11 +58,19 @@ every_objective = pytest.mark.parametrize(("name", "kind"), CASES)
 def build(make_backbone) -> Callable[..., Objective]:
     def call(name: str, kind: str, *, seed: int = 0, size: int = 16) -> Objective:
         backbone = make_backbone(kind, seed=seed, size=size)
-        if name == SUPERVISED:
+        if name in (SUPERVISED, DISTILLATION):
             objective = Supervised(
                 backbone, linear_head(backbone.num_features, 3), augment=SUPERVISED_DEFAULT, num_classes=3
             )
             objective.set_trained("all")
+            if name == DISTILLATION:
+                taught = make_backbone(kind, seed=9, size=size)
+                head = linear_head(taught.num_features, 3)
+                torch.manual_seed(9)
+                torch.nn.init.normal_(head.layers[-1].weight)
+                teacher = Teacher(Classifier(taught, head, torch.arange(3)), augment=SUPERVISED_DEFAULT)
+                torch.manual_seed(seed)
+                objective = Distillation(objective, teacher, temperature=2.0, alpha=0.5, hint=1.0)
         else:
             entry = METHODS[name]
             objective = entry.build(backbone, entry.config(**SMALLER.get(name, {})))
@@ -77,7 +89,9 @@ def batches(make_batch) -> Callable[..., list[Batch]]:
         chunks = [torch.arange(256)[number * 32 : number * 32 + 32] for number in range(count)]
         unknown = torch.full((32,), -1)
         return [
-            Batch(whole.images[index], labels[index] if name == SUPERVISED else unknown, whole.keys[index])
+            Batch(
+                whole.images[index], labels[index] if name in (SUPERVISED, DISTILLATION) else unknown, whole.keys[index]
+            )
             for index in chunks
         ]
 
@@ -106,7 +120,7 @@ def optimizer_of(objective: Objective) -> torch.optim.Optimizer:
 
 def test_all_methods_were_found():
     assert len(METHODS) >= 4
-    assert len(CASES) >= 2 * len(METHODS) + 1
+    assert len(CASES) >= 2 * len(METHODS) + 3
 
 
 def test_every_file_with_a_method_is_listed():
@@ -248,7 +262,7 @@ def test_the_loss_goes_down(build, batches, name, kind):
     assert last < 0.98 * first
 
 
-@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[0] != SUPERVISED])
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[0] in METHODS])
 def test_methods_never_read_labels(build, batches, name, kind):
     losses = []
     for labels in (torch.full((32,), -1), torch.arange(32), torch.full((32,), 10**9)):

@@ -12,7 +12,7 @@ from ssl_transfer import METHODS, CompareConfig, PretrainConfig, TransferConfig,
 from ssl_transfer.cli import COMMANDS
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.models import backbones, initialize
-from ssl_transfer.stages import demo
+from ssl_transfer.stages import demo, demo_distill
 from ssl_transfer.stages.pretrain import prepare
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
@@ -100,8 +100,9 @@ def test_cifar_settings_train(method: str, make_batch: Callable) -> None:
         (CONFIGS / "compare_photographs.yaml", CompareConfig()),
         (CONFIGS / "compare_surface_defects.yaml", CompareConfig()),
         (demo.SETTINGS, CompareConfig()),
+        (demo_distill.SETTINGS, demo_distill.DistillDemoConfig()),
     ],
-    ids=["transfer", "photographs", "compare", "demo"],
+    ids=["transfer", "photographs", "compare", "demo", "demo distill"],
 )
 def test_other_settings_arrive(path: Path, default: object) -> None:
     settings = configuration.read_yaml(path)

@@ -1,0 +1,193 @@
+"""The report of the distillation demo: a table of its arms with intervals, a picture, and one sentence."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter
+
+from ..engine.checkpoint import write_text
+from ..evaluation import tables
+from ..evaluation.curves import curves_of_runs, mean_curve
+from ..evaluation.statistics import Estimate, Row, budget_title, estimate, paired_difference
+from . import figures
+from .evaluation import write_picture
+
+PICTURE = "distillation.png"
+COLUMNS = (
+    *("arm", "num_seeds", "mean", "low", "high", "difference", "difference_low", "difference_high", "p_value"),
+    *("num_parameters", "images_per_second"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One arm."""
+
+    arm: str
+    accuracy: Estimate
+    difference: Estimate | None
+    """To the first arm, paired by seed; None of that arm itself."""
+    num_parameters: int
+    """Of the backbone."""
+    images_per_second: float
+
+
+def lines_of(rows: Sequence[Row], speeds: Mapping[str, float], arms: Sequence[str]) -> list[Line]:
+    """The table's lines: the first arm is what the others are compared with, the last one is the teacher.
+
+    Args:
+        rows: of `results.csv`.
+        speeds: images a second of `student` and `teacher`.
+        arms: in the table's order.
+    """
+    values: dict[str, dict[int, float]] = {arm: {} for arm in arms}
+    sizes: dict[str, int] = {}
+    for row in rows:
+        if (row.phase, row.split, row.metric) == ("chosen", "test", "accuracy"):
+            values[row.arm][row.seed] = row.value
+        if row.metric == "num_parameters":
+            sizes[row.arm] = int(row.value)
+    first, *_, teacher = arms
+    return [
+        Line(
+            arm=arm,
+            accuracy=estimate(list(values[arm].values())),
+            difference=None if arm == first else paired_difference(values[arm], values[first]),
+            num_parameters=sizes[arm],
+            images_per_second=speeds["teacher" if arm == teacher else "student"],
+        )
+        for arm in arms
+    ]
+
+
+def write(
+    folder: Path,
+    rows: Sequence[Row],
+    curves: Sequence[dict[str, Any]],
+    speeds: Mapping[str, float],
+    *,
+    arms: Sequence[str],
+    facts: Mapping[str, Any],
+) -> None:
+    """Write `results.csv`, `curves.csv`, `summary.csv`, the picture and `report.md`.
+
+    Args:
+        folder: the demo's.
+        rows: of all runs.
+        curves: their logs in long form.
+        speeds: see `lines_of`.
+        arms: see `lines_of`.
+        facts: what the text says around the table.
+    """
+    lines = lines_of(rows, speeds, arms)
+    tables.write_lines(folder / "results.csv", tables.RESULT_COLUMNS, (list(asdict(row).values()) for row in rows))
+    tables.write_lines(
+        folder / "curves.csv", tables.CURVE_COLUMNS, ([line[name] for name in tables.CURVE_COLUMNS] for line in curves)
+    )
+    tables.write_lines(folder / "summary.csv", COLUMNS, map(_columns, lines))
+    write_picture(folder / PICTURE, draw(lines, curves))
+    write_text(folder / "report.md", _page(lines, facts))
+
+
+def _columns(line: Line) -> list[object]:
+    own, other = line.accuracy, line.difference
+    compared = ("", "", "", "") if other is None else (other.mean, other.low, other.high, other.p_value)
+    return [line.arm, own.count, own.mean, own.low, own.high, *compared, line.num_parameters, line.images_per_second]
+
+
+def draw(lines: Sequence[Line], curves: Sequence[dict[str, Any]]) -> bytes:
+    """Left the accuracies over the speed, right the students' validation accuracy while they train."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    found = curves_of_runs(curves, split="validation", metric="accuracy")
+    for number, line in enumerate(lines):
+        colour, marker = figures.COLOURS[number], figures.MARKERS[number]
+        own = line.accuracy
+        reach = 0.0 if math.isinf(own.low) else own.mean - own.low
+        style = {"color": colour, "marker": marker, "label": line.arm}
+        # Students are equally fast: side by side, so that their intervals can be read.
+        place = line.images_per_second * (1.0 + 0.04 * number if line is not lines[-1] else 1.0)
+        left.errorbar(place, own.mean, yerr=reach, capsize=3, linestyle="", **style)
+        if line is not lines[-1]:
+            mean = mean_curve(curve for run, curve in found.items() if run[0] == line.arm)
+            right.plot(mean.steps, mean.values, color=colour, label=line.arm)
+    left.set(xlabel="images per second", ylabel="test accuracy", xscale="log")
+    left.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    # Within a decade no power of ten may be shown.
+    left.set_xticks(sorted({round(line.images_per_second, -2) for line in lines}))
+    left.xaxis.set_minor_formatter(NullFormatter())
+    right.set(xlabel="optimiser steps", ylabel="validation accuracy, mean over seeds")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    return figures.png(figure)
+
+
+def _page(lines: Sequence[Line], facts: Mapping[str, Any]) -> str:
+    first, *_, teacher = lines
+    smaller = teacher.num_parameters / first.num_parameters
+    faster = first.images_per_second / teacher.images_per_second
+    seeds = f"{facts['num_seeds']} seed{'s' if facts['num_seeds'] > 1 else ''}"
+    table = [
+        "| arm | test accuracy | to the student alone | parameters | images per second |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {line.arm} | {_percent(line.accuracy)} | "
+            f"{'' if line.difference is None else _percent(line.difference, '+')} | {line.num_parameters:,} | "
+            f"{line.images_per_second:,.0f} |"
+            for line in lines
+        ),
+    ]
+    return "\n".join(
+        [
+            "# Does a small model gain by a teacher?",
+            "",
+            _sentence(lines),
+            "",
+            f"The student has {smaller:.1f} times fewer parameters than the teacher and is {faster:.1f} times as fast.",
+            "",
+            *table,
+            "",
+            f"![Accuracy over speed, and learning curves]({PICTURE})",
+            "",
+            f"Percent, mean over {seeds} with 95 % intervals (Student's t); differences are paired by seed, which "
+            f"draws the labelled images of all arms. {budget_title(facts['labels'], 'labels ')}: {facts['num_train']} "
+            f"images to train on and {facts['num_validation']} for choosing; the pool has {facts['num_pool']} images, "
+            f"{facts['num_test']} are tested on, once. The teacher was pretrained with SimCLR on the pool "
+            f"({facts['pretrain_seeds']} backbones, in turns) and fine-tuned on the labelled images. Images per "
+            "second: classified in batches of 256 on this machine, without a GPU on one of its cores.",
+            "",
+            f"    {facts['data']}".replace("\n", "\n    "),
+            "",
+            f"The students that learnt on the pool can be used as any run: `ssl-transfer evaluate {facts['model']}`.",
+            "",
+        ]
+    )
+
+
+def _sentence(lines: Sequence[Line]) -> str:
+    """The answer, for each arm that was taught."""
+    parts = []
+    for line in lines[1:-1]:
+        found = line.difference
+        if found is None or math.isinf(found.low):
+            parts.append(f"{line.arm}, not known (one seed, or all seeds agree)")
+        elif found.low > 0.0:
+            parts.append(f"{line.arm}, yes ({_percent(found, '+')} points)")
+        elif found.high < 0.0:
+            parts.append(f"{line.arm}, it loses ({_percent(found, '+')} points)")
+        else:
+            parts.append(f"{line.arm}, not told apart ({_percent(found, '+')} points)")
+    return f"> {'; '.join(parts)}."
+
+
+def _percent(found: Estimate, sign: str = "") -> str:
+    """A share as percent with its interval, where there is one."""
+    mean = f"{100 * found.mean:{sign}.1f}"
+    if math.isinf(found.low):
+        return mean
+    low, high = (found.low, found.high) if sign else (max(0.0, found.low), min(1.0, found.high))
+    return f"{mean} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"

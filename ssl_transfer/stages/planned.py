@@ -1,0 +1,226 @@
+"""A run that takes a model through a plan, from its folder to what it leaves: transfer and distillation are such runs.
+
+Validation chooses between the phases, by accuracy and among equals by log-loss; then the test images are read, once,
+for all. Adaptation, which chooses otherwise, shares the folder and the log (`within`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..engine.folder import RunFolder, held_result
+from ..engine.runtime import Runtime
+from ..engine.tracking import Tracker, TrackingConfig, drop_after
+from ..evaluation.features import extract
+from ..evaluation.knn import knn_accuracy
+from ..evaluation.metrics import classification
+from ..models.heads import HeadConfig
+from .phases import Training
+from .plan import Phase
+from .run import VOLATILE, Followed
+from .transferred import leave_curves, leave_evaluation, leave_model, leave_predicted
+from .tune import drop_states, replay, run_plan, summary, tune
+
+VOLATILE_WEIGHTS = ("init", "imagenet_weights")
+"""Settings that say where weights lie: the same may lie elsewhere, and a fingerprint tells which they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a run is: what tells it from others, and what is said of it."""
+
+    stage: str
+    """transfer, adapt or distill."""
+    settings: dict[str, Any]
+    output: Path
+    fingerprints: dict[str, str]
+    """Of data and weights, by name."""
+    volatile: tuple[str, ...] = VOLATILE_WEIGHTS
+    """Settings that may change between two starts, beside those of every stage."""
+    introduction: str
+    group: str
+    title: str
+    fresh: bool
+    tracking: TrackingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaving:
+    """What a run with a plan leaves, beside its result."""
+
+    head: HeadConfig
+    provenance: dict[str, Any]
+    """Of the weights that it starts from and, where there is one, of the teacher."""
+    seen: np.ndarray | None
+    """The images that the exported weights know, as in `Dataset.contents`; None where that is not known."""
+    key: dict[str, Any]
+    """arm, backbone, labels and seed, as in the tables of a comparison."""
+    keep_model: bool
+
+
+def finished(
+    config: Followed,
+    settings: dict[str, Any],
+    fingerprints: dict[str, str],
+    runtime: Runtime,
+    volatile: tuple[str, ...] = VOLATILE_WEIGHTS,
+) -> dict[str, Any] | None:
+    """The result of one run of many that has finished, so that nothing is built that nobody trains; None: it has not.
+
+    The arguments are those of its `Identity`.
+    """
+    output = config.output
+    if output is None or config.fresh or held_result(output) is None:
+        return None
+    volatile = (*VOLATILE, *volatile)
+    with RunFolder(output, settings, runtime, identity=fingerprints, fresh=False, volatile=volatile) as folder:
+        return folder.result
+
+
+def within(
+    identity: Identity,
+    runtime: Runtime,
+    work: Callable[[RunFolder, Tracker], dict[str, Any]],
+    describe: Callable[[dict[str, Any], Path, Runtime], None],
+    *,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Do a run's work in its folder, or go on with it, or return the result of the finished run.
+
+    Args:
+        identity: see its fields.
+        runtime: of the run.
+        work: trains, measures and leaves what there is to leave; it closes the tracker and returns the result.
+        describe: says a result.
+        quiet: say nothing but the progress bar.
+    """
+    output, volatile = identity.output, (*VOLATILE, *identity.volatile)
+    settings, same = identity.settings, identity.fingerprints
+    with RunFolder(output, settings, runtime, identity=same, fresh=identity.fresh, volatile=volatile) as folder:
+        if folder.result is not None:
+            if not quiet:
+                runtime.say(f"{output}: finished before; nothing to do (--fresh starts over)")
+                describe(folder.result, output, runtime)
+            return folder.result
+        if not quiet:
+            runtime.say(identity.introduction)
+        named_so = {"group": identity.group, "job_type": identity.stage, "title": identity.title}
+        tracker = Tracker(folder.metrics, identity.tracking, runtime, settings=settings, **named_so)
+        result = work(folder, tracker)
+        folder.finish(result)
+        if not quiet:
+            describe(result, output, runtime)
+        return result
+
+
+def log_start(folder: RunFolder, tracker: Tracker, first: Phase, runtime: Runtime, measured: dict[str, float]) -> None:
+    """Log what was measured before any training, in place of what a killed start logged."""
+    if runtime.is_main:
+        drop_after(folder.metrics, first.name, -1)
+    tracker.log({"phase": first.name, "epoch": 0, "step": 0, "split": "validation", **measured})
+
+
+def run(
+    identity: Identity,
+    training: Training,
+    phases: Sequence[Phase],
+    leaving: Leaving,
+    *,
+    num_trials: int,
+    more: Callable[[], dict[str, Any]] = dict,
+) -> dict[str, Any]:
+    """Run it, or go on with it, or return the result of the finished run.
+
+    Args:
+        identity: see its fields.
+        training: what the phases share; what it trains has its first weights.
+        phases: in their order.
+        leaving: see its fields.
+        num_trials: of the plan (`tune`); 1 tunes nothing.
+        more: called after the choice; what it answers joins the result.
+
+    Returns:
+        What `transfer.transfer` says of it, and what `more` answered.
+    """
+    output, runtime, dataset, learner = identity.output, training.runtime, training.dataset, training.learner
+    test = dataset.splits["test"]
+
+    def work(folder: RunFolder, tracker: Tracker) -> dict[str, Any]:
+        if not (folder.checkpoints / f"{phases[0].name}.pt").is_file():
+            log_start(folder, tracker, phases[0], runtime, measure_start(training))
+        tuned = None
+        if num_trials > 1:
+            tuned = tune(training, phases, num_trials, folder=folder.path / "trials")
+            if runtime.is_main:
+                replay(tuned, tracker, folder.metrics)
+            trained = tuned.trained
+        else:
+            kept = folder.checkpoints if leaving.keep_model else None
+            trained = run_plan(training, phases, tracker=tracker, metrics=folder.metrics, states=kept)
+        found, chosen = trained.found, trained.preferred
+        logits: dict[str, Tensor] = {}
+        for name, state in trained.weights.items():
+            learner.load_state_dict(state)
+            logits[name] = training.logits(test)
+            found[name]["test"] = classification(logits[name], dataset.labels[test])
+        result = {
+            "chosen": chosen,
+            "num_train": len(training.labelled),
+            "num_validation": len(training.validation),
+            "num_parameters": sum(parameter.numel() for parameter in training.objective.backbone.parameters()),
+            "phases": found,
+            **({} if tuned is None else {"tuned": tuned.report}),
+            **more(),
+        }
+        if runtime.is_main:
+            leave_predicted(output, logits[chosen])
+            drop_after(folder.metrics, "chosen", -1)
+        tracker.log({"phase": "chosen", "split": "test", **found[chosen]["test"]})
+        # As in the summary of a comparison: a phase's metrics are those on the test images.
+        named = {**found, "chosen": found[chosen]}
+        tracker.summarize(
+            {f"{phase}/{metric}": value for phase, one in named.items() for metric, value in one["test"].items()}
+        )
+        tracker.close()
+        if leaving.keep_model and runtime.is_main:
+            learner.load_state_dict(trained.weights[chosen])
+            origin = {**leaving.provenance, "settings": identity.settings, "data_fingerprint": dataset.fingerprint}
+            leave_model(training, output, leaving.head, origin, seen=leaving.seen)
+            held = {
+                "validation": (dataset, training.validation, training.logits(training.validation)),
+                "test": (dataset, test, logits[chosen]),
+            }
+            leave_evaluation(output, dataset.classes, held)
+            leave_curves(output, leaving.key, result)
+        return result
+
+    result = within(identity, runtime, work, describe, quiet=training.quiet)
+    if num_trials > 1 and not leaving.keep_model:
+        drop_states(output / "trials" / str(result["tuned"]["chosen"]), training)
+    return result
+
+
+def measure_start(training: Training) -> dict[str, float]:
+    """Metrics of the validation images before any training: a new head knows nothing, nearest neighbours need none."""
+    backbone, dataset = training.objective.backbone, training.dataset
+    splits = (training.labelled, training.validation)
+    known, asked = (extract(backbone, dataset, indices, training.runtime) for indices in splits)
+    knn = knn_accuracy(known, dataset.labels[splits[0]], asked, dataset.labels[splits[1]])
+    return {**training.measure(training.validation), "knn_accuracy": knn}
+
+
+def describe(result: dict[str, Any], output: Path, runtime: Runtime) -> None:
+    """Print a run's accuracies."""
+    measured = dict(result["phases"], **({"teacher": result["teacher"]} if "teacher" in result else {}))
+    width = max(map(len, measured))
+    for name, one in measured.items():
+        preferred = "  <- preferred by validation" if name == result["chosen"] else ""
+        accuracies = [f"{split} {one[split]['accuracy']:.1%}" for split in ("validation", "test")]
+        runtime.say(f"  {name:{width}}  {'  '.join(accuracies)}{preferred}")
+    if "tuned" in result:
+        runtime.say(f"  {summary(result['tuned'])}")
+    runtime.say(f"run folder: {output}")
