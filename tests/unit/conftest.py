@@ -91,7 +91,6 @@ FAMILIES = {
     "torchvision/convnext_tiny": (32, ()),
     "torchvision/vit_b_16": (32, ()),
     "simple_cnn": (16, ()),
-    "digit_cnn": (28, ()),
 }
 """Nine families of timm and of torchvision and our own: pixels a side, and what makes them small."""
 

@@ -29,7 +29,6 @@ BLOCKS = {
     "torchvision/convnext_tiny": (22, "stem", "features.1.0", "features.7.2"),
     "torchvision/vit_b_16": (13, "stem", "encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_11"),
     "simple_cnn": (4, "features.0", "features.7", "hidden"),
-    "digit_cnn": (2, "features.0", "features.3", "features.3"),
 }
 
 

@@ -28,7 +28,6 @@ INSIDE = {
     "torchvision/convnext_tiny": "features.7.2.block.5",
     "torchvision/vit_b_16": "encoder.layers.encoder_layer_11.mlp",
     "simple_cnn": "features.17",
-    "digit_cnn": "features.3",
 }
 
 
