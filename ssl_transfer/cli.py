@@ -11,6 +11,7 @@ COMMANDS = {
     "data": ("ssl_transfer.output.data", "check images, preview their augmentation, list the cache of pixels"),
     "pretrain": ("ssl_transfer.stages.pretrain", "pretrain a backbone on images without labels"),
     "transfer": ("ssl_transfer.stages.transfer", "train a head, then everything, on labelled images"),
+    "adapt": ("ssl_transfer.stages.adapt", "train on labelled images of one domain for another without labels"),
     "evaluate": ("ssl_transfer.stages.evaluate", "kNN, linear probe and head of a run, on clean or corrupted images"),
     "compare": ("ssl_transfer.stages.compare", "pretraining against scratch and ImageNet, over budgets and seeds"),
     "summary": ("ssl_transfer.stages.summary", "a backbone's blocks, and what each phase would train of them"),

@@ -41,9 +41,11 @@ def together(source: Dataset, target: Dataset) -> tuple[Dataset, Dataset]:
     sizes stay as they are.
 
     Raises:
-        InputError: classes that one of the two does not have, each named; channels that cannot be matched; values of
-            different kinds.
+        InputError: a source without labels; classes that one of the two does not have, each named; channels that cannot
+            be matched; values of different kinds.
     """
+    if not source.classes:
+        raise InputError(f"--source {source.source}: has no labels, and adaptation learns from those of the source.")
     source, target = alike(source, target)
     return source, _numbered_as(target, source)
 
@@ -92,16 +94,15 @@ def _numbered_as(target: Dataset, source: Dataset) -> Dataset:
         return replace(target, classes=source.classes)
     if target.classes == source.classes:
         return target
-    sides = ((source, target), (target, source))
     missing = [
-        f"{one.source} has {', '.join(names)}, which {other.source} has not"
-        for one, other in sides
+        f"only {one.source} has {', '.join(names)}"
+        for one, other in ((source, target), (target, source))
         if (names := [name for name in one.classes if name not in other.classes])
     ]
     if missing:
         raise InputError(
-            f"The classes of source and target do not match: {'; '.join(missing)}. Classes are matched by name: give "
-            "them the same names, leave out those that only one has, or move the target's images into unlabeled/."
+            f"--source {source.source} and --target {target.source}: their labels do not match: {'; '.join(missing)}. "
+            "Classes are matched by name: rename them, leave those images out, or move the target's into unlabeled/."
         )
     # One more place at the end, for the images without a label: -1 stays -1.
     number = torch.tensor([*(source.classes.index(name) for name in target.classes), -1])

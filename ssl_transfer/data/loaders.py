@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..engine.contract import Batch
 from ..engine.errors import InputError
-from ..engine.randomness import permutation, sample_keys
+from ..engine.randomness import permutation, sample_keys, seed_from
 from ..engine.runtime import Runtime
 from .dataset import Dataset, to_unit
 
@@ -30,6 +30,8 @@ class Loader:
         labelled: whether labels are handed on; without, every label is -1, so that no method can look.
         balanced: draw each class as often, with replacement, instead of each image once an epoch.
         views: epochs whose keys are used in turns, so that an image has so many views in all; None: each has its own.
+        steps: batches of an epoch, for which the images are gone through again and again, each time in another order;
+            None: as many as are full when each image is drawn once.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Loader:
         labelled: bool,
         balanced: bool = False,
         views: int | None = None,
+        steps: int | None = None,
     ) -> None:
         if batch_size < 1 or batch_size % runtime.num_processes:
             raise InputError(
@@ -54,7 +57,7 @@ class Loader:
                 f"Give at most {len(indices) // runtime.num_processes * runtime.num_processes}."
             )
         self.batch_size = batch_size
-        self.steps_per_epoch = len(indices) // batch_size
+        self.steps_per_epoch = len(indices) // batch_size if steps is None else steps
         self.indices, self.dataset, self.views = indices, dataset, views
         self._seed, self._runtime, self._balanced = seed, runtime, balanced
         image_bytes = math.prod(dataset.pixels.shape[1:]) * dataset.pixels.dtype.itemsize
@@ -73,9 +76,12 @@ class Loader:
     def positions(self, epoch: int) -> list[Tensor]:
         """For each batch of an epoch the positions, among the N indices, of this process's images.
 
-        An image that balancing draws again counts on, from N, from 2 N: its position is the remainder.
+        An image that is drawn again counts on, from N, from 2 N: its position is the remainder.
         """
-        order = self._drawn(epoch) if self._balanced else permutation(self._seed, epoch, len(self.indices))
+        order = self._order(self._seed, epoch)
+        for turn in range(1, -(-self.steps_per_epoch * self.batch_size // len(order))):
+            again = self._order(seed_from(self._seed, turn), epoch)
+            order = torch.cat([order, again + (int(order.max()) // len(self.indices) + 1) * len(self.indices)])
         rank, world = self._runtime.process_index, self._runtime.num_processes
         whole = order[: self.steps_per_epoch * self.batch_size].split(self.batch_size)
         return [batch[rank::world] for batch in whole]
@@ -96,19 +102,23 @@ class Loader:
             return sample_keys(self._seed, epoch % max(1, self.views), self.indices[places])
         return sample_keys(self._seed, epoch, self.indices[places] + repeats * len(self.dataset.labels))
 
-    def _drawn(self, epoch: int) -> Tensor:
+    def _order(self, seed: int, epoch: int) -> Tensor:
+        """The positions in the order of one turn."""
+        return self._drawn(seed, epoch) if self._balanced else permutation(seed, epoch, len(self.indices))
+
+    def _drawn(self, seed: int, epoch: int) -> Tensor:
         """Positions of an epoch in which each class comes as often, as near as can be; within it all images in turn.
 
         A class of n images is gone through in a random order, again and again, so that of two images of a class none is
         drawn twice more than the other.
         """
-        order = permutation(self._seed, epoch, len(self.indices))
+        order = permutation(seed, epoch, len(self.indices))
         labels = self._labels[order]
         classes = labels.unique()
         each = -(-len(order) // len(classes))
         members = [order[labels == label] for label in classes]
         drawn = torch.cat([self._again(of_class, each) for of_class in members])
-        return drawn[permutation(self._seed + 1, epoch, len(drawn))]
+        return drawn[permutation(seed + 1, epoch, len(drawn))]
 
     def _again(self, members: Tensor, count: int) -> Tensor:
         """So many positions of a class, counting on each time that it is gone through."""

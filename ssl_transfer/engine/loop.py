@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,6 +82,7 @@ def train(
     evaluate_every: int = 1,
     watched: Watched | None = None,
     stopping: StoppingConfig = StoppingConfig(),
+    noting: Sequence[Stopper] = (),
     monitor: Monitor | None = None,
 ) -> Summary:
     """Train `objective` for `epochs`, going on from `state_path` when that holds a state.
@@ -106,6 +107,7 @@ def train(
         evaluate_every: see `evaluate`.
         watched: the metric of `evaluate` by which the plateau schedule and stopping go.
         stopping: when to end before the last epoch.
+        noting: further stoppers, which keep the best weights by metrics of their own and end nothing.
         monitor: what looks at single steps and at evaluations; its rows get the split `alarm`.
 
     Raises:
@@ -138,6 +140,7 @@ def train(
     meter = energy.meter(runtime.device, num_processes=runtime.num_processes)
     stateful: dict[str, Stateful] = {"objective": objective, "optimizer": stepper, "rates": rates}
     stateful |= {"average": average, "stopper": stopper, "energy": meter}
+    stateful |= {f"noting {number}": one for number, one in enumerate(noting)}
     if accelerator.scaler is not None:
         stateful["scaler"] = accelerator.scaler
     if monitor is not None:
@@ -163,6 +166,9 @@ def train(
                 value = float(runtime.from_main(repr(watched.value(found))))
                 rates.observe(value)
                 stopper.observe(value, epoch, objective)
+            for one in noting:
+                if one.watched is not None:
+                    one.observe(float(runtime.from_main(repr(one.watched.value(found)))), epoch, objective)
         wrapped.train()
         return found
 

@@ -64,6 +64,7 @@ class Stopper:
 
     def __init__(self, *, patience: int, min_delta: float, watched: Watched | None) -> None:
         self.active = patience > 0 and watched is not None
+        self.watched = watched
         self._patience, self._min_delta = patience, min_delta
         self._metric = "" if watched is None else watched.metric
         self._sign = 1.0 if watched is not None and watched.higher_is_better else -1.0

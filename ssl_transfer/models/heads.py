@@ -68,9 +68,13 @@ class Head(nn.Module):
         """Set the scale from a sample of features (N, D)."""
         self.scale.copy_(features.detach().square().mean().sqrt().clamp_min(1e-6).reciprocal())
 
+    def pooled(self, features: Tensor) -> Tensor:
+        """Features (B, D), or maps where `takes_maps`, -> (B, D'), scaled: what the layers see."""
+        return self.pool(features * self.scale)
+
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, D), or maps where `takes_maps`, -> scores (B, T)."""
-        return self.layers(self.pool(features * self.scale))
+        return self.layers(self.pooled(features))
 
 
 def features_for(head: Head, backbone: Backbone, images: Tensor) -> Tensor:

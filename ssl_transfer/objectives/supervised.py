@@ -95,20 +95,30 @@ class Supervised(Objective):
 
     def forward(self, batch: Batch) -> Output:
         """Mean cross-entropy of a batch whose images all have labels."""
-        targets = F.one_hot(batch.labels, self._num_classes).to(torch.float32)
         if self._from_boundary is None:
-            images = self.view(batch.images, batch.keys)
-            if self._mixup or self._cutmix:
-                images, targets = mix(images, targets, batch.keys, mixup=self._mixup, cutmix=self._cutmix)
+            images, targets = self.mixed(self.view(batch.images, batch.keys), batch.labels, batch.keys)
             with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self._selection.parameters)):
                 features = features_for(self.head, self.backbone, images)
         else:
-            features = self._from_boundary(batch.images)
-        logits = self.scores(features)
+            features, targets = self._from_boundary(batch.images), self._targets(batch.labels)
+        return self.compared(self.scores(features), targets)
+
+    def mixed(self, images: Tensor, labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Views (B, C, S, S) and labels (B,) -> views, mixed where that is asked for, and targets (B, K) float32."""
+        targets = self._targets(labels)
+        if self._mixup or self._cutmix:
+            return mix(images, targets, keys, mixup=self._mixup, cutmix=self._cutmix)
+        return images, targets
+
+    def compared(self, logits: Tensor, targets: Tensor) -> Output:
+        """Mean cross-entropy of logits (B, K) float32 with targets (B, K), smoothed and weighted, and the accuracy."""
         smoothed = targets * (1.0 - self._label_smoothing) + self._label_smoothing / self._num_classes
         # A mean over images, not over weights: so processes and micro-batches add up.
         loss = -(smoothed * self.class_weights * F.log_softmax(logits, dim=1)).sum() / len(logits)
         return Output(loss, {"accuracy": scalar((logits.argmax(dim=1) == targets.argmax(dim=1)).float())})
+
+    def _targets(self, labels: Tensor) -> Tensor:
+        return F.one_hot(labels, self._num_classes).to(torch.float32)
 
     def view(self, images: Tensor, keys: Tensor) -> Tensor:
         """What the backbone sees of stored images (B, C, H, W) in training: (B, C, S, S)."""
@@ -130,7 +140,11 @@ class Supervised(Objective):
 
         One score for two classes becomes two with the same probabilities: softmax of (0, x) is the sigmoid of x.
         """
-        scores = self.head(features).float()
+        return self.scores_of_pooled(self.head.pooled(features))
+
+    def scores_of_pooled(self, pooled: Tensor) -> Tensor:
+        """What the head's layers see, (B, D') -> (B, K) float32."""
+        scores = self.head.layers(pooled).float()
         return scores if scores.shape[1] > 1 else torch.cat([torch.zeros_like(scores), scores], dim=1)
 
 

@@ -1,9 +1,9 @@
 """Running one phase of a plan: what is frozen, features once where they can be, its own optimiser and schedule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,12 +11,13 @@ from torch import Tensor
 from ..data.augment import augment
 from ..data.dataset import Dataset
 from ..data.loaders import Loader
+from ..engine.contract import Objective
 from ..engine.errors import InputError
 from ..engine.finder import Finding, find_learning_rate
 from ..engine.loop import Batches, train
 from ..engine.optim import parameter_groups
 from ..engine.runtime import Runtime
-from ..engine.stopping import Watched
+from ..engine.stopping import Stopper, StoppingConfig, Watched
 from ..engine.tracking import Tracker
 from ..engine.words import counted
 from ..evaluation.features import extract, over_images
@@ -70,6 +71,30 @@ class Training:
             self.runtime.say(message)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PhaseTraining:
+    """What a prepared phase gives the loop."""
+
+    module: Objective
+    """What is trained: the supervised objective, or what another stage has put around it."""
+    batches: Batches
+    validate: Callable[[], dict[str, float]]
+    watched: Watched = WATCHED
+    stopping: StoppingConfig = StoppingConfig()
+    noting: Sequence[Stopper] = ()
+
+
+class Around(Protocol):
+    """What another stage puts around the supervised objective."""
+
+    @property
+    def module(self) -> Objective:
+        """Holds the objective, and all that is kept of a phase."""
+
+    def begin(self, phase: Phase, plain: PhaseTraining) -> PhaseTraining:
+        """What becomes of a prepared phase: other batches, terms of its own in the loss, further metrics."""
+
+
 def fitted(recipe: TransferRecipe, backbone: Backbone, num_classes: int) -> tuple[Backbone, Head]:
     """The backbone as the plan wants it, and a new head.
 
@@ -109,7 +134,14 @@ def measure_start(training: Training) -> dict[str, float]:
 
 
 def run_phase(
-    training: Training, phase: Phase, *, seed: int, tracker: Tracker, metrics: Path, state: Path | None
+    training: Training,
+    phase: Phase,
+    *,
+    seed: int,
+    tracker: Tracker,
+    metrics: Path,
+    state: Path | None,
+    around: Around | None = None,
 ) -> dict[str, Any]:
     """Train one phase.
 
@@ -120,16 +152,21 @@ def run_phase(
         tracker: where metrics go.
         metrics: the tracker's file.
         state: where a killed phase finds what it had; None keeps nothing.
+        around: what the stage changes about the phase; None changes nothing.
 
     Returns:
         Its metrics of `validation` and what it cost.
     """
     batches, validate = prepare(training, phase)
     _warn_of_statistics(training, phase)
+    plain = PhaseTraining(
+        module=training.objective, batches=batches, validate=validate, stopping=training.recipe.stopping
+    )
+    made = plain if around is None else around.begin(phase, plain)
     cost = train(
-        training.objective,
-        groups_of(training, phase),
-        batches,
+        made.module,
+        groups_of(training, phase, made.module),
+        made.batches,
         optimizer=training.recipe.optimizer,
         epochs=phase.epochs,
         seed=seed,
@@ -138,15 +175,16 @@ def run_phase(
         tracker=tracker,
         state_path=state,
         metrics_path=metrics,
-        evaluate=validate,
+        evaluate=made.validate,
         evaluate_every=max(1, phase.epochs // 10),
-        watched=WATCHED,
-        stopping=training.recipe.stopping,
+        watched=made.watched,
+        stopping=made.stopping,
+        noting=made.noting,
     )
     # Features of this boundary are of no use to the next phase.
     training.objective.take_features(None)
     return {
-        "validation": validate(),
+        "validation": made.validate(),
         "seconds": cost.seconds,
         "images_seen": cost.images_seen,
         "peak_memory_mb": cost.peak_memory_mb,
@@ -159,7 +197,7 @@ def find_rate(training: Training, phase: Phase, *, seed: int) -> Finding:
     batches, _ = prepare(training, phase)
     found = find_learning_rate(
         training.objective,
-        groups_of(training, phase),
+        groups_of(training, phase, training.objective),
         batches,
         optimizer=training.recipe.optimizer,
         seed=seed,
@@ -169,15 +207,17 @@ def find_rate(training: Training, phase: Phase, *, seed: int) -> Finding:
     return found
 
 
-def groups_of(training: Training, phase: Phase) -> list[dict[str, Any]]:
-    """The parameters that a prepared phase trains, each with its rate."""
+def groups_of(training: Training, phase: Phase, module: Objective) -> list[dict[str, Any]]:
+    """The parameters of `module` that a prepared phase trains, each with its rate; the backbone is somewhere in it."""
     backbone = training.objective.backbone
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    of_backbone = {name: names[parameter] for name, parameter in backbone.named_parameters()}
     return parameter_groups(
-        training.objective,
+        module,
         learning_rate=phase.learning_rate,
         weight_decay=training.recipe.optimizer.weight_decay,
-        undecayed=[f"backbone.{name}" for name in backbone.undecayed()],
-        layers={f"backbone.{name}": depth for name, depth in backbone.layers().items()},
+        undecayed=[of_backbone[name] for name in backbone.undecayed() if name in of_backbone],
+        layers={of_backbone[name]: depth for name, depth in backbone.layers().items()},
         layer_decay=phase.layer_decay,
     )
 

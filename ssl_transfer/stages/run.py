@@ -19,11 +19,9 @@ which images they are is part of the run's identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Which images, where the run goes, how it is followed."""
+class Followed:
+    """Where a run goes, how its images are read, how it is followed."""
 
-    data: str = "digits"
-    """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO or medmnist:NAME (see the README)."""
     output: Path | None = None
     """The run's folder. Started again with the same settings, a run goes on where it stopped. Default: runs/ and what
     it is."""
@@ -35,6 +33,14 @@ class RunConfig:
     """How images are read and divided."""
     tracking: TrackingConfig = TrackingConfig()
     """Where metrics go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Followed):
+    """Which images, where the run goes, how it is followed."""
+
+    data: str = "digits"
+    """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO or medmnist:NAME (see the README)."""
 
 
 def check_positive(**values: int) -> None:

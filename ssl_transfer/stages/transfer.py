@@ -56,8 +56,13 @@ def labelled_images(config: TransferConfig, dataset: sources.Dataset) -> tuple[t
     """The training and validation images of this budget and seed: equal seeds draw the same images in every arm."""
     if not len(dataset.splits["train"]) or not len(dataset.splits["test"]):
         raise InputError(f"--data {config.data}: has no labelled training or test images, which transfer needs.")
-    asked = splits.parse_budget(config.labels)
-    labels, classes, seed = dataset.labels, dataset.classes, config.seed
+    return budgeted(config.labels, config.seed, dataset)
+
+
+def budgeted(budget: str, seed: int, dataset: sources.Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Training and validation images of a data set, the latter no more than the budget allows."""
+    asked = splits.parse_budget(budget)
+    labels, classes = dataset.labels, dataset.classes
     train = splits.budget(dataset.splits["train"], labels, classes, per_class=asked, seed=seed, stream=splits.LABELED)
     # Of a share, validation holds at most as many as training took, whatever its own size.
     most = torch.bincount(labels[train], minlength=len(classes)).tolist() if isinstance(asked, float) else asked
@@ -114,7 +119,9 @@ def transfer(
     batch_size = min(config.batch_size, len(labelled)) // runtime.num_processes * runtime.num_processes
     smallest_batch(config, batch_size, runtime.num_processes)
     phases = config.phases(len(labelled) // batch_size)
-    training = _training(config, dataset, backbone, head, labelled, validation, batch_size, runtime, quiet=quiet)
+    training = make_training(
+        config, config, dataset, backbone, head, labelled, validation, batch_size, runtime, quiet=quiet
+    )
     check_accumulation(training.objective.eval(), config.optimizer.accumulate, runtime)
     settings = configuration.to_dict(config)
     output = config.output or Path(
@@ -186,7 +193,11 @@ def transfer(
             origin = {"init": provenance, "settings": settings, "data_fingerprint": dataset.fingerprint}
             contents = None if dataset.contents is None else dataset.contents[labelled.numpy()]
             leave_model(training, output, config.head, origin, seen=seen_after(config, contents))
-            leave_evaluation(training, output, logits[chosen])
+            held = {
+                "validation": (dataset, validation, training.logits(validation)),
+                "test": (dataset, dataset.splits["test"], logits[chosen]),
+            }
+            leave_evaluation(output, dataset.classes, held)
             key = {
                 "arm": Path(config.init).name,
                 "backbone": backbone.spec.label,
@@ -202,8 +213,9 @@ def transfer(
         return result
 
 
-def _training(
-    config: TransferConfig,
+def make_training(
+    config: TransferRecipe,
+    initial: Initial,
     dataset: sources.Dataset,
     backbone: Backbone,
     head: Head,
@@ -233,18 +245,18 @@ def _training(
         labelled=labelled,
         validation=validation,
         batch_size=batch_size,
-        seed=config.seed,
+        seed=initial.seed,
         runtime=runtime,
         quiet=quiet,
     )
     sample = labelled[:: max(1, len(labelled) // CALIBRATION_IMAGES)]
     images = torch.cat(list(dataset.batches(sample.split(CALIBRATION_IMAGES), runtime.device)))
-    keys = sample_keys(config.seed, 0, sample).to(runtime.device)
-    calibrate(training, images, keys, scratch=config.init == "scratch")
+    keys = sample_keys(initial.seed, 0, sample).to(runtime.device)
+    calibrate(training, images, keys, scratch=initial.init == "scratch")
     return training
 
 
-def _class_weights(config: TransferConfig, dataset: sources.Dataset, labelled: torch.Tensor) -> torch.Tensor | None:
+def _class_weights(config: TransferRecipe, dataset: sources.Dataset, labelled: torch.Tensor) -> torch.Tensor | None:
     """(K,) float32: the number of images by that of the class and the number of classes, so that their mean is 1."""
     if config.imbalance != "weights":
         return None

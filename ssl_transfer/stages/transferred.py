@@ -3,12 +3,14 @@
 Called on rank 0.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..data.dataset import Dataset
 from ..engine import checkpoint
 from ..engine import config as configuration
 from ..engine.finder import Finding
@@ -35,19 +37,19 @@ def leave_hits(folder: Path, logits: torch.Tensor, labels: torch.Tensor) -> None
     checkpoint.save_array(folder / tables.HITS, metrics.hits(logits, labels))
 
 
-def leave_evaluation(training: Training, folder: Path, test_logits: torch.Tensor) -> None:
-    """The files of `evaluation/` about the objective, whose scores of the test images are known already."""
+def leave_evaluation(
+    folder: Path, classes: Sequence[str], held: Mapping[str, tuple[Dataset, torch.Tensor, torch.Tensor]]
+) -> None:
+    """The files of `evaluation/`: for validation and test the data set, indices (N,) of its images, scores (N, K)."""
     from ..output import evaluation
 
-    dataset, validation, test = training.dataset, training.validation, training.dataset.splits["test"]
-    held = {"validation": (validation, training.logits(validation)), "test": (test, test_logits)}
     predictions = {
         name: evaluation.Predictions(
             logits=logits, labels=dataset.labels[indices], names=[dataset.names[index] for index in indices.tolist()]
         )
-        for name, (indices, logits) in held.items()
+        for name, (dataset, indices, logits) in held.items()
     }
-    evaluation.write(folder, dataset.classes, predictions)
+    evaluation.write(folder, classes, predictions)
 
 
 def leave_curves(folder: Path, key: dict[str, Any], result: dict[str, Any]) -> None:

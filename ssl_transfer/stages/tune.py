@@ -25,7 +25,7 @@ from ..engine.checkpoint import write_text
 from ..engine.errors import DivergedError, InputError
 from ..engine.randomness import seed_from
 from ..engine.tracking import Tracker, TrackingConfig, drop_after
-from .phases import Training, run_phase
+from .phases import Around, Training, run_phase
 from .plan import Phase, TransferRecipe
 
 
@@ -96,7 +96,13 @@ def trials(recipe: TransferRecipe, phases: Sequence[Phase], count: int) -> list[
 
 
 def run_plan(
-    training: Training, phases: Sequence[Phase], *, tracker: Tracker, metrics: Path, states: Path | None
+    training: Training,
+    phases: Sequence[Phase],
+    *,
+    tracker: Tracker,
+    metrics: Path,
+    states: Path | None,
+    around: Around | None = None,
 ) -> Trained:
     """Train phase after phase.
 
@@ -106,9 +112,11 @@ def run_plan(
         tracker: where metrics go.
         metrics: the tracker's file.
         states: the folder in which a killed phase finds what it had; None keeps nothing.
+        around: what the stage changes about each phase; None changes nothing.
     """
     found: dict[str, dict[str, Any]] = {}
     weights: dict[str, dict[str, Tensor]] = {}
+    module = training.objective if around is None else around.module
     for number, phase in enumerate(phases):
         found[phase.name] = run_phase(
             training,
@@ -117,8 +125,9 @@ def run_plan(
             tracker=tracker,
             metrics=metrics,
             state=None if states is None else states / f"{phase.name}.pt",
+            around=around,
         )
-        weights[phase.name] = _copy(training.objective.state_dict())
+        weights[phase.name] = _copy(module.state_dict())
     return Trained(found=found, weights=weights)
 
 

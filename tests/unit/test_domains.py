@@ -66,11 +66,16 @@ def test_a_target_without_labels_takes_the_sources_names(make_dataset):
 
 def test_labels_that_do_not_match_are_refused_with_their_names(make_dataset):
     source, target = make_dataset(), make_dataset(seed=1)
-    with pytest.raises(InputError, match=r"left has a, which right has not; right has wasp, which left has not"):
+    with pytest.raises(InputError, match=r"labels do not match: only left has a; only right has wasp\."):
         together(replace(source, source="left"), replace(target, source="right", classes=("wasp", "b", "c")))
     fewer = replace(make_dataset(num_classes=2), source="right")
-    with pytest.raises(InputError, match=r"left has c, which right has not\."):
+    with pytest.raises(InputError, match=r"only left has c\."):
         together(replace(source, source="left"), fewer)
+
+
+def test_a_source_without_labels_is_refused(make_dataset):
+    with pytest.raises(InputError, match="--source random: has no labels"):
+        together(replace(make_dataset(), classes=()), make_dataset())
 
 
 def test_other_channels_and_depths_are_refused(make_dataset):

@@ -1,0 +1,109 @@
+"""How well a model is adapted, judged without labels of the target; and how far apart the domains are.
+
+- Information maximisation (Shi and Sha, ICML 2012): the entropy of the mean prediction less the mean entropy of the
+  predictions, in nats. Large where each image is sure and the classes are used evenly.
+- Soft neighbourhood density (Saito et al., "Tune it the right way", ICCV 2021, equations 1 to 3): predictions of unit
+  length, their similarities to each other as a distribution by a softmax at temperature 0.05, and its mean entropy.
+- Importance-weighted validation (Sugiyama et al., JMLR 2007) with the control variate of You et al., "Towards accurate
+  model selection in deep unsupervised domain adaptation", ICML 2019: the source's validation loss, each image weighted
+  by how much likelier its features are in the target, as a logistic regression of the domains has it.
+- The proxy A-distance (Ben-David et al. 2007): 2 (1 - 2 error) of a linear classifier of the domains on features that
+  it was not fitted on; 0 where they cannot be told apart, 2 where they always can.
+
+Shapes: N images of the source, M of the target, D features, K classes.
+"""
+
+import warnings
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+TEMPERATURE = 0.05
+"""Of the soft neighbourhood density (the paper, section 4.1)."""
+MOST_IMAGES = 1024
+"""Of each domain, evenly picked, that distances and densities are taken of."""
+STRENGTH = 1.0
+"""Inverse of the regression's regularisation, as scikit-learn has it."""
+
+
+def information(logits: Tensor) -> float:
+    """Of (M, K): 0 to log K, and higher is better."""
+    shares = logits.double().softmax(dim=1)
+    return float(_entropy(shares.mean(dim=0, keepdim=True)).sum() - _entropy(shares).mean())
+
+
+def neighbourhood_density(logits: Tensor) -> float:
+    """Of (M, K), two images at least: 0 to log(M - 1), and higher is better. Of at most `MOST_IMAGES`."""
+    shares = F.normalize(few(logits).double().softmax(dim=1), dim=1)
+    similarities = shares @ shares.mT
+    others = ~torch.eye(len(shares), dtype=torch.bool)
+    return float(_entropy((similarities[others].view(len(shares), -1) / TEMPERATURE).softmax(dim=1)).mean())
+
+
+def importance_weighted_loss(losses: Tensor, weights: Tensor) -> float:
+    """Of the source's validation losses (N,) and weights (N,): in nats, and lower is better.
+
+    The mean of weighted losses, with the control variate: the weights' own mean is known to be 1.
+    """
+    weighted, weights = (losses * weights).double(), weights.double()
+    variance = float(weights.var())
+    if len(weights) < 2 or variance <= 0.0:
+        return float(weighted.mean())
+    covariance = float(((weighted - weighted.mean()) * (weights - weights.mean())).sum() / (len(weights) - 1))
+    return float(weighted.mean()) - covariance / variance * (float(weights.mean()) - 1.0)
+
+
+def density_ratio(source: Tensor, target: Tensor, asked: Tensor) -> Tensor:
+    """How much likelier each of (A, D) features is in the target than in the source: (A,) float64.
+
+    Args:
+        source: (N, D) features that stand for the source.
+        target: (M, D).
+        asked: whose ratio is wanted.
+    """
+    source, target = few(source), few(target)
+    model, scale = _domains(source, target)
+    # Of the odds, what comes from unequal numbers is taken away.
+    odds = torch.from_numpy(model.decision_function((asked.double() * scale).numpy()))
+    return (odds.clamp(-20.0, 20.0)).exp() * (len(source) / len(target))
+
+
+def a_distance(source: Tensor, target: Tensor) -> float:
+    """Of features (N, D) and (M, D), two of each at least: 0 to 2. Each half is classified by a fit of the other."""
+    count = min(len(source), len(target), MOST_IMAGES)
+    source, target = few(source, count), few(target, count)
+    errors = []
+    for fitted, held in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+        model, scale = _domains(source[fitted], target[fitted])
+        inputs = (torch.cat([source[held], target[held]]).double() * scale).numpy()
+        is_target = np.repeat([0, 1], [len(source[held]), len(target[held])])
+        errors.append(float((model.predict(inputs) != is_target).mean()))
+    return max(0.0, 2.0 * (1.0 - 2.0 * float(np.mean(errors))))
+
+
+def few(values: Tensor, count: int = MOST_IMAGES) -> Tensor:
+    """At most `count` rows, evenly picked: always the same."""
+    if len(values) <= count:
+        return values
+    return values[(torch.arange(count) * len(values)) // count]
+
+
+def _domains(source: Tensor, target: Tensor) -> tuple[LogisticRegression, float]:
+    """A classifier of the domains, and the number that its features are multiplied with."""
+    features = torch.cat([source, target]).double()
+    scale = 1.0 / float(features.square().mean().sqrt().clamp_min(1e-12))
+    model = LogisticRegression(max_iter=200, C=STRENGTH)
+    with warnings.catch_warnings():
+        # Where the domains part wholly there is no optimum, and any fit serves.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit((features * scale).numpy(), np.repeat([0, 1], [len(source), len(target)]))
+    return model, scale
+
+
+def _entropy(shares: Tensor) -> Tensor:
+    """Of distributions along the last dimension, in nats."""
+    return -torch.special.xlogy(shares, shares).sum(dim=-1)

@@ -1,0 +1,38 @@
+"""What adaptation is held against: training on the source alone, statistics of the target, the target's labels.
+
+AdaBN (Li et al., "Revisiting batch normalization for practical domain adaptation", ICLR 2017 workshop): the network is
+trained on the source, and BatchNorm's means and variances are then those of the target. No weight is trained for it.
+"""
+
+from dataclasses import dataclass
+
+from .adaptation import Adaptation
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOnlyConfig:
+    """Training on the source has no settings of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetConfig:
+    """Training on the target's labels has no settings of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaBNConfig:
+    """Settings of AdaBN."""
+
+    images: int = 2048
+    """At most so many images of the target give the statistics."""
+
+
+SOURCE_ONLY = Adaptation(summary="trained on the source, the lower end of the scale", config=SourceOnlyConfig)
+ADABN = Adaptation(
+    summary="the same with BatchNorm's statistics of the target (Li et al. 2017)",
+    config=AdaBNConfig,
+    estimates_statistics=True,
+)
+TARGET = Adaptation(
+    summary="trained on the target's labels, the upper end: no adaptation", config=TargetConfig, on_target=True
+)

@@ -1,0 +1,241 @@
+"""Adapt to another domain: labelled images of a source, unlabelled ones of a target, through the phases of the plan.
+
+Every method goes the same way, source-only and train-on-target too, so that their results stand in one table. Each
+evaluation of a training is a candidate; a criterion that needs no label of the target chooses among them, and the
+target's test images are read once, for the one that is chosen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data import sources, splits
+from ..data.dataset import Dataset
+from ..data.domains import together
+from ..engine import config as configuration
+from ..engine import runtime as runtimes
+from ..engine.errors import InputError
+from ..engine.folder import RunFolder
+from ..engine.gradients import check_accumulation
+from ..engine.randomness import seed_from
+from ..engine.tracking import Tracker, drop_after
+from ..evaluation.metrics import classification
+from ..objectives import ADAPTATIONS
+from ..objectives.adaptation import Adaptation, Adapting
+from . import augmentation as augmentations
+from .adapt_settings import (
+    AdaptConfig,
+    check,
+    check_images,
+    labelled_test,
+    method_named,
+    name_of,
+    settings_of,
+    target_images,
+)
+from .adapted import describe, leave, logged
+from .adapting import DomainTraining, check_norms
+from .initial import fingerprint_of, initial_backbone, is_run, label_of
+from .matching import matched
+from .phases import Training, fitted, smallest_batch
+from .plan import Phase
+from .run import VOLATILE, data_label
+from .transfer import budgeted, make_training
+from .tune import run_plan
+
+
+def adapt(
+    config: AdaptConfig[Any],
+    *,
+    runtime: runtimes.Runtime | None = None,
+    source: Dataset | None = None,
+    target: Dataset | None = None,
+    group: str = "adapt",
+    title: str = "",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Run it, or go on with it, or return the result of the finished run.
+
+    Args:
+        config: see its fields.
+        runtime: shared with other stages of one process; by default a new one.
+        source: already loaded images of `config.source`; by default they are loaded.
+        target: the same of `config.target`.
+        group: wandb's group.
+        title: wandb's name of the run; by default that of its folder.
+        quiet: say nothing but the progress bar, for whoever runs many.
+
+    Returns:
+        `method`, `chosen` (a phase's name) and `epoch` in it, `choose`, `phases` (for each the `validation` of its best
+        candidate and its cost), `criteria` (for each the candidate that it prefers), `source_validation`, `target_test`
+        (metrics; None where the target has no test labels), `before` and `after` (the start, or the end of a head phase
+        that comes first; and the chosen candidate), `training` (what was logged of the chosen epoch's batches),
+        `uses_target_labels`, counts and costs; with `oracle` its `phase`, `target_validation` and `target_test`.
+    """
+    name = name_of(config.method)
+    entry = ADAPTATIONS[name]
+    check(config, name, entry)
+    config = replace(config, labels=splits.budget_name(config.labels), image_size=config.size)
+    runtime = runtime or runtimes.start(config.mixed_precision)
+    source = source or sources.load(config.source, image_size=config.size, config=config.loading)
+    target = target or sources.load(config.target, image_size=config.size, config=config.loading)
+    source, target = together(source, target)
+    pool, held = target_images(config, target)
+    backbone, provenance = initial_backbone(config, source)
+    if is_run(config.init):
+        source, target = (matched(one, backbone.spec, Path(config.init), config.loading) for one in (source, target))
+    check_norms(backbone, entry, name, separate=config.domain_norm == "separate")
+    torch.manual_seed(seed_from(config.seed, 1))
+    backbone, head = fitted(config, backbone, len(source.classes))
+    learned = target if entry.on_target else source
+    labelled, validation = budgeted(config.labels, config.seed, learned)
+    check_images(config, entry, {"train": labelled, "validation": validation}, target, held, runtime)
+    batch_size = min(config.batch_size, len(labelled)) // runtime.num_processes * runtime.num_processes
+    smallest_batch(config, batch_size, runtime.num_processes)
+    training = make_training(
+        config, config, learned, backbone, head, labelled, validation, batch_size, runtime, quiet=quiet
+    )
+    module = _module(config, entry, training)
+    around = DomainTraining(
+        training,
+        entry,
+        module,
+        target=target,
+        pool=pool,
+        held=held,
+        choose=config.choose,
+        oracle=config.oracle,
+        images=getattr(config.method, "images", None),
+    )
+    phases = _phases(config, around, len(labelled) // batch_size)
+    module.begin(adapting=entry.term is not None)
+    check_accumulation(module.eval(), config.optimizer.accumulate, runtime)
+    settings = settings_of(config)
+    output = config.output or Path(
+        f"runs/adapt-{name}-{label_of(config.init)}-{backbone.spec.name.replace('/', '-')}-{data_label(config.source)}"
+        f"-{data_label(config.target)}-{config.labels}{config.plan_label}-seed{config.seed}"
+    )
+    identity = {"source": source.fingerprint, "target": target.fingerprint, "init": fingerprint_of(config)}
+    volatile = (*VOLATILE, "source", "target", "init", "imagenet_weights")
+    with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile) as folder:
+        if folder.result is not None:
+            if not quiet:
+                runtime.say(f"{output}: finished before; nothing to do (--fresh starts over)")
+                describe(folder.result, output, runtime)
+            return folder.result
+        training.say(augmentations.introduce(source, config))
+        training.say(target.describe())
+        training.say(
+            f"{name} of {backbone.spec.label} from {config.init}: {len(labelled)} labelled images of "
+            f"{learned.source}, {len(pool)} of the target without labels; {len(validation)} for validation, and "
+            f"{len(held)} of the target without labels, chosen by {config.choose}; {runtime.describe()}"
+        )
+        named_so = {"group": group, "job_type": "adapt", "title": title}
+        tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, **named_so)
+        start = around.measure()
+        if not (folder.checkpoints / f"{phases[0].name}.pt").is_file():
+            if runtime.is_main:
+                drop_after(folder.metrics, phases[0].name, -1)
+            tracker.log({"phase": phases[0].name, "epoch": 0, "step": 0, "split": "validation", **start})
+        trained = run_plan(
+            training, phases, tracker=tracker, metrics=folder.metrics, states=folder.checkpoints, around=around
+        )
+        found = logged(folder.metrics, config.choose, runtime)
+        chosen = found["criteria"][config.choose]["phase"]
+        after = trained.found[chosen]["validation"]
+        head_first = len(phases) > 1 and phases[0].trained == "head"
+        result: dict[str, Any] = {
+            "method": name,
+            "chosen": chosen,
+            "epoch": found["criteria"][config.choose]["epoch"],
+            "choose": config.choose,
+            "num_train": len(labelled),
+            "num_target": len(pool),
+            "num_validation": len(validation),
+            "num_held": len(held),
+            "num_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+            "uses_target_labels": entry.on_target,
+            "phases": trained.found,
+            **found,
+            "source_validation": after,
+            "before": trained.found[phases[0].name]["validation"] if head_first else start,
+            "after": after,
+            "target_test": None,
+        }
+        test = labelled_test(target)
+        if config.oracle:
+            result["oracle"] = around.oracle_of(test)
+        module.load_state_dict(trained.weights[chosen])
+        logits = None
+        if len(test):
+            logits = around.target_logits(test)
+            result["target_test"] = classification(logits, target.labels[test])
+            if runtime.is_main:
+                drop_after(folder.metrics, "chosen", -1)
+            tracker.log({"phase": "chosen", "split": "test", **result["target_test"]})
+            tracker.summarize({f"chosen/{metric}": value for metric, value in result["target_test"].items()})
+        tracker.close()
+        costs = list(trained.found.values())
+        result |= {
+            "seconds": sum(cost["seconds"] for cost in costs),
+            "images_seen": sum(cost["images_seen"] for cost in costs),
+            "peak_memory_mb": max(cost["peak_memory_mb"] for cost in costs),
+        }
+        if runtime.is_main:
+            fingerprints = {"data_fingerprint": learned.fingerprint, "target_fingerprint": target.fingerprint}
+            origin = {"init": provenance, "settings": settings, "method": name, **fingerprints}
+            leave(around, output, config, origin, test, logits)
+        folder.finish(result)
+        if not quiet:
+            describe(result, output, runtime)
+        return result
+
+
+def _module(config: AdaptConfig[Any], entry: Adaptation, training: Training) -> Adapting:
+    """The method's objective around the supervised one, which is calibrated by now."""
+    supervised = training.objective
+    (image,) = training.dataset.batches([training.labelled[:1]], training.runtime.device)
+    bare = Adapting(supervised, None).eval()
+    num_classes = len(training.dataset.classes)
+    with torch.no_grad():
+        width = bare.outputs(image).shape[1] - num_classes
+    term = entry.build(supervised, width, num_classes, config.method)
+    norm = "estimated" if entry.estimates_statistics else config.domain_norm
+    return Adapting(supervised, term, norm=norm).to(training.runtime.device)
+
+
+def _phases(config: AdaptConfig[Any], around: DomainTraining, steps: int) -> tuple[Phase, ...]:
+    """The phases of the plan: an epoch of those that adapt is a pass over the longer domain."""
+    alone = config.phases(steps)
+    if around.adaptation.term is None:
+        return alone
+    both = config.phases(around.loader().steps_per_epoch)
+    return tuple(second if around.adapts(first) else first for first, second in zip(alone, both, strict=True))
+
+
+def main(arguments: Sequence[str], program: str = "ssl-transfer adapt") -> None:
+    """`adapt METHOD [flags]`; the method may also stand in the --config file as `method: {name: ...}`."""
+    settings, rest = configuration.take_config(arguments)
+    images, settings, rest = augmentations.take(settings, rest)
+    method_settings = settings.get("method")
+    name = method_settings.pop("name", None) if isinstance(method_settings, dict) else None
+    if rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+    if name is None:
+        choices = "\n".join(f"  {key:14} {entry.summary}" for key, entry in ADAPTATIONS.items())
+        usage = (
+            f"usage: {program} METHOD --source DATA --target DATA [--help] [flags]\n\n"
+            f"Train on labelled images of one domain for another. Methods:\n{choices}"
+        )
+        if set(rest) & {"-h", "--help"}:
+            print(usage)
+            return
+        raise InputError(f"which method?\n{usage}")
+    entry = method_named(name)
+    kind: Any = AdaptConfig[entry.config]  # type: ignore[name-defined]
+    default = augmentations.adapted(kind(method=entry.config()), images)
+    note = augmentations.HELP
+    adapt(configuration.parse(kind, settings, rest, program=f"{program} {name}", default=default, note=note))

@@ -1,0 +1,153 @@
+"""The settings of adaptation, what of them cannot be, and which images they name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from torch import Tensor
+
+from ..data.dataset import Dataset
+from ..engine import config as configuration
+from ..engine.errors import InputError, did_you_mean
+from ..engine.randomness import permutation, seed_from
+from ..engine.runtime import Runtime
+from ..engine.words import counted
+from ..objectives import ADAPTATIONS
+from ..objectives.adaptation import Adaptation
+from .adapting import Choose
+from .initial import Initial
+from .plan import TransferRecipe
+from .run import Followed
+
+M = TypeVar("M")
+HELD_SHARE, LEAST_HELD = 0.15, 4
+"""Of the target's pool that is held out for the criteria, where the target has no validation images; and least images
+of either: the halves of each domain that the A-distance takes need two."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig(Followed, TransferRecipe, Initial, Generic[M]):
+    """Train on labelled images of one domain for another one, of which no label is used."""
+
+    method: M
+    """The method's own settings."""
+    source: str = "digits"
+    """The labelled images (as --data elsewhere: digits, folder:PATH, npz:FILE, ...)."""
+    target: str = ""
+    """The images to adapt to: its training and unlabelled images without their labels; its validation images without
+    theirs, for choosing; its test images once, at the end, with theirs where there are any."""
+    labels: str = "all"
+    """Labelled images per class of the source, a share of each class, or all. Validation holds no more a class."""
+    batch_size: int = 64
+    """Images per optimiser step; where both domains are trained on, half of them of each."""
+    domain_norm: Literal["shared", "separate"] = "shared"
+    """BatchNorm's statistics: shared by both domains, or separate; what is exported then has the target's."""
+    choose: Choose = "source"
+    """What chooses among the candidates: source (the log-loss of the source's validation images), or of the target's
+    without labels information (sure and varied predictions), density (soft neighbourhood density) or importance (the
+    source's log-loss, weighted by how likely its features are in the target)."""
+    oracle: bool = False
+    """Tell too what the best candidate by the target's validation labels would give: an upper bound, which nobody has
+    who needs adaptation. It changes nothing else."""
+
+
+def name_of(config: Any) -> str:
+    """The name of the method that these settings belong to."""
+    return next(name for name, entry in ADAPTATIONS.items() if entry.config is type(config))
+
+
+def method_named(name: str) -> Adaptation:
+    """An entry of ADAPTATIONS; InputError with the names there are."""
+    if name not in ADAPTATIONS:
+        raise InputError(
+            f"{name!r} is not a method of adaptation; there are {', '.join(ADAPTATIONS)}."
+            f"{did_you_mean(name, ADAPTATIONS)}"
+        )
+    return ADAPTATIONS[name]
+
+
+def settings_of(config: AdaptConfig[Any]) -> dict[str, Any]:
+    """The resolved settings, with the method's name, so that they can be run again."""
+    settings = configuration.to_dict(config)
+    settings["method"] = {"name": name_of(config.method), **settings["method"]}
+    return settings
+
+
+def check(config: AdaptConfig[Any], name: str, entry: Adaptation) -> None:
+    """Find settings that cannot be, or would be ignored, before anything is loaded."""
+    phases = config.phases(steps_per_epoch=1)
+    trains_features = any(phase.trained != "head" for phase in phases)
+    if not config.target:
+        raise InputError("which target? Give --target DATA: the images to adapt to.")
+    if entry.term is not None and not trains_features:
+        raise InputError(
+            f"{name} would do nothing: --plan {' '.join(config.plan)} trains the head alone, and {name} changes "
+            "features. Take another plan, or source-only or adabn."
+        )
+    if entry.term is None and config.domain_norm == "separate":
+        raise InputError(f"--domain-norm separate would be ignored: {name} trains on one domain. Leave it out.")
+    if config.domain_norm == "separate" and config.batch_norm == "frozen":
+        raise InputError("--domain-norm separate would be ignored: --batch-norm frozen moves no statistics. Give one.")
+    partial = [phase.trained for phase in phases if phase.trained not in ("head", "all")]
+    if config.frozen_views is not None and entry.term is not None and partial:
+        raise InputError(
+            f"--frozen-views {config.frozen_views}: the phase {partial[0]} of {name} sees both domains, whose features "
+            "are not computed once. Leave it out."
+        )
+
+
+def target_images(config: AdaptConfig[Any], target: Dataset) -> tuple[Tensor, Tensor]:
+    """The target's images that are adapted on, and those that are held out for the criteria: (P,) and (M,) int64.
+
+    Raises:
+        InputError: there are none, or too few to hold any out.
+    """
+    pool, held = target.pool, target.splits["validation"]
+    if len(held) < LEAST_HELD and len(pool):
+        order = pool[permutation(seed_from(config.loading.split_seed, 3), 0, len(pool))]
+        count = max(LEAST_HELD, round(HELD_SHARE * len(pool)))
+        held, pool = order[:count], order[count:]
+    if len(pool) < LEAST_HELD or len(held) < LEAST_HELD:
+        parts = ", ".join(f"{len(indices)} {name}" for name, indices in target.splits.items())
+        raise InputError(
+            f"--target {target.source}: has too few images to adapt on ({parts}). Labels alone do not help, and its "
+            "test images are for the end: put images without labels into its unlabeled/ or train/ part."
+        )
+    return pool, held
+
+
+def check_images(
+    config: AdaptConfig[Any],
+    entry: Adaptation,
+    splits: Mapping[str, Tensor],
+    target: Dataset,
+    held: Tensor,
+    runtime: Runtime,
+) -> None:
+    """Raise InputError where labels that are needed are not there.
+
+    Args:
+        config: of the run.
+        entry: the method.
+        splits: `train` and `validation`: the labelled images of this budget.
+        target: images to adapt to.
+        held: (M,) int64, those for the criteria.
+        runtime: the processes.
+    """
+    flag = f"--target {config.target}" if entry.on_target else f"--source {config.source}"
+    for name, indices in splits.items():
+        if not len(indices):
+            raise InputError(f"{flag}: has no labelled {name} images, which {name_of(config.method)} learns from.")
+    if len(splits["train"]) < runtime.num_processes:
+        raise InputError(
+            f"--labels {config.labels}: {counted(len(splits['train']), 'labelled image')} for "
+            f"{runtime.num_processes} processes. Launch fewer processes, or ask for more labels."
+        )
+    if config.oracle and not bool((target.labels[held] >= 0).all()):
+        raise InputError(f"--oracle: the validation images of --target {config.target} have no labels. Leave it out.")
+
+
+def labelled_test(target: Dataset) -> Tensor:
+    """The target's test images that have labels: (T,) int64."""
+    test = target.splits["test"]
+    return test[target.labels[test] >= 0]

@@ -1,0 +1,81 @@
+"""What an adaptation leaves: the model for the target, what its log says of the choice, and a few lines for people."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..engine.checkpoint import save_array
+from ..engine.runtime import Runtime
+from .adapt_settings import AdaptConfig
+from .adapting import DomainTraining, candidates, training_of
+from .initial import seen_after
+from .transfer import PREDICTED
+from .transferred import leave_evaluation, leave_hits, leave_model
+
+
+def logged(metrics: Path, choose: str, runtime: Runtime) -> dict[str, Any]:
+    """`criteria` and `training` of a run's result, from its log, which rank 0 has."""
+    found = {}
+    if runtime.is_main:
+        criteria = candidates(metrics)
+        found = {"criteria": criteria, "training": training_of(metrics, criteria[choose])}
+    return json.loads(runtime.from_main(json.dumps(found)))
+
+
+def leave(
+    around: DomainTraining,
+    output: Path,
+    config: AdaptConfig[Any],
+    origin: dict[str, Any],
+    test: Tensor,
+    logits: Tensor | None,
+) -> None:
+    """What a transfer run leaves too: the chosen model, as it is for the target, and what it is worth there."""
+    training, target = around.training, around.target
+    learned = training.dataset
+    parts = [learned.contents, target.contents]
+    contents = None
+    if parts[0] is not None and parts[1] is not None:
+        contents = np.concatenate([parts[0][training.labelled.numpy()], parts[1][around.pool.numpy()]])
+    with around.module.in_target():
+        leave_model(training, output, config.head, origin, seen=seen_after(config, contents))
+    if logits is None:
+        return
+    save_array(output / PREDICTED, logits.argmax(dim=1).numpy().astype(np.int32))
+    leave_hits(output, logits, target.labels[test])
+    validation = around.outputs(learned, training.validation)[0]
+    held = {"validation": (learned, training.validation, validation), "test": (target, test, logits)}
+    leave_evaluation(output, learned.classes, held)
+
+
+def describe(result: dict[str, Any], output: Path, runtime: Runtime) -> None:
+    """Print what came out, and what tells whether adaptation worked."""
+    before, after, choose = result["before"], result["after"], result["choose"]
+    test = "no labelled test images" if result["target_test"] is None else f"{result['target_test']['accuracy']:.1%}"
+    labels = "  (trained on the target's labels: an upper bound)" if result["uses_target_labels"] else ""
+    runtime.say(
+        f"  target test {test}{labels}; source validation {result['source_validation']['accuracy']:.1%}; chosen by "
+        f"{choose}: {result['chosen']}, epoch {result['epoch']}"
+    )
+    if "oracle" in result:
+        oracle = result["oracle"]
+        tested = "" if oracle["target_test"] is None else f", target test {oracle['target_test']['accuracy']:.1%}"
+        runtime.say(
+            f"  upper bound: the candidate that labels of the target would choose: target validation "
+            f"{oracle['target_validation']:.1%}{tested}"
+        )
+    told = {
+        name: f"{value:.1%}" if name == "discriminator_accuracy" else f"{value:.3g}"
+        for name, value in result["training"].items()
+        if name in ("discriminator_accuracy", "domain_distance", "sure")
+    }
+    words = [f"{name.replace('_', ' ')} {value}" for name, value in told.items()]
+    words += [
+        f"{name.replace('_', '-') if name == 'a_distance' else name} {before[name]:.2f} before, {after[name]:.2f} after"
+        for name in ("a_distance", "information", "density")
+    ]
+    runtime.say(f"  is it working? {'; '.join(words)}")
+    runtime.say(f"run folder: {output}")

@@ -1,0 +1,204 @@
+"""What adaptation puts around the phases of a plan: batches of two domains, criteria without labels of the target."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..data.dataset import Dataset
+from ..data.domain_loader import SOURCE_SHARE, DomainLoader
+from ..engine.errors import InputError
+from ..engine.stopping import Stopper, Watched
+from ..evaluation import adaptation as criteria
+from ..evaluation.features import BATCH_SIZE, over_images
+from ..evaluation.metrics import classification
+from ..objectives.adaptation import Adaptation, Adapting
+from ..objectives.statistics import kept_norms
+from .phases import PhaseTraining, Training
+from .plan import Phase
+
+Choose = Literal["source", "information", "density", "importance"]
+CRITERIA: dict[str, Watched] = {
+    "source": Watched(metric="log_loss", higher_is_better=False),
+    "information": Watched(metric="information", higher_is_better=True),
+    "density": Watched(metric="density", higher_is_better=True),
+    "importance": Watched(metric="importance", higher_is_better=False),
+}
+"""By what a candidate can be chosen, and its metric in the log."""
+ORACLE = Watched(metric="target_accuracy", higher_is_better=True)
+"""What nobody has who needs adaptation: the accuracy on labelled validation images of the target."""
+
+
+class DomainTraining:
+    """Takes the place of a plain phase (`phases.Around`): each evaluation is a candidate, and the best one is kept.
+
+    Args:
+        training: of the labelled images; its dataset is the source, or for train-on-target the target.
+        adaptation: the method.
+        module: its objective around that of `training`.
+        target: images to adapt to.
+        pool: (P,) int64, those of the target that are adapted on.
+        held: (M,) int64, those that the criteria are computed on. Their labels are read for the oracle alone.
+        choose: the criterion that decides.
+        oracle: whether the best candidate by labels of `held` is kept beside it.
+        images: at most so many images of the pool give the target's statistics, where those are estimated.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        adaptation: Adaptation,
+        module: Adapting,
+        *,
+        target: Dataset,
+        pool: Tensor,
+        held: Tensor,
+        choose: Choose,
+        oracle: bool,
+        images: int | None,
+    ) -> None:
+        self.training, self.adaptation, self.module, self.target = training, adaptation, module, target
+        self.pool, self.held, self.watched, self.oracle, self.images = pool, held, CRITERIA[choose], oracle, images
+        self.oracles: dict[str, Stopper] = {}
+
+    def adapts(self, phase: Phase) -> bool:
+        """Whether features are trained in it: those of a frozen backbone cannot be brought together."""
+        return self.adaptation.term is not None and phase.trained != "head"
+
+    def loader(self) -> DomainLoader:
+        """Batches of both domains."""
+        training = self.training
+        return DomainLoader(
+            training.dataset,
+            self.target,
+            source_indices=training.labelled,
+            target_indices=self.pool,
+            batch_size=training.recipe.batch_size,
+            seed=training.seed,
+            runtime=training.runtime,
+            source_share=SOURCE_SHARE,
+            balanced=training.recipe.imbalance == "sampling",
+        )
+
+    def begin(self, phase: Phase, plain: PhaseTraining) -> PhaseTraining:
+        """See `phases.Around`."""
+        adapting = self.adapts(phase)
+        self.module.begin(adapting=adapting)
+        # Without early stopping a phase runs to its end, and still keeps its best candidate.
+        patience = plain.stopping.patience or phase.epochs
+        if self.oracle:
+            self.oracles[phase.name] = Stopper(patience=phase.epochs, min_delta=0.0, watched=ORACLE)
+        return replace(
+            plain,
+            module=self.module,
+            batches=self.loader() if adapting else plain.batches,
+            validate=self.measure,
+            watched=self.watched,
+            stopping=replace(plain.stopping, patience=patience),
+            noting=[self.oracles[phase.name]] if self.oracle else [],
+        )
+
+    def measure(self) -> dict[str, float]:
+        """Metrics of the source's validation images, and what can be said of the target without labels.
+
+        With BatchNorm's statistics of the target apart, each domain is measured with its own.
+        """
+        training = self.training
+        dataset, labels = training.dataset, training.dataset.labels[training.validation]
+        logits, features = self.outputs(dataset, training.validation)
+        _, known = self.outputs(dataset, criteria.few(training.labelled))
+        if self.adaptation.estimates_statistics and self.module.statistics is not None:
+            self.module.statistics.estimate(self._views())
+        with self.module.in_target():
+            target_logits, target_features = self.outputs(self.target, self.held)
+        weights = criteria.density_ratio(known, target_features, features)
+        losses = F.cross_entropy(logits.double(), labels, reduction="none")
+        found = {
+            **classification(logits, labels),
+            "information": criteria.information(target_logits),
+            "density": criteria.neighbourhood_density(target_logits),
+            "importance": criteria.importance_weighted_loss(losses, weights),
+            "a_distance": criteria.a_distance(features, target_features),
+        }
+        if self.oracle:
+            right = target_logits.argmax(dim=1) == self.target.labels[self.held]
+            found[ORACLE.metric] = float(right.double().mean())
+        return found
+
+    def _views(self) -> Iterator[Tensor]:
+        """Images of the target's pool as they are in evaluation, in batches of two or more."""
+        chunks = criteria.few(self.pool, self.images or len(self.pool)).split(BATCH_SIZE)
+        for images in self.target.batches([one for one in chunks if len(one) > 1], self.training.runtime.device):
+            yield self.module.supervised.plain_view(images)
+
+    def outputs(self, dataset: Dataset, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (N, K) and features (N, D) of these images, float32 on the CPU."""
+        found = over_images(self.module.outputs, dataset, indices, self.training.runtime, "evaluating")
+        count = len(self.training.dataset.classes)
+        return found[:, :count], found[:, count:]
+
+    def oracle_of(self, test: Tensor) -> dict[str, Any]:
+        """The candidate that labels of the target prefer: an upper bound. The module holds its weights afterwards."""
+        described = {phase: one.describe() for phase, one in self.oracles.items()}
+        name = f"best_{ORACLE.metric}"
+        phase = max(described, key=lambda one: described[one][name])
+        self.oracles[phase].restore(self.module)
+        tested = classification(self.target_logits(test), self.target.labels[test]) if len(test) else None
+        found = described[phase]
+        return {
+            "upper_bound": True,
+            "phase": phase,
+            "epoch": int(found["best_epoch"]),
+            "target_validation": found[name],
+            "target_test": tested,
+        }
+
+    def target_logits(self, indices: Tensor) -> Tensor:
+        """(N, K) of images of the target, by the model for it."""
+        with self.module.in_target():
+            return self.outputs(self.target, indices)[0]
+
+
+def check_norms(module: Any, adaptation: Adaptation, name: str, *, separate: bool) -> None:
+    """Raise InputError where statistics are to be the target's own, and the backbone keeps none."""
+    if kept_norms(module) or not (separate or adaptation.estimates_statistics):
+        return
+    asked = "--domain-norm separate" if separate else name
+    raise InputError(
+        f"{asked}: sets BatchNorm's statistics, and {module.spec.label} has no BatchNorm. Take another backbone, "
+        f"{'leave it out' if separate else 'or another method'}."
+    )
+
+
+def candidates(metrics: Path) -> dict[str, dict[str, Any]]:
+    """By criterion the candidate that it prefers: `phase`, `epoch`, `value`, and what else was measured of it.
+
+    Read from a run's log. The first of equals, as the training keeps it.
+    """
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    measured = [line for line in lines if line["split"] == "validation" and line["epoch"] > 0]
+    watched = {**CRITERIA, "oracle": ORACLE}
+    found = {}
+    for name, one in watched.items():
+        rows = [line for line in measured if one.metric in line]
+        if rows:
+            sign = 1.0 if one.higher_is_better else -1.0
+            best = max(rows, key=lambda line: sign * line[one.metric])
+            found[name] = {"phase": best["phase"], "epoch": best["epoch"], "value": best[one.metric]} | {
+                key: best[key] for key in ("accuracy", ORACLE.metric) if key in best
+            }
+    return found
+
+
+def training_of(metrics: Path, candidate: dict[str, Any]) -> dict[str, float]:
+    """What a run's log says of the training batches of a candidate's epoch."""
+    place = (candidate["phase"], candidate["epoch"], "train")
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if (row["phase"], row["epoch"], row["split"]) == place:
+            return {key: value for key, value in row.items() if key not in ("phase", "epoch", "step", "split")}
+    return {}
