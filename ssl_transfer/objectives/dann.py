@@ -121,7 +121,9 @@ class Adversarial(Term):
         """Its loss, its accuracy (0.5 where it is lost), and the distance of the domains that this stands for."""
         inputs, weights = self.inputs(domains)
         count = len(domains.source)
-        logits = self.discriminator(reverse(inputs, self.reversal)).float().squeeze(1)
+        logits = self.discriminator(reverse(inputs, self.reversal)).squeeze(1)
+        # Under autocast these are of half precision.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         is_source = torch.zeros_like(logits)
         is_source[:count] = 1.0
         losses = F.binary_cross_entropy_with_logits(logits, is_source, reduction="none")
