@@ -105,20 +105,19 @@ def sentence(runs: Sequence[Run], title: str) -> str:
     """What came out, in words: those ahead of source-only, those behind it, and the upper end."""
     lines = {line.method: line for line in lines_of(runs)}
     base = lines[SOURCE_ONLY].test.mean
-    adapting = [line for line in lines.values() if line.difference is not None and not line.uses_target_labels]
-    ahead = sorted(
-        (line for line in adapting if line.difference is not None and line.difference.low > 0.0),
-        key=lambda line: -line.test.mean,
-    )
-    behind = [line for line in adapting if line.difference is not None and line.difference.high < 0.0]
-    open_ones = [line for line in adapting if line not in ahead and line not in behind]
+    groups: dict[str, list[str]] = {"ahead of it": [], "behind it": [], "not told apart from it": []}
+    for line in sorted(lines.values(), key=lambda one: -one.test.mean):
+        if line.difference is None or line.uses_target_labels:
+            continue
+        low, high = line.difference.low, line.difference.high
+        group = "ahead of it" if low > 0.0 else "behind it" if high < 0.0 else "not told apart from it"
+        points = interval(line.difference, signed=True)
+        groups[group].append(f"{line.method} {100 * line.test.mean:.1f} % ({points} points)")
     parts = [f"From {title}, training on the source alone gets {100 * base:.1f} % of the target's test images right"]
-    parts += [f"ahead of it: {', '.join(_worded(line) for line in ahead)}"] if ahead else []
-    parts += [f"behind it: {', '.join(_worded(line) for line in behind)}"] if behind else []
-    parts += [f"not told apart from it: {', '.join(_worded(line) for line in open_ones)}"] if open_ones else []
+    parts += [f"{group}: {', '.join(words)}" for group, words in groups.items() if words]
     if TARGET in lines:
         parts.append(f"training on the target's labels, the upper end, {100 * lines[TARGET].test.mean:.1f} %")
-    answer = "Yes" if ahead else "No" if adapting else "Nothing was adapted"
+    answer = "Yes" if groups["ahead of it"] else "No"
     return f"{answer}: {'; '.join(parts)}."
 
 
@@ -154,11 +153,6 @@ def interval(found: Estimate, *, signed: bool = False) -> str:
     if not np.isfinite(found.low):
         return mean
     return f"{mean} [{100 * found.low:{form}}, {100 * found.high:{form}}]"
-
-
-def _worded(line: Line) -> str:
-    assert line.difference is not None
-    return f"{line.method} {100 * line.test.mean:.1f} % ({interval(line.difference, signed=True)} points)"
 
 
 def _tests(runs: Sequence[Run], method: str) -> dict[int, float]:
