@@ -43,7 +43,7 @@ from .matching import matched
 from .phases import Training, fitted, smallest_batch
 from .plan import Phase
 from .run import VOLATILE, data_label
-from .transfer import budgeted, make_training
+from .transfer import budgeted, check_processes, make_training
 from .tune import run_plan
 
 
@@ -69,11 +69,12 @@ def adapt(
         quiet: say nothing but the progress bar, for whoever runs many.
 
     Returns:
-        `method`, `chosen` (a phase's name) and `epoch` in it, `choose`, `phases` (for each the `validation` of its best
-        candidate and its cost), `criteria` (for each the candidate that it prefers), `source_validation`, `target_test`
-        (metrics; None where the target has no test labels), `before` and `after` (the start, or the end of a head phase
-        that comes first; and the chosen candidate), `training` (what was logged of the chosen epoch's batches),
-        `uses_target_labels`, counts and costs; with `oracle` its `phase`, `target_validation` and `target_test`.
+        `method`, `chosen` (a phase's name) and `epoch` in it, `adapted` (whether that phase adapts), `choose`, `phases`
+        (for each the `validation` of its best candidate and its cost), `criteria` (for each the candidate that it
+        prefers), `source_validation`, `target_test` (metrics; None where the target has no labelled test images),
+        `before` and `after` (the start, or the end of a head phase that comes first; and the chosen candidate),
+        `training` (what was logged of the batches of the chosen epoch, or of the last where it has not adapted),
+        `uses_target_labels`, counts and costs; with `oracle` its `phase`, `epoch`, `target_validation`, `target_test`.
     """
     name = name_of(config.method)
     entry = ADAPTATIONS[name]
@@ -91,8 +92,9 @@ def adapt(
     torch.manual_seed(seed_from(config.seed, 1))
     backbone, head = fitted(config, backbone, len(source.classes))
     learned = target if entry.on_target else source
+    check_images(config, entry, learned, target, held)
     labelled, validation = budgeted(config.labels, config.seed, learned)
-    check_images(config, entry, {"train": labelled, "validation": validation}, target, held, runtime)
+    check_processes(config.labels, labelled, runtime)
     batch_size = min(config.batch_size, len(labelled)) // runtime.num_processes * runtime.num_processes
     smallest_batch(config, batch_size, runtime.num_processes)
     training = make_training(
@@ -143,14 +145,12 @@ def adapt(
         trained = run_plan(
             training, phases, tracker=tracker, metrics=folder.metrics, states=folder.checkpoints, around=around
         )
-        found = logged(folder.metrics, config.choose, runtime)
-        chosen = found["criteria"][config.choose]["phase"]
+        found = logged(folder.metrics, config.choose, around, phases)
+        chosen = found["chosen"]
         after = trained.found[chosen]["validation"]
         head_first = len(phases) > 1 and phases[0].trained == "head"
         result: dict[str, Any] = {
             "method": name,
-            "chosen": chosen,
-            "epoch": found["criteria"][config.choose]["epoch"],
             "choose": config.choose,
             "num_train": len(labelled),
             "num_target": len(pool),

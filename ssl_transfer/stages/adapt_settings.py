@@ -1,6 +1,5 @@
 """The settings of adaptation, what of them cannot be, and which images they name."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -10,8 +9,6 @@ from ..data.dataset import Dataset
 from ..engine import config as configuration
 from ..engine.errors import InputError, did_you_mean
 from ..engine.randomness import permutation, seed_from
-from ..engine.runtime import Runtime
-from ..engine.words import counted
 from ..objectives import ADAPTATIONS
 from ..objectives.adaptation import Adaptation
 from .adapting import Choose
@@ -116,33 +113,22 @@ def target_images(config: AdaptConfig[Any], target: Dataset) -> tuple[Tensor, Te
     return pool, held
 
 
-def check_images(
-    config: AdaptConfig[Any],
-    entry: Adaptation,
-    splits: Mapping[str, Tensor],
-    target: Dataset,
-    held: Tensor,
-    runtime: Runtime,
-) -> None:
+def check_images(config: AdaptConfig[Any], entry: Adaptation, learned: Dataset, target: Dataset, held: Tensor) -> None:
     """Raise InputError where labels that are needed are not there.
 
     Args:
         config: of the run.
         entry: the method.
-        splits: `train` and `validation`: the labelled images of this budget.
+        learned: whose labels are learned: the source's, or to train on the target the target's.
         target: images to adapt to.
         held: (M,) int64, those for the criteria.
-        runtime: the processes.
     """
     flag = f"--target {config.target}" if entry.on_target else f"--source {config.source}"
-    for name, indices in splits.items():
-        if not len(indices):
-            raise InputError(f"{flag}: has no labelled {name} images, which {name_of(config.method)} learns from.")
-    if len(splits["train"]) < runtime.num_processes:
-        raise InputError(
-            f"--labels {config.labels}: {counted(len(splits['train']), 'labelled image')} for "
-            f"{runtime.num_processes} processes. Launch fewer processes, or ask for more labels."
-        )
+    for part in ("train", "validation"):
+        if not bool((learned.labels[learned.splits[part]] >= 0).any()):
+            raise InputError(
+                f"{flag}: has no labelled {part} images, and {name_of(config.method)} learns from its labels."
+            )
     if config.oracle and not bool((target.labels[held] >= 0).all()):
         raise InputError(f"--oracle: the validation images of --target {config.target} have no labels. Leave it out.")
 

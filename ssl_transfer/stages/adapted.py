@@ -1,6 +1,7 @@
 """What an adaptation leaves: the model for the target, what its log says of the choice, and a few lines for people."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,29 @@ from torch import Tensor
 
 from ..engine.checkpoint import save_array
 from ..engine.runtime import Runtime
+from ..objectives import ADAPTATIONS
 from .adapt_settings import AdaptConfig
 from .adapting import DomainTraining, candidates, training_of
 from .initial import seen_after
+from .plan import Phase
 from .transfer import PREDICTED
 from .transferred import leave_evaluation, leave_hits, leave_model
 
 
-def logged(metrics: Path, choose: str, runtime: Runtime) -> dict[str, Any]:
-    """`criteria` and `training` of a run's result, from its log, which rank 0 has."""
-    found = {}
+def logged(metrics: Path, choose: str, around: DomainTraining, phases: Sequence[Phase]) -> dict[str, Any]:
+    """Of a run's result, from its log, which rank 0 has: `chosen`, `epoch`, `adapted`, `criteria` and `training`."""
+    found, runtime = {}, around.training.runtime
     if runtime.is_main:
         criteria = candidates(metrics)
-        found = {"criteria": criteria, "training": training_of(metrics, criteria[choose])}
+        choice = criteria[choose]
+        adapted = any(phase.name == choice["phase"] and around.adapts(phase) for phase in phases)
+        found = {
+            "chosen": choice["phase"],
+            "epoch": choice["epoch"],
+            "adapted": adapted,
+            "criteria": criteria,
+            "training": training_of(metrics, choice, adapted=adapted),
+        }
     return json.loads(runtime.from_main(json.dumps(found)))
 
 
@@ -77,5 +88,9 @@ def describe(result: dict[str, Any], output: Path, runtime: Runtime) -> None:
         f"{name.replace('_', '-') if name == 'a_distance' else name} {before[name]:.2f} before, {after[name]:.2f} after"
         for name in ("a_distance", "information", "density")
     ]
+    if not result["adapted"] and ADAPTATIONS[result["method"]].term is not None:
+        runtime.say(
+            "  the head phase was chosen: what this run leaves was not adapted (another --choose, or --plan full)"
+        )
     runtime.say(f"  is it working? {'; '.join(words)}")
     runtime.say(f"run folder: {output}")

@@ -194,11 +194,10 @@ def candidates(metrics: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def training_of(metrics: Path, candidate: dict[str, Any]) -> dict[str, float]:
-    """What a run's log says of the training batches of a candidate's epoch."""
-    place = (candidate["phase"], candidate["epoch"], "train")
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if (row["phase"], row["epoch"], row["split"]) == place:
-            return {key: value for key, value in row.items() if key not in ("phase", "epoch", "step", "split")}
-    return {}
+def training_of(metrics: Path, candidate: dict[str, Any], *, adapted: bool) -> dict[str, float]:
+    """What a run's log says of the training batches of a candidate's epoch; where it has not adapted, of the last."""
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if row["split"] == "train"]
+    own = [row for row in rows if (row["phase"], row["epoch"]) == (candidate["phase"], candidate["epoch"])]
+    row = own[0] if own and adapted else rows[-1]
+    return {key: value for key, value in row.items() if key not in ("phase", "epoch", "step", "split")}

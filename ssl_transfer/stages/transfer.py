@@ -72,6 +72,15 @@ def budgeted(budget: str, seed: int, dataset: sources.Dataset) -> tuple[torch.Te
     return train, validation
 
 
+def check_processes(budget: str, labelled: torch.Tensor, runtime: runtimes.Runtime) -> None:
+    """Raise InputError where a process would have no labelled image."""
+    if len(labelled) < runtime.num_processes:
+        raise InputError(
+            f"--labels {budget}: {len(labelled)} labelled images for {runtime.num_processes} processes. "
+            "Launch fewer processes, or ask for more labels."
+        )
+
+
 def transfer(
     config: TransferConfig,
     *,
@@ -111,11 +120,7 @@ def transfer(
     torch.manual_seed(seed_from(config.seed, 1))
     backbone, head = fitted(config, backbone, len(dataset.classes))
     labelled, validation = labelled_images(config, dataset)
-    if len(labelled) < runtime.num_processes:
-        raise InputError(
-            f"--labels {config.labels}: {len(labelled)} labelled images for {runtime.num_processes} processes. "
-            "Launch fewer processes, or ask for more labels."
-        )
+    check_processes(config.labels, labelled, runtime)
     batch_size = min(config.batch_size, len(labelled)) // runtime.num_processes * runtime.num_processes
     smallest_batch(config, batch_size, runtime.num_processes)
     phases = config.phases(len(labelled) // batch_size)

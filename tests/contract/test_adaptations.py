@@ -30,9 +30,7 @@ every_adaptation = pytest.mark.parametrize(("name", "kind", "norm"), CASES)
 def build(make_supervised: Callable) -> Callable[..., Adapting]:
     def call(name: str, kind: str, norm: str, *, seed: int = 0) -> Adapting:
         supervised, entry = make_supervised(kind, seed=seed), ADAPTATIONS[name]
-        term = entry.build(
-            supervised, supervised.backbone.num_features, 3, entry.config(**SETTINGS.get(name, {}))
-        )
+        term = entry.build(supervised, supervised.backbone.num_features, 3, entry.config(**SETTINGS.get(name, {})))
         made = Adapting(supervised, term, norm=norm)
         made.begin(adapting=True)
         # The reversal is at work.

@@ -141,7 +141,7 @@ def test_cdan_projects_what_is_wide() -> None:
 
 
 def test_coral_by_hand() -> None:
-    """Covariances [[2, 2], [2, 2]] and [[2, -4], [-4, 8]] (n - 1 = 1): differences 0, 6, 6, -6, squares 108, over 16."""
+    """Covariances [[2, 2], [2, 2]] and [[2, -4], [-4, 8]] (n - 1 = 1): differences 0, 6, 6, -6."""
     source = torch.tensor([[0.0, 0.0], [2.0, 2.0]])
     target = torch.tensor([[0.0, 4.0], [2.0, 0.0]])
     assert float(alignment.coral(source, target)) == pytest.approx(108.0 / (4.0 * 2**2))
@@ -224,7 +224,7 @@ def test_labels_count_from_the_confidence_on_and_rare_classes_more(
     made = make(make_supervised, "self-training", confidence=0.8, weight=2.0)
     term = made.term
     shares = torch.tensor([[0.9, 0.05, 0.05], [0.5, 0.3, 0.2], [0.05, 0.05, 0.9]])
-    monkeypatch.setattr(term, "_labels", lambda images: shares.log())
+    monkeypatch.setattr(term, "_labels", lambda _: shares.log())
     term.frequencies.copy_(torch.tensor([0.6, 0.2, 0.2]))
     student = features(3, 3)
     given = domains(features(3), features(3, seed=1))._replace(target_logits=student)
@@ -257,7 +257,7 @@ def test_both_domains_go_through_the_backbone_at_once(
     name: str, make_supervised: Callable, both_domains: Batch
 ) -> None:
     made, sizes = make(make_supervised, name), []
-    made.backbone.register_forward_hook(lambda module, given, out: sizes.append(len(out)))
+    made.backbone.register_forward_hook(lambda *given: sizes.append(len(given[2])))
     made(both_domains)
     assert sizes == [8]
 
@@ -293,7 +293,7 @@ def test_estimated_statistics_are_those_of_the_images(make_supervised: Callable,
     assert not any(module.training for module in backbone.modules())
     first = kept_norms(backbone)[0]
     seen: list[Tensor] = []
-    hook = first.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    hook = first.register_forward_hook(lambda *given: seen.append(given[1][0]))
     backbone(views)
     hook.remove()
     torch.testing.assert_close(statistics.get_buffer("running_mean_0"), seen[0].mean(dim=(0, 2, 3)))

@@ -99,6 +99,14 @@ def test_deep_and_float_arrays_are_kept(save, load, dtype):
     assert 0.99 < float(unit.max()) < 1.01
 
 
+def test_texts_beside_an_unlabelled_part(save, load):
+    """-1 does not become the name of a class."""
+    data = load(save(x_train=images(20), y_train=np.array(["bee", "ant"] * 10), x_unlabeled=images(7)))
+    assert data.classes == ("ant", "bee")
+    assert len(data.splits["unlabeled"]) == 7
+    assert (data.labels[data.splits["unlabeled"]] == -1).all()
+
+
 def test_labels_of_minus_one_are_unlabelled(save, load):
     data = load(save(images=images(9), labels=np.array([0, 1, -1] * 3)))
     assert counts(data)["unlabeled"] == 3

@@ -28,9 +28,7 @@ def numbered(make_dataset: Callable, *, size: int = 16, channels: int = 3, start
 def loader_of(make_dataset: Callable, *, batch_size: int = 8, index: int = 0, count: int = 1, **settings: Any) -> Any:
     source, target = numbered(make_dataset), numbered(make_dataset, start=100)
     indices = {"source_indices": source.splits["train"], "target_indices": target.pool} | settings
-    return DomainLoader(
-        source, target, batch_size=batch_size, seed=0, runtime=runtime_of(index, count), **indices
-    )
+    return DomainLoader(source, target, batch_size=batch_size, seed=0, runtime=runtime_of(index, count), **indices)
 
 
 def seen(batches: list) -> torch.Tensor:

@@ -107,6 +107,9 @@ def _by_part(arrays: dict[str, np.ndarray], source: str) -> tuple[np.ndarray, np
         raise InputError(f"--data {source}: has {', '.join(arrays) or 'nothing'}; expected {_FORMS}.")
     if len({array.shape[1:] for array in images}) > 1 or len({array.dtype for array in images}) > 1:
         raise InputError(f"--data {source}: the parts' images differ in shape or dtype.")
+    if any(found.dtype.kind in "US" for found in labels):
+        # Among texts, no label is an empty one: -1 would be read as the name of a class.
+        labels = [found if found.dtype.kind in "US" else np.full(len(found), "") for found in labels]
     return np.concatenate(images), np.concatenate(labels), np.array(parts)
 
 

@@ -85,14 +85,18 @@ def encode_labels(labels: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def check_classes(labels: np.ndarray, classes: tuple[str, ...], parts: np.ndarray, source: str) -> None:
-    """Raise InputError for a single class, and for classes that only validation or test has."""
+    """Raise InputError for a single class, and for classes that only validation or test has.
+
+    Without any labelled training image that is no mistake: the target of an adaptation may have labels for its test
+    alone. Who trains on labels says that there are none.
+    """
     if len(classes) == 1:
         raise InputError(
             f"--data {source}: only one class, {classes[0]!r}. Comparing needs two or more, each a subfolder; "
             "images without labels belong into unlabeled/."
         )
     trained = np.unique(labels[parts == PARTS.index("train")])
-    for part in ("validation", "test"):
+    for part in ("validation", "test") if len(trained) else ():
         extra = np.setdiff1d(labels[(parts == PARTS.index(part)) & (labels >= 0)], trained)
         if len(extra):
             named = ", ".join(classes[index] for index in extra)
