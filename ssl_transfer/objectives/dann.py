@@ -94,13 +94,13 @@ class Adversarial(Term):
     Args:
         num_inputs: width of what it sees.
         hidden_width: of its layers.
-        hidden_layers: how many.
         strength: what lambda rises to.
+        hidden_layers: how many there are.
     """
 
     reversal: Tensor
 
-    def __init__(self, num_inputs: int, *, hidden_width: int, hidden_layers: int, strength: float) -> None:
+    def __init__(self, num_inputs: int, *, hidden_width: int, strength: float, hidden_layers: int = 2) -> None:
         super().__init__()
         if hidden_width < 1 or hidden_layers < 1:
             raise InputError(f"hidden_width {hidden_width}, hidden_layers {hidden_layers}: they must be 1 or more.")
@@ -161,8 +161,8 @@ class DANN(Adversarial):
         _num_classes: int,
         *,
         hidden_width: int,
-        hidden_layers: int,
         strength: float,
+        hidden_layers: int = 2,
     ) -> None:
         super().__init__(num_features, hidden_width=hidden_width, hidden_layers=hidden_layers, strength=strength)
 
@@ -180,10 +180,10 @@ class CDAN(Adversarial):
         num_classes: int,
         *,
         hidden_width: int,
-        hidden_layers: int,
         strength: float,
         entropy: bool,
         random_width: int,
+        hidden_layers: int = 2,
     ) -> None:
         if random_width < 1:
             raise InputError(f"random_width {random_width}: it must be 1 or more.")
