@@ -233,7 +233,7 @@ def test_two_processes_do_what_one_does(
     npz: Path, run: Callable, flags: dict, two_processes: Callable, log_of: Callable, tmp_path: Path
 ) -> None:
     """On a backbone without BatchNorm, with plain steps, whose size is the gradient's."""
-    names = ("dann", "cdan", "mmd", "coral", "self-training")
+    names = ("cdan", "mmd", "self-training")
     command = (
         *("--target", f"npz:{npz}", "--image-size", 16, "--labels", 5, "--batch-size", 32, "--plan", "full"),
         *("--epochs", 1, "--finetune-steps", 30, "--optimizer.name", "sgd", "--optimizer.learning-rate", 0.05),
@@ -258,4 +258,4 @@ def test_two_processes_do_what_one_does(
         assert len(losses[0]) >= 2
         moved.append(states[0]["objective"]["supervised.backbone.model.patch_embed.proj.weight"])
     # The methods differ by more than the tolerance.
-    assert not torch.allclose(moved[0], moved[2], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(moved[0], moved[1], rtol=1e-4, atol=1e-5)
