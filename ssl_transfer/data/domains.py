@@ -65,8 +65,8 @@ def alike(first: Dataset, second: Dataset) -> tuple[Dataset, Dataset]:
     if len(channels) > 1:
         if channels != {1, 3}:
             raise InputError(
-                f"{first.source} has {first.num_channels} channels and {second.source} {second.num_channels}: only "
-                "grey is made to match colour. Bring both to the same channels (--loading.channels rgb)."
+                f"{first.source} has {first.num_channels} channels and the other domain {second.num_channels}, "
+                f"{second.source}: only grey is made to match colour. For 8-bit images --loading.channels rgb does so."
             )
         first, second = _coloured(first), _coloured(second)
     low = min(first.value_range[0], second.value_range[0])
@@ -84,13 +84,13 @@ def _coloured(dataset: Dataset) -> Dataset:
         dataset,
         pixels=pixels.expand(-1, 3, -1, -1) if isinstance(pixels, Tensor) else Repeated(pixels),
         moments=moments and Moments(mean=moments.mean.repeat(3, axis=1), square=moments.square.repeat(3, axis=1)),
-        notes=(*dataset.notes, f"{dataset.source} is grey: its channel is repeated three times, as the other's colour"),
+        notes=(*dataset.notes, f"{dataset.source}: grey, repeated to 3 channels, as the other domain has."),
     )
 
 
 def _numbered_as(target: Dataset, source: Dataset) -> Dataset:
     """The target with the source's class indices."""
-    if not (target.labels >= 0).any():
+    if not target.classes or not (target.labels >= 0).any():
         return replace(target, classes=source.classes)
     if target.classes == source.classes:
         return target

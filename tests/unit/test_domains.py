@@ -35,7 +35,7 @@ def test_grey_becomes_colour_and_says_so(make_dataset, wrap, turned):
     index = torch.tensor([5, 0])
     assert torch.equal(first.pixels[index], grey.pixels[index].repeat(1, 3, 1, 1))
     assert second is colour or second == colour
-    assert any("greys is grey" in note for note in first.notes)
+    assert any("greys: grey, repeated to 3" in note for note in first.notes)
     assert first.statistics() == tuple(3 * values for values in grey.statistics())
     batch = next(first.batches([index], torch.device("cpu")))
     assert batch.shape == (2, 3, 16, 16)
@@ -79,7 +79,7 @@ def test_a_source_without_labels_is_refused(make_dataset):
 
 
 def test_other_channels_and_depths_are_refused(make_dataset):
-    with pytest.raises(InputError, match="4 channels and random 3: only grey"):
+    with pytest.raises(InputError, match="4 channels and the other domain 3, random: only grey"):
         together(make_dataset(channels=4), make_dataset())
     deep = make_dataset()
     deep = replace(deep, pixels=deep.pixels.to(torch.int16), value_range=(0.0, 900.0))
