@@ -1,4 +1,4 @@
-"""How well a model is adapted, judged without labels of the target; and how far apart the domains are.
+"""How well a model is adapted, judged without labels of the target.
 
 - Information maximisation (Shi and Sha, ICML 2012): the entropy of the mean prediction less the mean entropy of the
   predictions, in nats. Large where each image is sure and the classes are used evenly.
@@ -7,8 +7,8 @@
 - Importance-weighted validation (Sugiyama et al., JMLR 2007) with the control variate of You et al., "Towards accurate
   model selection in deep unsupervised domain adaptation", ICML 2019: the source's validation loss, each image weighted
   by how much likelier its features are in the target, as a logistic regression of the domains has it.
-- The proxy A-distance (Ben-David et al. 2007): 2 (1 - 2 error) of a linear classifier of the domains on features that
-  it was not fitted on; 0 where they cannot be told apart, 2 where they always can.
+
+How far apart the domains are is `diagnosis.distance`.
 
 Shapes: N images of the source, M of the target, D features, K classes.
 """
@@ -25,7 +25,7 @@ from torch import Tensor
 TEMPERATURE = 0.05
 """Of the soft neighbourhood density (the paper, section 4.1)."""
 MOST_IMAGES = 1024
-"""Of each domain, evenly picked, that distances and densities are taken of."""
+"""Of each domain, evenly picked, that densities and distances are taken of."""
 STRENGTH = 1.0
 """Inverse of the regression's regularisation, as scikit-learn has it."""
 
@@ -70,19 +70,6 @@ def density_ratio(source: Tensor, target: Tensor, asked: Tensor) -> Tensor:
     # Of the odds, what comes from unequal numbers is taken away.
     odds = torch.from_numpy(model.decision_function((asked.double() * scale).numpy()))
     return (odds.clamp(-20.0, 20.0)).exp() * (len(source) / len(target))
-
-
-def a_distance(source: Tensor, target: Tensor) -> float:
-    """Of features (N, D) and (M, D), two of each at least: 0 to 2. Each half is classified by a fit of the other."""
-    count = min(len(source), len(target), MOST_IMAGES)
-    source, target = few(source, count), few(target, count)
-    errors = []
-    for fitted, held in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
-        model, scale = _domains(source[fitted], target[fitted])
-        inputs = (torch.cat([source[held], target[held]]).double() * scale).numpy()
-        is_target = np.repeat([0, 1], [len(source[held]), len(target[held])])
-        errors.append(float((model.predict(inputs) != is_target).mean()))
-    return max(0.0, 2.0 * (1.0 - 2.0 * float(np.mean(errors))))
 
 
 def few(values: Tensor, count: int = MOST_IMAGES) -> Tensor:

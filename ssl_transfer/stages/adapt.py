@@ -35,6 +35,7 @@ from .adapt_settings import (
     name_of,
     settings_of,
     target_images,
+    without_copies,
 )
 from .adapted import describe, leave, logged
 from .adapting import DomainTraining, check_norms
@@ -84,6 +85,7 @@ def adapt(
     source = source or sources.load(config.source, image_size=config.size, config=config.loading)
     target = target or sources.load(config.target, image_size=config.size, config=config.loading)
     source, target = together(source, target)
+    target = without_copies(config, source, target)
     pool, held = target_images(config, target)
     backbone, provenance = initial_backbone(config, source)
     if is_run(config.init):

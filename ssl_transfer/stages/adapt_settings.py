@@ -1,14 +1,17 @@
 """The settings of adaptation, what of them cannot be, and which images they name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ..data.dataset import Dataset
 from ..engine import config as configuration
 from ..engine.errors import InputError, did_you_mean
 from ..engine.randomness import permutation, seed_from
+from ..engine.words import counted
 from ..objectives import ADAPTATIONS
 from ..objectives.adaptation import Adaptation
 from .adapting import Choose
@@ -17,9 +20,9 @@ from .plan import TransferRecipe
 from .run import Followed
 
 M = TypeVar("M")
-HELD_SHARE, LEAST_HELD = 0.15, 4
-"""Of the target's pool that is held out for the criteria, where the target has no validation images; and least images
-of either: the halves of each domain that the A-distance takes need two."""
+HELD_SHARE, LEAST_HELD = 0.15, 5
+"""Of the target's pool that is held out for the criteria, where the target has no validation images; and the least
+images of either, as the A-distance is cross-validated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +134,30 @@ def check_images(config: AdaptConfig[Any], entry: Adaptation, learned: Dataset, 
             )
     if config.oracle and not bool((target.labels[held] >= 0).all()):
         raise InputError(f"--oracle: the validation images of --target {config.target} have no labels. Leave it out.")
+
+
+def without_copies(config: AdaptConfig[Any], source: Dataset, target: Dataset) -> Dataset:
+    """The target, whose test images are none of those that the source has for training (`loading.leakage`).
+
+    Raises:
+        InputError: some are, with the name of one.
+    """
+    test = target.splits["test"]
+    if config.loading.leakage == "allow" or source.contents is None or target.contents is None:
+        return target
+    trained = source.contents[source.pool.numpy()]
+    copied = torch.from_numpy(np.isin(target.contents[test.numpy()], trained))
+    if not bool(copied.any()):
+        return target
+    name = target.names[int(test[copied][0])]
+    message = f"{counted(int(copied.sum()), 'test image')} of {target.source} (for example {name}) are the source's too"
+    if config.loading.leakage == "stop":
+        raise InputError(
+            f"{message}, for training: a measure on them shows nothing. --loading.leakage drop leaves them out, allow "
+            "keeps them."
+        )
+    kept = {**target.splits, "test": test[~copied]}
+    return replace(target, splits=kept, notes=(*target.notes, f"{message}: left out (--loading.leakage drop)."))
 
 
 def labelled_test(target: Dataset) -> Tensor:

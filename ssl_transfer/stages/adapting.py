@@ -14,6 +14,7 @@ from ..data.domain_loader import SOURCE_SHARE, DomainLoader
 from ..engine.errors import InputError
 from ..engine.stopping import Stopper, Watched
 from ..evaluation import adaptation as criteria
+from ..evaluation.diagnosis import distance
 from ..evaluation.features import BATCH_SIZE, over_images
 from ..evaluation.metrics import classification
 from ..objectives.adaptation import Adaptation, Adapting
@@ -122,7 +123,7 @@ class DomainTraining:
             "information": criteria.information(target_logits),
             "density": criteria.neighbourhood_density(target_logits),
             "importance": criteria.importance_weighted_loss(losses, weights),
-            "a_distance": criteria.a_distance(features, target_features),
+            "a_distance": distance(criteria.few(features), criteria.few(target_features), seed=0),
         }
         if self.oracle:
             right = target_logits.argmax(dim=1) == self.target.labels[self.held]

@@ -189,6 +189,18 @@ def test_domains_that_do_not_fit_are_refused_with_names(adapt: Callable, tmp_pat
     assert "--oracle" in answer.err
 
 
+def test_test_images_that_the_source_trains_on_are_refused(adapt: Callable, target: str, tmp_path: Path) -> None:
+    parts = {"train": slice(200, 340), "val": slice(0, 60), "test": slice(360, 400)}
+    source = write(tmp_path / "overlapping.npz", parts=parts)
+    answer = adapt("source-only", "--source", source)
+    assert answer.status == 2
+    assert "80 test images" in answer.err
+    assert "test[0]" in answer.err or "for example" in answer.err
+    answer = adapt("source-only", "--source", source, "--loading.leakage", "drop", "--output", tmp_path / "run")
+    assert answer.status == 0, answer.err
+    assert "left out (--loading.leakage drop)" in answer.out
+
+
 def test_the_recipe_is_the_command() -> None:
     text = RECIPE.read_text(encoding="utf-8")
     assert 'main(["adapt", *sys.argv[1:]])' in text

@@ -1,4 +1,4 @@
-"""Criteria without labels of the target, and the distance of two domains."""
+"""Criteria without labels of the target."""
 
 import math
 
@@ -55,14 +55,6 @@ def test_density_ratio_finds_shifted_gaussians() -> None:
     asked = torch.tensor([[-1.0], [0.5], [2.0]])
     found = adaptation.density_ratio(source, target, asked).log()
     torch.testing.assert_close(found, asked[:, 0].double() - 0.5, atol=0.3, rtol=0.0)
-
-
-def test_a_distance_is_small_for_one_domain_and_two_for_others() -> None:
-    source = normal(400)
-    assert adaptation.a_distance(source, normal(300, seed=1)) < 0.3
-    assert adaptation.a_distance(source, normal(300, seed=1) + 20.0) == 2.0
-    near = adaptation.a_distance(source, normal(300, seed=1) + 0.5)
-    assert 0.3 < near < adaptation.a_distance(source, normal(300, seed=1) + 1.0) < 2.0
 
 
 def test_few_are_evenly_picked() -> None:
