@@ -152,7 +152,9 @@ def interval(found: Estimate, *, signed: bool = False) -> str:
     mean = f"{100 * found.mean:{form}}"
     if not np.isfinite(found.low):
         return mean
-    return f"{mean} [{100 * found.low:{form}}, {100 * found.high:{form}}]"
+    # An accuracy lies within 0 and 100, whatever Student's t reaches.
+    low, high = (found.low, found.high) if signed else (max(found.low, 0.0), min(found.high, 1.0))
+    return f"{mean} [{100 * low:{form}}, {100 * high:{form}}]"
 
 
 def _tests(runs: Sequence[Run], method: str) -> dict[int, float]:

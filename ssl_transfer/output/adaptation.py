@@ -95,7 +95,7 @@ def write(
         write_text(folder / f"report.{name}", _TEMPLATES.get_template(f"adaptation.{name}.jinja").render(content))
 
 
-def show(folder: Path, runs: Sequence[Run]) -> None:
+def show(folder: Path, runs: Sequence[Run], *, title: str) -> None:
     """Print the table, the sentence and where the report lies."""
     from rich.console import Console
     from rich.table import Table
@@ -106,7 +106,7 @@ def show(folder: Path, runs: Sequence[Run]) -> None:
     for line in lines_of(runs):
         table.add_row(*_cells(line))
     console.print(table)
-    print(sentence(runs, "source to target"))
+    print(sentence(runs, title))
     print(f"report: {folder / 'report.html'}")
 
 

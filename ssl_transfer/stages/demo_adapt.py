@@ -165,17 +165,18 @@ def compare_adaptations(config: AdaptDemoConfig) -> Path:
             for run in runs
             if run.method in (SOURCE_ONLY, leading) and run.seed == config.seeds[0]
         }
+        title = f"{config.source} to {config.target}"
         report.write(
             config.output,
             runs,
             maps,
-            title=f"{config.source} to {config.target}",
+            title=title,
             backbone=config.backbone.name,
             labels=config.labels,
             choose=config.choose,
             failures=failures,
         )
-        report.show(config.output, runs)
+        report.show(config.output, runs, title=title)
     return config.output
 
 
