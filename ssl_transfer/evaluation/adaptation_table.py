@@ -117,7 +117,8 @@ def sentence(runs: Sequence[Run], title: str) -> str:
     parts += [f"{group}: {', '.join(words)}" for group, words in groups.items() if words]
     if TARGET in lines:
         parts.append(f"training on the target's labels, the upper end, {100 * lines[TARGET].test.mean:.1f} %")
-    answer = "Yes" if groups["ahead of it"] else "No"
+    unsure = bool(groups["not told apart from it"])
+    answer = "Yes" if groups["ahead of it"] else "It cannot be told" if unsure else "No"
     return f"{answer}: {'; '.join(parts)}."
 
 
