@@ -89,3 +89,22 @@ def test_the_configuration_of_ganin_runs(run: Callable, tmp_path: Path) -> None:
     config = configuration.read_yaml(tmp_path / "run" / "config.yaml")
     assert (config["method"]["hidden_width"], config["method"]["hidden_layers"]) == ("100", "1")
     assert (config["optimizer"]["schedule"], config["optimizer"]["momentum"]) == ("inverse", "0.9")
+
+
+def test_pretraining_on_both_domains_is_one_more_start(run: Callable, tmp_path: Path, tiny: dict) -> None:
+    both = tmp_path / "both"
+    answer = run(
+        *("pretrain", "simclr", "--data", "union:digits,blended-digits", "--output", both),
+        *(*tiny["convolutional"], "--image-size", 16, "--batch-size", 256, "--epochs", 1),
+    )
+    assert answer.status == 0, answer.err
+    assert "1146 images of blended-digits in the pool" in answer.out
+    answer = run(
+        *("adapt", "coral", "--init", both, "--source", "digits", "--target", "blended-digits", "--labels", 2),
+        *("--epochs", 1, "--head-steps", 2, "--finetune-steps", 2, "--output", tmp_path / "run"),
+    )
+    assert answer.status == 0, answer.err
+    # Two labels a class are fewer images than the source's half of a batch; and what is tested was in no pool.
+    assert "20 labelled images of digits" in answer.out
+    answer = run("evaluate", tmp_path / "run", "--data", "blended-digits", "--split", "test")
+    assert answer.status == 0, answer.err
