@@ -39,8 +39,8 @@ class OptimizerConfig:
     warmup_steps: int = 50
     """Optimiser steps over which the rate rises linearly from zero; then it follows the schedule."""
     schedule: Schedule = "cosine"
-    """After the warm-up the rate falls to zero along a cosine; or falls where validation no longer improves (plateau);
-    or stays (constant)."""
+    """After the warm-up the rate falls to zero along a cosine; or to a sixth as 1 / (1 + 10 progress)^0.75 (inverse,
+    as DANN's authors have it); or falls where validation no longer improves (plateau); or stays (constant)."""
     plateau_factor: float = 0.1
     """What the rate is multiplied by at a plateau."""
     plateau_patience: int = 2

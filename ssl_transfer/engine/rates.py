@@ -1,7 +1,8 @@
 """Schedules: the factor on every learning rate, step by step.
 
 Every schedule starts with a linear warm-up (Goyal et al. 2017). Then the factor falls along half a cosine (Loshchilov
-and Hutter 2017), or falls by steps where a validation metric has come to rest, or stays.
+and Hutter 2017), or as an inverse power of the progress (Ganin et al. 2016, "Domain-adversarial training of neural
+networks", section 5.2.2), or by steps where a validation metric has come to rest, or stays.
 """
 
 import math
@@ -10,7 +11,9 @@ from typing import Any, Literal
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-Schedule = Literal["cosine", "plateau", "constant"]
+Schedule = Literal["cosine", "inverse", "plateau", "constant"]
+INVERSE_SCALE, INVERSE_POWER = 10.0, 0.75
+"""Alpha and beta of Ganin et al."""
 
 
 def warmup(step: int, num_steps: int, warmup_steps: int) -> float:
@@ -38,11 +41,23 @@ def warmup_cosine(step: int, num_steps: int, warmup_steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - length) / max(1, num_steps - length)))
 
 
+def warmup_inverse(step: int, num_steps: int, warmup_steps: int) -> float:
+    """A linear rise, then 1 / (1 + 10 p)^0.75 with p the progress from 0 to 1: down to a sixth.
+
+    A function of the step alone.
+    """
+    length = warmup_length(num_steps, warmup_steps)
+    if step < length:
+        return warmup(step, num_steps, warmup_steps)
+    progress = (step - length) / max(1, num_steps - length)
+    return (1.0 + INVERSE_SCALE * progress) ** -INVERSE_POWER
+
+
 class Rates:
     """The factor on the learning rates over one training.
 
     Args:
-        schedule: cosine, plateau or constant, each after the warm-up.
+        schedule: cosine, inverse, plateau or constant, each after the warm-up.
         num_steps: optimiser steps of the whole training.
         warmup_steps: optimiser steps of the warm-up.
         plateau_factor: what the factor is multiplied by at a plateau, between 0 and 1.
@@ -78,6 +93,8 @@ class Rates:
         """The factor at `step`, from 0."""
         if self._schedule == "cosine":
             return warmup_cosine(step, self._num_steps, self._warmup_steps)
+        if self._schedule == "inverse":
+            return warmup_inverse(step, self._num_steps, self._warmup_steps)
         rested = 1.0 if self._plateau is None else float(self._plateau.get_last_lr()[0])
         return rested * warmup(step, self._num_steps, self._warmup_steps)
 

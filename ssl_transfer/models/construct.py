@@ -13,8 +13,9 @@ from ..engine.errors import InputError
 from . import graph as graphs
 from . import torchvision_models
 from .blocks import ordered_blocks
+from .digit_cnn import DigitCnn
 from .simple_cnn import SimpleCnn
-from .spec import SIMPLE_CNN, BackboneSpec, is_vit_name
+from .spec import OWN, SIMPLE_CNN, BackboneSpec, is_vit_name
 
 SMALL_GRID = 8
 """Patches a side that a vision transformer with the small stem has."""
@@ -39,10 +40,11 @@ def _create_whole(spec: BackboneSpec) -> nn.Module:
     library = "torchvision" if torchvision_models.is_torchvision(spec.name) else "timm"
     given = _parse_arguments(spec.arguments)
     try:
-        if spec.name == SIMPLE_CNN:
+        if spec.name in OWN:
             if given:
-                raise InputError(f"--backbone.arguments {' '.join(spec.arguments)}: {SIMPLE_CNN} takes none.")
-            model: nn.Module = SimpleCnn(spec.in_chans)
+                raise InputError(f"--backbone.arguments {' '.join(spec.arguments)}: {spec.name} takes none.")
+            network = SimpleCnn if spec.name == SIMPLE_CNN else DigitCnn
+            model: nn.Module = network(spec.in_chans)
         elif library == "torchvision":
             model = torchvision_models.build(
                 spec.name, in_chans=spec.in_chans, image_size=spec.image_size, arguments=given
@@ -56,7 +58,8 @@ def _create_whole(spec: BackboneSpec) -> nn.Module:
         raise InputError(
             f"{library} cannot build {spec.name} for {spec.image_size} px with --backbone.arguments {shown}: {error}"
         ) from error
-    if spec.stem == "small" and not isinstance(model, VisionTransformer):
+    # The one network that is made for small images as it is.
+    if spec.stem == "small" and not isinstance(model, VisionTransformer | DigitCnn):
         if isinstance(model, torchvision_models.VisionTransformer):
             raise InputError(
                 f"{spec.name}: torchvision's transformers have no small stem. Give --backbone.stem standard, or a "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..engine.errors import InputError
 from .backbones import Backbone
 
-WIDTH = 256
+WIDTH, NARROW = 256, 100
 """Of hidden layers."""
 
 
@@ -22,9 +22,10 @@ WIDTH = 256
 class HeadConfig:
     """What is put on the backbone."""
 
-    kind: Literal["linear", "hidden", "flatten-256"] = "linear"
-    """linear: one layer. hidden: BatchNorm, a layer of 256, ReLU, a layer. flatten-256: the whole map in a row, a
-    layer of 256, ReLU, a layer (the head of the early Keras tutorials)."""
+    kind: Literal["linear", "hidden", "hidden-100-100", "flatten-256"] = "linear"
+    """linear: one layer. hidden: BatchNorm, a layer of 256, ReLU, a layer. hidden-100-100: two layers of 100, each with
+    ReLU, and a layer (the label predictor of DANN's authors for digits). flatten-256: the whole map in a row, a layer
+    of 256, ReLU, a layer (the head of the early Keras tutorials)."""
     pooling: Literal["backbone", "average", "max", "token", "attention"] = "backbone"
     """backbone: as the backbone itself pools. average and max over the places of its map; token: a transformer's class
     token; attention: an average weighted by a learned query (Ilse et al. 2018, equation 8)."""
@@ -116,7 +117,11 @@ def make_head(config: HeadConfig, backbone: Backbone, num_classes: int) -> Head:
             raise InputError("head.pooling token: this backbone has no class token. Use average, max or attention.")
         pool, width = Pooling(config.pooling, shape.features, shape.num_prefix_tokens), shape.features
     hidden: list[nn.Module] = []
-    if config.kind != "linear":
+    if config.kind == "hidden-100-100":
+        for _ in range(2):
+            hidden += [*_dropout(config.dropout), nn.Linear(width, NARROW), nn.ReLU()]
+            width = NARROW
+    elif config.kind != "linear":
         normed = [nn.BatchNorm1d(width)] if config.kind == "hidden" else []
         hidden, width = [*normed, *_dropout(config.dropout), nn.Linear(width, WIDTH), nn.ReLU()], WIDTH
     layers = nn.Sequential(*hidden, *_dropout(config.dropout), nn.Linear(width, num_scores))

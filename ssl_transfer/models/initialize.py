@@ -17,7 +17,7 @@ from ..engine import checkpoint
 from ..engine.errors import InputError, did_you_mean
 from . import torchvision_models
 from .backbones import Backbone, BackboneConfig, BackboneSpec, first_blocks
-from .spec import SIMPLE_CNN
+from .spec import OWN
 from .torchvision_models import Preprocessing
 
 _SEEN = "seen.npy"
@@ -45,8 +45,8 @@ def imagenet(spec: BackboneSpec, *, weights: Path | None, name: str = "") -> Bac
     Raises:
         InputError: the weights cannot be had, or do not fit the architecture.
     """
-    if spec.name == SIMPLE_CNN:
-        raise InputError(f"{SIMPLE_CNN} has no ImageNet weights. Use --init scratch, or another backbone.")
+    if spec.name in OWN:
+        raise InputError(f"{spec.name} has no ImageNet weights. Use --init scratch, or another backbone.")
     whole = replace(spec, keep_blocks=None)
     name = name or spec.name
     read = _torchvision_weights if torchvision_models.is_torchvision(name) else _timm_weights

@@ -11,6 +11,9 @@ from . import torchvision_models
 SMALL_IMAGE = 64
 """With `stem auto`, images of fewer pixels a side get the small stem."""
 SIMPLE_CNN = "simple_cnn"
+DIGIT_CNN = "digit_cnn"
+OWN = (SIMPLE_CNN, DIGIT_CNN)
+"""Networks of this project."""
 Interpolation = Literal["bilinear", "bicubic"]
 
 
@@ -20,7 +23,8 @@ class BackboneConfig:
 
     name: str = "resnet18"
     """A model of timm (resnet18, mobilenetv3_small_100, vit_tiny_patch16_224), torchvision/NAME for one of torchvision
-    under its parameter names (torchvision/mobilenet_v2), or simple_cnn, a plain baseline of six convolutions."""
+    under its parameter names (torchvision/mobilenet_v2), simple_cnn, a plain baseline of six convolutions, or
+    digit_cnn, the two convolutions of DANN's authors for 28 px."""
     stem: Literal["auto", "standard", "small"] = "auto"
     """standard: as timm builds it. small: for images of a few pixels; a convolutional network's first layer gets
     stride 1 (a 7 x 7 kernel becomes 3 x 3) and no pooling follows it; a vision transformer gets patches of an eighth
@@ -96,16 +100,16 @@ def check_name(name: str) -> None:
     """Raise InputError, with the near names, when there is no model of this name."""
     if torchvision_models.is_torchvision(name):
         torchvision_models.check_name(name)
-    elif name != SIMPLE_CNN and not timm.is_model(name):
+    elif name not in OWN and not timm.is_model(name):
         raise InputError(
             f"--backbone.name {name}: timm {timm.__version__} has no such model."
-            f"{did_you_mean(name, [*timm.list_models(), SIMPLE_CNN])} torchvision's are written torchvision/NAME."
+            f"{did_you_mean(name, [*timm.list_models(), *OWN])} torchvision's are written torchvision/NAME."
         )
 
 
 def is_timm(name: str) -> bool:
     """Whether a name that exists is one of timm's."""
-    return name != SIMPLE_CNN and not torchvision_models.is_torchvision(name)
+    return name not in OWN and not torchvision_models.is_torchvision(name)
 
 
 def is_vit_name(name: str) -> bool:

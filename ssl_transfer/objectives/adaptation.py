@@ -61,7 +61,6 @@ class Adapting(Objective):
         term: None for what trains on the source alone.
         norm: separate: BatchNorm's statistics apart; estimated: those of the target are kept too, and set from outside
             (`models` are then measured and exported with them); shared: one for both.
-        source_share: of a batch that is the source's.
     """
 
     loss_over_batch = True
@@ -72,12 +71,11 @@ class Adapting(Objective):
         term: Term | None,
         *,
         norm: Literal["shared", "separate", "estimated"] = "shared",
-        source_share: float = 0.5,
     ) -> None:
         super().__init__()
         self.supervised, self.term = supervised, term
         self.statistics = None if norm == "shared" else TargetStatistics(supervised.backbone)
-        self._separate, self._source_share = norm == "separate", source_share
+        self._separate, self._source_share = norm == "separate", 0.5
         self._adapting = False
 
     @property
@@ -85,13 +83,14 @@ class Adapting(Objective):
         """What is trained."""
         return self.supervised.backbone
 
-    def begin(self, *, adapting: bool) -> None:
+    def begin(self, *, adapting: bool, source_share: float = 0.5) -> None:
         """A phase begins, for which the supervised objective has been told what is trained.
 
         Args:
             adapting: whether batches hold both domains, or the source alone.
+            source_share: of a batch that is the source's.
         """
-        self._adapting = adapting
+        self._adapting, self._source_share = adapting, source_share
         if self.term is not None:
             self.term.requires_grad_(adapting)
             if adapting:

@@ -48,9 +48,11 @@ class CORALConfig:
 def mmd(source: Tensor, target: Tensor, *, kernels: int = 5) -> Tensor:
     """(N, D) and (M, D) float32 -> () float32, 0..2."""
     count = len(source)
-    # From rows of both: no difference of large norms, which float32 would round.
     rows = torch.cat([source, target])
-    distances = (rows[:, None, :] - rows[None, :, :]).square().sum(dim=2)
+    # From differences of rows, not of large norms, which float32 would round; without (N + M, N + M, D) in memory.
+    # In float64, as the root is taken and squared again.
+    distances = torch.cdist(rows.double(), rows.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
+    distances = distances.to(rows.dtype)
     bandwidth = distances.detach().sum() / (len(rows) * (len(rows) - 1))
     exponents = torch.arange(kernels, device=rows.device) - (kernels - 1) / 2
     widths = (bandwidth * 2.0**exponents).clamp_min(1e-12)

@@ -21,6 +21,7 @@ Shapes: B images, of them N the source's, M the target's; D features, K classes.
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,7 +43,9 @@ class DANNConfig:
     """Settings of DANN."""
 
     hidden_width: int = 256
-    """Width of the discriminator's two hidden layers."""
+    """Width of the discriminator's hidden layers."""
+    hidden_layers: int = 2
+    """How many hidden layers the discriminator has; the paper's for digits has one, of 100."""
     strength: float = 1.0
     """What lambda rises to: how much of the reversed gradient reaches the backbone."""
 
@@ -52,7 +55,9 @@ class CDANConfig:
     """Settings of CDAN."""
 
     hidden_width: int = 256
-    """Width of the discriminator's two hidden layers."""
+    """Width of the discriminator's hidden layers."""
+    hidden_layers: int = 2
+    """How many hidden layers the discriminator has."""
     strength: float = 1.0
     """What lambda rises to: how much of the reversed gradient reaches the backbone."""
     entropy: bool = True
@@ -90,21 +95,20 @@ class Adversarial(Term):
         num_inputs: width of what it sees.
         hidden_width: of its layers.
         strength: what lambda rises to.
+        hidden_layers: how many there are.
     """
 
     reversal: Tensor
 
-    def __init__(self, num_inputs: int, *, hidden_width: int, strength: float) -> None:
+    def __init__(self, num_inputs: int, *, hidden_width: int, strength: float, hidden_layers: int = 2) -> None:
         super().__init__()
-        if hidden_width < 1:
-            raise InputError(f"hidden_width {hidden_width}: it must be 1 or more.")
+        if hidden_width < 1 or hidden_layers < 1:
+            raise InputError(f"hidden_width {hidden_width}, hidden_layers {hidden_layers}: they must be 1 or more.")
         if not strength > 0.0:
             raise InputError(f"strength {strength}: above 0, or nothing is adapted; source-only is a method too.")
-        self.discriminator = nn.Sequential(
-            *(nn.Linear(num_inputs, hidden_width), nn.ReLU()),
-            *(nn.Linear(hidden_width, hidden_width), nn.ReLU()),
-            nn.Linear(hidden_width, 1),
-        )
+        widths = [num_inputs, *[hidden_width] * hidden_layers]
+        hidden = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]
+        self.discriminator = nn.Sequential(*hidden, nn.Linear(hidden_width, 1))
         self._strength = strength
         # A buffer: a resumed training goes on with the lambda that it had.
         self.register_buffer("reversal", torch.zeros(()))
@@ -151,9 +155,16 @@ class DANN(Adversarial):
     """The discriminator sees the features."""
 
     def __init__(
-        self, _supervised: Supervised, num_features: int, _num_classes: int, *, hidden_width: int, strength: float
+        self,
+        _supervised: Supervised,
+        num_features: int,
+        _num_classes: int,
+        *,
+        hidden_width: int,
+        strength: float,
+        hidden_layers: int = 2,
     ) -> None:
-        super().__init__(num_features, hidden_width=hidden_width, strength=strength)
+        super().__init__(num_features, hidden_width=hidden_width, hidden_layers=hidden_layers, strength=strength)
 
 
 class CDAN(Adversarial):
@@ -172,12 +183,16 @@ class CDAN(Adversarial):
         strength: float,
         entropy: bool,
         random_width: int,
+        hidden_layers: int = 2,
     ) -> None:
         if random_width < 1:
             raise InputError(f"random_width {random_width}: it must be 1 or more.")
         projected = num_features * num_classes > MOST_PRODUCTS
         super().__init__(
-            random_width if projected else num_features * num_classes, hidden_width=hidden_width, strength=strength
+            random_width if projected else num_features * num_classes,
+            hidden_width=hidden_width,
+            hidden_layers=hidden_layers,
+            strength=strength,
         )
         self._entropy, self._projected = entropy, projected
         if projected:

@@ -88,14 +88,19 @@ class DomainTraining:
     def begin(self, phase: Phase, plain: PhaseTraining) -> PhaseTraining:
         """See `phases.Around`."""
         adapting = self.adapts(phase)
-        self.module.begin(adapting=adapting)
+        batches = self.loader() if adapting else plain.batches
+        if isinstance(batches, DomainLoader):
+            # With few labels the source has not enough images for its half.
+            self.module.begin(adapting=True, source_share=batches.source_share)
+        else:
+            self.module.begin(adapting=False)
         # Without early stopping a phase runs to its end, and still keeps its best candidate.
         patience = plain.stopping.patience or phase.epochs
         if self.oracle:
             self.oracles[phase.name] = Stopper(patience=phase.epochs, min_delta=0.0, watched=ORACLE)
         return replace(
             plain,
-            batches=self.loader() if adapting else plain.batches,
+            batches=batches,
             validate=self.measure,
             watched=self.watched,
             stopping=replace(plain.stopping, patience=patience),

@@ -19,11 +19,13 @@ CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 PRETRAINING = tuple(f"{method}_digits" for method in METHODS)
 UNMEASURED = tuple(f"{method}_{images}" for method in METHODS for images in ("cifar10", "224px"))
 """What takes GPUs."""
+ADAPTING = ("dann_mnistm",)
+"""What needs photographs that are not the project's."""
 OTHERS = ("compare_photographs", "compare_surface_defects", "transfer_digits")
 
 
 def test_all_files_are_known() -> None:
-    assert sorted(path.stem for path in CONFIGS.iterdir()) == sorted([*PRETRAINING, *UNMEASURED, *OTHERS])
+    assert sorted(path.stem for path in CONFIGS.iterdir()) == sorted([*PRETRAINING, *UNMEASURED, *ADAPTING, *OTHERS])
 
 
 @pytest.mark.parametrize("name", [*PRETRAINING, *OTHERS])
@@ -37,7 +39,7 @@ def test_opens_with_its_command_and_result(name: str) -> None:
     assert "%" in comment
 
 
-@pytest.mark.parametrize("name", UNMEASURED)
+@pytest.mark.parametrize("name", [*UNMEASURED, *ADAPTING])
 def test_opens_with_its_command_and_says_that_it_was_not_measured(name: str) -> None:
     lines = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     assert f"--config recipes/configs/{name}.yaml" in lines[0]

@@ -67,3 +67,20 @@ def test_goes_on_from_imagenet_weights(run: Callable, tmp_path: Path, draw_image
     name = "blocks.3.0.conv_pw.weight"
     assert torch.allclose(found[name], start[name].float(), atol=1e-3)
     assert not torch.equal(found[name], start[name].float())
+
+
+@pytest.mark.slow
+def test_mnist_to_usps(run: Callable, tmp_path: Path, tiny: dict) -> None:
+    """Images of unlike size, 28 and 16 px, of one task: a few steps are far above chance (one in ten) on USPS."""
+    pair = ("--source", f"npz:{SHARED}/data/mnist.npz", "--target", f"npz:{SHARED}/data/usps.npz")
+    answer = run(
+        *("adapt", "coral", *pair, "--loading.cache", tmp_path / "cache", "--image-size", 28, "--labels", 50),
+        *("--loading.near-duplicates", "free", "--loading.workers", 1),
+        *("--backbone.name", "digit_cnn", "--head.kind", "hidden-100-100", "--plan", "all rate=2e-3 decay=1"),
+        *("--epochs", 1, "--finetune-steps", 40, "--augment.flip", 0, "--output", tmp_path / "run"),
+    )
+    assert answer.status == 0, answer.err
+    assert "1 x 16 x 16 pixels stored" in answer.out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["num_target"] > 6000
+    assert result["target_test"]["accuracy"] > 0.3

@@ -15,6 +15,7 @@ from torch import nn
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.models import backbones, initialize, torchvision_models
 from ssl_transfer.models.backbones import Backbone, BackboneConfig, BackboneSpec, first_blocks
+from ssl_transfer.models.heads import HeadConfig, make_head
 
 SHARED = Path(__file__).parents[2] / "../shared"
 NEEDS_SHARED = [
@@ -129,7 +130,7 @@ def test_no_classifier_is_left(make_family):
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_other_channels(channels):
-    for name in ("torchvision/resnet18", "simple_cnn"):
+    for name in ("torchvision/resnet18", "simple_cnn", "digit_cnn"):
         backbone = Backbone(spec_of(name, channels=channels))
         assert torch.isfinite(backbone(images_of(backbone, 4))).all()
 
@@ -145,6 +146,23 @@ def test_the_simple_network_has_the_baselines_size():
     assert trained + statistics + 129 == 4_649_345
     kinds = [type(module) for module in backbone.modules()]
     assert (kinds.count(nn.Conv2d), kinds.count(nn.MaxPool2d), kinds.count(nn.AdaptiveAvgPool2d)) == (6, 2, 1)
+
+
+def test_the_network_for_digits_is_that_of_the_paper():
+    """Figure 4a of Ganin and Lempitsky 2015: what follows from its layers, counted by hand."""
+    backbone = Backbone(spec_of("digit_cnn", stem="small", size=28))
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == (5 * 5 * 3 + 1) * 32 + (5 * 5 * 32 + 1) * 48
+    assert [module.kernel_size for module in backbone.modules() if isinstance(module, nn.Conv2d)] == [(5, 5), (5, 5)]
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
+    images = images_of(backbone, 4)
+    assert backbone(images).shape == (4, 768)
+    assert torch.equal(backbone(images), backbone.maps(images).flatten(1))
+    head = make_head(HeadConfig(kind="hidden-100-100"), backbone, 10)
+    assert sum(parameter.numel() for parameter in head.parameters()) == 769 * 100 + 101 * 100 + 101 * 10
+    assert [type(layer) for layer in head.layers] == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    assert head(backbone(images)).shape == (4, 10)
+    with pytest.raises(InputError, match="digit_cnn has no ImageNet weights"):
+        initialize.imagenet(spec_of("digit_cnn", size=28), weights=None)
 
 
 def test_small_stems_of_torchvision():
@@ -164,6 +182,8 @@ def test_small_stems_of_torchvision():
         ("torchvision/resnet18", ("nothing=3",), "torchvision cannot build .* nothing"),
         ("torchvision/vit_b_16", (), "torchvision cannot build .* for 30 px"),
         ("simple_cnn", ("depth=3",), "simple_cnn takes none"),
+        ("digit_cnn", ("depth=3",), "digit_cnn takes none"),
+        ("digit_cnm", (), r"Did you mean .*digit_cnn"),
         ("simple_cn", (), r"Did you mean .*simple_cnn"),
     ],
 )

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ssl_transfer.engine.rates import Rates, warmup_cosine
+from ssl_transfer.engine.rates import Rates, warmup_cosine, warmup_inverse
 
 
 def rates(schedule, *, higher_is_better=False, **settings) -> Rates:
@@ -35,6 +35,20 @@ def test_cosine_is_a_function_of_the_step():
     cosine.observe(float("nan"))
     assert [cosine.factor(step) for step in range(20)] == [warmup_cosine(step, 20, 4) for step in range(20)]
     assert cosine.state_dict() == {}
+
+
+def test_inverse_at_points_known_in_closed_form():
+    """mu(p) = mu / (1 + 10 p)^0.75: at p = 0, 0.1, 0.5 and 1."""
+    factor = [warmup_inverse(step, 100, 0) for step in range(101)]
+    assert factor[0] == 1.0
+    assert [factor[10], factor[50], factor[100]] == pytest.approx([2**-0.75, 6**-0.75, 11**-0.75])
+    warmed = [warmup_inverse(step, 110, 10) for step in range(111)]
+    assert warmed[4] == pytest.approx(0.5)
+    assert warmed[10:] == pytest.approx(factor)
+    inverse = rates("inverse")
+    inverse.observe(float("nan"))
+    assert [inverse.factor(step) for step in range(20)] == [warmup_inverse(step, 20, 4) for step in range(20)]
+    assert inverse.state_dict() == {}
 
 
 def test_constant_stays_after_the_warmup():

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...engine.errors import InputError, did_you_mean
-from .. import assemble, cache
+from .. import assemble, cache, domains
 from ..dataset import Dataset, LoadingConfig
 from ..formats import SUFFIXES
 from ..listing import Listing
 from ..stored import Stored
-from . import arrays, digits, folder, huggingface, medmnist_sets, table, torchvision_sets
+from . import arrays, blend, digits, folder, huggingface, medmnist_sets, table, torchvision_sets
 
 __all__ = ["SOURCES", "SUFFIXES", "Dataset", "LoadingConfig", "load", "read"]
 
@@ -20,7 +20,12 @@ SOURCES = {
     "torchvision:NAME": "CIFAR10, STL10, EuroSAT, Flowers102 and others, through torchvision",
     "hf:REPO": "a data set of the Hugging Face hub, or a folder in a form that its library reads",
     "medmnist:NAME": "pathmnist, bloodmnist_64 and others of MedMNIST",
+    "blended-digits": "these digits over crops of photographs that scikit-image ships, divided as digits is",
+    "blend:DATA,PHOTOFOLDER": "DATA over crops of a folder's photographs, as MNIST-M was made of MNIST",
+    "union:DATA,DATA": "the first data set, with the second's images in the pool for pretraining",
 }
+MADE = ("blended-digits", "blend", "union")
+"""Those that are made of other data sets."""
 
 
 def load(source: str, *, image_size: int, config: LoadingConfig) -> Dataset:
@@ -35,6 +40,8 @@ def load(source: str, *, image_size: int, config: LoadingConfig) -> Dataset:
         InputError: an unknown source; one that is missing, empty or has one class; too many unreadable images; copies
             in several parts.
     """
+    if source.partition(":")[0] in MADE:
+        return _made(source, image_size=image_size, config=config)
     listing, stored = read(source, image_size=image_size, config=config)
     return assemble.assemble(listing, stored, source=source, config=config)
 
@@ -48,6 +55,20 @@ def read(source: str, *, image_size: int, config: LoadingConfig) -> tuple[Listin
             "--loading.streaming is for `pretrain` on hf:REPO: a stream has no splits and no image can be looked up, "
             "which comparing, transfer, evaluating and checking need. Leave it out."
         )
+    kind, rest = _parsed(source)
+    if kind in MADE:
+        raise InputError(f"--data {source}: is made of other data, which has the files. Give that instead.")
+    if kind == "digits":
+        return digits.read()
+    listing = LISTERS[kind](rest, config)
+    stored = cache.store(
+        listing.items, listing.names, key=listing.key, source=source, image_size=image_size, config=config
+    )
+    return listing, stored
+
+
+def _parsed(source: str) -> tuple[str, str]:
+    """The kind of a source and what stands behind its colon."""
     kind, colon, rest = source.partition(":")
     forms = {form.partition(":")[0]: form for form in SOURCES}
     if kind not in forms or (colon and forms[kind] == kind):
@@ -56,13 +77,26 @@ def read(source: str, *, image_size: int, config: LoadingConfig) -> tuple[Listin
         raise InputError(f"--data {source}: not a known source; there are {', '.join(SOURCES)}.{hint}")
     if not rest and forms[kind] != kind:
         raise InputError(f"--data {source}: needs more, as in {forms[kind]}: {SOURCES[forms[kind]]}.")
-    if kind == "digits":
-        return digits.read()
-    listing = LISTERS[kind](rest, config)
-    stored = cache.store(
-        listing.items, listing.names, key=listing.key, source=source, image_size=image_size, config=config
-    )
-    return listing, stored
+    return kind, rest
+
+
+def _made(source: str, *, image_size: int, config: LoadingConfig) -> Dataset:
+    """A data set that is made of others."""
+    kind, rest = _parsed(source)
+    # A second data set may have a comma of its own; a folder of photographs stands last.
+    first, comma, second = rest.partition(",") if kind == "union" else rest.rpartition(",")
+    if kind != "blended-digits" and not (first and comma and second):
+        form = next(form for form in SOURCES if form.startswith(f"{kind}:"))
+        raise InputError(f"--data {source}: two with a comma between them, as in {form}: {SOURCES[form]}.")
+    base = load("digits" if kind == "blended-digits" else first, image_size=image_size, config=config)
+    if kind == "union":
+        return domains.pooled(base, load(second, image_size=image_size, config=config), source=source)
+    side, seed = max(image_size, *base.pixels.shape[2:]), config.split_seed
+    if kind == "blended-digits":
+        photographs = blend.embedded(side)
+    else:
+        photographs = blend.of_folder(Path(second), side, seed=seed, source=source)
+    return blend.blend(base, photographs, side=side, seed=seed, source=source)
 
 
 def _folder(rest: str, _: LoadingConfig) -> Listing:

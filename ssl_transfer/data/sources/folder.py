@@ -56,7 +56,7 @@ def read(path: Path) -> Listing:
     parts: list[int] = []
     for folder in folders or ["."]:
         part = _FOLDERS.get(folder, "train")
-        inside = _images(path / folder)
+        inside = image_names(path / folder)
         names += [name if folder == "." else f"{folder}/{name}" for name in inside]
         labels += [_class_of(name, path / folder, part) for name in inside]
         parts += [PARTS.index(part)] * len(inside)
@@ -108,14 +108,14 @@ def _refuse_strangers(path: Path) -> None:
     for child in sorted(path.iterdir()):
         if child.name in _FOLDERS or child.name.startswith(".") or not child.is_dir():
             continue
-        if any(_images(child)):
+        if any(image_names(child)):
             raise InputError(
                 f"--data folder:{path}: {child.name}/ holds images but is none of {', '.join(_FOLDERS)}."
                 f"{did_you_mean(child.name, _FOLDERS)} Rename it, or move it elsewhere."
             )
 
 
-def _images(folder: Path) -> list[str]:
+def image_names(folder: Path) -> list[str]:
     """Paths inside a folder of all images at any depth, sorted; hidden ones are left out."""
     suffixes = tuple(SUFFIXES)
     found = []

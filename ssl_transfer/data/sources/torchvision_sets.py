@@ -6,7 +6,7 @@ Images come as torchvision holds them: arrays, or the paths of files, which are 
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ _HALVES = {"train": {"train": True}, "test": {"train": False}}
 _TWO = {"train": {"split": "train"}, "test": {"split": "test"}}
 _THREE = {"train": {"split": "train"}, "validation": {"split": "val"}, "test": {"split": "test"}}
 _ARRAYS = Entry(parts=_HALVES, find=lambda dataset: (dataset.data, dataset.targets))
+_DIGITS = tuple("0123456789")
 _MNIST = Entry(parts=_HALVES, find=lambda dataset: (dataset.data.numpy(), dataset.targets.numpy()))
 _SIGNS = (
     *(f"speed limit {limit}" for limit in (20, 30, 50, 60, 70, 80)),
@@ -108,7 +109,8 @@ SETS = {
         classes=lambda dataset: [names[0] for names in dataset.classes],
     ),
     "KMNIST": _MNIST,
-    "MNIST": _MNIST,
+    # torchvision's own names, "7 - seven", match no other data set of digits.
+    "MNIST": replace(_MNIST, classes=lambda _: _DIGITS),
     "OxfordIIITPet": Entry(
         parts={"train": {"split": "trainval"}, "test": {"split": "test"}},
         find=lambda dataset: (dataset._images, dataset._labels),
@@ -118,9 +120,9 @@ SETS = {
         find=_last_channel,
     ),
     "SUN397": Entry(parts={"train": {}}, find=_by_loader),
-    "SVHN": Entry(parts=_TWO, find=_last_channel, classes=lambda _: tuple("0123456789")),
+    "SVHN": Entry(parts=_TWO, find=_last_channel, classes=lambda _: _DIGITS),
     "StanfordCars": Entry(parts=_TWO, find=_by_loader),
-    "USPS": Entry(parts=_HALVES, find=_ARRAYS.find, classes=lambda _: tuple("0123456789")),
+    "USPS": Entry(parts=_HALVES, find=_ARRAYS.find, classes=lambda _: _DIGITS),
 }
 """What can stand behind the colon. Others of torchvision's have several labels an image, boxes, masks, or no label."""
 
