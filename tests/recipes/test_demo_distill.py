@@ -51,6 +51,15 @@ def test_it_leaves_a_table_a_picture_and_runs(run: Callable, tmp_path: Path) -> 
     assert run("evaluate", folder / "taught-on-the-pool" / "seed0").status == 0
 
 
+def test_alone_the_student_has_the_steps_views_and_rate_of_the_one_taught_on_the_labels() -> None:
+    settings = configuration.read_yaml(demo_distill.SETTINGS)
+    alone, taught = dict(settings["alone"]), settings["on_labels"]
+    # Softer targets than its labels it has from nobody else.
+    assert float(alone.pop("label_smoothing")) == 0.1
+    assert alone == taught
+    assert alone["finetune_steps"] == "600"
+
+
 def test_demo_knows_its_names(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr("ssl_transfer.stages.demo_distill.main", started.append)
