@@ -9,7 +9,10 @@ import pytest
 import yaml
 from sklearn.datasets import load_digits
 
+from ssl_transfer.engine import config as configuration
 from ssl_transfer.objectives import ADAPTATIONS
+from ssl_transfer.stages import adapt as stage
+from ssl_transfer.stages.adapt_settings import AdaptConfig
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "adapt.py"
 FEW = ("--image-size", 16, "--labels", 5, "--batch-size", 32, "--epochs", 1, "--head-steps", 4, "--finetune-steps", 8)
@@ -114,6 +117,17 @@ def test_started_again_it_does_nothing_and_from_its_config_the_same(
     changed = adapt("coral", "--output", tmp_path / "run")
     assert changed.status == 2
     assert "oracle was True and is now False" in changed.err
+
+
+def test_one_of_many_that_has_finished_builds_nothing(
+    adapt: Callable, target: str, tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert adapt("coral", "--output", tmp_path / "run").status == 0
+    kind, default = AdaptConfig[ADAPTATIONS["coral"].config], AdaptConfig(method=ADAPTATIONS["coral"].config())
+    flags = [str(word) for word in ("--target", target, *FEW, *tiny["convolutional"], "--output", tmp_path / "run")]
+    config = configuration.parse(kind, {}, flags, program="adapt", default=default)
+    monkeypatch.setattr(stage, "initial_backbone", None)
+    assert stage.adapt(config, quiet=True) == json.loads((tmp_path / "run" / "result.json").read_text())
 
 
 def test_grey_against_colour_and_a_target_without_any_label(adapt: Callable, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`ssl-transfer distill`: the run that it leaves, what takes it further, and what it refuses."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ from safetensors.torch import load_file
 
 from ssl_transfer import load_backbone
 from ssl_transfer.cli import main
+from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.stages import distill as stage
 
 NAMED = ("--teacher", "TEACHER", "--student", "resnet10t")
 SHORT = ("--labels", 2, "--epochs", 1, "--finetune-steps", 4)
@@ -191,3 +195,27 @@ def test_trials_and_the_search_for_a_rate_work(run: Callable, student: tuple, tm
     answer = run(*student, "--find-rate", "--output", tmp_path / "found")
     assert answer.status == 0, answer.err
     assert (tmp_path / "found-rates" / "learning_rates.png").is_file()
+
+
+def test_one_of_many_that_has_finished_builds_nothing(
+    run: Callable, student: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [str(word) for word in (*student[1:], "--output", tmp_path / "run")]
+    assert run("distill", *flags).status == 0
+    default = stage.DistillConfig()
+    config = configuration.parse(stage.DistillConfig, {}, flags, program="distill", default=default)
+    monkeypatch.setattr(stage, "initial_backbone", None)
+    monkeypatch.setattr(stage, "load_classifier", None)
+    assert stage.distill(config, quiet=True) == json.loads((tmp_path / "run" / "result.json").read_text())
+    with pytest.raises(InputError, match="seed"):
+        stage.distill(dataclasses.replace(config, seed=1), quiet=True)
+    with pytest.raises(TypeError):
+        stage.distill(dataclasses.replace(config, fresh=True), quiet=True)
+
+
+def test_statistics_are_those_of_the_batch_with_the_pool(run: Callable, student: tuple, tmp_path: Path) -> None:
+    """Ten labelled images are few; with thirty of the pool beside them they are enough."""
+    answer = run(*student, "--batch-size", 40, "--pool", "--output", tmp_path / "pool")
+    assert (answer.status, "take their statistics" in answer.out) == (0, False)
+    answer = run(*student, "--batch-size", 10, "--output", tmp_path / "labels")
+    assert "take their statistics from batches of 10 images" in answer.out
