@@ -1,8 +1,8 @@
 """Self-supervised pretraining plus transfer: does pretraining on your own images help, and at how many labels?
 
-From a notebook: `pretrain(PretrainConfig(...))`, `transfer(TransferConfig(...))`, `distill(DistillConfig(...))`,
-`compare(CompareConfig(...))`, `load_backbone(path)`. Each is imported when it is first used, so that
-`import ssl_transfer` is quick.
+From a notebook: `pretrain(PretrainConfig(...))`, `transfer(TransferConfig(...))`, `adapt(AdaptConfig(...))`,
+`distill(DistillConfig(...))`, `compare(CompareConfig(...))`, `load_backbone(path)`. Each is imported when it is first
+used, so that `import ssl_transfer` is quick.
 """
 
 import importlib
