@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .engine.errors import FailedRunsError, InputError, did_you_mean
 
 COMMANDS = {
-    "demo": ("ssl_transfer.stages.demo", "the whole question on the embedded digits, in minutes; also demo adapt|distill"),
+    "demo": ("ssl_transfer.stages.demo", "the whole question on the embedded digits, in minutes; demo adapt|distill"),
     "data": ("ssl_transfer.output.data", "check images, preview their augmentation, list the cache of pixels"),
     "pretrain": ("ssl_transfer.stages.pretrain", "pretrain a backbone on images without labels"),
     "transfer": ("ssl_transfer.stages.transfer", "train a head, then everything, on labelled images"),
