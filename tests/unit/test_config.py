@@ -9,6 +9,7 @@ import ssl_transfer
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.methods import METHODS
+from ssl_transfer.objectives import ADAPTATIONS
 from ssl_transfer.stages import compare, pretrain
 from ssl_transfer.stages.compare import CompareConfig
 
@@ -159,10 +160,11 @@ def test_every_setting_has_help_and_is_read():
     assert len(classes) >= 14
     sources = {path: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
     code = "\n".join(sources.values())
-    # A method's settings reach its constructor as arguments; the contract tests hold them to that.
+    # A method's settings reach its constructor as arguments, and so do those of an adaptation that has a term; the
+    # contract tests hold them to that.
     arguments = {
         f"{entry.config.__name__}.{field.name}"
-        for entry in METHODS.values()
+        for entry in (*METHODS.values(), *(one for one in ADAPTATIONS.values() if one.term is not None))
         for field in dataclasses.fields(entry.config)
     }
     checked = 0
