@@ -25,6 +25,7 @@ from ..engine.tracking import Tracker, drop_after
 from ..evaluation.metrics import classification
 from ..objectives import ADAPTATIONS
 from ..objectives.adaptation import Adaptation, Adapting
+from ..objectives.baselines import AdaBNConfig
 from . import augmentation as augmentations
 from . import planned
 from .adapt_settings import (
@@ -118,7 +119,7 @@ def adapt(
         held=held,
         choose=config.choose,
         oracle=config.oracle,
-        images=getattr(config.method, "images", None),
+        images=config.method.images if isinstance(config.method, AdaBNConfig) else None,
     )
     training = replace(training, around=around)
     phases = _phases(config, around, len(labelled) // batch_size)
