@@ -27,11 +27,11 @@ def process(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_every_recipe_has_a_command() -> None:
     scripts = sorted(path.stem for path in (REPOSITORY / "recipes").glob("*.py"))
-    assert scripts == ["compare", "evaluate", "pretrain", "transfer"]
+    assert scripts == ["adapt", "compare", "distill", "evaluate", "pretrain", "transfer"]
     assert set(scripts) < set(COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["compare", "evaluate", "pretrain", "transfer"])
+@pytest.mark.parametrize("name", ["adapt", "compare", "distill", "evaluate", "pretrain", "transfer"])
 def test_recipe_calls_its_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
     monkeypatch.setattr("ssl_transfer.cli.main", called.append)
