@@ -1,11 +1,13 @@
 """Runs of several ways to adapt as a table: means, differences to source-only paired by seed, and what chose."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from .inference import CONFIDENCE, holm
 from .statistics import Estimate, estimate, paired_difference
 
 SOURCE_ONLY, TARGET = "source-only", "target"
@@ -46,6 +48,8 @@ class Line:
     """Accuracy on the target's test images."""
     difference: Estimate | None
     """To source-only, paired by seed; None for itself."""
+    p_value: float
+    """Of the difference, corrected (Holm 1979) for all methods that adapt; nan where there is none."""
     source: Estimate
     """Accuracy on the source's validation images."""
     told: Mapping[str, float]
@@ -68,6 +72,7 @@ def lines_of(runs: Sequence[Run]) -> list[Line]:
                 uses_target_labels=bool(mine[0].result["uses_target_labels"]),
                 test=estimate(list(_tests(runs, method).values())),
                 difference=None if method == SOURCE_ONLY else difference,
+                p_value=math.nan,
                 source=estimate([run.result["source_validation"]["accuracy"] for run in mine]),
                 told=_means(
                     {name: run.result["after"][name] for name in ("information", "density", "importance", "a_distance")}
@@ -77,7 +82,10 @@ def lines_of(runs: Sequence[Run]) -> list[Line]:
                 seconds=float(np.mean([run.result["seconds"] for run in mine])),
             )
         )
-    return found
+    compared = [line for line in found if line.difference is not None and not line.uses_target_labels]
+    corrected = holm([line.difference.p_value for line in compared if line.difference is not None])
+    held = {line.method: p_value for line, p_value in zip(compared, corrected, strict=True)}
+    return [replace(line, p_value=held.get(line.method, math.nan)) for line in found]
 
 
 def choices_of(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
@@ -102,15 +110,18 @@ def leader(runs: Sequence[Run]) -> str:
 
 
 def sentence(runs: Sequence[Run], title: str) -> str:
-    """What came out, in words: those ahead of source-only, those behind it, and the upper end."""
+    """What came out, in words: those ahead of source-only, those behind it, and the upper end.
+
+    The words go by corrected p values, as in a comparison: each method is another chance to be wrong.
+    """
     lines = {line.method: line for line in lines_of(runs)}
     base = lines[SOURCE_ONLY].test.mean
     groups: dict[str, list[str]] = {"ahead of it": [], "behind it": [], "not told apart from it": []}
     for line in sorted(lines.values(), key=lambda one: -one.test.mean):
         if line.difference is None or line.uses_target_labels:
             continue
-        low, high = line.difference.low, line.difference.high
-        group = "ahead of it" if low > 0.0 else "behind it" if high < 0.0 else "not told apart from it"
+        told = line.p_value <= 1.0 - CONFIDENCE
+        group = ("ahead of it" if line.difference.mean > 0.0 else "behind it") if told else "not told apart from it"
         points = interval(line.difference, signed=True)
         groups[group].append(f"{line.method} {100 * line.test.mean:.1f} % ({points} points)")
     parts = [f"From {title}, training on the source alone gets {100 * base:.1f} % of the target's test images right"]

@@ -85,6 +85,25 @@ def test_the_sentence_sorts_by_what_the_intervals_say(runs):
     assert "upper end" not in sentence(without, "x")
 
 
+def test_the_sentence_corrects_for_the_number_of_methods(runs):
+    """One method that is ahead by its own interval may be so by chance among seven."""
+    many = [
+        run_of(f"method{number}", run.seed, run.result["target_test"]["accuracy"])
+        for number in range(6)
+        for run in runs
+        if run.method == "coral"
+    ]
+    near = [
+        run_of("near", seed, base + gain) for seed, (base, gain) in enumerate(((0.5, 0.05), (0.6, 0.07), (0.4, 0.06)))
+    ]
+    alone = [run for run in runs if run.method == "source-only"]
+    assert "ahead of it: near" in sentence(alone + near, "x")
+    assert "ahead of it" not in sentence(alone + near + many, "x")
+    (line,) = (line for line in lines_of(alone + near + many) if line.method == "near")
+    assert line.difference.low > 0.0
+    assert line.p_value == pytest.approx(7 * line.difference.p_value)
+
+
 def test_an_upper_bound_never_leads(runs):
     assert leader(runs) == "dann"
     ends = [run for run in runs if run.method in ("source-only", "target")]

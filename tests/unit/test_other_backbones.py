@@ -155,7 +155,7 @@ def test_the_network_for_digits_is_that_of_the_paper():
     assert [module.kernel_size for module in backbone.modules() if isinstance(module, nn.Conv2d)] == [(5, 5), (5, 5)]
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
     images = images_of(backbone, 4)
-    assert backbone(images).shape == (4, 768)
+    assert backbone(images).shape == (4, 2352)
     assert torch.equal(backbone(images), backbone.maps(images).flatten(1))
     head = make_head(HeadConfig(kind="hidden-100-100"), backbone, 10)
     assert sum(parameter.numel() for parameter in head.parameters()) == 769 * 100 + 101 * 100 + 101 * 10
