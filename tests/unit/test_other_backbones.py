@@ -158,7 +158,7 @@ def test_the_network_for_digits_is_that_of_the_paper():
     assert backbone(images).shape == (4, 2352)
     assert torch.equal(backbone(images), backbone.maps(images).flatten(1))
     head = make_head(HeadConfig(kind="hidden-100-100"), backbone, 10)
-    assert sum(parameter.numel() for parameter in head.parameters()) == 769 * 100 + 101 * 100 + 101 * 10
+    assert sum(parameter.numel() for parameter in head.parameters()) == 2353 * 100 + 101 * 100 + 101 * 10
     assert [type(layer) for layer in head.layers] == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
     assert head(backbone(images)).shape == (4, 10)
     with pytest.raises(InputError, match="digit_cnn has no ImageNet weights"):
