@@ -58,9 +58,10 @@ class DomainLoader:
         world = runtime.num_processes
         from_source = _whole(min(batch_size * source_share, len(source_indices)), world)
         from_target = _whole(min(batch_size - batch_size * source_share, len(target_indices)), world)
-        if not (from_source and from_target):
+        if min(from_source, from_target) < max(2, world):
             raise InputError(
-                f"--batch-size {batch_size}: each of {world} processes needs images of both domains in every batch "
+                f"--batch-size {batch_size}: each of {world} processes needs images of both domains in every batch, "
+                "and two of each are the least that a distance can be taken of "
                 f"({len(source_indices)} of the source and {len(target_indices)} of the target are there). Give more, "
                 "or launch fewer processes."
             )

@@ -13,7 +13,7 @@ CDAN (Long et al., "Conditional adversarial domain adaptation", NeurIPS 2018) sh
 of features and predicted probabilities (equation 5), or where that is wide a random projection of it (equation 6), and
 with `entropy` (CDAN+E, equation 8) weighs images by 1 + exp(-entropy), normalised over each domain.
 
-It differs from both in that the schedule begins with the first phase that trains features, behind the head phase, and
+It differs from both in that the schedule begins anew with each phase that trains features, behind the head phase, and
 in that the discriminator learns at the rate of the phase.
 
 Shapes: B images, of them N the source's, M the target's; D features, K classes.

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import NullFormatter
 
 from ..engine.checkpoint import write_text
+from ..engine.words import counted
 from ..evaluation import tables
 from ..evaluation.curves import curves_of_runs, mean_curve
 from ..evaluation.statistics import Estimate, Row, budget_title, estimate, paired_difference
@@ -154,11 +155,11 @@ def _page(lines: Sequence[Line], facts: Mapping[str, Any]) -> str:
             f"![Accuracy over speed, and learning curves]({PICTURE})",
             "",
             f"Percent, mean over {seeds} with 95 % intervals (Student's t); differences are paired by seed, which "
-            f"draws the labelled images of all arms. {budget_title(facts['labels'], 'labels ')}: {facts['num_train']} "
+            f"draws the labelled images of all arms. {budget_title(facts['labels'], 'label')}: {facts['num_train']} "
             f"images to train on and {facts['num_validation']} for choosing; the pool has {facts['num_pool']} images, "
             f"{facts['num_test']} are tested on, once. The teacher was pretrained with SimCLR on the pool "
-            f"({facts['pretrain_seeds']} backbones, in turns) and fine-tuned on the labelled images. Images per "
-            "second: classified in batches of 256 on this machine, without a GPU on one of its cores.",
+            f"({counted(facts['pretrain_seeds'], 'backbone')}, in turns) and fine-tuned on the labelled images. Images "
+            "per second: classified in batches of 256 on this machine, without a GPU on one of its cores.",
             "",
             f"    {facts['data']}".replace("\n", "\n    "),
             "",

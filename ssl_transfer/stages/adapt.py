@@ -95,10 +95,10 @@ def adapt(
     fingerprints = {"source": source.fingerprint, "target": target.fingerprint, "init": fingerprint_of(config)}
     if quiet and (result := planned.finished(config, settings, fingerprints, runtime, VOLATILE_DATA)) is not None:
         return result
-    pool, held = target_images(config, target)
     backbone, provenance = initial_backbone(config, source)
     if is_run(config.init):
         source, target = (matched(one, backbone.spec, Path(config.init), config.loading) for one in (source, target))
+    pool, held = target_images(config, target)
     check_norms(backbone, entry, name, separate=config.domain_norm == "separate")
     torch.manual_seed(seed_from(config.seed, 1))
     backbone, head = fitted(config, backbone, len(source.classes))

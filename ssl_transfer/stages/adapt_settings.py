@@ -86,6 +86,12 @@ def check(config: AdaptConfig[Any], name: str, entry: Adaptation) -> None:
         )
     if entry.term is None and config.domain_norm == "separate":
         raise InputError(f"--domain-norm separate would be ignored: {name} trains on one domain. Leave it out.")
+    if config.head.kind == "hidden" and (config.domain_norm == "separate" or entry.estimates_statistics):
+        asked = "--domain-norm separate" if config.domain_norm == "separate" else name
+        raise InputError(
+            f"--head.kind hidden: normalises over the images of a batch, and {asked} sets the statistics of the "
+            "backbone alone. Take another head."
+        )
     if config.domain_norm == "separate" and config.batch_norm == "frozen":
         raise InputError("--domain-norm separate would be ignored: --batch-norm frozen moves no statistics. Give one.")
     partial = [phase.trained for phase in phases if phase.trained not in ("head", "all")]

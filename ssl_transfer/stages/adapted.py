@@ -11,7 +11,7 @@ from torch import Tensor
 from ..engine.runtime import Runtime
 from ..objectives import ADAPTATIONS
 from .adapt_settings import AdaptConfig
-from .adapting import DomainTraining, candidates, training_of
+from .adapting import DomainTraining, candidates, kept, training_of
 from .initial import seen_after
 from .plan import Phase
 from .transferred import leave_evaluation, leave_model, leave_predicted
@@ -22,7 +22,7 @@ def logged(metrics: Path, choose: str, around: DomainTraining, phases: Sequence[
     found, runtime = {}, around.training.runtime
     if runtime.is_main:
         criteria = candidates(metrics)
-        choice = criteria[choose]
+        choice = kept(metrics, choose)
         adapted = any(phase.name == choice["phase"] and around.adapts(phase) for phase in phases)
         found = {
             "chosen": choice["phase"],

@@ -184,8 +184,7 @@ def candidates(metrics: Path) -> dict[str, dict[str, Any]]:
 
     Read from a run's log. The first of equals, as the training keeps it.
     """
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    measured = [line for line in lines if line["split"] == "validation" and line["epoch"] > 0]
+    measured = evaluations(metrics)
     watched = {**CRITERIA, "oracle": ORACLE}
     found = {}
     for name, one in watched.items():
@@ -197,6 +196,29 @@ def candidates(metrics: Path) -> dict[str, dict[str, Any]]:
                 key: best[key] for key in ("accuracy", ORACLE.metric) if key in best
             }
     return found
+
+
+def evaluations(metrics: Path) -> list[dict[str, Any]]:
+    """A log's lines of candidates: without the start, and without what a phase measured of its best weights again."""
+    over, found = set(), []
+    for line in (json.loads(text) for text in metrics.read_text(encoding="utf-8").splitlines()):
+        if line["split"] == "stopping":
+            over.add(line["phase"])
+        elif line["split"] == "validation" and line["epoch"] > 0 and line["phase"] not in over:
+            found.append(line)
+    return found
+
+
+def kept(metrics: Path, choose: str) -> dict[str, Any]:
+    """The candidate whose weights were kept: `phase`, `epoch`.
+
+    It is the one that a criterion prefers but for `stopping.min_delta`, by which a little better is no better.
+    """
+    watched = CRITERIA[choose]
+    lines = [json.loads(text) for text in metrics.read_text(encoding="utf-8").splitlines()]
+    name, sign = f"best_{watched.metric}", 1.0 if watched.higher_is_better else -1.0
+    best = max((one for one in lines if one["split"] == "stopping" and name in one), key=lambda one: sign * one[name])
+    return {"phase": best["phase"], "epoch": int(best["best_epoch"])}
 
 
 def training_of(metrics: Path, candidate: dict[str, Any], *, adapted: bool) -> dict[str, float]:

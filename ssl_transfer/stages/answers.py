@@ -70,7 +70,10 @@ def recorded_answers(
     sorted_keys, rows = keys.to(runtime.device).sort()
 
     def look_up(asked: Tensor) -> Answer:
-        places = rows[torch.searchsorted(sorted_keys, asked)]
+        places = torch.searchsorted(sorted_keys, asked)
+        if not torch.equal(sorted_keys[places.clamp(max=len(sorted_keys) - 1)], asked):
+            raise RuntimeError("the teacher was not asked of one of these views")
+        places = rows[places]
         return Answer(*(values[places] for values in answers))
 
     return look_up

@@ -139,6 +139,12 @@ def compare_adaptations(config: AdaptDemoConfig) -> Path:
         for name in (config.source, config.target)
     )
     source, target = together(source, target)
+    for part in ("validation", "test"):
+        if not len(target.splits[part]) or not bool((target.labels[target.splits[part]] >= 0).all()):
+            raise InputError(
+                f"--target {config.target}: the table holds what methods get right, and its {part} images have no "
+                "labels. Give such, or adapt with one method: ssl-transfer adapt METHOD."
+            )
     volatile = (*VOLATILE, "methods", "seeds", "retry")
     identity = {"source": source.fingerprint, "target": target.fingerprint}
     settings = configuration.to_dict(config)
