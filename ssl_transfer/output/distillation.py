@@ -13,6 +13,7 @@ from ..engine.checkpoint import write_text
 from ..engine.words import counted
 from ..evaluation import tables
 from ..evaluation.curves import curves_of_runs, mean_curve
+from ..evaluation.inference import CONFIDENCE, holm
 from ..evaluation.statistics import Estimate, Row, budget_title, estimate, paired_difference
 from . import figures
 from .evaluation import write_picture
@@ -170,15 +171,16 @@ def _page(lines: Sequence[Line], facts: Mapping[str, Any]) -> str:
 
 
 def _sentence(lines: Sequence[Line]) -> str:
-    """The answer, for each arm that was taught."""
-    parts = []
-    for line in lines[1:-1]:
-        found = line.difference
+    """The answer, for each arm that was taught, by p values corrected for their number (Holm 1979)."""
+    parts, taught = [], lines[1:-1]
+    corrected = holm([math.nan if line.difference is None else line.difference.p_value for line in taught])
+    for line, p_value in zip(taught, corrected, strict=True):
+        found, told = line.difference, p_value <= 1.0 - CONFIDENCE
         if found is None or math.isinf(found.low):
             parts.append(f"{line.arm}, not known (one seed, or all seeds agree)")
-        elif found.low > 0.0:
+        elif told and found.mean > 0.0:
             parts.append(f"{line.arm}, yes ({_percent(found, '+')} points)")
-        elif found.high < 0.0:
+        elif told:
             parts.append(f"{line.arm}, it loses ({_percent(found, '+')} points)")
         else:
             parts.append(f"{line.arm}, not told apart ({_percent(found, '+')} points)")
