@@ -17,7 +17,6 @@ from ..data.dataset import Dataset
 from ..data.domains import together
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
-from ..engine.errors import InputError
 from ..engine.folder import RunFolder
 from ..engine.gradients import check_accumulation
 from ..engine.randomness import seed_from
@@ -44,6 +43,7 @@ from .adapting import DomainTraining, check_norms
 from .build import batch_size_of, fitted, make_training
 from .initial import fingerprint_of, initial_backbone, is_run, label_of
 from .matching import matched
+from .naming import take_method
 from .phases import Training
 from .plan import Phase
 from .run import data_label
@@ -220,22 +220,12 @@ def _phases(config: AdaptConfig[Any], around: DomainTraining, steps: int) -> tup
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer adapt") -> None:
     """`adapt METHOD [flags]`; the method may also stand in the --config file as `method: {name: ...}`."""
-    settings, rest = configuration.take_config(arguments)
-    images, settings, rest = augmentations.take(settings, rest)
-    method_settings = settings.get("method")
-    name = method_settings.pop("name", None) if isinstance(method_settings, dict) else None
-    if rest and not rest[0].startswith("-"):
-        name = rest.pop(0)
-    if name is None:
-        choices = "\n".join(f"  {key:14} {entry.summary}" for key, entry in ADAPTATIONS.items())
-        usage = (
-            f"usage: {program} METHOD --source DATA --target DATA [--help] [flags]\n\n"
-            f"Train on labelled images of one domain for another. Methods:\n{choices}"
-        )
-        if set(rest) & {"-h", "--help"}:
-            print(usage)
-            return
-        raise InputError(f"which method?\n{usage}")
+    usage = (
+        f"usage: {program} METHOD --source DATA --target DATA [--help] [flags]\n\n"
+        "Train on labelled images of one domain for another. Methods:"
+    )
+    summaries = {key: entry.summary for key, entry in ADAPTATIONS.items()}
+    name, images, settings, rest = take_method(arguments, usage, summaries)
     entry = method_named(name)
     kind: Any = AdaptConfig[entry.config]  # type: ignore[name-defined]
     default = augmentations.adapted(kind(method=entry.config()), images)

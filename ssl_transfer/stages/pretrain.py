@@ -28,6 +28,7 @@ from . import augmentation as augmentations
 from . import watch
 from .initial import AUTO, Initial, decided, fingerprint_of, initial_backbone, is_run, label_of, seen_after
 from .matching import matched
+from .naming import take_method
 from .run import VOLATILE, RunConfig, check_positive, data_label
 
 M = TypeVar("M")
@@ -281,22 +282,9 @@ def pretrain(
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer pretrain") -> None:
     """`pretrain METHOD [flags]`; the method may also stand in the --config file as `method: {name: ...}`."""
-    settings, rest = configuration.take_config(arguments)
-    images, settings, rest = augmentations.take(settings, rest)
-    method_settings = settings.get("method")
-    name = method_settings.pop("name", None) if isinstance(method_settings, dict) else None
-    if rest and not rest[0].startswith("-"):
-        name = rest.pop(0)
-    if name is None:
-        choices = "\n".join(f"  {key:12} {entry.summary}" for key, entry in METHODS.items())
-        usage = (
-            f"usage: {program} METHOD [--help] [flags]\n\n"
-            f"Pretrain a backbone on images without labels. Methods:\n{choices}"
-        )
-        if set(rest) & {"-h", "--help"}:
-            print(usage)
-            return
-        raise InputError(f"which method?\n{usage}")
+    usage = f"usage: {program} METHOD [--help] [flags]\n\nPretrain a backbone on images without labels. Methods:"
+    summaries = {key: entry.summary for key, entry in METHODS.items()}
+    name, images, settings, rest = take_method(arguments, usage, summaries)
     entry, recipe = method_named(name), default_recipe(name, images)
     kind: Any = PretrainConfig[entry.config]  # type: ignore[name-defined]
     # Not the method's own name: who names that one too must hear when a run holds another.
