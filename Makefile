@@ -19,7 +19,7 @@ demo: $(READY)
 	$(BIN)/ssl-transfer demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
