@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from joblib.externals.loky import get_reusable_executor
+from joblib.executor import get_memmapping_executor
 from torch import Tensor
 
 from ..engine.errors import InputError
@@ -68,7 +68,8 @@ class Streamed:
     def __getitem__(self, indices: Tensor) -> Tensor:
         wanted = [self._items[position] for position in self._kept[indices.cpu().numpy()].tolist()]
         share = max(1, -(-len(wanted) // self._workers))
-        pool = get_reusable_executor(self._workers)
+        # Of joblib, which fills the cache with it too: one that loky alone had made would be none of its own.
+        pool = get_memmapping_executor(self._workers)
         futures = [pool.submit(squares_of, wanted[i : i + share], self._layout) for i in range(0, len(wanted), share)]
         try:
             return torch.from_numpy(np.concatenate([future.result() for future in futures]))

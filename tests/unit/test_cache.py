@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 
 from ssl_transfer.data import cache, decode, sources
@@ -215,6 +217,17 @@ def test_streaming_gives_the_same_pixels_and_says_so(load, root, scatter):
         assert torch.equal(one, stored.pixels[chunk] / 255.0)
     # With room after all, the pixels are stored.
     assert load(cache=root.parent / "other").notes == stored.notes
+
+
+def test_after_streaming_a_cache_can_be_filled(load, root, paint_classes):
+    """Both have worker processes of joblib, which reuses those that are there: also where they were begun here."""
+    paint_classes(root, 4)
+    # None may be left of another test.
+    get_reusable_executor().shutdown(wait=True)
+    data = load(cache_gb=1e-9, workers=2)
+    assert len(data.pixels[torch.arange(4)]) == 4
+    workers = joblib.Parallel(n_jobs=2, backend="loky")
+    assert workers(joblib.delayed(abs)(number) for number in (-1, -2)) == [1, 2]
 
 
 def test_a_streamed_file_that_vanishes_is_named(load, root, scatter):
