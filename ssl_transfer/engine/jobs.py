@@ -103,6 +103,7 @@ def attempt(job: Job) -> Outcome:
     except InputError as error:
         return Failure(lines=tuple(str(error).splitlines()[-NUM_LINES:]))
     except Exception:
+        # Whatever it was: the others go on, and it is listed with its last lines.
         return Failure(lines=tuple(traceback.format_exc().splitlines()[-NUM_LINES:]))
     finally:
         # What was out of memory holds it no longer when the next one begins.

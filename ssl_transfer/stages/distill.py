@@ -45,7 +45,7 @@ class DistillConfig(TransferConfig):
     """Train a small student on labelled images and on what a teacher, the model of a finished run, says of images."""
 
     teacher: str = ""
-    """The folder of a run with a trained head: of transfer, or of distill."""
+    """The folder of a run with a trained head: of transfer, adapt or distill."""
     student: str = ""
     """The student's network, as --backbone.name. Not needed where --init names a run or timm:NAME."""
     plan: tuple[str, ...] = ("full",)
