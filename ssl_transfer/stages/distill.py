@@ -114,7 +114,7 @@ def distill(
     path = _teacher_of(config)
     size_of_teacher = initialize.image_size_of(path)
     config = _decided(config, size_of_teacher)
-    runtime = runtime or runtimes.start(config.mixed_precision)
+    runtime = runtime or runtimes.start(config.mixed_precision, deterministic=config.deterministic)
     stored_for = max(config.size, size_of_teacher)
     dataset = dataset or sources.load(config.data, image_size=stored_for, config=config.loading)
     settings = configuration.to_dict(config)
@@ -148,7 +148,17 @@ def distill(
     )
     smallest_batch(config, sum(sizes), runtime.num_processes)
     training = make_training(
-        config, config, dataset, backbone, head, labelled, validation, sizes[0], runtime, quiet=quiet
+        config,
+        config,
+        dataset,
+        backbone,
+        head,
+        labelled,
+        validation,
+        sizes[0],
+        runtime,
+        checkpoints=config.checkpoints,
+        quiet=quiet,
     )
     lessons = Lessons(training, classifier, config.distillation, pool=pool, sizes=sizes, fixed_views=config.fixed_views)
     training = replace(training, around=lessons)
