@@ -158,7 +158,9 @@ def changes(before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, ..
     """What differs between the settings of a run as it was started and as it is now: `epochs was 2 and is now 3`."""
     old, new = configuration.flatten(before), configuration.flatten(now)
     for name in new.keys() - old.keys():
-        old.update({name: value for later, value in LATER.items() if f".{name}".endswith(f".{later}")})
+        for later, value in LATER.items():
+            if f".{name}".endswith(f".{later}"):
+                old[name] = value
     return [
         f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
