@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from .engine.errors import FailedRunsError, InputError, did_you_mean
+from .engine.secrets import redacted
 
 COMMANDS = {
     "demo": ("ssl_transfer.stages.demo", "the whole question on the embedded digits, in minutes; demo adapt|distill"),
@@ -16,6 +17,7 @@ COMMANDS = {
     "evaluate": ("ssl_transfer.stages.evaluate", "kNN, linear probe and head of a run, on clean or corrupted images"),
     "compare": ("ssl_transfer.stages.compare", "pretraining against scratch and ImageNet, over budgets and seeds"),
     "summary": ("ssl_transfer.stages.summary", "a backbone's blocks, and what each phase would train of them"),
+    "sync": ("ssl_transfer.output.sync", "show in wandb what a run, or all runs below a folder, have logged"),
     "report": ("ssl_transfer.output.report", "draw a comparison's report again from its results"),
 }
 USER_ERROR = 2
@@ -43,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise InputError(f"{name!r} is not a command.{did_you_mean(name, COMMANDS)}\n\n{usage()}")
         importlib.import_module(COMMANDS[name][0]).main(rest)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(redacted(f"error: {error}"), file=sys.stderr)
         sys.exit(USER_ERROR)
     except FailedRunsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(redacted(f"error: {error}"), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import Any
 
 from .board import Board, Names, TrackingConfig
 from .checkpoint import write_text
+from .errors import InputError
 from .runtime import Runtime
 from .secrets import redacted_all
 
@@ -95,9 +96,10 @@ def publish(
     Returns:
         Whether wandb, online or offline, has all of it.
     """
-    board = Board(config, folder, settings, Names(name=folder.name, group=folder.name, job_type=job_type))
+    name = folder.resolve().name
+    board = Board(config, folder, settings, Names(name=name, group=name, job_type=job_type))
     board.summarize(summary)
-    board.attach(f"{folder.name}-report", files)
+    board.attach(f"{name}-report", files)
     board.finish()
     return board.works
 
@@ -113,17 +115,29 @@ def send(config: TrackingConfig, folder: Path, settings: dict[str, Any]) -> bool
     Returns:
         Whether wandb, online or offline, has all of it.
     """
-    kept = folder / NAMES
-    # Runs of older versions have no such file.
-    held: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {"name": folder.name}
-    summary = held.pop("summary", {})
-    board = Board(config, folder, settings, Names(**held))
+    names, summary = _names_of(folder)
+    board = Board(config, folder, settings, names)
     for record in read_records(folder / "metrics.jsonl"):
         board.log(record)
     if summary:
         board.summarize(summary)
     board.finish()
     return board.works
+
+
+def _names_of(folder: Path) -> tuple[Names, dict[str, float]]:
+    """What the run's tracker left for `send`: how wandb shows the run, and its summary."""
+    path = folder / NAMES
+    if not path.is_file():
+        # A run of an older version.
+        return Names(name=folder.resolve().name), {}
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return Names(name=held["name"], group=held["group"], job_type=held["job_type"]), dict(held["summary"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: not readable ({error}). Remove it: the run is shown by its folder's name."
+        ) from error
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from timm.models import VGG, VisionTransformer, load_state_dict
 from torch import Tensor
 
 from ..engine import checkpoint
+from ..engine.arrays import load_array
 from ..engine.errors import InputError, did_you_mean
 from . import torchvision_models
 from .backbones import Backbone, BackboneConfig, BackboneSpec, first_blocks
@@ -185,7 +186,7 @@ def export(backbone: Backbone, folder: Path, provenance: Mapping[str, Any], *, s
 def seen_images(path: Path) -> np.ndarray | None:
     """The images that a run's backbone was trained on, its own initialisation included; None where it does not say."""
     file = checkpoint.export_folder(path, "backbone") / _SEEN
-    return np.load(file, allow_pickle=False) if file.is_file() else None
+    return load_array(file) if file.is_file() else None
 
 
 def _fit_channels(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
