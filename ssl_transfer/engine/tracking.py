@@ -135,9 +135,8 @@ def _names_of(folder: Path) -> tuple[Names, dict[str, float]]:
         held = json.loads(path.read_text(encoding="utf-8"))
         return Names(name=held["name"], group=held["group"], job_type=held["job_type"]), dict(held["summary"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: not readable ({error}). Remove it: the run is shown by its folder's name."
-        ) from error
+        remedy = "Remove it: the run is then shown by its folder's name."
+        raise InputError(f"{path}: not readable ({error}). {remedy}") from error
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -169,10 +169,9 @@ def _features(maps: Mapping[str, Sequence[Point]]) -> bytes:
         plt.Line2D([], [], linestyle="", marker="o", markerfacecolor="none", color="#444444", label="source"),
         plt.Line2D([], [], linestyle="", marker=MARKERS[4], color="#444444", label="target"),
         *(
-            plt.Line2D(
-                [], [], linestyle="", marker="s", color=colours(number % colours.N), label=label.replace("$", r"\$")
-            )
-            for number, label in enumerate(classes[:_MOST_COLOURS])
+            plt.Line2D([], [], linestyle="", marker="s", color=colours(number % colours.N), label=label)
+            # A dollar would begin a formula.
+            for number, label in enumerate(name.replace("$", r"\$") for name in classes[:_MOST_COLOURS])
         ),
     ]
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8)
