@@ -10,8 +10,10 @@ _NAMES = re.compile(r"(^|_)(TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD|PASSWD)$")
 _SHORTEST = 8
 """A shorter value is no secret worth the name, and would be found in the middle of ordinary words."""
 _SHAPES = (
-    # The user and the password of a URL. What stands before the @ may hold another @.
-    (re.compile(r"(?<=://)[^/\s?#\"'<>]+@"), f"{HIDDEN}@"),
+    # The user and the password of a URL, in which the password may hold another @; also where a library that took it
+    # for a path has left one slash.
+    (re.compile(r"(://)[^/\s?#\"'<>]+@"), rf"\1{HIDDEN}@"),
+    (re.compile(r"(https?:/)[^/\s?#\"'<>]+@"), rf"\1{HIDDEN}@"),
     # Tokens that tell what they are: of Hugging Face, GitHub, GitLab.
     (re.compile(r"\b(?:hf_|gh[opsur]_|github_pat_|glpat-)[A-Za-z0-9_-]{16,}"), HIDDEN),
 )
