@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from ..engine.secrets import redacted
 from . import markdown
 
 
 def _without_secrets(value: Any) -> Any:
-    """What a macro made is markup already, of values that went through here."""
-    return redacted(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    """What a macro made is of a type of its own, escaped already, of values that went through here."""
+    return redacted(value) if type(value) is str else value
 
 
 TEMPLATES = jinja2.Environment(
