@@ -16,6 +16,7 @@ import tyro
 import yaml
 
 from .errors import InputError
+from .secrets import redacted
 
 T = TypeVar("T")
 
@@ -108,16 +109,14 @@ def parse(
 
 
 def to_dict(config: Any) -> Any:
-    """A configuration as plain dicts, lists, strings and numbers."""
+    """A configuration as plain dicts, lists, strings and numbers, without credentials: this is what runs keep of it."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, dict):
         return {key: to_dict(value) for key, value in config.items()}
     if isinstance(config, (list, tuple)):
         return [to_dict(value) for value in config]
-    if isinstance(config, Path):
-        return str(config)
-    return config
+    return redacted(str(config)) if isinstance(config, (str, Path)) else config
 
 
 def shallow(config: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from . import config as configuration
 from .checkpoint import remove_unfinished, write_text
 from .errors import InputError
 from .runtime import Runtime
+from .secrets import redacted, redacted_all
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightly", "accelerate", "numpy", "scikit-learn")
 
@@ -140,7 +141,7 @@ class RunFolder:
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file into the folder, on rank 0."""
         if self._runtime.is_main:
-            write_text(self.path / name, json.dumps(content, indent=2) + "\n")
+            write_text(self.path / name, json.dumps(redacted_all(content), indent=2) + "\n")
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -199,9 +200,9 @@ def git_commit() -> str:
 
 
 def environment(runtime: Runtime) -> dict[str, Any]:
-    """Versions, devices and command of this run, for whoever repeats it."""
+    """Versions, devices and command of this run, for whoever repeats it; credentials are left out."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(redacted(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
