@@ -20,6 +20,7 @@ from .randomness import reseed, seed_from
 from .rates import Rates
 from .runtime import Runtime
 from .stopping import Stopper, StoppingConfig, Watched
+from .synchronized import synchronized
 
 CHECKPOINT_SECONDS = 20.0
 """A running training saves its state when an epoch ends and at least so long has passed since it last did."""
@@ -183,7 +184,8 @@ def train(
             checkpoint.save_state(state_path, {**state, "step": step, "seconds": seconds})
         runtime.wait()
 
-    with progress.bar(phase, num_steps, active=runtime.is_main) as bar:
+    norms = synchronized(objective, wanted=optimizer.sync_batch_norm, runtime=runtime)
+    with norms, progress.bar(phase, num_steps, active=runtime.is_main) as bar:
         for epoch in range(step // batches.steps_per_epoch, epochs):
             if stopper.over:
                 break

@@ -1,4 +1,4 @@
-"""Two processes on a CPU do what one does, on backbones without BatchNorm, whose statistics are each process's own."""
+"""Two processes on a CPU do what one does, through the real commands and with every setting of the loop."""
 
 import importlib.util
 import json
@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from ssl_transfer.engine import distributed
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="processes on a CPU, beside no GPU")
 HERE = Path(__file__).parent
@@ -115,6 +117,20 @@ def test_contrast_over_all_processes(ranks: list, worker: Any) -> None:
 def test_gather_is_in_rank_order(ranks: list) -> None:
     for rank in ranks:
         assert rank["gathered"].tolist() == [0, 2, 4, 1, 3, 5]
+
+
+def test_gather_with_gradient(ranks: list) -> None:
+    """A row's gradient is the sum of what all processes' losses have for it."""
+    first = torch.arange(6.0).view(2, 3).T
+    weights = torch.arange(12.0).view(6, 2) * (1 + 2)
+    for rank, found in enumerate(ranks):
+        assert torch.equal(found["gathered pairs"], torch.cat([first, first + 10.0]))
+        assert torch.equal(found["gradient of pairs"], weights.chunk(2)[rank])
+
+
+def test_gather_of_one_process_is_the_identity() -> None:
+    rows = torch.ones(2, 3, requires_grad=True)
+    assert distributed.gather(rows) is rows
 
 
 def test_transfer_leaves_identical_weights_everywhere(ranks: list) -> None:
