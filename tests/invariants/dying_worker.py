@@ -1,4 +1,4 @@
-"""A command of which one process ends before its time: `dying_worker.py HOW RANK STEP COMMAND...`.
+"""A command of which one process ends before its time: `dying_worker.py HOW RANK STEP COMMAND... --output FOLDER`.
 
 For test_process_death.py, under torch.distributed.run. HOW is killed, raises or leaves (with exit status 0), or stays.
 """
@@ -6,6 +6,7 @@ For test_process_death.py, under torch.distributed.run. HOW is killed, raises or
 import os
 import signal
 import sys
+from pathlib import Path
 
 import torch
 
@@ -17,7 +18,8 @@ from ssl_transfer.methods.simsiam import SimSiam
 
 
 def end(how: str) -> None:
-    """End this process."""
+    """End this process, and leave a file that says when."""
+    Path(sys.argv[-1]).with_name("ended").touch()
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "leaves":

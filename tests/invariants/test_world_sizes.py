@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from ssl_transfer.data.loaders import Loader
+from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.runtime import Runtime
 from ssl_transfer.methods import METHODS
 from ssl_transfer.objectives import ADAPTATIONS
@@ -23,17 +26,24 @@ Trained = dict[str, tuple[list[float], dict[str, Tensor]]]
 
 
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Trained]]:
-    """What each process of each world had when it ended."""
-    folder = tmp_path_factory.mktemp("worlds")
-    command = [sys.executable, WORKER, folder, *map(str, WORLDS)]
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where each process of each world has put what it had when it ended."""
+    made = tmp_path_factory.mktemp("worlds")
+    command = [sys.executable, WORKER, made, *map(str, WORLDS)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert answer.returncode == 0, answer.stderr
-    return {
-        count: [torch.load(folder / f"world{count}-rank{rank}.pt", weights_only=True) for rank in range(count)]
-        for count in WORLDS
-    }
+    return made
+
+
+def of_ranks(folder: Path, name: str, count: int) -> list[Any]:
+    return [torch.load(folder / f"{name}{count}-rank{rank}.pt", weights_only=True) for rank in range(count)]
+
+
+@pytest.fixture(scope="module")
+def worlds(folder: Path) -> dict[int, list[Trained]]:
+    """The trainings of each process of each world."""
+    return {count: of_ranks(folder, "world", count) for count in WORLDS}
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +111,46 @@ def test_training_moves_much_further_than_the_tolerance(one: Trained) -> None:
     """Losses and statistics are not those of one step that is taken again and again."""
     for name, (losses, _) in one.items():
         assert max(losses) - min(losses) > 1e4 * TOLERANCE * max(losses), name
+
+
+@pytest.mark.parametrize("count", WORLDS)
+def test_an_evaluation_counts_every_image_once(count: int, folder: Path, trainings: Any, runtime: Runtime) -> None:
+    """Each process measures all of them, so that nothing is filled up or left out where they cannot be shared out."""
+    dataset = trainings.digits()
+    alone = trainings.measured(dataset, runtime)
+    assert tuple(alone) == trainings.FEW == (1, 2, 3, 5, 7)
+    for few, expected in alone.items():
+        assert expected["counted"] == dataset.splits["train"][:few].tolist()
+        for rank in of_ranks(folder, "few", count):
+            torch.testing.assert_close(rank[few].pop("features"), expected["features"])
+            assert rank[few] == {name: value for name, value in expected.items() if name != "features"}
+    assert "two classes or more" in alone[1]["probe"]
+    assert alone[7]["probe"] > 0.1 < alone[7]["knn"]
+
+
+@pytest.mark.parametrize("count", WORLDS)
+@pytest.mark.parametrize("few", [1, 2, 3, 5, 7])
+def test_few_images_are_shared_out_evenly_or_refused(few: int, count: int, trainings: Any) -> None:
+    """Of an uneven rest every process leaves out as many, which are others in every epoch."""
+    dataset = trainings.digits()
+    indices = dataset.splits["train"][:few]
+    world = [
+        SimpleNamespace(num_processes=count, process_index=rank, device=torch.device("cpu")) for rank in range(count)
+    ]
+
+    def loader(runtime: Any) -> Loader:
+        size = max(1, few // count) * count
+        return Loader(dataset, indices, batch_size=size, seed=0, runtime=runtime, labelled=True)
+
+    if few < count:
+        with pytest.raises(InputError, match=f"launch at most {few} process"):
+            loader(world[0])
+        return
+    seen = set()
+    for epoch in range(20):
+        shares = [torch.cat(loader(runtime).positions(epoch)).tolist() for runtime in world]
+        assert {len(share) for share in shares} == {few // count}
+        drawn = [position for share in shares for position in share]
+        assert len(set(drawn)) == len(drawn)
+        seen |= set(drawn)
+    assert seen == set(range(few))

@@ -29,10 +29,14 @@ from ssl_transfer.data.loaders import Loader
 from ssl_transfer.data.sources import LoadingConfig, load
 from ssl_transfer.engine import distributed
 from ssl_transfer.engine.contract import Objective
+from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.loop import Batches, train
 from ssl_transfer.engine.optim import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.runtime import Runtime, start
 from ssl_transfer.engine.tracking import Tracker, TrackingConfig
+from ssl_transfer.evaluation.features import extract, over_samples
+from ssl_transfer.evaluation.knn import knn_accuracy
+from ssl_transfer.evaluation.linear import linear_probe
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models import backbones, initialize
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
@@ -44,6 +48,7 @@ from ssl_transfer.objectives.distillation import Distillation, Teacher
 from ssl_transfer.objectives.supervised import Supervised
 
 STEPS, BATCH_SIZE, CLASSES = 4, 8, 10
+FEW = (1, 2, 3, 5, 7)
 KINDS = {
     "convolutional": BackboneConfig(
         name="resnet10t",
@@ -205,12 +210,39 @@ def _without_norm(objective: Objective) -> Objective:
     return objective
 
 
+def measured(dataset: Dataset, runtime: Runtime) -> dict[int, dict[str, Any]]:
+    """Of a few images, fewer than there are processes too: which an evaluation counts, and what it makes of them."""
+    backbone = _backbone("convolutional").double().eval()
+    validation = dataset.splits["validation"][:50]
+    shown = extract(backbone, dataset, validation, runtime)
+    found = {}
+    for count in FEW:
+        indices, counted = dataset.splits["train"][:count], list[int]()
+
+        def note(images: Tensor, samples: Tensor, counted: list[int] = counted) -> Tensor:
+            counted.extend(samples.tolist())
+            return images
+
+        over_samples(note, dataset, indices, runtime, "noting")
+        features, labels = extract(backbone, dataset, indices, runtime), dataset.labels
+        row = {"counted": counted, "features": features}
+        row["knn"] = knn_accuracy(features, labels[indices], shown, labels[validation])
+        try:
+            probe = linear_probe(features, labels[indices], shown, labels[validation], num_classes=CLASSES)
+            row["probe"] = probe.validation_accuracy
+        except InputError as error:
+            row["probe"] = str(error)
+        found[count] = row
+    return found
+
+
 def one_rank(rank: int, count: int, port: int, folder: Path) -> None:
     """What one of `count` processes does: it trains everything and writes FOLDER/world<count>-rank<n>.pt."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_PORT": str(port)}
     os.environ |= {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1"}
     runtime, dataset = start(), digits()
     held = {f"{name}, {kind}": training(name, kind, dataset, runtime) for name, kind in COMPARED}
+    torch.save(measured(dataset, runtime), folder / f"few{count}-rank{rank}.pt")
     # From here on nothing is gathered.
     distributed.num_processes = lambda: 1
     for name, kind in ALONE if count == 2 else []:
