@@ -75,8 +75,9 @@ SMALLER: dict[str, dict[str, Any]] = {
 }
 TERMS = [name for name, entry in ADAPTATIONS.items() if entry.term is not None]
 NAMES = [*METHODS, "supervised", *TERMS, "distillation"]
-CASES = [(name, kind) for name in NAMES for kind in KINDS if (name, kind) != ("mae", "convolutional")]
-"""Every method and objective with a backbone that has BatchNorm and one that has none; MAE takes transformers alone."""
+TRANSFORMERS_ALONE = [name for name, entry in METHODS.items() if entry.backbones == "vit"]
+CASES = [(name, kind) for name in NAMES for kind in KINDS if kind == "transformer" or name not in TRANSFORMERS_ALONE]
+"""Every method and objective with a backbone that has BatchNorm and one that has none."""
 VARIANTS = [("dann separate", "convolutional"), ("supervised frozen", "convolutional"), ("moco", "no norm")]
 """Statistics of each domain apart; statistics that stand still; MoCo, its projector's BatchNorm taken away."""
 EXCEPTIONS = {"moco": "its key encoder normalises shuffled groups of each process's own images apart"}
@@ -139,7 +140,7 @@ def _made(name: str, kind: str, dataset: Dataset, runtime: Runtime) -> tuple[Obj
     shared = {"seed": 0, "runtime": runtime}
     if plain in METHODS:
         entry = METHODS[plain]
-        objective = entry.build(backbone, entry.config(**SMALLER[plain]))
+        objective = entry.build(backbone, entry.config(**SMALLER.get(plain, {})))
         pool = dataset.pool[: STEPS * BATCH_SIZE]
         loader = Loader(dataset, pool, batch_size=BATCH_SIZE, labelled=False, **shared)
         return _without_norm(objective) if kind == "no norm" else objective, loader
