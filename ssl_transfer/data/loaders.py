@@ -10,6 +10,7 @@ from ..engine.contract import Batch
 from ..engine.errors import InputError
 from ..engine.randomness import permutation, sample_keys, seed_from
 from ..engine.runtime import Runtime
+from ..engine.words import counted
 from .dataset import Dataset, to_unit
 
 DEVICE_COPY_BYTES = 2**31
@@ -50,6 +51,11 @@ class Loader:
         if batch_size < 1 or batch_size % runtime.num_processes:
             raise InputError(
                 f"--batch-size {batch_size}: it must be a multiple of the {runtime.num_processes} processes."
+            )
+        if 0 < len(indices) < runtime.num_processes:
+            raise InputError(
+                f"{dataset.source}: {counted(len(indices), 'image')} to train on, and each of {runtime.num_processes} "
+                f"processes needs one: launch at most {counted(len(indices), 'process', 'processes')}."
             )
         if len(indices) < batch_size:
             raise InputError(

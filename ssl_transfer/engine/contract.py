@@ -55,6 +55,9 @@ class Objective(nn.Module):
     """Whether the loss depends on which images share a batch (contrasts, distances between domains). Where it does not,
     it is the mean over images of a loss of each, and a batch may be trained on in micro-batches."""
 
+    normalised_together: bool = True
+    """Whether BatchNorm may take its statistics from the images of all processes, as it does from those of one."""
+
     def forward(self, batch: Batch) -> Output:
         """Loss and metrics of one batch."""
         raise NotImplementedError(f"{type(self).__name__} does not implement forward(batch) -> Output")

@@ -2,9 +2,9 @@
 
 A loss over gathered rows is one number of all W processes' images. Each process takes it, or its share of it, the
 gradient of a gathered row is summed over the processes, and the loop averages the processes' gradients, as it averages
-their losses: what comes out is the gradient of the whole batch on one process. That holds for everything but BatchNorm
-in a backbone or a projector, which normalises each process's B images by their own statistics (and evaluates with rank
-0's): the loss is the global batch's, of features that each process normalised by itself.
+their losses: what comes out is the gradient of the whole batch on one process. BatchNorm takes part in it
+(`synchronized`) unless that is switched off, or the objective lives from statistics apart: then each process normalises
+its B images by their own statistics, and evaluates with rank 0's.
 
 Shapes: B rows of this process, W processes.
 """
@@ -54,9 +54,15 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(_context: Any, gradient: Tensor) -> Tensor:
         """Every process's loss depends on these rows, whose gradient is the sum: (W * B, ...) -> (B, ...)."""
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total.chunk(num_processes())[dist.get_rank()]
+        return total(gradient).chunk(num_processes())[dist.get_rank()]
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum over processes, element by element, detached."""
+    summed = x.detach().clone(memory_format=torch.contiguous_format)
+    if num_processes() > 1:
+        dist.all_reduce(summed)
+    return summed
 
 
 def gather_without_gradient(x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from .gradients import accumulate_gradient, check_accumulation
 from .optim import OptimizerConfig, make_optimizer
 from .randomness import reseed, seed_from
 from .runtime import Runtime
+from .synchronized import synchronized
 
 SMOOTHING = 0.9
 """Share of the past in the smoothed loss: it looks back over about ten steps."""
@@ -83,9 +84,10 @@ def find_learning_rate(
             "least 10 steps."
         )
     accelerator = runtime.accelerator
-    with _restored(objective.to(runtime.device), runtime):
+    with _restored(objective.to(runtime.device), runtime), contextlib.ExitStack() as norms:
         check_accumulation(objective.train(), optimizer.accumulate, runtime)
         wrapped = accelerator.prepare_model(objective)
+        norms.enter_context(synchronized(objective, wanted=optimizer.sync_batch_norm, runtime=runtime))
         stepper = accelerator.prepare_optimizer(make_optimizer(optimizer, groups))
         top = max(group["lr"] for group in stepper.param_groups)
         ratios = [group["lr"] / top for group in stepper.param_groups]

@@ -20,6 +20,7 @@ from .state import REMEDY, State
 from .states import States
 from .steps import Steps
 from .stopping import Best, Stopper, StoppingConfig, Watched
+from .synchronized import synchronized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +172,7 @@ def train(
         requests.obey(requests.number)
 
     with (
+        synchronized(objective, wanted=optimizer.sync_batch_norm, runtime=runtime),
         Requests(patient=runtime.num_processes > 1) as requests,
         progress.bar(phase, steps.num_steps, active=runtime.is_main) as bar,
     ):

@@ -56,6 +56,10 @@ class OptimizerConfig:
     ema_decay: float = 0.0
     """Decay per step of a moving average of the weights, which is evaluated and kept instead of them, for example
     0.999; 0 keeps none."""
+    sync_batch_norm: bool = True
+    """Of several processes: BatchNorm takes its statistics from the images of all, so that they train what one would.
+    That is one exchange more in each BatchNorm layer, forward and backward; without, each process normalises its own
+    images. MoCo always does, as it lives from statistics apart."""
     second_momentum: float = 0.999
     """AdamW's decay of the squared gradient (beta 2). MAE's authors use 0.95. The others have none: leave it."""
     skip_limit: int = 10

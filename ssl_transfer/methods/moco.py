@@ -81,6 +81,8 @@ class MoCo(Objective):
     """
 
     loss_over_batch = True
+    # Of all images, a key's statistics would be its query's.
+    normalised_together = False
     queue: Tensor
     filled: Tensor
     pointer: Tensor

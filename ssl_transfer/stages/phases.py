@@ -30,7 +30,7 @@ from . import features as boundaries
 from .plan import Phase, TransferRecipe
 
 FEW_FOR_STATISTICS = 16
-"""Images of one process's batch below which BatchNorm's statistics are mostly noise (Wu and He 2018, figure 1)."""
+"""Images below which BatchNorm's statistics are mostly noise (Wu and He 2018, figure 1)."""
 WATCHED = Watched(metric="log_loss", higher_is_better=False)
 """Of few validation images the log-loss moves with each of them, the accuracy in jumps."""
 Function = Callable[[Tensor], Tensor]
@@ -104,12 +104,13 @@ class Around(Protocol):
 
 
 def smallest_batch(recipe: TransferRecipe, batch_size: int, num_processes: int) -> int:
-    """Images of the smallest part of a batch that goes through the network at once.
+    """Images of the smallest part of a batch that BatchNorm sees at once.
 
     Raises:
         InputError: one image, of which the hidden head's BatchNorm has no statistics.
     """
-    smallest = max(1, batch_size // num_processes // recipe.optimizer.accumulate)
+    shares = 1 if recipe.optimizer.sync_batch_norm else num_processes
+    smallest = max(1, batch_size // shares // recipe.optimizer.accumulate)
     if recipe.head.kind == "hidden" and smallest < 2:
         raise InputError(
             "head.kind hidden normalises over the images of a batch, and there is one at a time: batches of "

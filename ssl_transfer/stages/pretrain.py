@@ -183,7 +183,8 @@ def pretrain(
         dataset = matched(dataset, backbone.spec, Path(config.init), config.loading)
     # The backbone has its weights by now: methods copy it.
     method = prepare(config, backbone)
-    check_normalised(method, config.batch_size // runtime.num_processes)
+    together = config.optimizer.sync_batch_norm and method.normalised_together
+    check_normalised(method, config.batch_size // (1 if together else runtime.num_processes))
     loader: Batches
     if stream is not None:
         stream = replace(stream, sample=dataset)

@@ -1,5 +1,7 @@
 """Commands in this process and in others, on backbones so small that a training takes a second."""
 
+import functools
+import importlib.util
 import json
 import os
 import sys
@@ -68,13 +70,30 @@ def log_of() -> Callable[[Path], list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="session")
-def two_processes() -> Callable[..., tuple[list[str], dict[str, str]]]:
-    """Command and environment of two CPU processes that run a script: `two_processes(script, flags...)`."""
+def many_processes() -> Callable[..., tuple[list[str], dict[str, str]]]:
+    """Command and environment of CPU processes that run a script: `many_processes(4, script, flags...)`."""
 
-    def command(script: Path, *arguments: object, joined: bool = True) -> tuple[list[str], dict[str, str]]:
+    def command(count: int, script: Path, *arguments: object, joined: bool = True) -> tuple[list[str], dict[str, str]]:
         inherited = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
         environment = {**inherited, "OMP_NUM_THREADS": "1", **({"ACCELERATE_USE_CPU": "true"} if joined else {})}
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
         return [*launcher, str(script), *(str(argument) for argument in arguments)], environment
 
     return command
+
+
+@pytest.fixture(scope="session")
+def two_processes(many_processes: Callable) -> Callable[..., tuple[list[str], dict[str, str]]]:
+    """The same of two processes: `two_processes(script, flags...)`."""
+    return functools.partial(many_processes, 2)
+
+
+@pytest.fixture(scope="session")
+def trainings() -> Any:
+    """trainings.py as a module, for what one process has."""
+    spec = importlib.util.spec_from_file_location("trainings", Path(__file__).parent / "trainings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

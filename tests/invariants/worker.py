@@ -161,10 +161,16 @@ def main() -> None:
     runtime = start()
     loss, gradient = contrast_gradient(runtime.process_index, runtime.num_processes)
     rows = torch.arange(3) * 2 + runtime.process_index
+    # Not contiguous, and each process weighs them otherwise.
+    pairs = torch.arange(6.0).view(2, 3).add(10.0 * runtime.process_index).requires_grad_()
+    gathered = distributed.gather(pairs.T)
+    (gathered * torch.arange(12.0).view(6, 2) * (runtime.process_index + 1)).sum().backward()
     held = {
         "loss": loss,
         "gradient": gradient,
         "gathered": distributed.gather_without_gradient(rows),
+        "gathered pairs": gathered.detach(),
+        "gradient of pairs": pairs.grad.T,
         "transferred": transferred_state(runtime, folder / "transfer"),
         "phased": phased_state(runtime, folder / "phased"),
     }
