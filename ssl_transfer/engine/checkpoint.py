@@ -1,10 +1,11 @@
 """Files that are complete or absent: the state of a run, and the exported backbone with where it came from."""
 
+import contextlib
 import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from .errors import InputError
 FORMAT = 1
 """Version of the state and of `backbone.json`; raised when either changes shape."""
 
+_PROBE = 1 << 16
+"""Bytes that are written where a library failed, to find out whether anything can be."""
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, flush it to the disk, then rename it into place.
@@ -27,7 +31,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        write(aside)
+        _try_to(write, aside)
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
@@ -38,6 +42,28 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _try_to(write: Callable[[Path], object], aside: Path) -> None:
+    """Call `write`; where it fails because nothing can be written, raise the system's own reason, with the file."""
+    with naming(aside):
+        try:
+            write(aside)
+        except Exception:
+            # torch and safetensors have words of their own for a full disk; one more write gets the system's.
+            with open(aside, "ab") as file:
+                file.write(bytes(_PROBE))
+            raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """For the `with` block: an OSError that names no file, as of a disk that is full, gets the name of this one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """A run's folder: which settings it belongs to, whether it has finished, and what it ran on."""
 
+import errno
 import json
 import platform
 import shlex
@@ -82,6 +83,8 @@ class RunFolder:
                 write_text(self.path / "environment.json", json.dumps(record, indent=2) + "\n")
             write_text(held, configuration.dump(settings))
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
             raise InputError(
                 f"--output {self.path}: cannot be written ({error.strerror}). Give another folder."
             ) from error
@@ -144,8 +147,15 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._lock.release()
+        if isinstance(error, OSError):
+            error.add_note(self._whole())
+
+    def _whole(self) -> str:
+        """What a run that was broken off can go on from."""
+        saved = max(self.checkpoints.glob("*.pt"), key=lambda path: path.stat().st_mtime, default=None)
+        return f"{saved} is whole." if saved is not None else f"{self.path} has no checkpoint yet."
 
 
 def changes(before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, ...]) -> list[str]:

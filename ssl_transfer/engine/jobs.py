@@ -26,6 +26,7 @@ from .checkpoint import write_text
 from .errors import InputError
 from .folder import held_result
 from .runtime import Runtime
+from .surroundings import explained
 
 RECORD = "failure.json"
 NUM_LINES = 12
@@ -102,9 +103,10 @@ def attempt(job: Job) -> Outcome:
         return job()
     except InputError as error:
         return Failure(lines=tuple(str(error).splitlines()[-NUM_LINES:]))
-    except Exception:
+    except Exception as error:
         # Whatever it was: the others go on, and it is listed with its last lines.
-        return Failure(lines=tuple(traceback.format_exc().splitlines()[-NUM_LINES:]))
+        text = (isinstance(error, OSError) and explained(error)) or traceback.format_exc()
+        return Failure(lines=tuple(text.splitlines()[-NUM_LINES:]))
     finally:
         # What was out of memory holds it no longer when the next one begins.
         gc.collect()
