@@ -1,11 +1,14 @@
 """The `ssl-transfer` command: one subcommand a stage. A stage is imported only when it is called."""
 
 import importlib
+import os
+import shlex
+import signal
 import sys
 from collections.abc import Sequence
 
-from .engine import surroundings
-from .engine.errors import FailedRunsError, InputError, did_you_mean
+from .engine import signals, surroundings
+from .engine.errors import FailedRunsError, InputError, StoppedError, did_you_mean
 
 COMMANDS = {
     "demo": ("ssl_transfer.stages.demo", "the whole question on the embedded digits, in minutes; demo adapt|distill"),
@@ -51,7 +54,8 @@ def _main(arguments: Sequence[str] | None) -> None:
     try:
         if name not in COMMANDS:
             raise InputError(f"{name!r} is not a command.{did_you_mean(name, COMMANDS)}\n\n{usage()}")
-        importlib.import_module(COMMANDS[name][0]).main(rest)
+        with signals.raised():
+            importlib.import_module(COMMANDS[name][0]).main(rest)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
@@ -64,6 +68,16 @@ def _main(arguments: Sequence[str] | None) -> None:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, StoppedError) else signal.SIGINT
+        # One of several processes speaks for all.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"\nstopped by {signal.Signals(number).name}. To go on: {_again(arguments)}", file=sys.stderr)
+        sys.exit(128 + number)
+
+
+def _again(arguments: Sequence[str]) -> str:
+    """What to call to go on where it stopped."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return "launch the same command again, without --fresh."
+    return f"ssl-transfer {shlex.join(word for word in arguments if word != '--fresh')}"

@@ -12,11 +12,12 @@ from torch import Tensor
 from ssl_transfer.data.augment import SUPERVISED_DEFAULT
 from ssl_transfer.data.dataset import Dataset, to_unit
 from ssl_transfer.data.loaders import Loader
-from ssl_transfer.engine import loop
+from ssl_transfer.engine import loop, steps
 from ssl_transfer.engine import runtime as runtimes
 from ssl_transfer.engine.contract import Batch
 from ssl_transfer.engine.optim import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.randomness import sample_keys
+from ssl_transfer.engine.states import States
 from ssl_transfer.engine.tracking import Tracker, TrackingConfig
 from ssl_transfer.evaluation.metrics import classification
 from ssl_transfer.models import backbones, initialize
@@ -181,7 +182,7 @@ def train_phase(runtime, make_dataset, tmp_path) -> Callable[..., loop.Summary]:
             phase=phase,
             runtime=runtime,
             tracker=Tracker(metrics, TrackingConfig(), runtime, settings={}, group="", job_type=""),
-            state_path=folder / f"{phase}.pt" if saved else None,
+            states=States(folder=folder, name=phase, best=f"{phase}.best") if saved else None,
             metrics_path=metrics,
             evaluate=evaluate or measure,
             **settings,
@@ -194,13 +195,13 @@ def train_phase(runtime, make_dataset, tmp_path) -> Callable[..., loop.Summary]:
 def traced_optimizers(monkeypatch) -> list[torch.optim.Optimizer]:
     """The optimisers that trainings build from now on, in order."""
     made: list[torch.optim.Optimizer] = []
-    plain = loop.make_optimizer
+    plain = steps.make_optimizer
 
     def traced(*arguments: Any) -> torch.optim.Optimizer:
         made.append(plain(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(loop, "make_optimizer", traced)
+    monkeypatch.setattr(steps, "make_optimizer", traced)
     return made
 
 
@@ -209,13 +210,13 @@ def before_steps(monkeypatch) -> Callable[[Callable[[torch.optim.Optimizer], Non
     """`before_steps(look)`: `look(optimizer)` is called before every optimiser step of a training."""
 
     def arrange(look: Callable[[torch.optim.Optimizer], None]) -> None:
-        plain = loop.make_optimizer
+        plain = steps.make_optimizer
 
         def traced(*arguments: Any) -> torch.optim.Optimizer:
             made = plain(*arguments)
             made.register_step_pre_hook(lambda optimizer, *_: look(optimizer))
             return made
 
-        monkeypatch.setattr(loop, "make_optimizer", traced)
+        monkeypatch.setattr(steps, "make_optimizer", traced)
 
     return arrange

@@ -90,14 +90,18 @@ class DomainLoader:
         shapes = (source.pixels.shape[2:], target.pixels.shape[2:])
         self._size = max((int(height), int(width)) for height, width in shapes)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """This process's share of each batch of an epoch."""
-        for first, second in zip(self._source.epoch(epoch), self._target.epoch(epoch), strict=True):
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """This process's share of each batch of an epoch, from `first` on."""
+        for source, target in zip(self._source.epoch(epoch, first), self._target.epoch(epoch, first), strict=True):
             yield Batch(
-                images=torch.cat([self._resized(first.images), self._resized(second.images)]),
-                labels=torch.cat([first.labels, second.labels]),
-                keys=torch.cat([first.keys, second.keys]),
+                images=torch.cat([self._resized(source.images), self._resized(target.images)]),
+                labels=torch.cat([source.labels, target.labels]),
+                keys=torch.cat([source.keys, target.keys]),
             )
+
+    def names(self, epoch: int, number: int) -> list[str]:
+        """What to call each image of this process's share of a batch."""
+        return self._source.names(epoch, number) + self._target.names(epoch, number)
 
     def _resized(self, images: Tensor) -> Tensor:
         if tuple(images.shape[2:]) == self._size:

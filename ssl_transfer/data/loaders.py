@@ -67,11 +67,16 @@ class Loader:
         labels = dataset.labels[indices]
         self._labels = labels if labelled else torch.full_like(labels, -1)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """This process's share of each batch of an epoch: every W-th image of it, W processes."""
-        mine = self.positions(epoch)
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """This process's share of each batch of an epoch, from `first` on: every W-th image of it, W processes."""
+        mine = self.positions(epoch)[first:]
         for positions, images in zip(mine, self._images(mine), strict=True):
             yield self.batch(images, positions, epoch)
+
+    def names(self, epoch: int, number: int) -> list[str]:
+        """What to call each image of this process's share of a batch."""
+        places = self.indices[self.positions(epoch)[number] % len(self.indices)]
+        return [str(self.dataset.names[place]) for place in places.tolist()]
 
     def positions(self, epoch: int) -> list[Tensor]:
         """For each batch of an epoch the positions, among the N indices, of this process's images.

@@ -25,13 +25,19 @@ class MixedLoader:
         self.batch_size = labelled.batch_size + pool.batch_size
         self.steps_per_epoch = pool.steps_per_epoch
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """This process's share of each batch of an epoch."""
-        for pair in zip(self._labelled_from(epoch * self.steps_per_epoch), self.pool.epoch(epoch), strict=False):
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """This process's share of each batch of an epoch, from `first` on."""
+        labelled = self._labelled_from(epoch * self.steps_per_epoch + first)
+        for pair in zip(labelled, self.pool.epoch(epoch, first), strict=False):
             yield Batch(*(torch.cat(parts) for parts in zip(*pair, strict=True)))
+
+    def names(self, epoch: int, number: int) -> list[str]:
+        """What to call each image of this process's share of a batch."""
+        own = divmod(epoch * self.steps_per_epoch + number, self.labelled.steps_per_epoch)
+        return self.labelled.names(*own) + self.pool.names(epoch, number)
 
     def _labelled_from(self, step: int) -> Iterator[Batch]:
         """The batches of the labelled images from a step on, without end."""
         epoch, done = divmod(step, self.labelled.steps_per_epoch)
         for number in itertools.count(epoch):
-            yield from itertools.islice(self.labelled.epoch(number), done if number == epoch else 0, None)
+            yield from self.labelled.epoch(number, done if number == epoch else 0)

@@ -58,14 +58,15 @@ class StreamLoader:
                 f"{runtime.num_processes} processes, so that each process reads all of them and uses its share."
             )
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """This process's share of each batch of an epoch, read and decoded while the caller works."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """This process's share of each batch of an epoch, from `first` on, read and decoded while the caller works."""
         device, unreadable = self._runtime.device, list[str]()
         with ThreadPoolExecutor(self._workers) as decoders, ThreadPoolExecutor(1) as reader:
-            batches = self._batches(epoch, decoders, unreadable)
-            waiting = deque(reader.submit(next, batches) for _ in range(min(LOOK_AHEAD, self.steps_per_epoch)))
+            # Which images are in a batch depends on which before it could be read.
+            batches = itertools.islice(self._batches(epoch, decoders, unreadable), first, None)
+            waiting = deque(reader.submit(next, batches) for _ in range(min(LOOK_AHEAD, self.steps_per_epoch - first)))
             try:
-                for step in range(self.steps_per_epoch):
+                for step in range(first, self.steps_per_epoch):
                     pixels, positions = waiting.popleft().result()
                     if step + LOOK_AHEAD < self.steps_per_epoch:
                         waiting.append(reader.submit(next, batches))
@@ -82,6 +83,10 @@ class StreamLoader:
                 f"{self._stream.sample.source}: {len(unreadable)} images that cannot be read were left out of epoch "
                 f"{epoch + 1} (first: {unreadable[0]})."
             )
+
+    def names(self, epoch: int, number: int) -> list[str]:  # noqa: ARG002
+        """None: of a stream only the order is known."""
+        return []
 
     def _batches(
         self, epoch: int, decoders: ThreadPoolExecutor, unreadable: list[str]

@@ -5,8 +5,10 @@ import hashlib
 import json
 import os
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -17,16 +19,24 @@ from torch import Tensor
 from .errors import InputError
 
 FORMAT = 1
-"""Version of the state and of `backbone.json`; raised when either changes shape."""
-
+"""Version of `backbone.json` and its like; raised when they change shape."""
 _PROBE = 1 << 16
 """Bytes that are written where a library failed, to find out whether anything can be."""
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+class DamagedError(InputError):
+    """A file that is not as it was written."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], object], *, before: Callable[[], None] | None = None) -> None:
     """Let `write` fill a file beside `path`, flush it to the disk, then rename it into place.
 
     Whoever reads `path` sees the old content or the new, whatever happens in between.
+
+    Args:
+        path: the file.
+        write: fills the file of the name that it is given.
+        before: called when the new file is whole on the disk, to move the old one out of its way.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
@@ -34,6 +44,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         _try_to(write, aside)
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
+        if before is not None:
+            before()
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
@@ -82,22 +94,44 @@ def save_array(path: Path, array: np.ndarray) -> None:
     write_atomically(path, write)
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Save tensors, numbers and containers of them."""
-    write_atomically(path, lambda aside: torch.save({"format": FORMAT, **state}, aside))
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes were writing in a folder and those below it. Nobody else may be writing there."""
+    for path in folder.rglob(".*.part"):
+        path.unlink(missing_ok=True)
+
+
+def save_state(path: Path, state: dict[str, Any], *, before: Callable[[], None] | None = None) -> None:
+    """Save tensors, numbers and containers of them; `before` as for `write_atomically`."""
+    write_atomically(path, lambda aside: torch.save(state, aside), before=before)
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Load what `save_state` wrote, on the CPU. Only tensors and plain values are accepted, never code."""
+    """Load what `save_state` wrote, on the CPU. Only tensors and plain values are accepted, never code.
+
+    torch writes a zip archive with a checksum (CRC-32) of each part, which it does not look at when it reads; here
+    every part is held against its own.
+
+    Raises:
+        DamagedError: the file is cut short, changed, or holds something else.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(
-            f"{path}: not a readable checkpoint ({error}). Delete it, or start over with --fresh."
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            raise ValueError(f"its part {broken} does not have its checksum")
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except UnpicklingError as error:
+        raise DamagedError(
+            f"{path}: not a readable checkpoint (it holds something else than tensors and plain values; none of it was "
+            "run)."
         ) from error
-    if state.get("format") != FORMAT:
-        raise InputError(f"{path}: checkpoint format {state.get('format')}, this version reads {FORMAT}. Use --fresh.")
-    return state
+    except Exception as error:  # A few flipped bits can make these libraries raise nearly anything.
+        raise DamagedError(f"{path}: not a readable checkpoint ({_first_line(error)}).") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def save_weights(folder: Path, name: str, weights: Mapping[str, Tensor], description: dict[str, Any]) -> None:

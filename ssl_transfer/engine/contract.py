@@ -3,7 +3,8 @@
 A pretraining method and a transfer objective are the same kind of thing, so one loop serves both.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,20 @@ class Batch(NamedTuple):
     """(B,) int64: the random key of each image in this epoch (`engine.randomness`)."""
 
 
+class Batches(Protocol):
+    """Where the loop gets its batches: `data.loaders.Loader` is one."""
+
+    batch_size: int
+    """Images per optimiser step over all processes."""
+    steps_per_epoch: int
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """This process's share of each batch of an epoch, from the batch `first` on."""
+
+    def names(self, epoch: int, number: int) -> Sequence[str]:
+        """What to call each image of this process's share of a batch; empty where they have no names."""
+
+
 class Output(NamedTuple):
     """What an objective answers."""
 
@@ -33,6 +48,7 @@ class Objective(nn.Module):
     """Base of every method and every transfer objective. Subclasses implement `forward(batch) -> Output`.
 
     `forward` runs inside the wrapper of distributed training, so every parameter that it trains must be used in it.
+    What it changes itself are buffers, in place: the loop undoes that where the loss is not finite.
     """
 
     loss_over_batch: bool = False

@@ -33,6 +33,12 @@ def broadcast_buffers(module: nn.Module) -> None:
             dist.broadcast(buffer, 0)
 
 
+def maximum(x: Tensor) -> None:
+    """Put the largest value over all processes into each place of a tensor."""
+    if num_processes() > 1:
+        dist.all_reduce(x, op=dist.ReduceOp.MAX)
+
+
 def gather(x: Tensor) -> Tensor:
     """The rows of all processes in rank order, with gradient: (B, ...) -> (W * B, ...). Each process has the same B."""
     return _Gather.apply(x) if num_processes() > 1 else x

@@ -1,6 +1,7 @@
 """Errors that end a command with one readable message and no traceback."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -17,6 +18,14 @@ class FailedRunsError(RuntimeError):
 
 class DivergedError(InputError):
     """A loss that is not finite: other settings may fare better."""
+
+
+class StoppedError(KeyboardInterrupt):
+    """A signal asked the program to leave. Like Ctrl-C it is nobody's mistake, and passes whoever catches those."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
 
 
 def did_you_mean(name: str, allowed: Iterable[str], count: int = 4) -> str:

@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .contract import Batch, Objective
+from .contract import Batch, Batches, Objective
 from .errors import InputError
 from .gradients import accumulate_gradient, check_accumulation
-from .loop import Batches
 from .optim import OptimizerConfig, make_optimizer
 from .randomness import reseed, seed_from
 from .runtime import Runtime

@@ -14,7 +14,7 @@ import filelock
 import yaml
 
 from . import config as configuration
-from .checkpoint import write_text
+from .checkpoint import remove_unfinished, write_text
 from .errors import InputError
 from .runtime import Runtime
 
@@ -78,6 +78,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.result is None:
                 self._acquire()
+                remove_unfinished(self.path)
             if self.result is None:
                 record = {"identity": identity, **environment(self._runtime)}
                 write_text(self.path / "environment.json", json.dumps(record, indent=2) + "\n")
@@ -158,9 +159,16 @@ class RunFolder:
         return f"{saved} is whole." if saved is not None else f"{self.path} has no checkpoint yet."
 
 
+LATER: dict[str, Any] = {"deterministic": False, "optimizer.skip_limit": 10, "optimizer.sync_batch_norm": True}
+"""Settings that earlier versions did not have, with the value that does what those did. The groups that a setting lies
+in may have others around them."""
+
+
 def changes(before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, ...]) -> list[str]:
     """What differs between the settings of a run as it was started and as it is now: `epochs was 2 and is now 3`."""
     old, new = configuration.flatten(before), configuration.flatten(now)
+    for name in new.keys() - old.keys():
+        old.update({name: value for later, value in LATER.items() if f".{name}".endswith(f".{later}")})
     return [
         f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import Any, Protocol
 
 import torch
 
-from . import progress
+from . import progress, signals
 from .checkpoint import write_text
 from .errors import InputError
 from .folder import held_result
@@ -186,7 +187,7 @@ class _Pool:
         return ProcessPoolExecutor(1, mp_context=context, initializer=_start_worker, initargs=self._settings)
 
     def submit(self, job: Job) -> Future[Outcome]:
-        return self._executor.submit(attempt, job)
+        return self._executor.submit(_attempt_in_worker, job)
 
     def outcome(self, future: Future[Outcome]) -> Outcome:
         """Of a job that has ended, its process perhaps with it."""
@@ -221,7 +222,13 @@ def workers(at_a_time: int, runtime: Runtime) -> Iterator[Launcher]:
         for number in range(at_a_time):
             pools.append(_Pool(threads, devices[number % len(devices)] if devices else None, queue))
             stack.callback(pools[-1].close)
-        yield Workers(pools, runtime)
+        try:
+            yield Workers(pools, runtime)
+        except KeyboardInterrupt:
+            # Workers save what they are at; closing waits for them.
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
 
 
 def visible_devices() -> list[str]:
@@ -236,8 +243,15 @@ def _start_worker(threads: int, device: str | None, queue: Any) -> None:
         # Read when the first tensor goes there, which was not yet.
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     torch.set_num_threads(threads)
+    # Ctrl-C reaches every process of a terminal; the parent tells the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     progress.relay_bars(queue)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _attempt_in_worker(job: Job) -> Outcome:
+    with signals.raised():
+        return attempt(job)
 
 
 def _end_with_parent() -> None:

@@ -58,6 +58,8 @@ class OptimizerConfig:
     0.999; 0 keeps none."""
     second_momentum: float = 0.999
     """AdamW's decay of the squared gradient (beta 2). MAE's authors use 0.95. The others have none: leave it."""
+    skip_limit: int = 10
+    """Steps that may be skipped because their loss is not finite, over the whole training; one more ends it."""
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
@@ -73,6 +75,8 @@ class OptimizerConfig:
             raise InputError(f"momentum {self.momentum}: it must lie between 0 and 1, usually 0.9.")
         if self.accumulate < 1:
             raise InputError(f"accumulate {self.accumulate}: it must be 1 or more; 1 takes a batch at once.")
+        if self.skip_limit < 0:
+            raise InputError(f"skip_limit {self.skip_limit}: 0 or more; 0 ends with the first loss that is not finite.")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay {self.ema_decay}: 0 or more and below 1.")
         if not 0 < self.plateau_factor < 1 or self.plateau_patience < 0:

@@ -5,13 +5,14 @@ import functools
 import gc
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 from .errors import InputError
 from .memory import keep_freed_memory
@@ -67,6 +68,10 @@ class Runtime:
         """Rank 0's text, on every process."""
         return broadcast_object_list([text])[0] if self.num_processes > 1 else text
 
+    def gathered(self, names: Sequence[str]) -> list[str]:
+        """Every process's, in rank order, on each of them."""
+        return list(gather_object(list(names))) if self.num_processes > 1 else list(names)
+
     def describe(self) -> str:
         """One line for people: device, processes, precision."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
@@ -74,8 +79,10 @@ class Runtime:
         return f"{self.num_processes} {plural} on {name}, mixed precision: {self.accelerator.mixed_precision}"
 
 
-def start(mixed_precision: MixedPrecision = "no") -> Runtime:
+def start(mixed_precision: MixedPrecision = "no", *, deterministic: bool = False) -> Runtime:
     """The runtime of this process.
+
+    `deterministic` lets a GPU compute the same bits each time (https://docs.pytorch.org/docs/stable/notes/randomness).
 
     Raises InputError when the launcher started another number of processes than have joined: without
     `ACCELERATE_USE_CPU=true` every CPU process under torchrun believes that it is alone, and they would all write.
@@ -86,6 +93,12 @@ def start(mixed_precision: MixedPrecision = "no") -> Runtime:
             f"The launcher started {launched} processes, which without a GPU would not find each other. "
             "Set ACCELERATE_USE_CPU=true before the command."
         )
+    if deterministic:
+        # Read when cuBLAS is first used, which was not yet.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    # What nobody has written is never read here: filling it would be for nothing.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _forget_imports()
     keep_freed_memory()
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")

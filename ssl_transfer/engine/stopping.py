@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .errors import InputError, did_you_mean
+from .runtime import Runtime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,3 +122,30 @@ class Stopper:
         if self.active:
             self._best, self._epoch, self._waited = state["best"], state["epoch"], state["waited"]
             self._weights = state["weights"]
+
+
+class Best:
+    """Whether an evaluation was the best so far by the watched metric; of equal ones the first. None: nothing is."""
+
+    def __init__(self, watched: Watched | None) -> None:
+        self._watched = watched
+        self._value: float | None = None
+
+    def improved(self, found: dict[str, float], runtime: Runtime) -> bool:
+        """Note an evaluation. Every process answers alike: by rank 0's value, to the bit."""
+        if self._watched is None:
+            return False
+        value = float(runtime.from_main(repr(self._watched.value(found))))
+        sign = 1.0 if self._watched.higher_is_better else -1.0
+        if not math.isfinite(value) or (self._value is not None and sign * (value - self._value) <= 0):
+            return False
+        self._value = value
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value."""
+        return {"value": self._value}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._value = state["value"]

@@ -1,12 +1,14 @@
 """What is kept of a run: `metrics.jsonl` always, and wandb when asked; no other file knows it."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .checkpoint import write_text
 from .runtime import Runtime
 
 
@@ -126,6 +128,13 @@ def publish(
     run.finish()
 
 
+def flush(path: Path) -> None:
+    """Wait until the disk has all lines."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+
 def drop_after(path: Path, phase: str, step: int) -> None:
     """Forget the lines of `phase` after `step`: a resumed run writes them again, and each stands once.
 
@@ -141,4 +150,4 @@ def drop_after(path: Path, phase: str, step: int) -> None:
             continue
         if record.get("phase") != phase or record.get("step", 0) <= step:
             kept.append(line)
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    write_text(path, "".join(f"{line}\n" for line in kept))

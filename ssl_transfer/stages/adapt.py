@@ -86,7 +86,7 @@ def adapt(
     entry = ADAPTATIONS[name]
     check(config, name, entry)
     config = replace(config, labels=splits.budget_name(config.labels), image_size=config.size)
-    runtime = runtime or runtimes.start(config.mixed_precision)
+    runtime = runtime or runtimes.start(config.mixed_precision, deterministic=config.deterministic)
     source = source or sources.load(config.source, image_size=config.size, config=config.loading)
     target = target or sources.load(config.target, image_size=config.size, config=config.loading)
     source, target = together(source, target)
@@ -107,7 +107,17 @@ def adapt(
     labelled, validation = budgeted(config.labels, config.seed, learned)
     batch_size = batch_size_of(config, config.labels, len(labelled), runtime.num_processes)
     training = make_training(
-        config, config, learned, backbone, head, labelled, validation, batch_size, runtime, quiet=quiet
+        config,
+        config,
+        learned,
+        backbone,
+        head,
+        labelled,
+        validation,
+        batch_size,
+        runtime,
+        checkpoints=config.checkpoints,
+        quiet=quiet,
     )
     module = _module(config, entry, training)
     around = DomainTraining(
@@ -150,7 +160,7 @@ def adapt(
 
     def work(folder: RunFolder, tracker: Tracker) -> dict[str, Any]:
         start = around.measure()
-        if not (folder.checkpoints / f"{phases[0].name}.pt").is_file():
+        if not training.states(folder.checkpoints, phases[0]).exist():
             planned.log_start(folder, tracker, phases[0], runtime, start)
         trained = run_plan(training, phases, tracker=tracker, metrics=folder.metrics, states=folder.checkpoints)
         found = logged(folder.metrics, config.choose, around, phases)

@@ -8,6 +8,7 @@ from ..data.dataset import Dataset
 from ..engine.errors import InputError
 from ..engine.randomness import sample_keys
 from ..engine.runtime import Runtime
+from ..engine.states import CheckpointConfig
 from ..models.backbones import Backbone, first_blocks
 from ..models.heads import Head, features_for, make_head
 from ..models.selection import select
@@ -60,6 +61,7 @@ def make_training(
     batch_size: int,
     runtime: Runtime,
     *,
+    checkpoints: CheckpointConfig,
     quiet: bool,
 ) -> Training:
     """A new head on the backbone, calibrated, and all that the phases share."""
@@ -84,6 +86,7 @@ def make_training(
         seed=initial.seed,
         runtime=runtime,
         quiet=quiet,
+        checkpoints=checkpoints,
     )
     sample = labelled[:: max(1, len(labelled) // CALIBRATION_IMAGES)]
     images = torch.cat(list(dataset.batches(sample.split(CALIBRATION_IMAGES), runtime.device)))

@@ -122,7 +122,7 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
 
     # Folders and tables know a budget by one name, however it was written.
     config = replace(config, labels=tuple(splits.budget_name(text) for text in config.labels))
-    runtime = runtime or runtimes.start(config.mixed_precision)
+    runtime = runtime or runtimes.start(config.mixed_precision, deterministic=config.deterministic)
     check_settings(config)
     check_launcher(config, runtime)
     arms = resolve_arms(config)
@@ -269,7 +269,7 @@ def run(config: CompareConfig) -> None:
     """
     from ..output import report
 
-    runtime = runtimes.start(config.mixed_precision)
+    runtime = runtimes.start(config.mixed_precision, deterministic=config.deterministic)
     output = compare(config, runtime=runtime)
     if runtime.is_main:
         report.show(output)

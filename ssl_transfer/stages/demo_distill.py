@@ -87,7 +87,7 @@ def demo(config: DistillDemoConfig, *, runtime: runtimes.Runtime | None = None) 
 
     _check(config)
     config = replace(config, labels=splits.budget_name(config.labels))
-    runtime = runtime or runtimes.start(config.mixed_precision)
+    runtime = runtime or runtimes.start(config.mixed_precision, deterministic=config.deterministic)
     output = config.output or Path("runs/demo-distill")
     dataset = load_once(config.data, config.image_size, config.loading)
     cells, pretrain_jobs = _jobs(config, output)
@@ -123,7 +123,10 @@ def _check(config: DistillDemoConfig) -> None:
 
 def _jobs(config: DistillDemoConfig, output: Path) -> tuple[list[tuple[str, int, Job]], list[Job]]:
     """The runs of each arm and seed, and the pretrainings that the teachers go on from."""
-    shared = {name: getattr(config, name) for name in ("data", "mixed_precision", "loading", "tracking")}
+    shared = {
+        name: getattr(config, name)
+        for name in ("data", "mixed_precision", "deterministic", "loading", "tracking", "checkpoints")
+    }
 
     def job(stage: Any, settings: Any, title: str, after: Path | None = None) -> Job:
         return Job(stage=stage, config=settings, group=output.name, title=title, after=after)

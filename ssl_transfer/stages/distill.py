@@ -37,6 +37,8 @@ from .transfer import TransferConfig, check_tuning, labelled_images
 from .transferred import leave_rates
 
 POOL_SHARE = 0.75
+MOST_VIEWS = 10_000
+"""Of an image, whose answers are all kept."""
 VOLATILE_WEIGHTS = (*planned.VOLATILE_WEIGHTS, "teacher")
 
 
@@ -74,8 +76,8 @@ class DistillConfig(TransferConfig):
                 f"frozen_views {self.frozen_views}: in distillation the teacher is frozen throughout. Give "
                 f"--fixed-views {self.frozen_views}."
             )
-        if self.fixed_views is not None and self.fixed_views < 0:
-            raise InputError(f"fixed_views {self.fixed_views}: 0 or more.")
+        if self.fixed_views is not None and not 0 <= self.fixed_views <= MOST_VIEWS:
+            raise InputError(f"fixed_views {self.fixed_views}: 0 or more, and at most {MOST_VIEWS:,}.")
         mixed = [name for name in ("mixup", "cutmix") if getattr(self, name)]
         if mixed and (self.pool or self.fixed_views is not None or self.distillation.teacher_view == "plain"):
             raise InputError(
@@ -114,7 +116,7 @@ def distill(
     path = _teacher_of(config)
     size_of_teacher = initialize.image_size_of(path)
     config = _decided(config, size_of_teacher)
-    runtime = runtime or runtimes.start(config.mixed_precision)
+    runtime = runtime or runtimes.start(config.mixed_precision, deterministic=config.deterministic)
     stored_for = max(config.size, size_of_teacher)
     dataset = dataset or sources.load(config.data, image_size=stored_for, config=config.loading)
     settings = configuration.to_dict(config)
@@ -148,7 +150,17 @@ def distill(
     )
     smallest_batch(config, sum(sizes), runtime.num_processes)
     training = make_training(
-        config, config, dataset, backbone, head, labelled, validation, sizes[0], runtime, quiet=quiet
+        config,
+        config,
+        dataset,
+        backbone,
+        head,
+        labelled,
+        validation,
+        sizes[0],
+        runtime,
+        checkpoints=config.checkpoints,
+        quiet=quiet,
     )
     lessons = Lessons(training, classifier, config.distillation, pool=pool, sizes=sizes, fixed_views=config.fixed_views)
     training = replace(training, around=lessons)

@@ -39,12 +39,16 @@ class FeatureBatches:
         self.loader, self.features = loader, features
         self.batch_size, self.steps_per_epoch = loader.batch_size, loader.steps_per_epoch
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """This process's share of each batch of an epoch."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """This process's share of each batch of an epoch, from `first` on."""
         view = self.features[epoch % len(self.features)]
-        for positions in self.loader.positions(epoch):
+        for positions in self.loader.positions(epoch)[first:]:
             taken = like_a_map(view[(positions % view.shape[0]).to(view.device)])
             yield self.loader.batch(taken, positions, epoch)
+
+    def names(self, epoch: int, number: int) -> list[str]:
+        """What to call each image of this process's share of a batch."""
+        return self.loader.names(epoch, number)
 
 
 @torch.no_grad()

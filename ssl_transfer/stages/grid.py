@@ -46,7 +46,7 @@ class Job:
 
     def __call__(self) -> dict[str, Any]:
         """Run it in this process."""
-        runtime = runtimes.start(self.config.mixed_precision)
+        runtime = runtimes.start(self.config.mixed_precision, deterministic=self.config.deterministic)
         dataset = load_once(self.config.data, self.config.image_size, self.config.loading)
         return self.stage(self.config, runtime=runtime, dataset=dataset, group=self.group, title=self.title, quiet=True)
 
@@ -65,7 +65,10 @@ def load_once(source: str, image_size: int, loading: sources.LoadingConfig) -> s
 
 def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job], list[tuple[Arm, str, int, Job]]]:
     """The pretraining jobs, and the transfer jobs with the arm, budget and seed of each."""
-    shared = {name: getattr(config, name) for name in ("data", "image_size", "mixed_precision", "loading", "tracking")}
+    shared = {
+        name: getattr(config, name)
+        for name in ("data", "image_size", "mixed_precision", "deterministic", "loading", "tracking", "checkpoints")
+    }
     group = output.name
     pretrain_jobs, transfer_jobs = [], []
     for arm in arms:

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from ..data.dataset import Dataset
 from ..data.loaders import Loader
-from ..engine.contract import Objective
+from ..engine.contract import Batches, Objective
 from ..engine.errors import InputError
 from ..engine.finder import Finding, find_learning_rate
-from ..engine.loop import Batches, train
+from ..engine.loop import train
 from ..engine.optim import parameter_groups
 from ..engine.runtime import Runtime
+from ..engine.states import CheckpointConfig, States
 from ..engine.stopping import Stopper, StoppingConfig, Watched
 from ..engine.tracking import Tracker
 from ..engine.words import counted
@@ -52,8 +53,14 @@ class Training:
     """Of the run: of the order and the augmentation, which the phases share."""
     runtime: Runtime
     quiet: bool
+    checkpoints: CheckpointConfig
+    """When states are saved."""
     around: "Around | None" = None
     """What the stage puts around the objective; None: nothing."""
+
+    def states(self, folder: Path, phase: Phase) -> States:
+        """Where a phase keeps its states."""
+        return States(folder=folder, name=phase.name, best=f"{phase.name}.best", config=self.checkpoints)
 
     @property
     def learner(self) -> Objective:
@@ -119,7 +126,7 @@ def run_phase(
     seed: int,
     tracker: Tracker,
     metrics: Path,
-    state: Path | None,
+    states: Path | None,
 ) -> dict[str, Any]:
     """Train one phase.
 
@@ -129,7 +136,7 @@ def run_phase(
         seed: of dropout and the like.
         tracker: where metrics go.
         metrics: the tracker's file.
-        state: where a killed phase finds what it had; None keeps nothing.
+        states: the folder in which a killed phase finds what it had; None keeps nothing.
 
     Returns:
         Its metrics of `validation` and what it cost.
@@ -146,7 +153,7 @@ def run_phase(
         phase=phase.name,
         runtime=training.runtime,
         tracker=tracker,
-        state_path=state,
+        states=None if states is None else training.states(states, phase),
         metrics_path=metrics,
         evaluate=made.validate,
         evaluate_every=max(1, phase.epochs // 10),

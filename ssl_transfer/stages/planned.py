@@ -150,7 +150,7 @@ def run(
     test = dataset.splits["test"]
 
     def work(folder: RunFolder, tracker: Tracker) -> dict[str, Any]:
-        if not (folder.checkpoints / f"{phases[0].name}.pt").is_file():
+        if not training.states(folder.checkpoints, phases[0]).exist():
             log_start(folder, tracker, phases[0], runtime, measure_start(training))
         tuned = None
         if num_trials > 1:

@@ -13,12 +13,13 @@ from ..data.stream import open_stream
 from ..data.stream_loader import StreamLoader
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
-from ..engine.contract import Objective
+from ..engine.contract import Batches, Objective
 from ..engine.errors import InputError, did_you_mean
 from ..engine.folder import RunFolder, environment
 from ..engine.gradients import check_accumulation
-from ..engine.loop import Batches, train
+from ..engine.loop import train
 from ..engine.optim import OptimizerConfig, parameter_groups
+from ..engine.states import States
 from ..engine.stopping import Watched
 from ..engine.tracking import Tracker
 from ..methods import METHODS
@@ -163,7 +164,7 @@ def pretrain(
         `backbone` (path of the export), `seconds`, `images_seen`, `steps`, `peak_memory_mb`, `num_parameters`, what
         `watch.measure` found in the end, and `collapsed`: the step and values of a collapse, or empty.
     """
-    runtime = runtime or runtimes.start(config.mixed_precision)
+    runtime = runtime or runtimes.start(config.mixed_precision, deterministic=config.deterministic)
 
     def say(message: str) -> None:
         if not quiet:
@@ -245,7 +246,7 @@ def pretrain(
             phase=name,
             runtime=runtime,
             tracker=tracker,
-            state_path=folder.checkpoints / "last.pt",
+            states=States(folder=folder.checkpoints, name="last", best="best", config=config.checkpoints),
             metrics_path=folder.metrics,
             evaluate=evaluate,
             evaluate_every=config.evaluate_every,

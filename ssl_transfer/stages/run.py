@@ -6,6 +6,7 @@ from pathlib import Path
 from ..data.sources import LoadingConfig
 from ..engine.errors import InputError
 from ..engine.runtime import MixedPrecision
+from ..engine.states import CheckpointConfig
 from ..engine.tracking import TrackingConfig
 
 IMAGE_SIZE = 64
@@ -13,7 +14,7 @@ IMAGE_SIZE = 64
 MOST = 10**9
 """Of anything that is counted."""
 VOLATILE = (
-    *("output", "fresh", "tracking", "jobs", "data"),
+    *("output", "fresh", "tracking", "checkpoints", "jobs", "data"),
     *(f"loading.{name}" for name in ("cache", "cache_gb", "max_unreadable", "workers", "download", "downloads")),
 )
 """Settings that may change between two starts of one run: they do not change its result. Where the images lie is one;
@@ -31,10 +32,15 @@ class Followed:
     """Start over. What the folder holds is moved aside, not deleted."""
     mixed_precision: MixedPrecision = "no"
     """bf16 or fp16 autocast. Losses stay in float32."""
+    deterministic: bool = False
+    """On a GPU, use only algorithms that give the same bits each time, which are slower: `scripts/benchmark.py
+    deterministic --device cuda` says how much. A CPU does in any case."""
     loading: LoadingConfig = LoadingConfig()
     """How images are read and divided."""
     tracking: TrackingConfig = TrackingConfig()
     """Where metrics go."""
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    """When states are saved, from which a run goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)

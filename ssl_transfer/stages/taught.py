@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..data.loaders import Loader
 from ..data.mixed_loader import MixedLoader
+from ..engine.contract import Batches
 from ..engine.errors import InputError
-from ..engine.loop import Batches
 from ..engine.randomness import seed_from
 from ..models.classifier import Classifier
 from ..objectives.distillation import Distillation, DistillationConfig, Teacher

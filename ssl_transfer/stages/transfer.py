@@ -89,7 +89,7 @@ def transfer(
     """
     check_tuning(config)
     config = replace(config, labels=splits.budget_name(config.labels), image_size=config.size)
-    runtime = runtime or runtimes.start(config.mixed_precision)
+    runtime = runtime or runtimes.start(config.mixed_precision, deterministic=config.deterministic)
     dataset = dataset or sources.load(config.data, image_size=config.size, config=config.loading)
     settings = configuration.to_dict(config)
     fingerprints = {"data": dataset.fingerprint, "init": fingerprint_of(config)}
@@ -104,7 +104,17 @@ def transfer(
     batch_size = batch_size_of(config, config.labels, len(labelled), runtime.num_processes)
     phases = config.phases(len(labelled) // batch_size)
     training = make_training(
-        config, config, dataset, backbone, head, labelled, validation, batch_size, runtime, quiet=quiet
+        config,
+        config,
+        dataset,
+        backbone,
+        head,
+        labelled,
+        validation,
+        batch_size,
+        runtime,
+        checkpoints=config.checkpoints,
+        quiet=quiet,
     )
     check_accumulation(training.objective.eval(), config.optimizer.accumulate, runtime)
     output = config.output or Path(

@@ -133,7 +133,7 @@ def run_plan(
             seed=seed_from(training.seed, 2, number),
             tracker=tracker,
             metrics=metrics,
-            state=None if states is None else states / f"{phase.name}.pt",
+            states=states,
         )
         weights[phase.name] = _copy(training.learner.state_dict())
     return Trained(found=found, weights=weights)

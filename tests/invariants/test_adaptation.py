@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from ssl_transfer.data.sources import Dataset, LoadingConfig, load
-from ssl_transfer.engine import loop
 from ssl_transfer.engine.optim import OptimizerConfig
 from ssl_transfer.engine.runtime import Runtime
+from ssl_transfer.engine.state import State
 from ssl_transfer.models.backbones import BackboneConfig
 from ssl_transfer.objectives import ADAPTATIONS
 from ssl_transfer.objectives.adaptation import Adapting
@@ -208,7 +208,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(
         plain(self, progress)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+        patched.setattr(State, "due", True)
         patched.setattr(Adapting, "after_step", interrupted)
         assert run(*command, "--output", stopped) == STOPPED
     assert not (stopped / "result.json").exists()

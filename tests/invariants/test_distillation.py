@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from ssl_transfer.data.sources import LoadingConfig, load
-from ssl_transfer.engine import loop
+from ssl_transfer.engine.state import State
 from ssl_transfer.objectives.distillation import Distillation, Teacher
 from ssl_transfer.stages import distill as stage
 from ssl_transfer.stages import taught
@@ -83,7 +83,7 @@ def test_resumed_is_uninterrupted(
         return plain(self, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+        patched.setattr(State, "due", True)
         patched.setattr(Distillation, "forward", forward)
         assert run(*flags, "--output", stopped) == STOPPED
     assert not (stopped / "result.json").exists()

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_transfer.engine import checkpoint, loop
+from ssl_transfer.engine import checkpoint
+from ssl_transfer.engine.state import State
 from ssl_transfer.methods import METHODS
 from ssl_transfer.objectives.supervised import Supervised
 
@@ -24,10 +25,10 @@ SMALL_DECODER = ("--method.decoder-width", 16, "--method.decoder-depth", 1, "--m
 def stop_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[[], None]]:
     """`forget = stop_in_step(objective, 6)`: Ctrl-C in the sixth step from now on, until `forget()`.
 
-    Meanwhile a state is saved after every epoch that ends `seconds` after the last one was.
+    Meanwhile a state is saved after every step, or with `saved` false only at the ends of trainings.
     """
 
-    def arrange(objective: type, number: int, *, seconds: float = -1.0) -> Callable[[], None]:
+    def arrange(objective: type, number: int, *, saved: bool = True) -> Callable[[], None]:
         steps = 0
         plain = objective.after_step
 
@@ -38,7 +39,7 @@ def stop_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[[], 
                 raise KeyboardInterrupt
             plain(self, progress)
 
-        monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", seconds)
+        monkeypatch.setattr(State, "due", saved)
         monkeypatch.setattr(objective, "after_step", after_step)
         return monkeypatch.undo
 
@@ -103,10 +104,10 @@ def test_pretraining(
     forget = stop_in_step(METHODS[method].module, STEPS_AN_EPOCH + 2)
     assert run(*command, "--output", stopped) == STOPPED
     forget()
-    assert torch.load(stopped / "checkpoints" / "last.pt", weights_only=True)["step"] == STEPS_AN_EPOCH
+    assert torch.load(stopped / "checkpoints" / "last.pt", weights_only=True)["step"] == STEPS_AN_EPOCH + 1
     assert not (stopped / "result.json").exists()
     assert run(*command, "--output", stopped) == 0
-    assert f"going on after step {STEPS_AN_EPOCH} of {3 * STEPS_AN_EPOCH}" in capsys.readouterr().out
+    assert f"going on after step {STEPS_AN_EPOCH + 1} of {3 * STEPS_AN_EPOCH}" in capsys.readouterr().out
 
     assert_same_export(whole, stopped)
     assert_same_state(whole / "checkpoints" / "last.pt", stopped / "checkpoints" / "last.pt")
@@ -181,7 +182,7 @@ def test_stopped_before_the_first_state(
     command = ("pretrain", "simclr", *SMALL, "--epochs", 2, *flags["convolutional"])
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run(*command, "--output", whole) == 0
-    forget = stop_in_step(METHODS["simclr"].module, STEPS_AN_EPOCH + 2, seconds=1000.0)
+    forget = stop_in_step(METHODS["simclr"].module, STEPS_AN_EPOCH + 2, saved=False)
     assert run(*command, "--output", stopped) == STOPPED
     forget()
     assert not (stopped / "checkpoints" / "last.pt").exists()

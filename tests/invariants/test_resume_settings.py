@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_transfer.engine import loop
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.loop import Summary
 from ssl_transfer.engine.optim import OptimizerConfig
+from ssl_transfer.engine.state import State
 from ssl_transfer.engine.stopping import StoppingConfig, Watched
 from ssl_transfer.objectives.supervised import Supervised
 
@@ -87,7 +87,7 @@ def test_killed_and_started_again(
 ) -> None:
     objective, summary, folder = whole
     epoch = after if isinstance(after, int) else eval(after, {"best": summary.best_epoch})  # noqa: S307
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(State, "due", True)
     steps = 0
 
     def after_step(progress: float) -> None:

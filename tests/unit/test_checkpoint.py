@@ -57,7 +57,7 @@ class Payload:
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"format": checkpoint.FORMAT, "objective": Payload()}, "evil.pt")
-    with pytest.raises(InputError, match=r"(?s)evil\.pt.*--fresh"):
+    with pytest.raises(checkpoint.DamagedError, match=r"evil\.pt.*none of it was run"):
         checkpoint.load_state(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
 
@@ -70,12 +70,6 @@ def test_a_truncated_state_is_named(tmp_path, share):
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(InputError, match=r"last\.pt: not a readable checkpoint"):
         checkpoint.load_state(path)
-
-
-def test_another_format_is_refused(tmp_path):
-    torch.save({"format": checkpoint.FORMAT + 1}, tmp_path / "last.pt")
-    with pytest.raises(InputError, match="format 2, this version reads 1"):
-        checkpoint.load_state(tmp_path / "last.pt")
 
 
 def test_weights_round_trip_from_the_export_and_from_its_run(tmp_path):

@@ -1,0 +1,134 @@
+"""One optimiser step after the other: rate, gradient, the decision to take it, weights, and what moves with them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .agreement import Agreement, Answer
+from .averaging import WeightAverage
+from .contract import Batch, Objective, Output
+from .fitting import Gradients
+from .optim import OptimizerConfig, make_optimizer
+from .randomness import reseed, seed_from
+from .rates import Rates
+from .runtime import Runtime
+from .skips import Skips
+from .state import Stateful
+from .tally import Tally
+
+
+class Steps:
+    """The steps of one training.
+
+    Args:
+        objective: in training mode; it is on the runtime's device afterwards.
+        groups: parameter groups with their learning rates.
+        optimizer: all that concerns the steps.
+        num_steps: of the whole training; the schedule is laid over them.
+        seed: reseeds torch before every step.
+        phase: its name in messages.
+        higher_is_better: of the metric that the schedule plateau goes by.
+        runtime: device and processes.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        groups: list[dict[str, object]],
+        optimizer: OptimizerConfig,
+        *,
+        num_steps: int,
+        seed: int,
+        phase: str,
+        higher_is_better: bool,
+        runtime: Runtime,
+    ) -> None:
+        accelerator = runtime.accelerator
+        self.done = 0
+        """Steps that lie behind, skipped ones among them."""
+        self.num_steps = num_steps
+        self.wrapped = accelerator.prepare_model(objective.to(runtime.device))
+        """The objective in what distributes it."""
+        self._optimizer: Any = accelerator.prepare_optimizer(make_optimizer(optimizer, groups))
+        self._peaks = [group["lr"] for group in self._optimizer.param_groups]
+        self.rates = Rates(
+            optimizer.schedule,
+            num_steps=num_steps,
+            warmup_steps=optimizer.warmup_steps,
+            plateau_factor=optimizer.plateau_factor,
+            plateau_patience=optimizer.plateau_patience,
+            higher_is_better=higher_is_better,
+        )
+        trained = [one for group in self._optimizer.param_groups for one in group["params"]]
+        self.average = WeightAverage(trained, optimizer.ema_decay)
+        self.skips = Skips(objective, optimizer.skip_limit)
+        self.tally = Tally(runtime)
+        self._gradients = Gradients(
+            objective, self.wrapped, accumulate=optimizer.accumulate, phase=phase, runtime=runtime
+        )
+        self._agreement = Agreement(runtime)
+        self._objective, self._runtime, self._seed, self._clip = objective, runtime, seed, optimizer.clip_norm
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step, the largest of all groups."""
+        return max(group["lr"] for group in self._optimizer.param_groups)
+
+    def parts(self) -> dict[str, Stateful]:
+        """What a state holds of the steps, beside their number and the tally."""
+        scaler = self._runtime.accelerator.scaler
+        return {
+            "objective": self._objective,
+            "optimizer": self._optimizer,
+            "rates": self.rates,
+            "average": self.average,
+            "skips": self.skips,
+            "gradients": self._gradients,
+            **({} if scaler is None else {"scaler": scaler}),
+        }
+
+    def take(self, batch: Batch, asked: Callable[[], tuple[bool, bool]]) -> tuple[Output, Answer]:
+        """Take a step, or undo it where the loss is not finite on some process.
+
+        Args:
+            batch: this process's images.
+            asked: whether this process is asked to leave, and whether its state is due to be saved.
+
+        Returns:
+            The loss and the metrics of this process, and what all know.
+        """
+        factor, number = self.rates.factor(self.done), self.done
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        self.skips.keep()
+
+        def begin() -> None:
+            self.skips.undo()
+            reseed(seed_from(self._seed, number, self._runtime.process_index), self._runtime.device)
+
+        def noted(loss: torch.Tensor) -> None:
+            stop, due = asked()
+            self._agreement.put(loss, stop=stop, due=due)
+
+        output = self._gradients.add(batch, begin, noted)
+        answer = self._agreement.get()
+        self.done += 1
+        if answer.finite:
+            if self._clip:
+                self._runtime.accelerator.clip_grad_norm_(self._objective.parameters(), self._clip)
+            self._optimizer.step()
+            self._objective.after_step(self.done / self.num_steps)
+            self.average.update()
+            self.tally.add(output)
+        else:
+            self.skips.undo()
+            self.skips.count += 1
+        self._optimizer.zero_grad(set_to_none=True)
+        return output, answer
+
+    def agree(self, asked: Callable[[], tuple[bool, bool]]) -> Answer:
+        """What all know between two steps."""
+        stop, due = asked()
+        self._agreement.put(torch.zeros((), device=self._runtime.device), stop=stop, due=due)
+        return self._agreement.get()
