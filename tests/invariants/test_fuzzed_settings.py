@@ -121,7 +121,9 @@ def fields(world: dict[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
 
     def recorded(*arguments: Any, default: Any, **others: Any) -> None:
-        found["now"] = configuration.flatten(configuration.to_dict(default))
+        # These two group settings whose flags do not name the group.
+        plain = configuration.flatten(configuration.to_dict(default)).items()
+        found["now"] = {key.removeprefix("recipes.").removeprefix("settings."): value for key, value in plain}
         raise AcceptedError
 
     with pytest.MonkeyPatch.context() as patched:
@@ -203,8 +205,8 @@ def test_every_setting(check: Callable, world: dict, fields: dict) -> None:
     values, numbers, seen = itertools.cycle(HOSTILE), itertools.cycle(NUMBERS), set()
     for name, defaults in fields.items():
         for field, default in defaults.items():
-            # Of a comparison, those of an arm are those of its method.
-            shared = (field.partition(".")[2] if name in ("compare", "data preview") else field, repr(default))
+            arm, _, own = field.partition(".")
+            shared = (own if arm in METHODS else field, repr(default))
             if shared not in seen:
                 seen.add(shared)
                 is_number = isinstance(default, (int, float)) and not isinstance(default, bool)
