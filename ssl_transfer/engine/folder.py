@@ -16,6 +16,7 @@ import yaml
 from . import config as configuration
 from .checkpoint import remove_unfinished, write_text
 from .errors import InputError
+from .records import read_json
 from .runtime import Runtime
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightly", "accelerate", "numpy", "scikit-learn")
@@ -96,7 +97,7 @@ class RunFolder:
             before = yaml.safe_load(held.read_text(encoding="utf-8"))
             recorded = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["identity"]
             return dict(before), dict(recorded)
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
             raise InputError(
                 f"--output {self.path}: holds a config.yaml that is not a run's of this program ({error}). "
                 "Give another --output."
@@ -184,7 +185,8 @@ def set_aside(folder: Path) -> None:
 def held_result(folder: Path) -> dict[str, Any] | None:
     """What the run in a folder has finished with; None where it has not, or there is none."""
     path = folder / "result.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    remedy = "Remove it, and the same command ends the run once more."
+    return read_json(path, remedy=remedy) if path.is_file() else None
 
 
 def _free_name(path: Path) -> Path:

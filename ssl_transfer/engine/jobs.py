@@ -26,6 +26,7 @@ from . import progress, signals
 from .checkpoint import write_text
 from .errors import InputError
 from .folder import held_result
+from .records import read_json
 from .runtime import Runtime
 from .surroundings import explained
 
@@ -77,7 +78,8 @@ def failed_before(jobs: Sequence[Job], runtime: Runtime, *, retry: bool) -> dict
         if not record.is_file() or held_result(job.folder) is not None:
             continue
         if not retry:
-            found[job.folder] = Failure(lines=tuple(json.loads(record.read_text(encoding="utf-8"))["lines"]))
+            held = read_json(record, remedy="Remove it, and the run is begun again.")
+            found[job.folder] = Failure(lines=tuple(str(line) for line in held.get("lines", ())))
         elif runtime.is_main:
             record.unlink()
     runtime.wait()

@@ -143,10 +143,12 @@ def drop_after(path: Path, phase: str, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(record, dict):
             continue
         if record.get("phase") != phase or record.get("step", 0) <= step:
             kept.append(line)
