@@ -310,6 +310,14 @@ def report(_: torch.device, __: Path | None) -> Iterator[Figure]:
     yield from benchmark_report.figures()
 
 
+def reliability(device: torch.device, _: Path | None) -> Iterator[Figure]:
+    """What guarded steps, flushed and checked states and deterministic algorithms cost."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    import benchmark_reliability
+
+    yield from benchmark_reliability.figures(device)
+
+
 BENCHMARKS: dict[str, tuple[Callable[[torch.device, Path | None], Iterator[Figure]], int]] = {
     "augment": (augment, 1),
     "data": (data, 2),
@@ -317,6 +325,7 @@ BENCHMARKS: dict[str, tuple[Callable[[torch.device, Path | None], Iterator[Figur
     "train-step": (train_step, 2),
     "methods": (methods, 2),
     "report": (report, 1),
+    "reliability": (reliability, 2),
 }
 """By name: what is measured, and on how many cores."""
 

@@ -68,7 +68,7 @@ def read(path: str, most: int) -> list[Callable[[], Pixels]]:
             for start, end in itertools.pairwise(ends[: most + 1].tolist())
         ]
     elif path.endswith(".npz"):
-        arrays = np.load(path)["x_train"]
+        arrays = np.load(path, allow_pickle=False)["x_train"]
     else:
         files = sorted(file for file in Path(path).rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
         return [lambda file=file: Image.open(file).convert("RGB") for file in files[:most]]

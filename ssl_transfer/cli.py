@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from .engine import signals, surroundings
 from .engine.errors import FailedRunsError, InputError, StoppedError, did_you_mean
+from .engine.secrets import redacted
 
 COMMANDS = {
     "demo": ("ssl_transfer.stages.demo", "the whole question on the embedded digits, in minutes; demo adapt|distill"),
@@ -20,6 +21,7 @@ COMMANDS = {
     "evaluate": ("ssl_transfer.stages.evaluate", "kNN, linear probe and head of a run, on clean or corrupted images"),
     "compare": ("ssl_transfer.stages.compare", "pretraining against scratch and ImageNet, over budgets and seeds"),
     "summary": ("ssl_transfer.stages.summary", "a backbone's blocks, and what each phase would train of them"),
+    "sync": ("ssl_transfer.output.sync", "show in wandb what a run, or all runs below a folder, have logged"),
     "report": ("ssl_transfer.output.report", "draw a comparison's report again from its results"),
 }
 USER_ERROR = 2
@@ -57,22 +59,23 @@ def _main(arguments: Sequence[str] | None) -> None:
         with signals.raised():
             importlib.import_module(COMMANDS[name][0]).main(rest)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(redacted(f"error: {error}"), file=sys.stderr)
         sys.exit(USER_ERROR)
     except FailedRunsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(redacted(f"error: {error}"), file=sys.stderr)
         sys.exit(1)
     except (OSError, MemoryError, RuntimeError) as error:
         message = surroundings.explained(error)
         if not message:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print(redacted(f"error: {message}"), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, StoppedError) else signal.SIGINT
         # One of several processes speaks for all.
         if os.environ.get("RANK", "0") == "0":
-            print(f"\nstopped by {signal.Signals(number).name}. To go on: {_again(arguments)}", file=sys.stderr)
+            line = f"\nstopped by {signal.Signals(number).name}. To go on: {_again(arguments)}"
+            print(redacted(line), file=sys.stderr)
         sys.exit(128 + number)
 
 

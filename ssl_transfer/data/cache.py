@@ -18,10 +18,12 @@ import filelock
 import joblib
 import numpy as np
 
+from ..engine.arrays import map_array
 from ..engine.checkpoint import write_text
 from ..engine.errors import InputError
 from ..engine.progress import bar
 from ..engine.seal import sealed
+from ..engine.secrets import redacted_all
 from ..engine.words import file_size
 from .cache_checks import checksums, intact
 from .dataset import LoadingConfig, Pixels
@@ -116,7 +118,7 @@ def _record(entry: Path, config: LoadingConfig) -> dict[str, Any] | None:
 
 
 def _open(entry: Path, record: dict[str, Any], items: Sequence[Encoded], config: LoadingConfig) -> Stored:
-    columns = {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
+    columns = {name: map_array(entry / f"{name}.npy") for name in _COLUMNS}
     layout, rows = Layout(**record["layout"]), columns.pop("rows")
     unreadable, notes = record["unreadable"], list(record["notes"])
     if unreadable:
@@ -211,7 +213,7 @@ def _fill(
         "sizes": sizes[rows],
     }
     for name in _COLUMNS:
-        np.save(entry / f"{name}.npy", arrays[name])
+        np.save(entry / f"{name}.npy", arrays[name], allow_pickle=False)
     for part in entry.iterdir():
         with open(part, "rb") as opened:
             os.fsync(opened.fileno())
@@ -224,7 +226,7 @@ def _fill(
         "notes": notes,
     }
     record["checksums"] = checksums(entry)
-    write_text(entry / "record.json", json.dumps(sealed(record)))
+    write_text(entry / "record.json", json.dumps(sealed(redacted_all(record))))
 
 
 def _chunks(items: Sequence[Encoded], positions: Sequence[int]) -> Iterator[list[Encoded]]:

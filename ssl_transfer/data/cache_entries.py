@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
-import numpy as np
+
+from ..engine.arrays import map_array
 
 _KEY = re.compile(r"[0-9a-f]{24,64}")
 _SUFFIXES = ("", ".partial", ".lock", ".npy", ".json")
@@ -91,7 +92,7 @@ def _entry(folder: Path, key: str, paths: list[Path]) -> Entry | None:
     try:
         record = json.loads((folder / key / "record.json").read_text(encoding="utf-8"))
         layout, source = record["layout"], record["source"]
-        count = len(np.load(folder / key / "kept.npy", mmap_mode="r"))
+        count = len(map_array(folder / key / "kept.npy"))
         kind = f"{layout['channels']} x {layout['side']} x {layout['side']} {layout['dtype']}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         # What cannot be read can still be evicted.

@@ -9,6 +9,7 @@ import torch
 from joblib.executor import get_memmapping_executor
 from torch import Tensor
 
+from ..engine.arrays import map_array
 from ..engine.errors import InputError
 from .decode import Layout, squares_of
 from .formats import Encoded, UnreadableError
@@ -28,7 +29,7 @@ class OnDisk:
     """
 
     def __init__(self, file: Path, rows: np.ndarray) -> None:
-        array = np.load(file, mmap_mode="r")
+        array = map_array(file)
         self.shape = (len(rows), *array.shape[1:])
         self.dtype = torch_dtype(array.dtype)
         self._rows, self._dtype, self._offset = rows, array.dtype, array.offset

@@ -17,6 +17,7 @@ import tyro
 import yaml
 
 from .errors import InputError
+from .secrets import redacted
 
 T = TypeVar("T")
 MOST_VALUES = 100_000
@@ -135,16 +136,14 @@ def _refuse_strange_values(settings: dict[str, Any]) -> None:
 
 
 def to_dict(config: Any) -> Any:
-    """A configuration as plain dicts, lists, strings and numbers."""
+    """A configuration as plain dicts, lists, strings and numbers, without credentials: this is what runs keep of it."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, dict):
         return {key: to_dict(value) for key, value in config.items()}
     if isinstance(config, (list, tuple)):
         return [to_dict(value) for value in config]
-    if isinstance(config, Path):
-        return str(config)
-    return config
+    return redacted(str(config)) if isinstance(config, (str, Path)) else config
 
 
 def shallow(config: Any) -> dict[str, Any]:

@@ -35,12 +35,15 @@ class Gradients:
         self.accumulate = accumulate
         self._objective, self._wrapped, self._phase, self._runtime = objective, wrapped, phase, runtime
 
-    def add(self, batch: Batch, begin: Callable[[], None], noted: Callable[[Tensor], object]) -> Output:
+    def add(
+        self, batch: Batch, begin: Callable[[], None], undo: Callable[[], None], noted: Callable[[Tensor], object]
+    ) -> Output:
         """As `accumulate_gradient`.
 
         Args:
             batch: this process's images.
-            begin: called before the forward pass, and again before it is tried again: it puts everything back.
+            begin: called before each forward pass: it puts torch's random state in its place.
+            undo: called after one that did not fit: it puts the buffers back.
             noted: see there.
 
         Raises:
@@ -53,10 +56,10 @@ class Gradients:
             except torch.OutOfMemoryError:
                 # The exception holds on to the tensors of the pass; what follows begins when it is gone.
                 pass
-            self._free()
-            self._take_smaller_parts(batch, begin)
+            self._free(undo)
+            self._take_smaller_parts(batch, begin, undo)
 
-    def _take_smaller_parts(self, batch: Batch, begin: Callable[[], None]) -> None:
+    def _take_smaller_parts(self, batch: Batch, begin: Callable[[], None], undo: Callable[[], None]) -> None:
         runtime, count = self._runtime, len(batch.images)
         size = -(-count // self.accumulate)
         memory = f"{self._phase}: out of memory on {runtime.device} with {size} images at a time."
@@ -67,7 +70,7 @@ class Gradients:
                 "--optimizer.accumulate 2 where the method takes it, or --mixed-precision bf16."
             )
         if self._objective.loss_over_batch:
-            fitting = self._fitting(batch, begin)
+            fitting = self._fitting(batch, begin, undo)
             raise InputError(
                 f"{memory} {type(self._objective).__name__} compares the images of a batch with each other, so that "
                 f"it cannot be taken in parts. --batch-size {fitting} fits; or try --mixed-precision bf16."
@@ -83,7 +86,7 @@ class Gradients:
         )
         check_accumulation(self._objective, self.accumulate, runtime)
 
-    def _fitting(self, batch: Batch, begin: Callable[[], None]) -> int:
+    def _fitting(self, batch: Batch, begin: Callable[[], None], undo: Callable[[], None]) -> int:
         """The largest half, quarter, ... of a batch whose gradient can be computed; 0: none."""
         count = len(batch.images) // 2
         while count >= _FEWEST:
@@ -95,13 +98,14 @@ class Gradients:
                 fits = False
             else:
                 fits = True
-            self._free()
+            self._free(undo)
             if fits:
                 return count
             count //= 2
         return 0
 
-    def _free(self) -> None:
+    def _free(self, undo: Callable[[], None]) -> None:
+        undo()
         self._objective.zero_grad(set_to_none=True)
         if self._runtime.device.type == "cuda":
             torch.cuda.empty_cache()

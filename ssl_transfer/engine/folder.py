@@ -18,6 +18,7 @@ from .checkpoint import remove_unfinished, write_text
 from .errors import InputError
 from .records import read_json
 from .runtime import Runtime
+from .secrets import redacted, redacted_all
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightly", "accelerate", "numpy", "scikit-learn")
 
@@ -144,7 +145,7 @@ class RunFolder:
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file into the folder, on rank 0."""
         if self._runtime.is_main:
-            write_text(self.path / name, json.dumps(content, indent=2) + "\n")
+            write_text(self.path / name, json.dumps(redacted_all(content), indent=2) + "\n")
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -169,7 +170,9 @@ def changes(before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, ..
     """What differs between the settings of a run as it was started and as it is now: `epochs was 2 and is now 3`."""
     old, new = configuration.flatten(before), configuration.flatten(now)
     for name in new.keys() - old.keys():
-        old.update({name: value for later, value in LATER.items() if f".{name}".endswith(f".{later}")})
+        for later, value in LATER.items():
+            if f".{name}".endswith(f".{later}"):
+                old[name] = value
     return [
         f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
@@ -209,9 +212,9 @@ def git_commit() -> str:
 
 
 def environment(runtime: Runtime) -> dict[str, Any]:
-    """Versions, devices and command of this run, for whoever repeats it."""
+    """Versions, devices and command of this run, for whoever repeats it; credentials are left out."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(redacted(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},

@@ -28,6 +28,7 @@ from .errors import InputError
 from .folder import held_result
 from .records import read_json
 from .runtime import Runtime
+from .secrets import redacted_all
 from .surroundings import explained
 
 RECORD = "failure.json"
@@ -90,7 +91,7 @@ def record_failure(folder: Path, failure: Failure) -> None:
     """Let the next start know of a run that failed."""
     # Where even that cannot be written, the next start runs it again.
     with contextlib.suppress(OSError):
-        write_text(folder / RECORD, json.dumps({"lines": failure.lines}, indent=2) + "\n")
+        write_text(folder / RECORD, json.dumps({"lines": redacted_all(failure.lines)}, indent=2) + "\n")
 
 
 def blocked(job: Job, outcomes: Mapping[Path, Outcome]) -> Failure | None:

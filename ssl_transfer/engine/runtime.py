@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from .errors import InputError
 from .memory import keep_freed_memory
+from .secrets import redacted
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
 
@@ -49,12 +50,12 @@ class Runtime:
     def say(self, message: str) -> None:
         """Print on rank 0."""
         if self.is_main:
-            print(message, flush=True)
+            print(redacted(message), flush=True)
 
     def warn(self, message: str) -> None:
         """Print to the error stream on rank 0: what must be seen also where the rest is piped away."""
         if self.is_main:
-            print(message, file=sys.stderr, flush=True)
+            print(redacted(message), file=sys.stderr, flush=True)
 
     def wait(self) -> None:
         """Return when every process has come here."""

@@ -4,6 +4,9 @@ https://github.com/facebookincubator/submitit. Runs that may begin now are one j
 them are an array that waits for it (`afterok`) and is cancelled where it fails. Which job of the cluster is which run
 is written down, so that whoever was waiting for them can be killed and started again. A run counts as finished by the
 result in its folder and as failed when it has left the queue without one: no accounting (`sacct`) is needed.
+
+submitit hands a job over as a pickle, which could run code: it lies in the comparison's own folder, is written by this
+user and read by this user's jobs alone. Keep that folder where nobody else can write. Results are read as JSON.
 """
 
 import json

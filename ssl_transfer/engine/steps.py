@@ -104,14 +104,13 @@ class Steps:
         self.skips.keep()
 
         def begin() -> None:
-            self.skips.undo()
             reseed(seed_from(self._seed, number, self._runtime.process_index), self._runtime.device)
 
         def noted(loss: torch.Tensor) -> None:
             stop, due = asked()
             self._agreement.put(loss, stop=stop, due=due)
 
-        output = self._gradients.add(batch, begin, noted)
+        output = self._gradients.add(batch, begin, self.skips.undo, noted)
         answer = self._agreement.get()
         self.done += 1
         if answer.finite:

@@ -1,26 +1,24 @@
-"""What is kept of a run: `metrics.jsonl` always, and wandb when asked; no other file knows it."""
+"""What is kept of a run: `metrics.jsonl` always, and wandb (`board.py`) when asked.
+
+`metrics.jsonl` is the truth: `send` shows it in wandb at any later time, as the tracker would have done.
+"""
 
 import json
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from .board import Board, Names, TrackingConfig
 from .checkpoint import write_text
+from .errors import InputError
 from .runtime import Runtime
+from .secrets import redacted_all
 
-
-@dataclass(frozen=True, kw_only=True)
-class TrackingConfig:
-    """Where metrics go beside `metrics.jsonl`, which always has them all."""
-
-    wandb: Literal["off", "auto", "offline", "online"] = "off"
-    """Weights & Biases: off; offline (files under the run's folder, for `wandb sync`); online (needs a login); auto:
-    online where a login is found, otherwise offline."""
-    project: str = "ssl_transfer"
-    """wandb's project. Only read when wandb is not off."""
+__all__ = ["Tracker", "TrackingConfig", "drop_after", "publish", "read_records", "send"]
+NAMES = "tracking.json"
+"""Beside `metrics.jsonl`: what the run is called in wandb, and what its table of runs shows of it."""
 
 
 class Tracker:
@@ -40,59 +38,41 @@ class Tracker:
         job_type: str,
         title: str = "",
     ) -> None:
-        self._run: Any = None
+        self._board: Board | None = None
         self._path = path
         self._active = runtime.is_main
         if self._active:
-            name = title or path.parent.name
-            self._run = _begin(config, path.parent, settings, name=name, group=group, job_type=job_type)
+            self._names = Names(name=title or path.parent.name, group=group, job_type=job_type)
+            self._keep({})
+            self._board = Board(config, path.parent, settings, self._names)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one record: a line of `metrics.jsonl`, flushed, so that a killed run keeps it."""
         if not self._active:
             return
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        if self._run is not None:
-            prefix = "/".join(str(record[key]) for key in ("phase", "split") if key in record)
-            numbers = {key: value for key, value in record.items() if isinstance(value, (int, float))}
-            self._run.log({f"{prefix}/{key}" if key not in ("step", "epoch") else key: v for key, v in numbers.items()})
+            file.write(json.dumps(redacted_all(record)) + "\n")
+        if self._board is not None:
+            self._board.log(record)
 
     def summarize(self, values: dict[str, float]) -> None:
         """Let wandb's table of runs show these; `result.json` has them in any case."""
-        if self._run is not None:
-            self._run.summary.update(values)
+        if not self._active:
+            return
+        self._keep(values)
+        if self._board is not None:
+            self._board.summarize(values)
 
     def close(self) -> None:
         """End the wandb run, if there is one."""
-        if self._run is not None:
-            self._run.finish()
-            self._run = None
+        if self._board is not None:
+            self._board.finish()
+            self._board = None
 
-
-def _begin(
-    config: TrackingConfig, folder: Path, settings: dict[str, Any], *, name: str, group: str, job_type: str
-) -> Any:
-    """A run of wandb, its files under `folder`; None where it is off."""
-    if config.wandb == "off":
-        return None
-    import wandb
-
-    mode = config.wandb
-    if mode == "auto":
-        mode = "online" if wandb.login(prompt=False) else "offline"
-    return wandb.init(
-        project=config.project,
-        dir=str(folder),
-        name=name,
-        group=group,
-        job_type=job_type,
-        config=settings,
-        mode=mode,
-        # The run before may have failed in this process without an end.
-        reinit="finish_previous",
-        settings=wandb.Settings(silent=True),
-    )
+    def _keep(self, summary: dict[str, float]) -> None:
+        """For `send`."""
+        content = {**asdict(self._names), "summary": summary}
+        write_text(self._path.with_name(NAMES), json.dumps(redacted_all(content), indent=2) + "\n")
 
 
 def publish(
@@ -103,7 +83,7 @@ def publish(
     job_type: str,
     summary: dict[str, float],
     files: Sequence[Path],
-) -> None:
+) -> bool:
     """Show in wandb what a group of runs came to: a run of its own with a summary, and files as an artifact.
 
     Args:
@@ -113,19 +93,64 @@ def publish(
         job_type: which stage.
         summary: numbers by name.
         files: the report and the tables.
-    """
-    run = _begin(config, folder, settings, name=folder.name, group=folder.name, job_type=job_type)
-    if run is None:
-        return
-    import wandb
 
-    run.summary.update(summary)
-    # wandb takes no other characters in an artifact's name.
-    artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{folder.name}-report"), type="report")
-    for path in files:
-        artifact.add_file(str(path))
-    run.log_artifact(artifact)
-    run.finish()
+    Returns:
+        Whether wandb, online or offline, has all of it.
+    """
+    name = folder.resolve().name
+    board = Board(config, folder, settings, Names(name=name, group=name, job_type=job_type))
+    board.summarize(summary)
+    board.attach(f"{name}-report", files)
+    board.finish()
+    return board.works
+
+
+def send(config: TrackingConfig, folder: Path, settings: dict[str, Any]) -> bool:
+    """Show in wandb what a run has logged, as its tracker would have done.
+
+    Args:
+        config: where to.
+        folder: the run's.
+        settings: of the run.
+
+    Returns:
+        Whether wandb, online or offline, has all of it.
+    """
+    names, summary = _names_of(folder)
+    board = Board(config, folder, settings, names)
+    for record in read_records(folder / "metrics.jsonl"):
+        board.log(record)
+    if summary:
+        board.summarize(summary)
+    board.finish()
+    return board.works
+
+
+def _names_of(folder: Path) -> tuple[Names, dict[str, float]]:
+    """What the run's tracker left for `send`: how wandb shows the run, and its summary."""
+    path = folder / NAMES
+    if not path.is_file():
+        # A run of an older version.
+        return Names(name=folder.resolve().name), {}
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return Names(name=held["name"], group=held["group"], job_type=held["job_type"]), dict(held["summary"])
+    except (ValueError, KeyError, TypeError) as error:
+        remedy = "Remove it: the run is then shown by its folder's name."
+        raise InputError(f"{path}: not readable ({error}). {remedy}") from error
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`, but for those that are damaged, as one that was cut off by a kill."""
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records
 
 
 def flush(path: Path) -> None:
@@ -142,14 +167,5 @@ def drop_after(path: Path, phase: str, step: int) -> None:
     """
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(record, dict):
-            continue
-        if record.get("phase") != phase or record.get("step", 0) <= step:
-            kept.append(line)
-    write_text(path, "".join(f"{line}\n" for line in kept))
+    kept = [one for one in read_records(path) if one.get("phase") != phase or one.get("step", 0) <= step]
+    write_text(path, "".join(f"{json.dumps(record)}\n" for record in kept))

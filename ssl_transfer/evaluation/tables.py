@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.arrays import load_array
 from ..engine.checkpoint import write_atomically, write_text
 from ..engine.errors import InputError
 from ..engine.records import read_lines
@@ -113,7 +115,7 @@ def hits_of(key: dict[str, Any], folder: Path, truth: np.ndarray) -> dict[Cell, 
     cell: Cell = (key["arm"], key["backbone"], key["labels"], "chosen", "accuracy")
     if not path.is_file():
         return {}
-    return {cell: {key["seed"]: (np.load(path, allow_pickle=False) == truth).astype(np.uint8)}}
+    return {cell: {key["seed"]: (load_array(path) == truth).astype(np.uint8)}}
 
 
 def write(folder: Path, rows: Sequence[Row], curves: Sequence[dict[str, Any]], hits: Hits | None = None) -> None:
@@ -149,10 +151,14 @@ def read_hits(folder: Path) -> dict[Cell, dict[int, np.ndarray]]:
     found: dict[Cell, dict[int, np.ndarray]] = {}
     if not (folder / _ALL_HITS).is_file():
         return found
-    with np.load(folder / _ALL_HITS) as held:
+    try:
+        with np.load(folder / _ALL_HITS, allow_pickle=False) as opened:
+            held = dict(opened)
         rows = np.unpackbits(held["hits"], axis=-1, count=int(held["num_images"]))
-        for (arm, backbone, labels, seed), images in zip(held["names"].tolist(), rows, strict=True):
-            found.setdefault((arm, backbone, labels, "chosen", "accuracy"), {})[int(seed)] = images
+    except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{folder / _ALL_HITS}: not readable ({error}). Start the comparison again.") from error
+    for (arm, backbone, labels, seed), images in zip(held["names"].tolist(), rows, strict=True):
+        found.setdefault((arm, backbone, labels, "chosen", "accuracy"), {})[int(seed)] = images
     return found
 
 

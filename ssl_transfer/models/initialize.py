@@ -1,6 +1,5 @@
 """Where a backbone's weights come from: nothing, ImageNet, or a run; and where they go."""
 
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +13,9 @@ from timm.models import VGG, VisionTransformer, load_state_dict
 from torch import Tensor
 
 from ..engine import checkpoint
+from ..engine.arrays import load_array
 from ..engine.errors import InputError, did_you_mean
+from ..engine.hubs import check_hub, no_endless_silence
 from . import torchvision_models
 from .backbones import Backbone, BackboneConfig, BackboneSpec, first_blocks
 from .spec import OWN
@@ -60,7 +61,8 @@ def imagenet(spec: BackboneSpec, *, weights: Path | None, name: str = "") -> Bac
         )
     )
     try:
-        state = load()
+        with no_endless_silence():
+            state = load()
     except InputError:
         raise
     except Exception as error:  # Hub clients raise many kinds without a network; all mean that there are no weights.
@@ -194,7 +196,7 @@ def export(backbone: Backbone, folder: Path, provenance: Mapping[str, Any], *, s
 def seen_images(path: Path) -> np.ndarray | None:
     """The images that a run's backbone was trained on, its own initialisation included; None where it does not say."""
     file = checkpoint.export_folder(path, "backbone") / _SEEN
-    return np.load(file, allow_pickle=False) if file.is_file() else None
+    return load_array(file) if file.is_file() else None
 
 
 def _fit_channels(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
@@ -203,14 +205,10 @@ def _fit_channels(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]
 
 
 def _check_hub(repository: str) -> None:
-    """Raise OSError at once where the hub cannot be reached and its files are not on this disk already.
-
-    The hub's own client tries for a minute before it gives up.
-    """
+    """Raise OSError at once where the hub cannot be reached and its files are not on this disk already."""
     names = ("model.safetensors", "pytorch_model.bin")
     if not any(isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str) for name in names):
-        with urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=10):  # noqa: S310
-            pass
+        check_hub()
 
 
 def _fit_timm(state: dict[str, Tensor], backbone: Backbone, name: str) -> dict[str, Tensor]:

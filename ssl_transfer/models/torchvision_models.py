@@ -113,7 +113,7 @@ def preprocessing(name: str) -> Preprocessing:
 def download(name: str) -> dict[str, Tensor]:
     """The state of torchvision's best ImageNet weights, from its hub or the files that it keeps on this disk."""
     weights = torchvision.models.get_model_weights(name.removeprefix(PREFIX)).DEFAULT
-    return dict(weights.get_state_dict(progress=False, check_hash=True))
+    return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
 
 
 def fit_state(state: dict[str, Tensor], model: nn.Module, image_size: int) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 
 from ..engine.checkpoint import write_text
@@ -26,17 +25,12 @@ from ..evaluation.adaptation_table import (
 )
 from .evaluation import write_picture
 from .figures import COLOURS, MARKERS, png
+from .pages import TEMPLATES
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 __all__ = ["leader", "show", "write"]
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=jinja2.select_autoescape(["html.jinja"], default=False),
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 _HEADINGS = ("method", "target test", "difference to source-only", "source validation", "A-distance", "seconds")
 _MOST_COLOURS = 20
 
@@ -92,7 +86,7 @@ def write(
         "pictures": {name: base64.b64encode(picture).decode() for name, picture in pictures.items()},
     }
     for name in ("md", "html"):
-        write_text(folder / f"report.{name}", _TEMPLATES.get_template(f"adaptation.{name}.jinja").render(content))
+        write_text(folder / f"report.{name}", TEMPLATES.get_template(f"adaptation.{name}.jinja").render(content))
 
 
 def show(folder: Path, runs: Sequence[Run], *, title: str) -> None:
@@ -176,7 +170,8 @@ def _features(maps: Mapping[str, Sequence[Point]]) -> bytes:
         plt.Line2D([], [], linestyle="", marker=MARKERS[4], color="#444444", label="target"),
         *(
             plt.Line2D([], [], linestyle="", marker="s", color=colours(number % colours.N), label=label)
-            for number, label in enumerate(classes[:_MOST_COLOURS])
+            # A dollar would begin a formula.
+            for number, label in enumerate(name.replace("$", r"\$") for name in classes[:_MOST_COLOURS])
         ),
     ]
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8)

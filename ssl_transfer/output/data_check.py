@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import jinja2
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -19,19 +18,14 @@ from ..data.survey import Survey, survey
 from ..engine import config as configuration
 from ..engine.checkpoint import write_text
 from ..engine.errors import InputError
+from ..engine.secrets import redacted_all
 from ..engine.words import counted
 from ..stages.run import data_label
 from .data_page import counts_of, page_of, parts_of
+from .pages import TEMPLATES
 
 COLOURS = {"problem": "bold red", "warning": "yellow", "fine": "green"}
 _CLASSES_SHOWN = 12
-_TEMPLATES = jinja2.Environment(
-    # Names of classes and files come from outside: everything is escaped.
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +121,8 @@ def write(found: Survey, output: Path, *, image_size: int) -> None:
             for one in found.findings
         ],
     }
-    write_text(output / "findings.json", json.dumps(content, indent=1, ensure_ascii=False))
-    page = _TEMPLATES.get_template("data_check.html.jinja").render(**content, **page_of(found, image_size))
+    write_text(output / "findings.json", json.dumps(redacted_all(content), indent=1, ensure_ascii=False))
+    page = TEMPLATES.get_template("data_check.html.jinja").render(**content, **page_of(found, image_size))
     write_text(output / "check.html", page)
 
 

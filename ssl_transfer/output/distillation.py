@@ -10,12 +10,13 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import NullFormatter
 
 from ..engine.checkpoint import write_text
+from ..engine.secrets import redacted
 from ..engine.words import counted
 from ..evaluation import tables
 from ..evaluation.curves import curves_of_runs, mean_curve
 from ..evaluation.inference import CONFIDENCE, holm
 from ..evaluation.statistics import Estimate, Row, budget_title, estimate, paired_difference
-from . import figures
+from . import figures, markdown
 from .evaluation import write_picture
 
 PICTURE = "distillation.png"
@@ -92,7 +93,7 @@ def write(
     )
     tables.write_lines(folder / "summary.csv", COLUMNS, map(_columns, lines))
     write_picture(folder / PICTURE, draw(lines, curves))
-    write_text(folder / "report.md", _page(lines, facts))
+    write_text(folder / "report.md", redacted(_page(lines, facts)))
 
 
 def _columns(line: Line) -> list[object]:
@@ -133,11 +134,12 @@ def _page(lines: Sequence[Line], facts: Mapping[str, Any]) -> str:
     smaller = teacher.num_parameters / first.num_parameters
     faster = first.images_per_second / teacher.images_per_second
     seeds = f"{facts['num_seeds']} seed{'s' if facts['num_seeds'] > 1 else ''}"
+    again = f"ssl-transfer evaluate {facts['model']}"
     table = [
         "| arm | test accuracy | to the student alone | parameters | images per second |",
         "|---|---|---|---|---|",
         *(
-            f"| {line.arm} | {_percent(line.accuracy)} | "
+            f"| {markdown.escaped(line.arm)} | {_percent(line.accuracy)} | "
             f"{'' if line.difference is None else _percent(line.difference, '+')} | {line.num_parameters:,} | "
             f"{line.images_per_second:,.0f} |"
             for line in lines
@@ -147,7 +149,7 @@ def _page(lines: Sequence[Line], facts: Mapping[str, Any]) -> str:
         [
             "# Does a small model gain by a teacher?",
             "",
-            _sentence(lines),
+            f"> {markdown.escaped(_sentence(lines))}",
             "",
             f"The student has {smaller:.1f} times fewer parameters than the teacher and is {faster:.1f} times as fast.",
             "",
@@ -164,7 +166,7 @@ def _page(lines: Sequence[Line], facts: Mapping[str, Any]) -> str:
             "",
             f"    {facts['data']}".replace("\n", "\n    "),
             "",
-            f"The students that learnt on the pool can be used as any run: `ssl-transfer evaluate {facts['model']}`.",
+            f"The students that learnt on the pool can be used as any run: {markdown.code(again)}.",
             "",
         ]
     )
@@ -184,7 +186,7 @@ def _sentence(lines: Sequence[Line]) -> str:
             parts.append(f"{line.arm}, it loses ({_percent(found, '+')} points)")
         else:
             parts.append(f"{line.arm}, not told apart ({_percent(found, '+')} points)")
-    return f"> {'; '.join(parts)}."
+    return f"{'; '.join(parts)}."
 
 
 def _percent(found: Estimate, sign: str = "") -> str:

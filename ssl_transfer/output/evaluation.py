@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..engine.checkpoint import write_atomically, write_text
 from ..engine.errors import InputError
+from ..engine.secrets import redacted_all
 from ..evaluation import calibration, metrics, tables
 from ..evaluation.robustness import CorruptedAccuracy
 from . import evaluation_figures as figures
@@ -115,7 +116,7 @@ def write_corruptions(folder: Path, rows: Sequence[CorruptedAccuracy], clean: Ma
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all. JSON has no infinity: such a number becomes null."""
-    write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(redacted_all(_finite(content)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import jinja2
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -39,18 +38,11 @@ from ..evaluation.statistics import (
     percent_of,
 )
 from ..evaluation.verdict import verdict
-from . import break_even, costs, evidence, figures, markdown, trust
+from . import break_even, costs, evidence, figures, trust
 from .benefits import benefit_lines
 from .evaluation import write_picture
+from .pages import TEMPLATES
 
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    # Names of classes and files come from outside: in HTML everything is escaped.
-    autoescape=jinja2.select_autoescape(["html.jinja"], default=False),
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_TEMPLATES.filters.update(escaped=markdown.escaped, code=markdown.code)
 _DENSITY = 1.5
 """Pixels of a figure for each of the page: figures have 144 an inch, pages 96."""
 
@@ -93,7 +85,7 @@ def draw(folder: Path, *, threshold: float | None = None) -> None:
         "settings": evidence.setting_lines(comparison),
     }
     for name in ("report.md", "report.html"):
-        write_text(folder / name, _TEMPLATES.get_template(f"{name}.jinja").render(content))
+        write_text(folder / name, TEMPLATES.get_template(f"{name}.jinja").render(content))
 
 
 def _shown(one: evidence.Shown, density: float) -> dict[str, Any]:

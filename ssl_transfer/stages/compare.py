@@ -17,7 +17,6 @@ from ..engine import runtime as runtimes
 from ..engine.errors import FailedRunsError, InputError
 from ..engine.folder import RunFolder
 from ..engine.jobs import Failure
-from ..engine.tracking import publish
 from ..engine.words import counted
 from ..evaluation import tables
 from ..evaluation.statistics import TIMM, Cell, Row
@@ -118,7 +117,7 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
     Raises:
         FailedRunsError: no transfer run has finished.
     """
-    from ..output import report
+    from ..output import report, sync
 
     # Folders and tables know a budget by one name, however it was written.
     config = replace(config, labels=tuple(splits.budget_name(text) for text in config.labels))
@@ -193,14 +192,8 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
             warnings += _warnings(pretrained)
             folder.write("comparison.json", {**description, "warnings": warnings, "failures": failures})
             report.draw(output)
-            publish(
-                config.tracking,
-                output,
-                _settings(config),
-                job_type="compare",
-                summary=tables.summary_numbers(rows, hits),
-                files=sorted(path for path in output.iterdir() if path.suffix in (".html", ".md", ".csv", ".png")),
-            )
+            if config.tracking.wandb != "off":
+                sync.publish_comparison(config.tracking, output)
         runtime.wait()
         return output
 

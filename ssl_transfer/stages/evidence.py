@@ -20,6 +20,7 @@ from torch import Tensor
 from ..data.augment import evaluation_view
 from ..data.dataset import Dataset
 from ..engine import config as configuration
+from ..engine.arrays import load_array
 from ..engine.randomness import permutation
 from ..engine.runtime import Runtime
 from ..evaluation import diagnosis, tables
@@ -174,7 +175,7 @@ def _confusions(runs: Sequence[Transferred], dataset: Dataset) -> Iterable[Seque
         if not all(path.is_file() for path in paths):
             continue
         # Of many classes most pairs never occur.
-        pairs = np.concatenate([truth.astype(np.int64) * count + np.load(path, allow_pickle=False) for path in paths])
+        pairs = np.concatenate([truth.astype(np.int64) * count + load_array(path) for path in paths])
         for code, number in zip(*(part.tolist() for part in np.unique(pairs, return_counts=True)), strict=True):
             yield *key, dataset.classes[code // count], dataset.classes[code % count], number
 

@@ -34,7 +34,7 @@ class Followed:
     """bf16 or fp16 autocast. Losses stay in float32."""
     deterministic: bool = False
     """On a GPU, use only algorithms that give the same bits each time, which are slower: `scripts/benchmark.py
-    deterministic --device cuda` says how much. A CPU does in any case."""
+    reliability --device cuda` says how much. A CPU does in any case."""
     loading: LoadingConfig = LoadingConfig()
     """How images are read and divided."""
     tracking: TrackingConfig = TrackingConfig()

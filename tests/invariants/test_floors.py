@@ -105,7 +105,7 @@ def test_the_exceptions_are_still_needed():
 
 @pytest.mark.parametrize(
     ("library", "home"),
-    [("accelerate", "engine/runtime.py"), ("wandb", "engine/tracking.py"), ("submitit", "engine/slurm.py")],
+    [("accelerate", "engine/runtime.py"), ("wandb", "engine/board.py"), ("submitit", "engine/slurm.py")],
 )
 def test_libraries_that_one_file_knows(library, home):
     assert {one.file for one in IMPORTS if one.target.split(".")[0] == library} == {home}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import wandb
+import yaml
 from wandb.proto.wandb_internal_pb2 import Record
 
 BLOCK = 32768
@@ -24,6 +26,9 @@ class Told:
     summary: dict[str, float] = field(default_factory=dict)
     files: dict[str, set[str]] = field(default_factory=dict)
     """By the type of the artifact."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """What was logged, in order, without wandb's own clocks."""
+    config: dict[str, object] = field(default_factory=dict)
 
 
 def records(path: Path) -> Iterator[Record]:
@@ -48,8 +53,17 @@ def told(path: Path) -> Told:
         if record.HasField("run"):
             found.name, found.group = record.run.display_name, record.run.run_group
             found.job_type = record.run.job_type
+            found.config = {
+                one.key: json.loads(one.value_json) for one in record.run.config.update if one.key != "_wandb"
+            }
+        if record.HasField("history"):
+            items = {"/".join(one.nested_key) or one.key: json.loads(one.value_json) for one in record.history.item}
+            found.history.append({name: value for name, value in items.items() if not name.startswith("_")})
         for update in record.summary.update:
-            found.summary["/".join(update.nested_key) or update.key] = json.loads(update.value_json)
+            name = "/".join(update.nested_key) or update.key
+            # Wandb's own clocks aside.
+            if not name.startswith("_"):
+                found.summary[name] = json.loads(update.value_json)
         artifact = record.artifact if record.HasField("artifact") else record.request.log_artifact.artifact
         if artifact.name:
             contents = {entry.path for entry in artifact.manifest.contents}
@@ -57,9 +71,14 @@ def told(path: Path) -> Told:
     return found
 
 
-def test_a_comparison_is_one_group(run: Callable, tmp_path: Path, tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb-data"))
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
+@pytest.fixture(autouse=True)
+def own_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+def test_a_comparison_is_one_group(run: Callable, tmp_path: Path, tiny: dict) -> None:
     folder = tmp_path / "mine"
     answer = run(
         *("compare", *tiny["compare"], *tiny["convolutional"], "--output", folder, "--arms", "simclr"),
@@ -93,3 +112,74 @@ def test_a_comparison_is_one_group(run: Callable, tmp_path: Path, tiny: dict, mo
     assert sum(accuracies) / 2 == pytest.approx(whole.summary["simclr/resnet10t/1/chosen/accuracy/mean"], rel=1e-6)
     (pretraining,) = (one for one in found if one.job_type == "pretrain")
     assert pretraining.summary["images_seen"] == 1024
+    # All of it once more from the folders alone is the same.
+    answer = run("sync", folder)
+    assert (answer.status, answer.out) == (0, f"{folder}: 6 runs in wandb\n"), answer.err
+    wandb.teardown()
+    paths = sorted(folder.rglob("*.wandb"))
+    assert len(paths) == 12
+    again = [told(path) for path in paths]
+    for one in found:
+        assert again.count(one) == 2, one.name
+
+
+def test_a_run_that_told_wandb_nothing_is_shown_later(run: Callable, pretrained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(pretrained, folder)
+    # A kill cut the last line off.
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"phase": "simclr", "st')
+    assert run("sync", folder, "--tracking.wandb", "offline").status == 0
+    wandb.teardown()
+    (path,) = folder.rglob("*.wandb")
+    (one, lines) = (told(path), [json.loads(line) for line in (pretrained / "metrics.jsonl").read_text().splitlines()])
+    assert len(one.history) == len(lines) > 2
+    for logged, line in zip(one.history, lines, strict=True):
+        numbers = {name: value for name, value in line.items() if isinstance(value, (int, float))}
+        place = f"{line['phase']}/{line['split']}/"
+        assert {name.removeprefix(place): value for name, value in logged.items()} == numbers
+    assert one.job_type == "pretrain"
+    assert one.config == yaml.safe_load((folder / "config.yaml").read_text())
+    result = json.loads((folder / "result.json").read_text())
+    assert one.summary["images_seen"] == result["images_seen"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Which run?"),
+        (("nowhere",), "is no folder"),
+        ((".",), "holds no run"),
+        ((".", "--tracking.wandb", "off"), "would show nothing"),
+    ],
+)
+def test_what_cannot_be_shown(run: Callable, arguments: tuple[str, ...], message: str) -> None:
+    answer = run("sync", *arguments)
+    assert answer.status == 2
+    assert message in answer.err
+
+
+def test_a_run_of_an_older_version_is_called_by_its_folder(run: Callable, pretrained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "older"
+    shutil.copytree(pretrained, folder)
+    (folder / "tracking.json").unlink()
+    assert run("sync", folder).status == 0
+    wandb.teardown()
+    (path,) = folder.rglob("*.wandb")
+    assert (told(path).name, told(path).group) == ("older", "")
+
+
+def test_what_wandb_does_not_take_is_named(
+    run: Callable, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(pretrained, folder)
+
+    def refuse(**_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    answer = run("sync", folder)
+    assert answer.status == 1
+    assert f"wandb has not all of {folder}" in answer.err
+    assert "no space left" in answer.err

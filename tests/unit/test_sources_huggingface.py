@@ -209,6 +209,7 @@ def test_a_failed_download_is_the_users_to_mend(load: Load, monkeypatch: pytest.
         assert not datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
         raise ConnectionError("no network")
 
+    monkeypatch.setattr(huggingface, "check_hub", lambda: None)
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(InputError, match=r"could not be fetched \(ConnectionError: no network\)"):
         load("owner/animals", download=True)
@@ -238,6 +239,7 @@ def test_a_download_that_is_allowed_asks_the_hub(load: Load, monkeypatch: pytest
         seen.append(datasets.config.HF_HUB_OFFLINE)
         raise ConnectionError
 
+    monkeypatch.setattr(huggingface, "check_hub", lambda: None)
     monkeypatch.setattr(datasets, "load_dataset", note)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     for download in (True, False):

@@ -97,7 +97,9 @@ def test_places_on_a_map_keep_squares_together(load, table):
     [
         ("photo,label", [("photos/0.png", "ant")], "no column `path`; there are photo, label"),
         ("path,label", [("photos/99.png", "ant"), ("photos/0.png", "bee")], "1 of 2 files are not there"),
-        ("path,label", [("../secret.png", "ant"), ("photos/0.png", "bee")], "lies outside"),
+        ("path,label", [("../secret.png", "ant"), ("photos/0.png", "bee")], r"\.\./secret.png lies outside"),
+        ("path,label", [("photos/../../secret.png", "ant"), ("photos/0.png", "bee")], "secret.png lies outside"),
+        ("path,label", [("/etc/secret.png", "ant"), ("photos/0.png", "bee")], "/etc/secret.png lies outside"),
         (
             "path,label",
             [("photos/0.png", "ant", "more"), ("photos/1.png", "bee")],
@@ -111,6 +113,26 @@ def test_places_on_a_map_keep_squares_together(load, table):
 def test_tables_that_do_not_fit(load, table, header, rows, message):
     with pytest.raises(InputError, match=message):
         load(table(header, rows))
+
+
+def test_a_link_that_the_owner_of_the_folder_made_is_followed(load, table, root, scatter):
+    source = table()
+    scatter(root.parent / "elsewhere" / "linked.png", 99)
+    (root / "photos" / "0.png").unlink()
+    (root / "photos" / "0.png").symlink_to(root.parent / "elsewhere" / "linked.png")
+    assert len(load(source).names) == 24
+
+
+def test_a_parquet_table_reaches_nothing_outside_either(load, root, scatter):
+    import pyarrow
+    from pyarrow import parquet
+
+    scatter(root.parent / "secret.png", 0)
+    scatter(root / "0.png", 1)
+    for path in ("../secret.png", str(root.parent / "secret.png")):
+        parquet.write_table(pyarrow.table({"path": [path, "0.png"], "label": ["ant", "bee"]}), root / "labels.parquet")
+        with pytest.raises(InputError, match=r"secret\.png lies outside"):
+            load(f"folder:{root / 'labels.parquet'}")
 
 
 def test_an_unknown_column_is_named(load, table):

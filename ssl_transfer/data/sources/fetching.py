@@ -6,10 +6,12 @@ from pathlib import Path
 
 import filelock
 
+from ...engine.hubs import no_endless_silence
+
 
 @contextlib.contextmanager
 def alone(root: Path, name: str) -> Iterator[None]:
     """One process fetches; the others wait, and find it done."""
     root.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(root / f".{name}.lock"):
+    with filelock.FileLock(root / f".{name}.lock"), no_endless_silence():
         yield

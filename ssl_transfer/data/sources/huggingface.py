@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub import constants
 
 from ...engine.errors import InputError, did_you_mean
+from ...engine.hubs import check_hub
 from ..dataset import PARTS, UNLABELED, LoadingConfig
 from ..formats import Encoded
 from ..listing import NAMES, Listing, Lookup, part_number
@@ -89,9 +91,15 @@ def load(
     import datasets
 
     folder = Path(path).expanduser()
-    local = folder.exists()
+    local, down = folder.exists(), ""
+    if config.download and not local and not constants.HF_HUB_OFFLINE:
+        try:
+            check_hub()
+        except OSError as error:
+            # What was fetched before is read all the same.
+            down = f"; {constants.ENDPOINT} cannot be reached: {error}"
     try:
-        with _network(config.download and not local):
+        with _network(config.download and not local and not down):
             if not streaming and any((folder / name).is_file() for name in _SAVED):
                 loaded = datasets.load_from_disk(str(folder))
                 return loaded if isinstance(loaded, dict) else {"train": loaded}
@@ -102,7 +110,7 @@ def load(
                 streaming=streaming,
             )
     except Exception as error:  # Of the library and of the network there are many; each is named to the user.
-        reason = f"({type(error).__name__}: {error})"
+        reason = f"({type(error).__name__}: {error}{down})"
         if local:
             raise InputError(f"--data {source}: cannot be read {reason}.") from error
         if config.download:
@@ -117,7 +125,6 @@ def load(
 def _network(allowed: bool) -> Iterator[None]:
     """Within, the hub is asked only where that is allowed, and never told what is used: both are read at each call."""
     from datasets import config
-    from huggingface_hub import constants
 
     before = config.HF_UPDATE_DOWNLOAD_COUNTS, config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
     config.HF_UPDATE_DOWNLOAD_COUNTS = False

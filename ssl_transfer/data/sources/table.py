@@ -1,5 +1,8 @@
 """`folder:PATH/labels.csv` (or .parquet): images listed in a table, their paths relative to it.
 
+A path that is absolute or has `..` in it is refused: a table, which may come from others, reaches nothing outside its
+folder. A symbolic link inside the folder is followed, as in any folder of images: who made the folder put it there.
+
 Columns: `path`, `label` (empty without one), and if given `split`; any further column can group images.
 """
 
@@ -106,7 +109,8 @@ def _check_paths(file: Path, names: np.ndarray) -> None:
     root = file.parent.resolve()
     missing = []
     for name in names:
-        if not (root / name).resolve().is_relative_to(root):
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts:
             raise InputError(f"--data folder:{file}: {name} lies outside {root}. Put the table above its images.")
         if not (root / name).is_file():
             missing.append(name)

@@ -1,0 +1,157 @@
+"""wandb: nothing that it does stops a run or loses a metric; no other file knows it.
+
+It may be down, slow, refuse, or raise: every call goes through one place that says so and lets the run go on without.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import InputError
+from .secrets import redacted, redacted_all
+
+_down: list[str] = []
+"""Why wandb could not be reached in this process: the next of many runs does not wait for it again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where metrics go beside `metrics.jsonl`, which always has them all."""
+
+    wandb: Literal["off", "auto", "offline", "online"] = "off"
+    """Weights & Biases: off; offline (files under the run's folder, for `wandb sync`); online (needs a login); auto:
+    online where a login is found, otherwise offline. Where it cannot be reached it is offline."""
+    project: str = "ssl_transfer"
+    """wandb's project. Only read when wandb is not off."""
+    patience: float = 30.0
+    """Seconds that wandb may take to begin, and again to end: then the run goes on without. Only read when wandb is not
+    off."""
+
+    def __post_init__(self) -> None:
+        if not self.patience > 0.0:
+            raise InputError(f"--tracking.patience {self.patience}: more than 0 seconds.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """How wandb shows a run."""
+
+    name: str
+    """Its own name."""
+    group: str = ""
+    """What it is one of."""
+    job_type: str = ""
+    """Which stage."""
+
+
+class Board:
+    """A run of wandb, its files under `folder`; nothing where wandb is off.
+
+    Every call into wandb goes through `_call`. The first that fails is said, and the run goes on without wandb.
+    """
+
+    def __init__(self, config: TrackingConfig, folder: Path, settings: dict[str, Any], names: Names) -> None:
+        self.works = config.wandb != "off"
+        self._folder = folder
+        self._run: Any = None
+        names = Names(name=redacted(names.name), group=redacted(names.group), job_type=names.job_type)
+        if self.works:
+            self._call("begin", lambda _: self._begin(config, settings, names))
+
+    def log(self, record: dict[str, Any]) -> None:
+        """A line of `metrics.jsonl` as wandb has it."""
+        prefix = "/".join(str(record[key]) for key in ("phase", "split") if key in record)
+        numbers = {key: value for key, value in record.items() if isinstance(value, (int, float))}
+        named = {key if key in ("step", "epoch") else f"{prefix}/{key}": value for key, value in numbers.items()}
+        self._call("log", lambda run: run.log(named))
+
+    def summarize(self, values: dict[str, float]) -> None:
+        """Numbers for the table of runs."""
+        self._call("summarize", lambda run: run.summary.update(values))
+
+    def attach(self, name: str, files: Sequence[Path]) -> None:
+        """Files as an artifact."""
+
+        def upload(run: Any) -> None:
+            import wandb
+
+            # wandb takes no other characters in an artifact's name.
+            artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name), type="report")
+            for path in files:
+                artifact.add_file(str(path))
+            run.log_artifact(artifact)
+
+        self._call("upload", upload)
+
+    def finish(self) -> None:
+        """Wait until all has been sent, as long as there is patience."""
+        self._call("end", lambda run: run.finish())
+        self._run = None
+
+    def _call(self, what: str, call: Callable[[Any], object]) -> None:
+        if not self.works:
+            return
+        try:
+            call(self._run)
+        except Exception as error:
+            # Whatever it is: a run is worth more than its copy in wandb.
+            self.works = False
+            _warn(
+                f"wandb could not {what} ({_reason(error)}): {self._folder} goes on without. Its metrics.jsonl has "
+                f"everything; `ssl-transfer sync {self._folder}` shows it in wandb later."
+            )
+
+    def _begin(self, config: TrackingConfig, settings: dict[str, Any], names: Names) -> None:
+        # Nothing is sent that nobody asked for; and a server that never answers would hold the end of the process.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        def begin(mode: Literal["online", "offline"]) -> Any:
+            return wandb.init(
+                project=config.project,
+                name=names.name,
+                group=names.group,
+                job_type=names.job_type,
+                dir=str(self._folder),
+                config=redacted_all(settings),
+                mode=mode,
+                # The run before may have failed in this process without an end.
+                reinit="finish_previous",
+                settings=wandb.Settings(
+                    silent=True,
+                    init_timeout=config.patience,
+                    finish_timeout=config.patience,
+                    finish_timeout_raises=True,
+                    # It holds the command line.
+                    x_disable_meta=redacted_all(sys.argv) != sys.argv,
+                ),
+            )
+
+        if config.wandb != "offline" and not _down:
+            try:
+                if config.wandb == "online" or wandb.login(prompt=False):
+                    self._run = begin("online")
+                    return
+            except Exception as error:
+                # Down, too slow, a wrong key, no quota: the files are kept, and can be sent when it is mended.
+                _down.append(_reason(error))
+                _warn(
+                    f"wandb cannot be used online ({_down[-1]}): offline from here on. Once that is mended, "
+                    f"`wandb sync` sends the files in {self._folder / 'wandb'}, or `ssl-transfer sync {self._folder}` "
+                    "what metrics.jsonl has."
+                )
+        self._run = begin("offline")
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what wandb says."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _warn(message: str) -> None:
+    print(redacted(f"warning: {message}"), file=sys.stderr, flush=True)
