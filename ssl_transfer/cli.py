@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from .engine import signals
+from .engine import signals, surroundings
 from .engine.errors import FailedRunsError, InputError, StoppedError, did_you_mean
 from .engine.secrets import redacted
 
@@ -38,7 +38,16 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a subcommand. Mistakes of the user end with one message and exit status 2, failed runs with status 1."""
+    """Run a subcommand.
+
+    Mistakes of the user end with one message and exit status 2; failed runs, a full disk and too little memory with
+    one and status 1.
+    """
+    with surroundings.printing():
+        _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -54,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(USER_ERROR)
     except FailedRunsError as error:
         print(redacted(f"error: {error}"), file=sys.stderr)
+        sys.exit(1)
+    except (OSError, MemoryError, RuntimeError) as error:
+        message = surroundings.explained(error)
+        if not message:
+            raise
+        print(redacted(f"error: {message}"), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, StoppedError) else signal.SIGINT

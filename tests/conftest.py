@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 from ssl_transfer.data.augment import SUPERVISED_DEFAULT
@@ -23,6 +24,12 @@ from ssl_transfer.models import backbones, initialize
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
 from ssl_transfer.models.heads import linear_head
 from ssl_transfer.objectives.supervised import Supervised
+
+# The suite tries the same examples every time; `--hypothesis-profile long` tries others, and many more of them.
+_PATIENT = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+settings.register_profile("suite", derandomize=True, max_examples=100, **_PATIENT)
+settings.register_profile("long", max_examples=2000, **_PATIENT)
+settings.load_profile("suite")
 
 IMAGE_SIZE = 16
 CONVOLUTIONAL = BackboneConfig(

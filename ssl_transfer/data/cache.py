@@ -22,8 +22,10 @@ from ..engine.arrays import map_array
 from ..engine.checkpoint import write_text
 from ..engine.errors import InputError
 from ..engine.progress import bar
+from ..engine.seal import sealed
 from ..engine.secrets import redacted_all
 from ..engine.words import file_size
+from .cache_checks import checksums, intact
 from .dataset import LoadingConfig, Pixels
 from .decode import Layout, headers_of, store_squares
 from .formats import Encoded
@@ -37,7 +39,7 @@ _CHUNK = 64
 _MANY = 2048
 """From so many images on, processes decode, not threads: they take a third of a second to start."""
 _COLUMNS = ("kept", "rows", "sizes", *MEASURED)
-FORMAT = 3
+FORMAT = 4
 """Of an entry; an older one is not read, but made anew."""
 T = TypeVar("T")
 Names = Sequence[str] | np.ndarray
@@ -104,11 +106,12 @@ def _record(entry: Path, config: LoadingConfig) -> dict[str, Any] | None:
     file = entry / "record.json"
     if not file.is_file():
         return None
-    record = json.loads(file.read_text(encoding="utf-8"))
-    pixels = entry / "pixels.npy"
-    if pixels.is_file() and pixels.stat().st_size != record["pixels_bytes"]:
-        print(f"warning: {pixels} has been cut short; the images are decoded again.", flush=True)
+    try:
+        record = intact(entry)
+    except Exception as error:  # Of damaged bytes anything can be raised.
+        print(f"warning: {entry}: damaged ({error}); the images are decoded again.", flush=True)
         return None
+    pixels = entry / "pixels.npy"
     if not pixels.is_file() and _fits(record["num_rows"] * Layout(**record["layout"]).image_bytes, config):
         return None
     return record
@@ -222,7 +225,8 @@ def _fill(
         "unreadable": unreadable,
         "notes": notes,
     }
-    write_text(entry / "record.json", json.dumps(redacted_all(record)))
+    record["checksums"] = checksums(entry)
+    write_text(entry / "record.json", json.dumps(sealed(redacted_all(record))))
 
 
 def _chunks(items: Sequence[Encoded], positions: Sequence[int]) -> Iterator[list[Encoded]]:

@@ -94,7 +94,7 @@ def _entry(folder: Path, key: str, paths: list[Path]) -> Entry | None:
         layout, source = record["layout"], record["source"]
         count = len(map_array(folder / key / "kept.npy"))
         kind = f"{layout['channels']} x {layout['side']} x {layout['side']} {layout['dtype']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         # What cannot be read can still be evicted.
         source = ""
     try:

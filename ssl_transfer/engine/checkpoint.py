@@ -1,11 +1,12 @@
 """Files that are complete or absent: the state of a run, and the exported backbone with where it came from."""
 
+import contextlib
 import hashlib
 import json
 import os
 import uuid
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,9 +17,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import InputError
+from .seal import sealed, unsealed
 
 FORMAT = 1
 """Version of `backbone.json` and its like; raised when they change shape."""
+_WEIGHTS = "weights"
+"""In such a file, the fingerprint of the weights beside it; older versions wrote none."""
+_EXPORT_AGAIN = "Take another copy, or remove the run's result.json and call its command again."
+_PROBE = 1 << 16
+"""Bytes that are written where a library failed, to find out whether anything can be."""
 
 
 class DamagedError(InputError):
@@ -38,7 +45,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, before: Cal
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        write(aside)
+        _try_to(write, aside)
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         if before is not None:
@@ -51,6 +58,28 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, before: Cal
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _try_to(write: Callable[[Path], object], aside: Path) -> None:
+    """Call `write`; where it fails because nothing can be written, raise the system's own reason, with the file."""
+    with naming(aside):
+        try:
+            write(aside)
+        except Exception:
+            # torch and safetensors have words of their own for a full disk; one more write gets the system's.
+            with open(aside, "ab") as file:
+                file.write(bytes(_PROBE))
+            raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """For the `with` block: an OSError that names no file, as of a disk that is full, gets the name of this one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -112,8 +141,10 @@ def _first_line(error: Exception) -> str:
 def save_weights(folder: Path, name: str, weights: Mapping[str, Tensor], description: dict[str, Any]) -> None:
     """Export `NAME.safetensors` and, last of all, `NAME.json`: who finds the description finds the weights."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-    write_atomically(folder / f"{name}.safetensors", lambda aside: save_file(tensors, aside))
-    write_text(folder / f"{name}.json", json.dumps({"format": FORMAT, **description}, indent=2) + "\n")
+    weights_file = folder / f"{name}.safetensors"
+    write_atomically(weights_file, lambda aside: save_file(tensors, aside))
+    checked = {"format": FORMAT, **description, _WEIGHTS: file_fingerprint(weights_file)}
+    write_text(folder / f"{name}.json", json.dumps(sealed(checked), indent=2) + "\n")
 
 
 def weights_fingerprint(folder: Path, name: str) -> str:
@@ -129,20 +160,30 @@ def file_fingerprint(path: Path) -> str:
 
 def load_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights and the description that `save_weights` exported; as `load_description` finds them."""
-    description, place = load_description(folder, name), export_folder(folder, name)
+    description, place = _read_description(folder, name), export_folder(folder, name)
+    expected = description.pop(_WEIGHTS, None)
     try:
-        return load_file(place / f"{name}.safetensors"), description
+        weights_file = place / f"{name}.safetensors"
+        if expected is not None and file_fingerprint(weights_file) != expected:
+            raise ValueError(f"{weights_file.name} does not have its checksum")
+        return load_file(weights_file), description
     except Exception as error:
-        raise InputError(f"{place}: not a readable exported {name} ({error}).") from error
+        raise DamagedError(f"{place}: not a readable exported {name} ({error}). {_EXPORT_AGAIN}") from error
 
 
 def load_description(folder: Path, name: str) -> dict[str, Any]:
     """The description that `save_weights` exported."""
+    description = _read_description(folder, name)
+    description.pop(_WEIGHTS, None)
+    return description
+
+
+def _read_description(folder: Path, name: str) -> dict[str, Any]:
     place = export_folder(folder, name)
     try:
-        description = json.loads((place / f"{name}.json").read_text(encoding="utf-8"))
+        description = unsealed(dict(json.loads((place / f"{name}.json").read_text(encoding="utf-8"))))
     except Exception as error:
-        raise InputError(f"{place}: not a readable exported {name} ({error}).") from error
+        raise DamagedError(f"{place}: not a readable exported {name} ({error}). {_EXPORT_AGAIN}") from error
     if description.get("format") != FORMAT:
         raise InputError(f"{place}: format {description.get('format')}, this version reads {FORMAT}.")
     return description

@@ -7,6 +7,7 @@ file, a mistake in either has one error path, and a field's docstring is its `--
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,10 @@ from .errors import InputError
 from .secrets import redacted
 
 T = TypeVar("T")
+MOST_VALUES = 100_000
+"""In a file of settings."""
+LARGEST = 2**63 - 1
+"""Whole numbers beyond it are none for torch and numpy."""
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -29,13 +34,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         # BaseLoader builds only strings, lists and mappings: nothing in a file can run code.
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"--config {path}: not readable as YAML: {error}") from error
     if content is None or content == "":
         return {}
     if not isinstance(content, dict):
         raise InputError(f"--config {path}: expected `name: value` lines, found {type(content).__name__}.")
-    return content
+    waiting: list[Any] = [content]
+    for _ in range(MOST_VALUES):
+        if not waiting:
+            return content
+        value = waiting.pop()
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    # A few aliases of aliases make billions, one of itself makes them without end.
+    raise InputError(f"--config {path}: holds more than {MOST_VALUES:,} values, its aliases (`*name`) written out.")
 
 
 def flags_of(settings: dict[str, Any], prefix: str = "") -> list[str]:
@@ -93,7 +105,7 @@ def parse(
     """
     from_file = flags_of(settings)
     try:
-        return tyro.cli(
+        config = tyro.cli(
             config_type,
             prog=program,
             description=f"{type(default).__doc__}\n\n--config FILE.yaml sets any of these; flags win over the file."
@@ -106,6 +118,21 @@ def parse(
             names = [flag for flag in from_file if flag.startswith("--")]
             print(f"(read from the --config file: {' '.join(names)})", file=sys.stderr)
         raise
+    _refuse_strange_values(to_dict(config))
+    return config
+
+
+def _refuse_strange_values(settings: dict[str, Any]) -> None:
+    """Raise InputError for what would pass most comparisons: NaN, infinity, whole numbers of more than 64 bits, NUL."""
+    for name, held in flatten(settings).items():
+        for value in held if isinstance(held, list) else [held]:
+            flag = f"--{name.replace('_', '-')}"
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{flag} {value}: a finite number.")
+            if isinstance(value, int) and abs(value) > LARGEST:
+                raise InputError(f"{flag} {value}: at most {LARGEST} either way.")
+            if isinstance(value, str) and "\0" in value:
+                raise InputError(f"{flag} {value!r}: a text without the character NUL.")
 
 
 def to_dict(config: Any) -> Any:

@@ -1,5 +1,6 @@
 """A run's folder: which settings it belongs to, whether it has finished, and what it ran on."""
 
+import errno
 import json
 import platform
 import shlex
@@ -15,6 +16,7 @@ import yaml
 from . import config as configuration
 from .checkpoint import remove_unfinished, write_text
 from .errors import InputError
+from .records import read_json
 from .runtime import Runtime
 from .secrets import redacted, redacted_all
 
@@ -84,6 +86,8 @@ class RunFolder:
                 write_text(self.path / "environment.json", json.dumps(record, indent=2) + "\n")
             write_text(held, configuration.dump(settings))
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
             raise InputError(
                 f"--output {self.path}: cannot be written ({error.strerror}). Give another folder."
             ) from error
@@ -94,7 +98,7 @@ class RunFolder:
             before = yaml.safe_load(held.read_text(encoding="utf-8"))
             recorded = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["identity"]
             return dict(before), dict(recorded)
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
             raise InputError(
                 f"--output {self.path}: holds a config.yaml that is not a run's of this program ({error}). "
                 "Give another --output."
@@ -146,8 +150,15 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._lock.release()
+        if isinstance(error, OSError):
+            error.add_note(self._whole())
+
+    def _whole(self) -> str:
+        """What a run that was broken off can go on from."""
+        saved = max(self.checkpoints.glob("*.pt"), key=lambda path: path.stat().st_mtime, default=None)
+        return f"{saved} is whole." if saved is not None else f"{self.path} has no checkpoint yet."
 
 
 LATER: dict[str, Any] = {"deterministic": False, "optimizer.skip_limit": 10, "optimizer.sync_batch_norm": True}
@@ -177,7 +188,8 @@ def set_aside(folder: Path) -> None:
 def held_result(folder: Path) -> dict[str, Any] | None:
     """What the run in a folder has finished with; None where it has not, or there is none."""
     path = folder / "result.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    remedy = "Remove it, and the same command ends the run once more."
+    return read_json(path, remedy=remedy) if path.is_file() else None
 
 
 def _free_name(path: Path) -> Path:

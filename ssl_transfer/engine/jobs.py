@@ -26,8 +26,10 @@ from . import progress, signals
 from .checkpoint import write_text
 from .errors import InputError
 from .folder import held_result
+from .records import read_json
 from .runtime import Runtime
 from .secrets import redacted_all
+from .surroundings import explained
 
 RECORD = "failure.json"
 NUM_LINES = 12
@@ -77,7 +79,8 @@ def failed_before(jobs: Sequence[Job], runtime: Runtime, *, retry: bool) -> dict
         if not record.is_file() or held_result(job.folder) is not None:
             continue
         if not retry:
-            found[job.folder] = Failure(lines=tuple(json.loads(record.read_text(encoding="utf-8"))["lines"]))
+            held = read_json(record, remedy="Remove it, and the run is begun again.")
+            found[job.folder] = Failure(lines=tuple(str(line) for line in held.get("lines", ())))
         elif runtime.is_main:
             record.unlink()
     runtime.wait()
@@ -104,9 +107,10 @@ def attempt(job: Job) -> Outcome:
         return job()
     except InputError as error:
         return Failure(lines=tuple(str(error).splitlines()[-NUM_LINES:]))
-    except Exception:
+    except Exception as error:
         # Whatever it was: the others go on, and it is listed with its last lines.
-        return Failure(lines=tuple(traceback.format_exc().splitlines()[-NUM_LINES:]))
+        text = (isinstance(error, OSError) and explained(error)) or traceback.format_exc()
+        return Failure(lines=tuple(text.splitlines()[-NUM_LINES:]))
     finally:
         # What was out of memory holds it no longer when the next one begins.
         gc.collect()

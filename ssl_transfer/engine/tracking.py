@@ -141,13 +141,15 @@ def _names_of(folder: Path) -> tuple[Names, dict[str, float]]:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, but for one that was cut off by a kill."""
+    """The lines of a `metrics.jsonl`, but for those that are damaged, as one that was cut off by a kill."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(record, dict):
+            records.append(record)
     return records
 
 

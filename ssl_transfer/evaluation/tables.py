@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from ..engine.arrays import load_array
 from ..engine.checkpoint import write_atomically, write_text
 from ..engine.errors import InputError
+from ..engine.records import read_lines
 from .statistics import SUMMARY_COLUMNS, Cell, Hits, Row, summarize
 
 RESULT_COLUMNS = tuple(field.name for field in fields(Row))
@@ -96,8 +96,7 @@ def _energy(spent: Sequence[dict[str, Any]], pretraining: dict[str, Any] | None)
 def curves_of(key: dict[str, Any], metrics: Path) -> list[dict[str, Any]]:
     """The lines that one transfer run adds to `curves.csv`: its log in long form."""
     lines = []
-    for text in metrics.read_text(encoding="utf-8").splitlines():
-        record = json.loads(text)
+    for record in read_lines(metrics):
         place = {name: record.pop(name, "") for name in ("phase", "epoch", "step", "split")}
         if place["phase"] != "chosen":
             lines += [{**key, **place, "metric": metric, "value": value} for metric, value in record.items()]

@@ -26,6 +26,7 @@ from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..engine.randomness import uniform
 from ..models.backbones import Backbone, BackboneConfig
+from ..models.heads import MOST_LAYERS
 from .method import Method, Reconstruction, View, check_counts, feature_deviation
 
 MASK_STREAM = 100
@@ -85,6 +86,8 @@ class MAE(Objective):
     ) -> None:
         super().__init__()
         check_counts(decoder_width=decoder_width, decoder_depth=decoder_depth, decoder_heads=decoder_heads)
+        if decoder_depth > MOST_LAYERS:
+            raise InputError(f"decoder_depth {decoder_depth}: at most {MOST_LAYERS}.")
         if noise_floor < 0:
             raise InputError(f"noise_floor {noise_floor}: 0 or more, in deviations of the data set.")
         if not normalize_target and noise_floor != MAEConfig.noise_floor:

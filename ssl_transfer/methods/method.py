@@ -13,6 +13,7 @@ from ..engine.contract import Batch, Objective, scalar
 from ..engine.errors import InputError
 from ..engine.optim import OptimizerConfig
 from ..models.backbones import Backbone, BackboneConfig
+from ..models.heads import MOST_LAYERS
 
 
 class Reconstruction(NamedTuple):
@@ -109,11 +110,11 @@ def projector(
     """An `mlp` from features (B, num_features) to projections (B, output_width), the hidden layers equally wide.
 
     Raises:
-        InputError: fewer than two layers, or no width.
+        InputError: fewer than two layers, more than anybody trains, or no width.
     """
     check_counts(hidden_width=hidden_width, output_width=output_width)
-    if layers < 2:
-        raise InputError(f"projector_layers {layers}: 2 or more; one layer would have no hidden width.")
+    if not 2 <= layers <= MOST_LAYERS:
+        raise InputError(f"projector_layers {layers}: 2 to {MOST_LAYERS}; one layer would have no hidden width.")
     return mlp((num_features, *[hidden_width] * (layers - 1), output_width), bias_last=bias_last)
 
 

@@ -17,6 +17,9 @@ from .backbones import Backbone
 WIDTH, NARROW = 256, 100
 """Of hidden layers."""
 
+MOST_LAYERS = 64
+"""Of anything that is put on a backbone: a slip of a digit would build layers until the memory is full."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:

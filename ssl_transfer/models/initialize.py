@@ -121,10 +121,19 @@ def _torchvision_weights(name: str, weights: Path | None) -> _Weights:
     return preprocessing, lambda: torchvision_models.download(name), f"torchvision's hub ({name})"
 
 
-def _read(weights: Path) -> dict[str, Tensor]:
+def weights_file(weights: Path) -> Path:
+    """The user's own file of ImageNet weights.
+
+    Raises:
+        InputError: there is none.
+    """
     if not weights.expanduser().is_file():
         raise InputError(f"--imagenet-weights {weights}: there is no such file.")
-    return load_state_dict(str(weights.expanduser()), use_ema=False, weights_only=True)
+    return weights.expanduser()
+
+
+def _read(weights: Path) -> dict[str, Tensor]:
+    return load_state_dict(str(weights_file(weights)), use_ema=False, weights_only=True)
 
 
 def from_checkpoint(path: Path, *, image_size: int | None = None) -> tuple[Backbone, dict[str, Any]]:

@@ -6,6 +6,7 @@ trained on the source, and BatchNorm's means and variances are then those of the
 
 from dataclasses import dataclass
 
+from ..engine.errors import InputError
 from .adaptation import Adaptation
 
 
@@ -25,6 +26,10 @@ class AdaBNConfig:
 
     images: int = 2048
     """At most so many images of the target give the statistics."""
+
+    def __post_init__(self) -> None:
+        if self.images < 2:
+            raise InputError(f"images {self.images}: two or more, or there are no statistics.")
 
 
 SOURCE_ONLY = Adaptation(summary="trained on the source, the lower end of the scale", config=SourceOnlyConfig)

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from ..engine import distributed
 from ..engine.contract import Output, scalar
 from ..engine.errors import InputError
+from ..models.heads import MOST_LAYERS
 from .adaptation import Adaptation, Domains, Term
 from .supervised import Supervised
 
@@ -102,8 +103,11 @@ class Adversarial(Term):
 
     def __init__(self, num_inputs: int, *, hidden_width: int, strength: float, hidden_layers: int = 2) -> None:
         super().__init__()
-        if hidden_width < 1 or hidden_layers < 1:
-            raise InputError(f"hidden_width {hidden_width}, hidden_layers {hidden_layers}: they must be 1 or more.")
+        if hidden_width < 1 or not 1 <= hidden_layers <= MOST_LAYERS:
+            raise InputError(
+                f"hidden_width {hidden_width}, hidden_layers {hidden_layers}: 1 or more, and at most {MOST_LAYERS} "
+                "layers."
+            )
         if not strength > 0.0:
             raise InputError(f"strength {strength}: above 0, or nothing is adapted; source-only is a method too.")
         widths = [num_inputs, *[hidden_width] * hidden_layers]

@@ -33,6 +33,8 @@ from .pictures import CPU, sheet
 TRANSFER = "transfer"
 NAMES = (*METHODS, TRANSFER)
 M = TypeVar("M")
+MOST_CELLS = 200
+"""Images, or epochs, of a sheet."""
 Column = tuple[str, Tensor]
 """A title, and (B, C, H, W) images in 0..1."""
 
@@ -110,6 +112,8 @@ def default_config(kind: str) -> PreviewConfig:
 def preview(config: PreviewConfig) -> list[Path]:
     """Draw the sheets; the files."""
     check_positive(images=config.images, epochs=config.epochs)
+    if max(config.images, config.epochs) > MOST_CELLS:
+        raise InputError(f"--images {config.images}, --epochs {config.epochs}: a sheet shows at most {MOST_CELLS}.")
     for name in config.method:
         if name not in NAMES:
             raise InputError(f"--method {name}: there are {', '.join(NAMES)}.{did_you_mean(name, NAMES)}")

@@ -1,7 +1,6 @@
 """The report of a comparison: report.md for a pull request, report.html in one file for everybody."""
 
 import base64
-import json
 import math
 import shlex
 import struct
@@ -18,6 +17,7 @@ from rich.text import Text
 from ..engine import config as configuration
 from ..engine.checkpoint import write_text
 from ..engine.errors import InputError
+from ..engine.records import read_json
 from ..engine.words import counted
 from ..evaluation import tables
 from ..evaluation.curves import BENEFIT_COLUMNS, transfer_benefits
@@ -128,7 +128,7 @@ def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
     cells, hits = by_cell(rows, split="test"), tables.read_hits(folder)
     pairs, phases = figures.pairs_of(rows), figures.phases_of(rows)
     labels = list(dict.fromkeys(row.labels for row in rows))
-    comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    comparison = read_json(folder / "comparison.json", remedy="Call `compare` again with the same settings.")
     # Comparisons of older versions do not say their number of classes: they have no label values.
     classes = comparison.get("num_classes")
     per_class = {budget: sizes[0] / classes for budget, sizes in comparison["images"].items()} if classes else {}
@@ -163,7 +163,7 @@ def _content(folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
         "comparison": comparison,
         "images": {percent_of(labels) or labels: sizes for labels, sizes in comparison["images"].items()},
         "turns": len(comparison["seeds"]) > comparison["pretrain_seeds"],
-        "environment": json.loads((folder / "environment.json").read_text(encoding="utf-8")),
+        "environment": read_json(folder / "environment.json", remedy="Call `compare` again with the same settings."),
     }
 
 

@@ -1,6 +1,5 @@
 """What adaptation puts around the phases of a plan: batches of two domains, criteria without labels of the target."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 from ..data.dataset import Dataset
 from ..data.domain_loader import SOURCE_SHARE, DomainLoader
 from ..engine.errors import InputError
+from ..engine.records import read_lines
 from ..engine.stopping import Stopper, Watched
 from ..evaluation import adaptation as criteria
 from ..evaluation.diagnosis import distance
@@ -201,7 +201,7 @@ def candidates(metrics: Path) -> dict[str, dict[str, Any]]:
 def evaluations(metrics: Path) -> list[dict[str, Any]]:
     """A log's lines of candidates: without the start, and without what a phase measured of its best weights again."""
     over, found = set(), []
-    for line in (json.loads(text) for text in metrics.read_text(encoding="utf-8").splitlines()):
+    for line in read_lines(metrics):
         if line["split"] == "stopping":
             over.add(line["phase"])
         elif line["split"] == "validation" and line["epoch"] > 0 and line["phase"] not in over:
@@ -215,7 +215,7 @@ def kept(metrics: Path, choose: str) -> dict[str, Any]:
     It is the one that a criterion prefers but for `stopping.min_delta`, by which a little better is no better.
     """
     watched = CRITERIA[choose]
-    lines = [json.loads(text) for text in metrics.read_text(encoding="utf-8").splitlines()]
+    lines = read_lines(metrics)
     name, sign = f"best_{watched.metric}", 1.0 if watched.higher_is_better else -1.0
     best = max((one for one in lines if one["split"] == "stopping" and name in one), key=lambda one: sign * one[name])
     return {"phase": best["phase"], "epoch": int(best["best_epoch"])}
@@ -223,8 +223,7 @@ def kept(metrics: Path, choose: str) -> dict[str, Any]:
 
 def training_of(metrics: Path, candidate: dict[str, Any], *, adapted: bool) -> dict[str, float]:
     """What a run's log says of the training batches of a candidate's epoch; where it has not adapted, of the last."""
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if row["split"] == "train"]
+    rows = [row for row in read_lines(metrics) if row["split"] == "train"]
     own = [row for row in rows if (row["phase"], row["epoch"]) == (candidate["phase"], candidate["epoch"])]
     row = own[0] if own and adapted else rows[-1]
     return {key: value for key, value in row.items() if key not in ("phase", "epoch", "step", "split")}

@@ -37,6 +37,8 @@ from .transfer import TransferConfig, check_tuning, labelled_images
 from .transferred import leave_rates
 
 POOL_SHARE = 0.75
+MOST_VIEWS = 10_000
+"""Of an image, whose answers are all kept."""
 VOLATILE_WEIGHTS = (*planned.VOLATILE_WEIGHTS, "teacher")
 
 
@@ -74,8 +76,8 @@ class DistillConfig(TransferConfig):
                 f"frozen_views {self.frozen_views}: in distillation the teacher is frozen throughout. Give "
                 f"--fixed-views {self.frozen_views}."
             )
-        if self.fixed_views is not None and self.fixed_views < 0:
-            raise InputError(f"fixed_views {self.fixed_views}: 0 or more.")
+        if self.fixed_views is not None and not 0 <= self.fixed_views <= MOST_VIEWS:
+            raise InputError(f"fixed_views {self.fixed_views}: 0 or more, and at most {MOST_VIEWS:,}.")
         mixed = [name for name in ("mixup", "cutmix") if getattr(self, name)]
         if mixed and (self.pool or self.fixed_views is not None or self.distillation.teacher_view == "plain"):
             raise InputError(

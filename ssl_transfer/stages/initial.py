@@ -149,7 +149,7 @@ def timm_backbone(init: str, given: backbones.BackboneConfig) -> backbones.Backb
 def fingerprint_of(initial: Initial) -> str:
     """What tells one initialisation from another, wherever its weights lie."""
     if initial.imagenet_weights is not None:
-        return checkpoint.file_fingerprint(initial.imagenet_weights.expanduser())
+        return checkpoint.file_fingerprint(initialize.weights_file(initial.imagenet_weights))
     return initial.init if not is_run(initial.init) else checkpoint.weights_fingerprint(Path(initial.init), "backbone")
 
 

@@ -1,6 +1,5 @@
 """Arms of a comparison that take weights as they are: of a run that has finished, or of timm."""
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
@@ -12,6 +11,7 @@ import yaml
 from ..data.dataset import Dataset, LoadingConfig
 from ..engine import checkpoint
 from ..engine.errors import InputError
+from ..engine.folder import held_result
 from ..evaluation.statistics import RUN, TIMM
 from ..models import initialize
 from ..models.backbones import BackboneConfig, BackboneSpec
@@ -83,8 +83,7 @@ def place_of(name: str, backbone: str) -> str:
 
 def cost_of(name: str) -> dict[str, Any] | None:
     """What the pretraining stage said of a run; None where it is not known."""
-    path = _folder(name) / "result.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = held_result(_folder(name)) or {}
     return found if {"seconds", "images_seen", "peak_memory_mb"} <= found.keys() else None
 
 

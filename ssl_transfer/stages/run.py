@@ -11,6 +11,8 @@ from ..engine.tracking import TrackingConfig
 
 IMAGE_SIZE = 64
 """Pixels a side of what models see, unless the user says otherwise."""
+MOST = 10**9
+"""Of anything that is counted."""
 VOLATILE = (
     *("output", "fresh", "tracking", "checkpoints", "jobs", "data"),
     *(f"loading.{name}" for name in ("cache", "cache_gb", "max_unreadable", "workers", "download", "downloads")),
@@ -50,10 +52,12 @@ class RunConfig(Followed):
 
 
 def check_positive(**values: int) -> None:
-    """Raise InputError for a count that is below 1."""
+    """Raise InputError for a count that is below 1, or beyond what anybody counts to."""
     for name, value in values.items():
         if value < 1:
             raise InputError(f"--{name.replace('_', '-')} {value}: it must be 1 or more.")
+        if value > MOST:
+            raise InputError(f"--{name.replace('_', '-')} {value}: at most {MOST:,}.")
 
 
 def data_label(source: str) -> str:

@@ -24,6 +24,7 @@ from torch import Tensor
 from ..engine.checkpoint import write_text
 from ..engine.errors import DivergedError, InputError
 from ..engine.randomness import seed_from
+from ..engine.records import read_json, read_lines
 from ..engine.tracking import Tracker, TrackingConfig, drop_after
 from .phases import Training, run_phase
 from .plan import Phase, TransferRecipe
@@ -207,8 +208,8 @@ def replay(tuned: Tuned, tracker: Tracker, metrics: Path) -> None:
     """Log what the chosen trial logged as the run's own; what a killed start replayed before is dropped."""
     for phase in tuned.phases:
         drop_after(metrics, phase.name, 0)
-    for line in (tuned.place / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        tracker.log(json.loads(line))
+    for record in read_lines(tuned.place / "metrics.jsonl"):
+        tracker.log(record)
 
 
 def drop_states(place: Path, training: Training) -> None:
@@ -234,7 +235,7 @@ def _states(place: Path) -> Path:
 def _read(place: Path) -> dict[str, Any] | None:
     """What a finished trial found; None where it has not finished."""
     path = place / "trial.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path, remedy="Remove it, and the trial is ended once more.") if path.is_file() else None
 
 
 def _values(trial: Trial) -> dict[str, Any]:

@@ -31,10 +31,15 @@ class Files(Sequence[Path]):
 
     def key(self) -> str:
         """Changes with any file's place, size or time of writing."""
-        digest = hashlib.sha256(str(self._root.resolve()).encode())
+        digest = hashlib.sha256(os.fsencode(self._root.resolve()))
         for name in self._names:
-            status = os.stat(self._root / name)
-            digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            try:
+                status = os.stat(self._root / name)
+                found = f"{status.st_size}\0{status.st_mtime_ns}"
+            except OSError as error:
+                # A link that leads nowhere: it is named with what cannot be decoded.
+                found = f"{error.strerror}"
+            digest.update(f"{name}\0{found}\n".encode())
         return digest.hexdigest()
 
 
@@ -62,7 +67,14 @@ def read(path: Path) -> Listing:
         parts += [PARTS.index(part)] * len(inside)
     if not names:
         raise InputError(f"--data {source}: no images there. Expected {FORM}; {', '.join(sorted(SUFFIXES))}.")
-    array = np.array(names, NAMES)
+    try:
+        array = np.array(names, NAMES)
+    except UnicodeEncodeError as error:
+        strange = next(name for name in names if not _is_text(name))
+        raise InputError(
+            f"--data folder:{path}: the name {os.fsencode(strange)!r} is no text in UTF-8. Rename it, for example with "
+            "`convmv -f latin1 -t utf8`."
+        ) from error
     files = Files(path, array)
     codes, classes = encode_labels(labels)
     check_classes(codes, classes, np.array(parts, np.int8), source)
@@ -119,14 +131,27 @@ def image_names(folder: Path) -> list[str]:
     """Paths inside a folder of all images at any depth, sorted; hidden ones are left out."""
     suffixes = tuple(SUFFIXES)
     found = []
+    # Of each folder where it and those above it really lie: a link back to one of them would be walked without end.
+    above = {str(folder): {os.path.realpath(folder)}}
     for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        real = {name: os.path.realpath(os.path.join(place, name)) for name in folders if not name.startswith(".")}
+        chain = above.pop(place)
+        folders[:] = [name for name in real if real[name] not in chain]
+        above |= {os.path.join(place, name): chain | {real[name]} for name in folders}
         inside = os.path.relpath(place, folder)
         for name in files:
             if not name.startswith(".") and name.lower().endswith(suffixes):
                 found.append(name if inside == "." else f"{inside}/{name}")
     # Folder by folder, as pathlib sorts.
     return sorted(found, key=lambda name: name.split("/"))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _class_of(name: str, folder: Path, part: str) -> str:

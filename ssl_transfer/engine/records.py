@@ -1,0 +1,41 @@
+"""Small JSON files that a run leaves and reads again: read whole, or refused by their name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import DamagedError
+
+
+def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        DamagedError: it holds none; the message ends with the remedy.
+    """
+    try:
+        return _object(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path}: damaged ({error}). {remedy}") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects in a file of one a line, as `metrics.jsonl`.
+
+    Raises:
+        DamagedError: a line holds none.
+    """
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            found.append(_object(line))
+        except (ValueError, RecursionError) as error:
+            raise DamagedError(f"{path}: line {number} is damaged ({error}). Remove that line.") from error
+    return found
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    found = json.loads(content.decode("utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"expected an object, found {type(found).__name__}")
+    return found
