@@ -100,6 +100,8 @@ def world(place: Path, flags: dict, run: Callable) -> Iterator[dict[str, tuple[s
         commands["compare"] = ("compare", "--arms", "scratch", "simclr", *TINY, *network)
         commands["summary"] = ("summary", "--image-size", "16", *network)
         commands["report"] = ("report", "taught")
+        # Of no run: wandb is a program of its own, and has its own tests.
+        commands["sync"] = ("sync", "absent")
         commands["data check"] = ("data", "check", "digits", "--output", "check", "--loading.cache", "cache")
         commands["data preview"] = ("data", "preview", "--output", "preview", "--loading.cache", "cache")
         commands["data cache"] = ("data", "cache", "--loading.cache", "cache")
@@ -211,7 +213,7 @@ def test_every_setting(check: Callable, world: dict, fields: dict) -> None:
                 seen.add(shared)
                 is_number = isinstance(default, (int, float)) and not isinstance(default, bool)
                 check(with_value(world[name], field, next(numbers if is_number else values), 0))
-    assert len(fields) == len(METHODS) + len(ADAPTATIONS) + 9
+    assert len(fields) == len(METHODS) + len(ADAPTATIONS) + 10
     assert {name.split()[0] for name in fields} == COMMANDS.keys() - {"demo"}
     assert len(seen) > 200, len(seen)
 
