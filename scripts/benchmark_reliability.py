@@ -23,7 +23,7 @@ from ssl_transfer.engine.agreement import Agreement, Answer
 from ssl_transfer.engine.contract import Batch
 from ssl_transfer.engine.optim import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.skips import Skips
-from ssl_transfer.engine.states import States
+from ssl_transfer.engine.state_files import StateFiles
 from ssl_transfer.engine.steps import Steps
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models import backbones, initialize
@@ -69,7 +69,7 @@ def _states(device: torch.device) -> Iterator[dict[str, Any]]:
     state = {str(number): {name: value.clone() for name, value in weights.items()} for number in range(3)}
     size = sum(value.numel() * value.element_size() for part in state.values() for value in part.values()) / 1e6
     with tempfile.TemporaryDirectory() as folder:
-        kept, alone = States(folder=Path(folder), name="last", best="best"), Path(folder) / "plain.pt"
+        kept, alone = StateFiles(folder=Path(folder), name="last", best="best"), Path(folder) / "plain.pt"
         ours, theirs = _turns(lambda: kept.save(state), lambda: torch.save(state, alone), device)
         label = f"saving a state of {size:.0f} MB"
         yield _figure(label, ours, theirs, bar=None, device=device, theirs_is="torch.save without a flush", each=1)

@@ -17,7 +17,7 @@ from ssl_transfer.engine import runtime as runtimes
 from ssl_transfer.engine.contract import Batch
 from ssl_transfer.engine.optim import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.randomness import sample_keys
-from ssl_transfer.engine.states import States
+from ssl_transfer.engine.state_files import StateFiles
 from ssl_transfer.engine.tracking import Tracker, TrackingConfig
 from ssl_transfer.evaluation.metrics import classification
 from ssl_transfer.models import backbones, initialize
@@ -182,7 +182,7 @@ def train_phase(runtime, make_dataset, tmp_path) -> Callable[..., loop.Summary]:
             phase=phase,
             runtime=runtime,
             tracker=Tracker(metrics, TrackingConfig(), runtime, settings={}, group="", job_type=""),
-            states=States(folder=folder, name=phase, best=f"{phase}.best") if saved else None,
+            states=StateFiles(folder=folder, name=phase, best=f"{phase}.best") if saved else None,
             metrics_path=metrics,
             evaluate=evaluate or measure,
             **settings,

@@ -17,7 +17,7 @@ from .runtime import Runtime
 from .signals import Requests
 from .skips import named
 from .state import REMEDY, State
-from .states import States
+from .state_files import StateFiles
 from .steps import Steps
 from .stopping import Best, Stopper, StoppingConfig, Watched
 from .synchronized import synchronized
@@ -53,7 +53,7 @@ def train(
     phase: str,
     runtime: Runtime,
     tracker: tracking.Tracker,
-    states: States | None = None,
+    states: StateFiles | None = None,
     metrics_path: Path | None = None,
     evaluate: Callable[[], dict[str, float]] | None = None,
     evaluate_every: int = 1,

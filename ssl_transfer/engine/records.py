@@ -1,5 +1,6 @@
 """Small JSON files that a run leaves and reads again: read whole, or refused by their name."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             found.append(_object(line))
         except (ValueError, RecursionError) as error:
             raise DamagedError(f"{path}: line {number} is damaged ({error}). Remove that line.") from error
+    return found
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The same without those that are damaged, as the last one where a run was killed."""
+    found = []
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            found.append(_object(line))
     return found
 
 

@@ -11,7 +11,7 @@ from . import tracking
 from .contract import Objective
 from .errors import DivergedError, InputError
 from .runtime import Runtime
-from .states import States
+from .state_files import StateFiles
 from .tally import Tally
 
 SHARE = 0.05
@@ -48,7 +48,7 @@ class State:
         parts: Mapping[str, Stateful],
         tally: Tally,
         *,
-        states: States | None,
+        states: StateFiles | None,
         metrics: Path | None,
         phase: str,
         runtime: Runtime,

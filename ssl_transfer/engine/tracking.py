@@ -13,10 +13,11 @@ from typing import Any
 from .board import Board, Names, TrackingConfig
 from .checkpoint import write_text
 from .errors import InputError
+from .records import whole_lines
 from .runtime import Runtime
 from .secrets import redacted_all
 
-__all__ = ["Tracker", "TrackingConfig", "drop_after", "publish", "read_records", "send"]
+__all__ = ["Tracker", "TrackingConfig", "drop_after", "publish", "send"]
 NAMES = "tracking.json"
 """Beside `metrics.jsonl`: what the run is called in wandb, and what its table of runs shows of it."""
 
@@ -118,7 +119,7 @@ def send(config: TrackingConfig, folder: Path, settings: dict[str, Any]) -> bool
     """
     names, summary = _names_of(folder)
     board = Board(config, folder, settings, names)
-    for record in read_records(folder / "metrics.jsonl"):
+    for record in whole_lines(folder / "metrics.jsonl"):
         board.log(record)
     if summary:
         board.summarize(summary)
@@ -140,19 +141,6 @@ def _names_of(folder: Path) -> tuple[Names, dict[str, float]]:
         raise InputError(f"{path}: not readable ({error}). {remedy}") from error
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, but for those that are damaged, as one that was cut off by a kill."""
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records
-
-
 def flush(path: Path) -> None:
     """Wait until the disk has all lines."""
     if path.is_file():
@@ -167,5 +155,5 @@ def drop_after(path: Path, phase: str, step: int) -> None:
     """
     if not path.is_file():
         return
-    kept = [one for one in read_records(path) if one.get("phase") != phase or one.get("step", 0) <= step]
+    kept = [one for one in whole_lines(path) if one.get("phase") != phase or one.get("step", 0) <= step]
     write_text(path, "".join(f"{json.dumps(record)}\n" for record in kept))

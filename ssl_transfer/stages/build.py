@@ -8,7 +8,7 @@ from ..data.dataset import Dataset
 from ..engine.errors import InputError
 from ..engine.randomness import sample_keys
 from ..engine.runtime import Runtime
-from ..engine.states import CheckpointConfig
+from ..engine.state_files import CheckpointConfig
 from ..models.backbones import Backbone, first_blocks
 from ..models.heads import Head, features_for, make_head
 from ..models.selection import select

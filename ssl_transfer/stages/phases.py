@@ -15,7 +15,7 @@ from ..engine.finder import Finding, find_learning_rate
 from ..engine.loop import train
 from ..engine.optim import parameter_groups
 from ..engine.runtime import Runtime
-from ..engine.states import CheckpointConfig, States
+from ..engine.state_files import CheckpointConfig, StateFiles
 from ..engine.stopping import Stopper, StoppingConfig, Watched
 from ..engine.tracking import Tracker
 from ..engine.words import counted
@@ -58,9 +58,9 @@ class Training:
     around: "Around | None" = None
     """What the stage puts around the objective; None: nothing."""
 
-    def states(self, folder: Path, phase: Phase) -> States:
+    def states(self, folder: Path, phase: Phase) -> StateFiles:
         """Where a phase keeps its states."""
-        return States(folder=folder, name=phase.name, best=f"{phase.name}.best", config=self.checkpoints)
+        return StateFiles(folder=folder, name=phase.name, best=f"{phase.name}.best", config=self.checkpoints)
 
     @property
     def learner(self) -> Objective:

@@ -19,7 +19,7 @@ from ..engine.folder import RunFolder, environment
 from ..engine.gradients import check_accumulation
 from ..engine.loop import train
 from ..engine.optim import OptimizerConfig, parameter_groups
-from ..engine.states import States
+from ..engine.state_files import StateFiles
 from ..engine.stopping import Watched
 from ..engine.tracking import Tracker
 from ..methods import METHODS
@@ -247,7 +247,7 @@ def pretrain(
             phase=name,
             runtime=runtime,
             tracker=tracker,
-            states=States(folder=folder.checkpoints, name="last", best="best", config=config.checkpoints),
+            states=StateFiles(folder=folder.checkpoints, name="last", best="best", config=config.checkpoints),
             metrics_path=folder.metrics,
             evaluate=evaluate,
             evaluate_every=config.evaluate_every,

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..data.sources import LoadingConfig
 from ..engine.errors import InputError
 from ..engine.runtime import MixedPrecision
-from ..engine.states import CheckpointConfig
+from ..engine.state_files import CheckpointConfig
 from ..engine.tracking import TrackingConfig
 
 IMAGE_SIZE = 64

@@ -25,7 +25,7 @@ from ssl_transfer.engine import jobs
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.folder import RunFolder, held_result
 from ssl_transfer.engine.records import read_lines
-from ssl_transfer.engine.states import States
+from ssl_transfer.engine.state_files import StateFiles
 from ssl_transfer.engine.tracking import drop_after
 from ssl_transfer.models import initialize
 
@@ -109,9 +109,9 @@ def test_states(damage: Damage, copied: Callable, finished: Path) -> None:
     """A damaged state is noticed, and the one before it is used, loudly; alone, it is refused."""
     whole = finished / "checkpoints" / "last.pt"
     path = copied("checkpoints/last.pt", damage)
-    states = States(folder=path.parent, name="last", best="best")
+    states = StateFiles(folder=path.parent, name="last", best="best")
     said: list[str] = []
-    expected = States(folder=whole.parent, name="last", best="best").load(said.append)
+    expected = StateFiles(folder=whole.parent, name="last", best="best").load(said.append)
     found: list[object] = []
     refused = refusal_of(lambda: found.append(states.load(said.append)))
     if refused:

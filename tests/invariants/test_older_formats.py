@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ssl_transfer.engine import states
+from ssl_transfer.engine import state_files
 
 FORMATS = Path(__file__).parent / "formats"
 COMMAND = (
@@ -21,10 +21,10 @@ COMMAND = (
 
 
 def test_every_older_format_is_here() -> None:
-    assert sorted(int(folder.name) for folder in FORMATS.iterdir()) == list(range(1, states.FORMAT))
+    assert sorted(int(folder.name) for folder in FORMATS.iterdir()) == list(range(1, state_files.FORMAT))
 
 
-@pytest.mark.parametrize("version", range(1, states.FORMAT))
+@pytest.mark.parametrize("version", range(1, state_files.FORMAT))
 def test_a_run_of_an_older_version_goes_on(
     version: int, run: Callable, log_of: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -33,7 +33,7 @@ def test_a_run_of_an_older_version_goes_on(
     assert (held["format"], held["step"]) == (version, 4)
     assert run(*COMMAND, "--output", older) == 0
     assert "going on after step 4 of 8" in capsys.readouterr().out
-    assert torch.load(older / "checkpoints" / "last.pt", weights_only=True)["format"] == states.FORMAT
+    assert torch.load(older / "checkpoints" / "last.pt", weights_only=True)["format"] == state_files.FORMAT
     assert run(*COMMAND, "--output", tmp_path / "new") == 0
     weights = [load_file(folder / "backbone" / "backbone.safetensors") for folder in (older, tmp_path / "new")]
     assert len(weights[0]) > 10
@@ -43,7 +43,7 @@ def test_a_run_of_an_older_version_goes_on(
     assert len(log_of(older)) == len(log_of(tmp_path / "new")) == 4
 
 
-@pytest.mark.parametrize("version", range(1, states.FORMAT))
+@pytest.mark.parametrize("version", range(1, state_files.FORMAT))
 def test_its_other_settings_are_still_held_to(
     version: int, run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,7 @@ from ssl_transfer.engine.finder import find_learning_rate
 from ssl_transfer.engine.loop import train
 from ssl_transfer.engine.optim import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.runtime import Runtime, start
-from ssl_transfer.engine.states import States
+from ssl_transfer.engine.state_files import StateFiles
 from ssl_transfer.engine.stopping import StoppingConfig, Watched
 from ssl_transfer.engine.tracking import Tracker, TrackingConfig
 from ssl_transfer.evaluation.features import over_images
@@ -114,7 +114,7 @@ def phased_state(runtime: Runtime, folder: Path) -> dict[str, Any]:
             phase=trained,
             runtime=runtime,
             tracker=tracker,
-            states=States(folder=folder, name=trained, best=f"{trained}.best"),
+            states=StateFiles(folder=folder, name=trained, best=f"{trained}.best"),
             metrics_path=metrics,
             evaluate=evaluate,
             watched=Watched(metric="log_loss", higher_is_better=False),

@@ -5,14 +5,14 @@ import os
 import pytest
 import torch
 
-from ssl_transfer.engine import checkpoint, states
+from ssl_transfer.engine import checkpoint, state_files
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.states import CheckpointConfig, States
+from ssl_transfer.engine.state_files import CheckpointConfig, StateFiles
 
 
 @pytest.fixture
 def kept(tmp_path):
-    return States(folder=tmp_path / "checkpoints", name="head", best="head.best", config=CheckpointConfig(keep=3))
+    return StateFiles(folder=tmp_path / "checkpoints", name="head", best="head.best", config=CheckpointConfig(keep=3))
 
 
 def names(kept):
@@ -45,7 +45,7 @@ def test_the_last_few_are_kept(kept):
 
 def test_fewer_are_kept_when_fewer_are_asked_for(kept):
     save(kept, 1, 2, 3)
-    one = States(folder=kept.folder, name="head", best="head.best", config=CheckpointConfig(keep=1))
+    one = StateFiles(folder=kept.folder, name="head", best="head.best", config=CheckpointConfig(keep=1))
     save(one, 4)
     assert steps_by_name(one) == {"head.pt": 4}
 
@@ -60,7 +60,7 @@ def test_the_best_is_apart_from_the_last(kept):
 
 
 def test_names_that_begin_alike_are_apart(kept):
-    other = States(folder=kept.folder, name="head-1", best="head-1.best")
+    other = StateFiles(folder=kept.folder, name="head-1", best="head-1.best")
     save(other, 10, 11)
     save(kept, 1)
     assert (kept.load(silent)["step"], other.load(silent)["step"]) == (1, 11)
@@ -131,7 +131,7 @@ def test_a_full_disk_leaves_what_was_there(kept, monkeypatch):
 
 def test_a_later_format_is_refused_and_nothing_older_is_used_instead(kept):
     save(kept, 1, 2)
-    checkpoint.save_state(kept.folder / "head.pt", {"format": states.FORMAT + 1, "step": 9})
+    checkpoint.save_state(kept.folder / "head.pt", {"format": state_files.FORMAT + 1, "step": 9})
     with pytest.raises(InputError, match=r"checkpoint format 3, and this version reads 1, 2\. Go on with the version"):
         kept.load(silent)
 

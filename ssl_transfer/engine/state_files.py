@@ -30,7 +30,7 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class States:
+class StateFiles:
     """Where one training keeps its states: `NAME.pt`, the one before it `NAME.pt.1`, and so on; `BEST.pt`."""
 
     folder: Path
