@@ -106,19 +106,7 @@ def adapt(
     check_images(config, entry, learned, target, held)
     labelled, validation = budgeted(config.labels, config.seed, learned)
     batch_size = batch_size_of(config, config.labels, len(labelled), runtime.num_processes)
-    training = make_training(
-        config,
-        config,
-        learned,
-        backbone,
-        head,
-        labelled,
-        validation,
-        batch_size,
-        runtime,
-        checkpoints=config.checkpoints,
-        quiet=quiet,
-    )
+    training = make_training(config, learned, backbone, head, labelled, validation, batch_size, runtime, quiet=quiet)
     module = _module(config, entry, training)
     around = DomainTraining(
         training,

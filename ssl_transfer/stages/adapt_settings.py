@@ -15,9 +15,7 @@ from ..engine.words import counted
 from ..objectives import ADAPTATIONS
 from ..objectives.adaptation import Adaptation
 from .adapting import Choose
-from .initial import Initial
-from .plan import TransferRecipe
-from .run import Followed
+from .build import PlannedConfig
 
 M = TypeVar("M")
 HELD_SHARE, LEAST_HELD = 0.15, 5
@@ -26,7 +24,7 @@ images of either, as the A-distance is cross-validated."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptConfig(Followed, TransferRecipe, Initial, Generic[M]):
+class AdaptConfig(PlannedConfig, Generic[M]):
     """Train on labelled images of one domain for another one, of which no label is used."""
 
     method: M

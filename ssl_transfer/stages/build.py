@@ -1,5 +1,7 @@
 """What a run trains before its first phase: the backbone as the plan wants it, a new head, calibrated."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,6 @@ from ..data.dataset import Dataset
 from ..engine.errors import InputError
 from ..engine.randomness import sample_keys
 from ..engine.runtime import Runtime
-from ..engine.state_files import CheckpointConfig
 from ..models.backbones import Backbone, first_blocks
 from ..models.heads import Head, features_for, make_head
 from ..models.selection import select
@@ -16,9 +17,15 @@ from ..objectives.supervised import Supervised, batch_norms
 from .initial import Initial
 from .phases import Training, smallest_batch
 from .plan import TransferRecipe
+from .run import Followed
 
 CALIBRATION_IMAGES = 256
 """At most so many training images set the scale of the features and a scratch backbone's first statistics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedConfig(Followed, TransferRecipe, Initial):
+    """What every stage is told that takes a model through a plan."""
 
 
 def fitted(recipe: TransferRecipe, backbone: Backbone, num_classes: int) -> tuple[Backbone, Head]:
@@ -51,8 +58,7 @@ def batch_size_of(recipe: TransferRecipe, budget: str, num_labelled: int, num_pr
 
 
 def make_training(
-    recipe: TransferRecipe,
-    initial: Initial,
+    config: PlannedConfig,
     dataset: Dataset,
     backbone: Backbone,
     head: Head,
@@ -61,37 +67,36 @@ def make_training(
     batch_size: int,
     runtime: Runtime,
     *,
-    checkpoints: CheckpointConfig,
     quiet: bool,
 ) -> Training:
     """A new head on the backbone, calibrated, and all that the phases share."""
     objective = Supervised(
         backbone,
         head,
-        augment=recipe.augment,
+        augment=config.augment,
         num_classes=len(dataset.classes),
-        label_smoothing=recipe.label_smoothing,
-        mixup=recipe.mixup,
-        cutmix=recipe.cutmix,
-        class_weights=_class_weights(recipe, dataset, labelled),
-        keep_statistics=recipe.batch_norm == "frozen",
+        label_smoothing=config.label_smoothing,
+        mixup=config.mixup,
+        cutmix=config.cutmix,
+        class_weights=_class_weights(config, dataset, labelled),
+        keep_statistics=config.batch_norm == "frozen",
     ).to(runtime.device)
     training = Training(
         objective=objective,
-        recipe=recipe,
+        recipe=config,
         dataset=dataset,
         labelled=labelled,
         validation=validation,
         batch_size=batch_size,
-        seed=initial.seed,
+        seed=config.seed,
         runtime=runtime,
         quiet=quiet,
-        checkpoints=checkpoints,
+        checkpoints=config.checkpoints,
     )
     sample = labelled[:: max(1, len(labelled) // CALIBRATION_IMAGES)]
     images = torch.cat(list(dataset.batches(sample.split(CALIBRATION_IMAGES), runtime.device)))
-    keys = sample_keys(initial.seed, 0, sample).to(runtime.device)
-    calibrate(training, images, keys, scratch=initial.init == "scratch")
+    keys = sample_keys(config.seed, 0, sample).to(runtime.device)
+    calibrate(training, images, keys, scratch=config.init == "scratch")
     return training
 
 

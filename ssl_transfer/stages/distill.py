@@ -149,19 +149,7 @@ def distill(
         num_processes=runtime.num_processes,
     )
     smallest_batch(config, sum(sizes), runtime.num_processes)
-    training = make_training(
-        config,
-        config,
-        dataset,
-        backbone,
-        head,
-        labelled,
-        validation,
-        sizes[0],
-        runtime,
-        checkpoints=config.checkpoints,
-        quiet=quiet,
-    )
+    training = make_training(config, dataset, backbone, head, labelled, validation, sizes[0], runtime, quiet=quiet)
     lessons = Lessons(training, classifier, config.distillation, pool=pool, sizes=sizes, fixed_views=config.fixed_views)
     training = replace(training, around=lessons)
     check_accumulation(training.learner.eval(), config.optimizer.accumulate, runtime)

@@ -15,8 +15,8 @@ from ..engine.gradients import check_accumulation
 from ..engine.randomness import seed_from
 from . import augmentation as augmentations
 from . import planned
-from .build import batch_size_of, fitted, make_training
-from .initial import Initial, fingerprint_of, initial_backbone, is_run, label_of, seen_after
+from .build import PlannedConfig, batch_size_of, fitted, make_training
+from .initial import fingerprint_of, initial_backbone, is_run, label_of, seen_after
 from .matching import matched
 from .phases import find_rate
 from .plan import TransferRecipe
@@ -25,7 +25,7 @@ from .transferred import leave_rates
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransferConfig(RunConfig, TransferRecipe, Initial):
+class TransferConfig(RunConfig, PlannedConfig):
     """Train a head on labelled images, and the backbone with it as the plan says, from an initialisation."""
 
     labels: str = "all"
@@ -103,19 +103,7 @@ def transfer(
     labelled, validation = labelled_images(config, dataset)
     batch_size = batch_size_of(config, config.labels, len(labelled), runtime.num_processes)
     phases = config.phases(len(labelled) // batch_size)
-    training = make_training(
-        config,
-        config,
-        dataset,
-        backbone,
-        head,
-        labelled,
-        validation,
-        batch_size,
-        runtime,
-        checkpoints=config.checkpoints,
-        quiet=quiet,
-    )
+    training = make_training(config, dataset, backbone, head, labelled, validation, batch_size, runtime, quiet=quiet)
     check_accumulation(training.objective.eval(), config.optimizer.accumulate, runtime)
     output = config.output or Path(
         f"runs/transfer-{label_of(config.init)}-{backbone.spec.name.replace('/', '-')}-{data_label(config.data)}"
