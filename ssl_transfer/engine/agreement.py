@@ -1,8 +1,7 @@
 """What all processes must know alike of a step before they take it: whether to, and what comes after it.
 
 A loss that is not finite on one process must keep all of them from stepping; a signal may reach one of them; their
-clocks differ. The answer is asked for between forward and backward pass and read after the latter, so that a GPU has
-work meanwhile.
+clocks differ.
 """
 
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ class Answer:
     """Of every process."""
 
     finite: bool
-    """Whether each one's loss is."""
+    """Whether each one's value is."""
     stop: bool
     """Whether anybody was asked to leave."""
     due: bool
@@ -27,35 +26,23 @@ class Answer:
 
 
 class Agreement:
-    """`put` what this process knows, then `get` what all know."""
+    """Asks all processes, in one exchange of three numbers."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._alone = runtime.num_processes == 1
-        self._local = (False, False)
-        on_gpu = runtime.device.type == "cuda"
-        self._read = torch.zeros(3, pin_memory=on_gpu)
-        self._arrived = torch.cuda.Event() if on_gpu else None
 
-    def put(self, loss: Tensor, *, stop: bool, due: bool) -> None:
-        """Tell the others; `loss` is this process's, () float32."""
-        infinite = (~torch.isfinite(loss.detach())).float()
-        flags = torch.zeros(3, device=loss.device)
-        if not self._alone:
-            # From the host alone: nothing waits for the device.
-            flags = torch.tensor([0.0, float(stop), float(due)]).to(loss.device, non_blocking=True)
-        flags[0] = infinite
-        if not self._alone:
-            distributed.maximum(flags)
-        self._local = (stop, due)
-        self._read.copy_(flags, non_blocking=True)
-        if self._arrived is not None:
-            self._arrived.record()
+    def ask(self, value: Tensor, *, stop: bool, due: bool) -> Answer:
+        """What is known of every process. This waits for the device.
 
-    def get(self) -> Answer:
-        """What is known now. This waits for the forward pass, not for what was begun after it."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        infinite, stop, due = self._read.tolist()
+        Args:
+            value: () float32 of this process, finite or not.
+            stop: whether it was asked to leave.
+            due: whether its clock says that it is time to save.
+        """
         if self._alone:
-            stop, due = self._local
-        return Answer(finite=not infinite, stop=bool(stop), due=bool(due))
+            return Answer(finite=bool(torch.isfinite(value)), stop=stop, due=due)
+        flags = torch.tensor([0.0, float(stop), float(due)]).to(value.device, non_blocking=True)
+        flags[0] = ~torch.isfinite(value.detach())
+        distributed.maximum(flags)
+        infinite, anybody_stops, anybody_saves = flags.tolist()
+        return Answer(finite=not infinite, stop=bool(anybody_stops), due=bool(anybody_saves))

@@ -46,7 +46,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, before: Cal
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         _try_to(write, aside)
-        with open(aside, "rb") as file:
+        with naming(aside), open(aside, "rb") as file:
             os.fsync(file.fileno())
         if before is not None:
             before()
@@ -122,7 +122,9 @@ def load_state(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
         if broken is not None:
-            raise ValueError(f"its part {broken} does not have its checksum")
+            # The name that it was written under comes first.
+            part = broken.partition("/")[2]
+            raise ValueError(f"its part {part} does not have its checksum")
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except UnpicklingError as error:
         raise DamagedError(

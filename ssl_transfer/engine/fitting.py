@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .contract import Batch, Objective, Output
 from .errors import InputError
@@ -35,16 +35,13 @@ class Gradients:
         self.accumulate = accumulate
         self._objective, self._wrapped, self._phase, self._runtime = objective, wrapped, phase, runtime
 
-    def add(
-        self, batch: Batch, begin: Callable[[], None], undo: Callable[[], None], noted: Callable[[Tensor], object]
-    ) -> Output:
+    def add(self, batch: Batch, begin: Callable[[], None], undo: Callable[[], None]) -> Output:
         """As `accumulate_gradient`.
 
         Args:
             batch: this process's images.
             begin: called before each forward pass: it puts torch's random state in its place.
             undo: called after one that did not fit: it puts the buffers back.
-            noted: see there.
 
         Raises:
             InputError: the batch does not fit, and cannot be taken in parts.
@@ -52,7 +49,7 @@ class Gradients:
         while True:
             begin()
             try:
-                return accumulate_gradient(self._wrapped, batch, self.accumulate, self._runtime.accelerator, noted)
+                return accumulate_gradient(self._wrapped, batch, self.accumulate, self._runtime.accelerator)
             except torch.OutOfMemoryError:
                 # The exception holds on to the tensors of the pass; what follows begins when it is gone.
                 pass

@@ -6,6 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ class RunFolder:
 
     def _move_aside(self) -> None:
         """Rename the folder, unless it holds something else than a run or a run is under way in it."""
-        if not any(self.path.iterdir()):
+        if {path.name for path in self.path.iterdir()} <= {".lock", "environment.json"}:
+            # Empty, or killed when it had hardly begun.
             return
         if not (self.path / "config.yaml").is_file():
             raise InputError(
@@ -161,23 +163,29 @@ class RunFolder:
         return f"{saved} is whole." if saved is not None else f"{self.path} has no checkpoint yet."
 
 
-LATER: dict[str, Any] = {"deterministic": False, "optimizer.skip_limit": 10, "optimizer.sync_batch_norm": True}
-"""Settings that earlier versions did not have, with the value that does what those did. The groups that a setting lies
-in may have others around them."""
+LATER = ("deterministic", "optimizer.sync_batch_norm")
+"""Settings that earlier versions did not have: a run that one of these began takes any value. The groups that a setting
+lies in may have others around them."""
 
 
 def changes(before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, ...]) -> list[str]:
     """What differs between the settings of a run as it was started and as it is now: `epochs was 2 and is now 3`."""
     old, new = configuration.flatten(before), configuration.flatten(now)
     for name in new.keys() - old.keys():
-        for later, value in LATER.items():
-            if f".{name}".endswith(f".{later}"):
-                old[name] = value
+        if _is_one_of(name, LATER):
+            old[name] = new[name]
     return [
         f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not any(name == free or name.startswith(f"{free}.") for free in volatile)
+        if old.get(name) != new.get(name) and not _is_one_of(name, volatile)
     ]
+
+
+def _is_one_of(name: str, settings: Sequence[str]) -> bool:
+    """Whether a setting is one of these, lies in a group of these, or is one of a group within a group."""
+    return any(
+        name == one or name.startswith(f"{one}.") or ("." in one and name.endswith(f".{one}")) for one in settings
+    )
 
 
 def set_aside(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """The gradient of one optimiser step, of the whole batch at once or of micro-batches one after the other."""
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,9 +41,7 @@ def split(batch: Batch, count: int) -> list[Batch]:
     return [Batch(*parts) for parts in zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)]
 
 
-def accumulate_gradient(
-    wrapped: nn.Module, batch: Batch, accumulate: int, accelerator: Any, noted: Callable[[Tensor], object] = id
-) -> Output:
+def accumulate_gradient(wrapped: nn.Module, batch: Batch, accumulate: int, accelerator: Any) -> Output:
     """Add the gradient of this batch's mean loss to the parameters', in `accumulate` parts.
 
     Each part's mean is weighted by its share of the images, so that the sum is the whole batch's mean. Processes
@@ -55,7 +52,6 @@ def accumulate_gradient(
         batch: this process's images.
         accumulate: number of parts; see `split`.
         accelerator: accelerate's, which scales the loss where the precision asks for it.
-        noted: is shown the whole batch's loss as soon as it is known, before the last backward pass.
 
     Returns:
         The whole batch's loss and metrics, detached; a metric is taken to be a mean over images too.
@@ -67,8 +63,6 @@ def accumulate_gradient(
         with accelerator.no_sync(wrapped) if number < len(parts) else contextlib.nullcontext():
             loss, metrics = wrapped(part)
             total = total + loss.detach() * share
-            if number == len(parts):
-                noted(total)
             # A lone part is left as it is, to the bit.
             accelerator.backward(loss if share == 1.0 else loss * share)
         for name, value in metrics.items():

@@ -1,8 +1,10 @@
 """The only training loop: objective, optimiser, batches, steps. It trains every method and every transfer phase."""
 
+import contextlib
+import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from . import distributed, energy, memory, progress, tracking
 from .contract import Batches, Objective
 from .errors import DivergedError, InputError, StoppedError
 from .gradients import check_accumulation
+from .half_precision import refused_where_wrong
 from .monitor import Monitor, read
 from .optim import OptimizerConfig
 from .runtime import Runtime
@@ -92,7 +95,7 @@ def train(
         DivergedError: more losses were not finite than may be, or the weights are not; the last saved state is finite.
         InputError: something is asked for that needs a watched metric and there is none; micro-batches that would
             train something else; a batch that does not fit into memory.
-        StoppedError: several processes were asked to leave, this one by another.
+        StoppedError: several processes were asked to leave.
     """
     watching = stopping.patience > 0 or optimizer.schedule == "plateau"
     if watching and (watched is None or evaluate is None):
@@ -157,7 +160,6 @@ def train(
         if not steps.skips.too_many:
             runtime.warn(f"warning: {what}; skipped, {count} of at most {steps.skips.limit}. {named(images)}")
             return
-        runtime.accelerator.free_memory()
         raise DivergedError(
             f"{what}, and --optimizer.skip-limit {steps.skips.limit} allows no further step to be skipped. "
             f"{named(images)} {state.last_good} {REMEDY}"
@@ -166,12 +168,16 @@ def train(
     def leave() -> None:
         state.save(steps.done)
         kept = "" if states is None else "; its state is saved"
-        runtime.warn(f"{phase}: stopped after step {steps.done} of {steps.num_steps}{kept}.")
-        if requests.number is None:
+        runtime.warn(f"{phase}: asked to stop after step {steps.done} of {steps.num_steps}{kept}.")
+        if requests.number is not None:
+            requests.obey(requests.number)
+        if runtime.num_processes > 1:
+            # Somebody of them leaves, and nobody goes on without the others.
             raise StoppedError(signal.SIGTERM)
-        requests.obey(requests.number)
 
     with (
+        _released(runtime),
+        refused_where_wrong(objective, runtime),
         synchronized(objective, wanted=optimizer.sync_batch_norm, runtime=runtime),
         Requests(patient=runtime.num_processes > 1) as requests,
         progress.bar(phase, steps.num_steps, active=runtime.is_main) as bar,
@@ -206,13 +212,12 @@ def train(
                     bar.update(steps.done, f"loss {float(output.loss):.4f}  {speed:,.0f} images/s")
             # The reading below waits for the device once an epoch; between steps only a monitor does, now and then.
             means = steps.tally.close()
-            if not means:
-                runtime.accelerator.free_memory()
-                raise DivergedError(f"{phase}: no loss of epoch {epoch + 1} is finite. {state.last_good} {REMEDY}")
+            if not means and epoch + 1 == epochs:
+                raise DivergedError(f"{phase}: no loss of the last epoch is finite. {state.last_good} {REMEDY}")
             meter.observe()
             now = time.monotonic()
             speed = (steps.done - shown_step) * batches.batch_size / max(now - shown, 1e-9)
-            bar.update(steps.done, f"loss {means['loss']:.4f}  {speed:,.0f} images/s")
+            bar.update(steps.done, f"loss {means.get('loss', math.nan):.4f}  {speed:,.0f} images/s")
             costs = {"learning_rate": steps.rate, "images_per_second": speed}
             if steps.skips.count:
                 costs["skipped_steps"] = float(steps.skips.count)
@@ -240,12 +245,10 @@ def train(
             elif (due or answer.due) and epoch + 1 < epochs and not stopper.over:
                 state.save(steps.done)
         state.save(steps.done)
-    distributed.broadcast_buffers(objective)
-    steps.average.write()
-    stopper.restore(objective)
-    wrapped.eval()
-    # Wrappers of a finished phase must not outlive it: the next phase trains other parameters.
-    runtime.accelerator.free_memory()
+        distributed.broadcast_buffers(objective)
+        steps.average.write()
+        stopper.restore(objective)
+        wrapped.eval()
     return Summary(
         steps=steps.done,
         images_seen=steps.done * batches.batch_size,
@@ -255,3 +258,12 @@ def train(
         stopped_early=stopper.over and steps.done < steps.num_steps,
         best_epoch=stopper.best_epoch,
     )
+
+
+@contextlib.contextmanager
+def _released(runtime: Runtime) -> Iterator[None]:
+    """Afterwards the accelerator holds no wrapper of this training: the next one trains other parameters."""
+    try:
+        yield
+    finally:
+        runtime.accelerator.free_memory()

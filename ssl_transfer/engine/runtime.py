@@ -112,6 +112,8 @@ def start(mixed_precision: MixedPrecision = "no", *, deterministic: bool = False
         # A notebook may train in one precision and measure in another; the processes stay as they are.
         AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=mixed_precision)
+    if mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise InputError("--mixed-precision fp16 is for GPUs; a CPU has bf16 and no.")
     if accelerator.num_processes != launched:
         raise InputError(
             f"The launcher started {launched} processes and {accelerator.num_processes} joined. On CPUs launch with "

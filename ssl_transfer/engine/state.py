@@ -16,7 +16,10 @@ from .tally import Tally
 
 SHARE = 0.05
 """Of the time, that may go into saving states."""
-REMEDY = "Lower the learning rate, lengthen the warm-up or clip (--optimizer.clip-norm 1)."
+REMEDY = (
+    "Look at the images, or start over (--fresh, or another --output) with a lower learning rate, a longer warm-up or "
+    "--optimizer.clip-norm 1."
+)
 
 
 class Stateful(Protocol):
@@ -81,8 +84,14 @@ class State:
         Raises:
             InputError: no file is whole, or it was saved with other parts.
         """
-        state = None if self._states is None else self._states.load(self._runtime.warn)
-        if self._states is None or state is None:
+        if self._states is None:
+            return 0
+        state, damaged = self._states.load(self._runtime.warn)
+        # Nobody renames before all have read.
+        self._runtime.wait()
+        if self._runtime.is_main:
+            self._states.set_aside(damaged)
+        if state is None:
             return 0
         missing = self._parts.keys() - state.keys()
         if missing:

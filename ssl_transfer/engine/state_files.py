@@ -51,30 +51,35 @@ class StateFiles:
         path = self.folder / f"{self.best if best else self.name}.pt"
         checkpoint.save_state(path, {"format": FORMAT, **state}, before=None if best else self._shift)
 
-    def load(self, warn: Callable[[str], None]) -> dict[str, Any] | None:
-        """The newest state that is whole; None where there is none.
+    def load(self, warn: Callable[[str], None]) -> tuple[dict[str, Any] | None, list[Path]]:
+        """The newest state that is whole, or None where there is none; and newer files that are damaged.
 
         Args:
-            warn: is told of each that is not.
+            warn: is told of each of these.
 
         Raises:
             InputError: there are some and none is whole; a later version wrote it.
         """
-        damaged: list[str] = []
+        damaged: dict[Path, str] = {}
         for path in self._paths():
             if not path.is_file():
                 continue
             try:
                 state = checkpoint.load_state(path)
             except checkpoint.DamagedError as error:
-                damaged.append(str(error))
+                damaged[path] = str(error)
                 continue
-            for one in damaged:
+            for one in damaged.values():
                 warn(f"warning: {one} Going on from the one before, {path.name}.")
-            return _upgraded(state, path)
+            return _upgraded(state, path), list(damaged)
         if damaged:
-            raise InputError(f"{' '.join(damaged)} No whole one is left. Start over with --fresh.")
-        return None
+            raise InputError(f"{' '.join(damaged.values())} No whole one is left. Start over with --fresh.")
+        return None, []
+
+    def set_aside(self, damaged: list[Path]) -> None:
+        """Give damaged files another name, so that none of them takes the place of one that is whole."""
+        for path in damaged:
+            path.replace(path.with_name(f"{path.name}.damaged"))
 
     def _paths(self) -> list[Path]:
         """From the newest on."""

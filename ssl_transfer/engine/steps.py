@@ -17,6 +17,9 @@ from .skips import Skips
 from .state import Stateful
 from .tally import Tally
 
+_FIRST_SCALE = {"scale": 2.0**16, "_growth_tracker": 0}
+"""torch's own, of the loss in half precision."""
+
 
 class Steps:
     """The steps of one training.
@@ -69,6 +72,9 @@ class Steps:
         )
         self._agreement = Agreement(runtime)
         self._objective, self._runtime, self._seed, self._clip = objective, runtime, seed, optimizer.clip_norm
+        if accelerator.scaler is not None:
+            # It is the process's: what an earlier training left must not change this one.
+            accelerator.scaler.load_state_dict({**accelerator.scaler.state_dict(), **_FIRST_SCALE})
 
     @property
     def rate(self) -> float:
@@ -89,7 +95,7 @@ class Steps:
         }
 
     def take(self, batch: Batch, asked: Callable[[], tuple[bool, bool]]) -> tuple[Output, Answer]:
-        """Take a step, or undo it where the loss is not finite on some process.
+        """Take a step, or undo it where the loss or the gradient is not finite on some process.
 
         Args:
             batch: this process's images.
@@ -106,16 +112,14 @@ class Steps:
         def begin() -> None:
             reseed(seed_from(self._seed, number, self._runtime.process_index), self._runtime.device)
 
-        def noted(loss: torch.Tensor) -> None:
-            stop, due = asked()
-            self._agreement.put(loss, stop=stop, due=due)
-
-        output = self._gradients.add(batch, begin, self.skips.undo, noted)
-        answer = self._agreement.get()
+        output = self._gradients.add(batch, begin, self.skips.undo)
+        norm = self._norm()
+        stop, due = asked()
+        answer = self._agreement.ask(output.loss + norm * 0.0, stop=stop, due=due)
         self.done += 1
         if answer.finite:
             if self._clip:
-                self._runtime.accelerator.clip_grad_norm_(self._objective.parameters(), self._clip)
+                torch.nn.utils.clip_grads_with_norm_(self._objective.parameters(), self._clip, norm)
             self._optimizer.step()
             self._objective.after_step(self.done / self.num_steps)
             self.average.update()
@@ -129,5 +133,16 @@ class Steps:
     def agree(self, asked: Callable[[], tuple[bool, bool]]) -> Answer:
         """What all know between two steps."""
         stop, due = asked()
-        self._agreement.put(torch.zeros((), device=self._runtime.device), stop=stop, due=due)
-        return self._agreement.get()
+        return self._agreement.ask(torch.zeros((), device=self._runtime.device), stop=stop, due=due)
+
+    def _norm(self) -> torch.Tensor:
+        """The gradient's norm over all parameters, () float32, where it is of use; otherwise 0."""
+        scaler = self._runtime.accelerator.scaler
+        if scaler is not None and not self._clip:
+            # It looks for gradients beyond half precision itself, and goes on with a smaller scale.
+            return torch.zeros((), device=self._runtime.device)
+        if scaler is not None:
+            self._runtime.accelerator.unscale_gradients()
+        gradients = [one.grad for one in self._objective.parameters() if one.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return norm if scaler is None else norm.nan_to_num()

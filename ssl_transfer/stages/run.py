@@ -14,7 +14,7 @@ IMAGE_SIZE = 64
 MOST = 10**9
 """Of anything that is counted."""
 VOLATILE = (
-    *("output", "fresh", "tracking", "checkpoints", "jobs", "data"),
+    *("output", "fresh", "tracking", "checkpoints", "jobs", "data", "optimizer.skip_limit"),
     *(f"loading.{name}" for name in ("cache", "cache_gb", "max_unreadable", "workers", "download", "downloads")),
 )
 """Settings that may change between two starts of one run: they do not change its result. Where the images lie is one;

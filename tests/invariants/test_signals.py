@@ -52,7 +52,7 @@ def signalled(number: int, folder: Path, *command: object) -> tuple[int, str]:
     return process.returncode, error
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
 def test_a_signal_saves_and_says_how_to_go_on(name: str, flags: dict, tmp_path: Path) -> None:
     number = signal.Signals[name]
     folder = tmp_path / "run"
@@ -60,7 +60,7 @@ def test_a_signal_saves_and_says_how_to_go_on(name: str, flags: dict, tmp_path: 
     status, error = signalled(number, folder, *command, "--fresh")
     assert status == 128 + number, error
     assert "Traceback" not in error
-    found = re.search(r"simclr: stopped after step (\d+) of \d+; its state is saved\.", error)
+    found = re.search(r"simclr: asked to stop after step (\d+) of \d+; its state is saved\.", error)
     assert found is not None, error
     step = int(found[1])
     saved = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)

@@ -101,28 +101,58 @@ def test_a_limit_of_none_ends_at_once(make_supervised, train_phase, spoil):
 
 
 def test_an_epoch_without_a_step_ends_the_run(make_supervised, train_phase, spoil):
-    """Fewer steps than the limit, and none was taken: that is no training."""
+    """Fewer steps than the limit, and the last were not taken: that is no result."""
     objective = make_supervised()
-    spoil(objective, {3, 4})
-    with pytest.raises(DivergedError, match="no loss of epoch 2 is finite"):
+    spoil(objective, {3, 4, 7, 8})
+    with pytest.raises(DivergedError, match="no loss of the last epoch is finite"):
         train_phase(objective, SGD)
 
 
-def test_weights_that_are_not_finite_are_not_saved(make_supervised, train_phase, before_steps, tmp_path):
-    """A finite loss may have a gradient that is not."""
+def test_an_epoch_without_a_step_in_between_does_not(make_supervised, train_phase, spoil, tmp_path):
     objective = make_supervised()
+    spoil(objective, {3, 4})
+    train_phase(objective, SGD)
+    assert ["loss" in row for row in lines(tmp_path, "train")] == [True, False, True, True]
+    assert lines(tmp_path, "train")[-1]["skipped_steps"] == 2.0
 
-    def spoil_gradient(optimizer):
-        optimizer.param_groups[0]["params"][0].grad.fill_(float("inf"))
 
-    train_phase(objective, SGD, epochs=1, saved=True, folder=tmp_path)
+def test_a_gradient_that_is_not_finite_is_skipped(make_supervised, train_phase, before_steps, monkeypatch, capsys):
+    """The loss is finite, and its gradient would end in every weight."""
+    objective = make_supervised()
+    parameter = next(objective.parameters())
+    count = 0
+
+    def spoil_gradient(gradient):
+        nonlocal count
+        count += 1
+        return gradient * float("inf") if count == 3 else gradient
+
+    parameter.register_hook(spoil_gradient)
+    steps = []
+    before_steps(lambda _: steps.append(1))
+    train_phase(objective, SGD)
+    assert (count, len(steps)) == (STEPS, STEPS - 1)
+    assert all(torch.isfinite(value).all() for value in objective.state_dict().values())
+    assert "step 3 (epoch 2) is not finite; skipped, 1 of at most 10" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_finite_are_not_saved(make_supervised, train_phase, before_steps, tmp_path):
+    """Whatever made them so: what was saved before stays."""
+    train_phase(make_supervised(), SGD, epochs=2, saved=True, folder=tmp_path)
     good = (tmp_path / "phase.pt").read_bytes()
-    before_steps(spoil_gradient)
-    (tmp_path / "phase.pt").unlink()
-    with pytest.raises(DivergedError, match=r"after step \d+ the weights are not finite|no loss of epoch"):
-        train_phase(objective, SGD, epochs=1, saved=True, folder=tmp_path)
-    assert not (tmp_path / "phase.pt").exists()
-    assert len(good) > 1000
+    objective, steps = make_supervised(), []
+
+    def spoil_weights(optimizer):
+        steps.append(1)
+        if len(steps) == 3:
+            with torch.no_grad():
+                next(objective.parameters()).fill_(float("nan"))
+
+    before_steps(spoil_weights)
+    with pytest.raises(DivergedError, match=r"not finite"):
+        # More epochs than the state before knows of, so that it goes on from there.
+        train_phase(objective, SGD, epochs=4, saved=True, folder=tmp_path)
+    assert (tmp_path / "phase.pt").read_bytes() == good
 
 
 def test_a_negative_limit_is_refused():

@@ -34,13 +34,13 @@ def save(kept, *steps):
 
 def test_the_last_few_are_kept(kept):
     assert not kept.exist()
-    assert kept.load(silent) is None
+    assert kept.load(silent) == (None, [])
     save(kept, 1)
     assert steps_by_name(kept) == {"head.pt": 1}
     save(kept, 2, 3, 4, 5)
     assert steps_by_name(kept) == {"head.pt": 5, "head.pt.1": 4, "head.pt.2": 3}
     assert kept.exist()
-    assert kept.load(silent)["step"] == 5
+    assert kept.load(silent)[0]["step"] == 5
 
 
 def test_fewer_are_kept_when_fewer_are_asked_for(kept):
@@ -56,14 +56,14 @@ def test_the_best_is_apart_from_the_last(kept):
     save(kept, 3)
     kept.save({"step": 4}, best=True)
     assert steps_by_name(kept) == {"head.pt": 3, "head.pt.1": 1, "head.best.pt": 4}
-    assert kept.load(silent)["step"] == 3
+    assert kept.load(silent)[0]["step"] == 3
 
 
 def test_names_that_begin_alike_are_apart(kept):
     other = StateFiles(folder=kept.folder, name="head-1", best="head-1.best")
     save(other, 10, 11)
     save(kept, 1)
-    assert (kept.load(silent)["step"], other.load(silent)["step"]) == (1, 11)
+    assert (kept.load(silent)[0]["step"], other.load(silent)[0]["step"]) == (1, 11)
     assert names(kept) == ["head-1.pt", "head-1.pt.1", "head.pt"]
 
 
@@ -77,13 +77,27 @@ def test_a_flipped_bit_is_found_and_the_one_before_is_used(kept, place):
     content[weights + int(place * 400)] ^= 1
     newest.write_bytes(bytes(content))
     said = []
-    state = kept.load(said.append)
+    state, damaged = kept.load(said.append)
+    assert damaged == [newest]
     assert state["step"] == 1
     assert torch.equal(state["weights"], torch.ones(100))
     assert len(said) == 1
     assert "head.pt: not a readable checkpoint" in said[0]
     assert "does not have its checksum" in said[0]
     assert "Going on from the one before, head.pt.1" in said[0]
+
+
+def test_a_damaged_one_does_not_push_out_the_whole_one(tmp_path):
+    two = StateFiles(folder=tmp_path, name="last", best="best")
+    save(two, 1, 2)
+    (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:-50])
+    _, damaged = two.load(lambda _: None)
+    two.set_aside(damaged)
+    assert names(two) == ["last.pt.1", "last.pt.damaged"]
+    save(two, 3)
+    assert names(two) == ["last.pt", "last.pt.1", "last.pt.damaged"]
+    assert checkpoint.load_state(tmp_path / "last.pt.1")["step"] == 1
+    assert two.load(silent)[0]["step"] == 3
 
 
 def test_without_a_whole_one_nothing_is_begun(kept):
@@ -111,7 +125,7 @@ def test_killed_between_the_two_renames(kept, monkeypatch):
             save(kept, 3)
     assert names(kept) == ["head.pt.1", "head.pt.2"]
     assert kept.exist()
-    assert kept.load(silent)["step"] == 2
+    assert kept.load(silent)[0]["step"] == 2
     save(kept, 3)
     assert steps_by_name(kept) == {"head.pt": 3, "head.pt.1": 2, "head.pt.2": 1}
 

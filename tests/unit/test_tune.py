@@ -246,7 +246,7 @@ def test_a_loss_that_is_not_finite_is_known_as_such(config, run, monkeypatch):
     plain = F.log_softmax
     # The log-loss of evaluation is another function.
     monkeypatch.setattr(F, "log_softmax", lambda logits, dim: plain(logits, dim=dim) * math.nan)
-    with pytest.raises(InputError, match=r"The first: head: no loss of epoch 1 is finite"):
+    with pytest.raises(InputError, match=r"The first: head: (no loss of the last epoch|the loss of step)"):
         run(config)
 
 
