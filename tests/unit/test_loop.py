@@ -213,9 +213,7 @@ def test_losses_over_the_batch_are_not_split(make_supervised, train_phase):
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_the_whole_gradient_is_clipped_once(
-    make_supervised, train_phase, before_steps, monkeypatch, accumulate
-):
+def test_the_whole_gradient_is_clipped_once(make_supervised, train_phase, before_steps, monkeypatch, accumulate):
     norms, clipped = [], []
     plain = torch.nn.utils.clip_grads_with_norm_
 
