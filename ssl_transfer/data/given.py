@@ -6,7 +6,7 @@ Nothing is listed twice, cached or divided: a million images take the memory of 
 import csv
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,8 @@ TABLES = {".csv": "excel", ".tsv": "excel-tab"}
 class Given:
     """Images that belong together, N of them."""
 
-    names: Sequence[str]
+    names: Sequence[str] | np.ndarray
+    """(N,) of text."""
     item: Callable[[int], Encoded]
     """The encoded image of a position, 0..N-1."""
 
@@ -79,7 +80,7 @@ def given(text: str, *, column: str | None, image_size: int, loading: LoadingCon
 
 def read_as(
     images: Sequence[Given], layout: Layout, *, to_grey: bool, batch_size: int, workers: int
-) -> Iterator[list[Read]]:
+) -> Generator[list[Read]]:
     """Batches of images as they are stored in a layout, in their order, decoded ahead by threads.
 
     Images of another depth or other channels are problems, as unreadable ones are; only grey is repeated for colour.
@@ -95,12 +96,13 @@ def read_as(
     batch: list[Read] = []
 
     def read(one: Given, index: int) -> Read:
+        name = str(one.names[index])
         try:
-            return Read(one.names[index], _pixels(one.item(index), layout, to_grey))
+            return Read(name, _pixels(one.item(index), layout, to_grey))
         except UnreadableError as error:
-            return Read(one.names[index], None, str(error))
+            return Read(name, None, str(error))
         except Exception as error:  # Libraries raise many kinds for a broken file; each is named to the user.
-            return Read(one.names[index], None, f"{type(error).__name__}: {error}")
+            return Read(name, None, f"{type(error).__name__}: {error}")
 
     with ThreadPoolExecutor(workers) as pool:
         try:

@@ -54,7 +54,7 @@ def load_model(path: Path) -> RunModel:
     classes = tuple(description["classes"])
     classifier = load_classifier(path, backbone, classes, remedy="")
     loading = loading_of(path)
-    layout, value_range, note = _stored(path, description, backbone.spec, loading)
+    layout, value_range, note = stored_in(path, description, backbone.spec, loading)
     return RunModel(
         path=path,
         classifier=classifier,
@@ -109,7 +109,7 @@ def held_above(model: RunModel, threshold: float, *, calibrated: bool) -> str:
     return f"{kept}; {sum(right) / len(right):.1%} of them are right, against {everything:.1%} of all."
 
 
-def _stored(path: Path, description: dict, spec: BackboneSpec, loading: LoadingConfig) -> tuple[Layout, Range, str]:
+def stored_in(path: Path, description: dict, spec: BackboneSpec, loading: LoadingConfig) -> tuple[Layout, Range, str]:
     """How the run's images were stored; for a run of an earlier version, which did not keep it, as most are."""
     if "images" in description:
         kept = description["images"]
