@@ -93,7 +93,10 @@ def predict(config: PredictConfig) -> Predicted:
         why = "--uncalibrated" if config.uncalibrated else "the run has fitted no temperature"
         runtime.say(f"probabilities are not calibrated ({why})")
     else:
-        runtime.say(f"probabilities are calibrated: temperature {temperature:.3g}, fitted on the run's validation")
+        whose = " of the source, not of the target" if model.is_adapted else ""
+        runtime.say(
+            f"probabilities are calibrated: temperature {temperature:.3g}, fitted on the run's validation images{whose}"
+        )
     model.classifier.to(runtime.device)
     table = _Table(config, model, images, runtime, temperature)
     try:

@@ -34,6 +34,8 @@ class RunModel:
     """How they were read."""
     temperature: float | None
     """Fitted on validation; None where the run has none."""
+    is_adapted: bool
+    """Whether it is for another domain than the one that validation is of."""
     note: str = ""
     """What its user should know."""
 
@@ -44,7 +46,7 @@ def load_model(path: Path) -> RunModel:
     Raises:
         InputError: nothing exported there, or a backbone without a head.
     """
-    backbone, _ = initialize.from_checkpoint(path)
+    backbone, provenance = initialize.from_checkpoint(path)
     if not has_head(path):
         raise InputError(
             f"{path}: holds a backbone without a head, which knows no classes. `ssl-transfer transfer --init {path} "
@@ -63,6 +65,7 @@ def load_model(path: Path) -> RunModel:
         value_range=value_range,
         loading=loading,
         temperature=temperature_of(path),
+        is_adapted="target_fingerprint" in provenance,
         note=note,
     )
 
@@ -103,7 +106,8 @@ def held_above(model: RunModel, threshold: float, *, calibrated: bool) -> str:
         return "What that is worth is not known: the run had no validation images."
     right = [is_right for above, is_right in rows if above]
     everything = sum(is_right for _, is_right in rows) / len(rows)
-    kept = f"On validation {len(right):,} of {counted(len(rows), 'image')} reach it"
+    held = "validation, which is of the source," if model.is_adapted else "validation"
+    kept = f"On {held} {len(right):,} of {counted(len(rows), 'image')} reach it"
     if not right:
         return f"{kept}, so nothing is known of what is kept."
     return f"{kept}; {sum(right) / len(right):.1%} of them are right, against {everything:.1%} of all."

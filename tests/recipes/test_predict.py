@@ -12,7 +12,6 @@ import tifffile
 from PIL import Image
 
 from ssl_transfer.cli import main
-from ssl_transfer.data import given
 
 
 def train(folder: Path, tiny: dict, *flags: object) -> Path:
@@ -190,6 +189,18 @@ def test_one_logit(run: Callable, draw_images: Callable, tiny: dict) -> None:
         assert float(row["probability_disc"]) + float(row["probability_square"]) == pytest.approx(1.0, abs=2e-6)
 
 
+def test_a_run_that_was_adapted_is_for_the_target(run: Callable, tiny: dict) -> None:
+    """Its images are stored at 16 pixels, those of the source at 8; its temperature is the source's."""
+    settings = (*tiny["convolutional"], "--image-size", 16, "--labels", 5, "--epochs", 1, "--head-steps", 4)
+    pair = ("--source", "digits", "--target", "blended-digits", "--loading.cache", "cache")
+    assert run("adapt", "adabn", *pair, *settings, "--finetune-steps", 8, "--output", "adapted").status == 0
+    answer = run("predict", "adapted", "blended-digits", "--abstain-below", "0.1")
+    assert answer.status == 0, answer.err
+    of_test(Path("adapted"), read())
+    assert "validation images of the source, not of the target" in answer.out
+    assert "On validation, which is of the source," in answer.out
+
+
 def test_a_run_of_an_earlier_version(run: Callable, on_digits: Path) -> None:
     """It did not keep how its images were stored, nor its predictions of validation."""
     folder = shutil.copytree(on_digits, Path("older"))
@@ -228,27 +239,3 @@ def test_mistakes(run: Callable, on_digits: Path, arguments: tuple, message: str
     answer = run("predict", *(argument.replace("RUN", str(on_digits)) for argument in arguments))
     assert answer.status == 2
     assert message in answer.err
-
-
-def test_only_a_few_batches_are_held(on_digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow the reader is, no more than two batches are decoded ahead of it."""
-    from ssl_transfer.data.decode import Layout
-
-    asked: list[int] = []
-
-    def item(index: int) -> np.ndarray:
-        asked.append(index)
-        return np.full((8, 8), index % 256, np.uint8)
-
-    images = given.Given([str(index) for index in range(1000)], item)
-    layout = Layout(channels=1, dtype="uint8", side=8, background=255)
-    batches = given.read_as([images], layout, to_grey=False, batch_size=10, workers=2)
-    seen = 0
-    for number, batch in enumerate(batches):
-        assert [int(one.name) for one in batch] == list(range(10 * number, 10 * number + 10))
-        assert [int(one.pixels[0, 0, 0]) for one in batch if one.pixels is not None] == [
-            int(one.name) % 256 for one in batch
-        ]
-        seen += len(batch)
-        assert len(asked) <= seen + 21
-    assert seen == 1000
