@@ -51,7 +51,7 @@ def write(file: Path, exported: Exported, told: dict[str, Any], *, licence: str)
         errors=_calibration(found),
         adapted="target_fingerprint" in exported.provenance,
     )
-    write_text(file, text)
+    write_text(file, f"{text.rstrip()}\n")
 
 
 def history(provenance: dict[str, Any]) -> list[str]:
