@@ -1,8 +1,9 @@
 """Self-supervised pretraining plus transfer: does pretraining on your own images help, and at how many labels?
 
 From a notebook: `pretrain(PretrainConfig(...))`, `transfer(TransferConfig(...))`, `adapt(AdaptConfig(...))`,
-`distill(DistillConfig(...))`, `compare(CompareConfig(...))`, `load_backbone(path)`. Each is imported when it is first
-used, so that `import ssl_transfer` is quick.
+`distill(DistillConfig(...))`, `compare(CompareConfig(...))`, `predict(PredictConfig(...))`,
+`export(ExportConfig(...))`, `load_backbone(path)`. Each is imported when it is first used, so that
+`import ssl_transfer` is quick.
 """
 
 import importlib
@@ -24,6 +25,10 @@ _HOMES = {
     "compare": "stages.compare",
     "CompareConfig": "stages.arms",
     "METHODS": "methods",
+    "predict": "output.predict",
+    "PredictConfig": "output.predict",
+    "export": "output.export",
+    "ExportConfig": "output.export",
 }
 __all__ = ["load_backbone", "__version__", *_HOMES]
 

@@ -18,6 +18,8 @@ COMMANDS = {
     "transfer": ("ssl_transfer.stages.transfer", "train a head, then everything, on labelled images"),
     "adapt": ("ssl_transfer.stages.adapt", "train on labelled images of one domain for another without labels"),
     "distill": ("ssl_transfer.stages.distill", "train a small student on what the model of a run says of images"),
+    "predict": ("ssl_transfer.output.predict", "what the model of a run says of images, as a table of probabilities"),
+    "export": ("ssl_transfer.output.export", "the model of a run for timm, torchvision, ONNX, torch.export or the hub"),
     "evaluate": ("ssl_transfer.stages.evaluate", "kNN, linear probe and head of a run, on clean or corrupted images"),
     "compare": ("ssl_transfer.stages.compare", "pretraining against scratch and ImageNet, over budgets and seeds"),
     "summary": ("ssl_transfer.stages.summary", "a backbone's blocks, and what each phase would train of them"),

@@ -18,6 +18,9 @@ PARTS = ("unlabeled", "train", "validation", "test")
 UNLABELED = -1
 Range = tuple[float, float]
 EIGHT_BITS: Range = (0.0, 255.0)
+LEAST_SHARED, MOST_SHARED = 0.1, 0.5
+"""Shares of two ranges of values that both hold. Below the first they are of different depths, which is an error; below
+the second it is worth a warning."""
 LOOK_AHEAD = 2
 """Batches that are read while one is worked on."""
 
@@ -202,6 +205,12 @@ def to_unit(pixels: Tensor, value_range: Range) -> Tensor:
     if low:
         values.sub_(low)
     return values.div_(high - low)
+
+
+def overlap(first: Range, second: Range) -> float:
+    """The share, 0..1, of two ranges of values that both hold."""
+    (low, high), (least, most) = first, second
+    return max(0.0, min(high, most) - max(low, least)) / (max(high, most) - min(low, least))
 
 
 def moments_of(pixels: Pixels) -> Moments:

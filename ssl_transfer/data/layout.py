@@ -7,11 +7,17 @@ from ..engine.errors import InputError
 from ..engine.words import counted
 from .dataset import LoadingConfig
 from .decode import Layout
-from .formats import Header
+from .formats import DType, Header
 
 CROP_MARGIN = 8 / 7
 """Photographs are stored this much larger than models see them, as 256 is to 224, so that crops have room."""
 _GREYS = {"white": 255, "grey": 127, "black": 0}
+
+
+def as_stored(*, channels: int, dtype: DType, side: int, config: LoadingConfig) -> Layout:
+    """How the images of a data set were stored, from what is kept of them and the settings that they were read with."""
+    shows_background = dtype == "uint8" and channels in (1, 3)
+    return Layout(channels, dtype, side, _GREYS[config.background] if shows_background else None)
 
 
 def agree(

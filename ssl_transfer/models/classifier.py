@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..engine import checkpoint
 from ..engine.errors import InputError
@@ -38,6 +38,26 @@ class Classifier:
     def scores(self, features: Tensor) -> Tensor:
         """What the head takes -> (B, K) float32, in the data's order of classes."""
         return class_scores(self.head(features))[:, self.order.to(features.device)]
+
+
+class Scoring(nn.Module):
+    """A run's model as one module, the normalisation in it: images in 0..1 to scores, or to features without a head.
+
+    Args:
+        backbone: of the run.
+        classifier: on this backbone; None gives features.
+    """
+
+    def __init__(self, backbone: Backbone, classifier: Classifier | None) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, None if classifier is None else classifier.head
+        self._classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, S, S) float32 in 0..1 -> (B, K) scores, or (B, D) features, float32."""
+        if self._classifier is None:
+            return self.backbone(images).float()
+        return self._classifier.scores(self._classifier.features(images))
 
 
 def has_head(path: Path) -> bool:

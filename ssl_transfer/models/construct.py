@@ -50,7 +50,7 @@ def _create_whole(spec: BackboneSpec) -> nn.Module:
                 spec.name, in_chans=spec.in_chans, image_size=spec.image_size, arguments=given
             )
         else:
-            model = _create_timm(spec, given)
+            model = _create_timm(spec)
     except InputError:
         raise
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -69,22 +69,33 @@ def _create_whole(spec: BackboneSpec) -> nn.Module:
     return model
 
 
-def _create_timm(spec: BackboneSpec, given: dict[str, Any]) -> nn.Module:
-    arguments = {"in_chans": spec.in_chans, "num_classes": 0, **given}
+def library_arguments(spec: BackboneSpec) -> dict[str, Any]:
+    """What the constructor of timm or torchvision is given for a spec, but for the number of classes."""
+    given = _parse_arguments(spec.arguments)
+    if torchvision_models.is_torchvision(spec.name):
+        return torchvision_models.arguments_of(spec.name, image_size=spec.image_size, arguments=given)
+    arguments = {"in_chans": spec.in_chans, **given}
     if is_vit_name(spec.name):
         # Averaged patch tokens behind the final norm, as MAE recommends; `fc_norm` would put it after the average.
         arguments = {"img_size": spec.image_size, "global_pool": "avg", "fc_norm": False, **arguments}
         if spec.stem == "small":
             arguments.setdefault("patch_size", max(1, spec.image_size // SMALL_GRID))
-    is_vgg = timm.models.model_entrypoint(spec.name).__module__ == "timm.models.vgg"
-    if is_vgg:
+    if _is_vgg(spec.name):
         # The two layers of 4,096 belong to its classifier. They hold seven eighths of the parameters: dropped, and
         # made narrow before that, so that nobody waits for their random numbers.
         arguments = {"mlp_ratio": 1 / 4096, **arguments}
-    model = timm.create_model(spec.name, **arguments)
-    if is_vgg:
+    return arguments
+
+
+def _create_timm(spec: BackboneSpec) -> nn.Module:
+    model = timm.create_model(spec.name, **{"num_classes": 0, **library_arguments(spec)})
+    if _is_vgg(spec.name):
         model.pre_logits = nn.Identity()
     return model
+
+
+def _is_vgg(name: str) -> bool:
+    return timm.models.model_entrypoint(name).__module__ == "timm.models.vgg"
 
 
 def _keep(model: nn.Module, spec: BackboneSpec, count: int) -> nn.Module:

@@ -14,7 +14,8 @@ from ..engine.errors import InputError, did_you_mean
 from . import graph as graphs
 
 PREFIX = "torchvision/"
-_CLASSIFIERS = ("classifier", "fc", "heads", "head")
+CLASSIFIERS = ("classifier", "fc", "heads", "head")
+"""What its models call what classifies."""
 _OURS = ("weights", "num_classes", "aux_logits", "image_size", "transform_input")
 """Arguments that are decided here."""
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
@@ -54,18 +55,10 @@ def build(name: str, *, in_chans: int, image_size: int, arguments: dict[str, Any
     Raises:
         InputError: an argument that is not the user's to give, or that the model does not take.
     """
-    for argument in arguments:
-        if argument in _OURS:
-            raise InputError(f"--backbone.arguments {argument}=...: it is decided here for {name}. Leave it out.")
     wanted = name.removeprefix(PREFIX)
-    if wanted in _AUXILIARY_MODELS:
-        arguments = {"init_weights": True, **arguments, "aux_logits": False}
-    if wanted.startswith("vit_"):
-        arguments = {**arguments, "image_size": image_size}
-    if wanted.startswith("maxvit_"):
-        arguments = {"input_size": (image_size, image_size), **arguments}
+    arguments = arguments_of(name, image_size=image_size, arguments=arguments)
     model = torchvision.models.get_model(wanted, weights=None, **arguments)
-    for held in _CLASSIFIERS:
+    for held in CLASSIFIERS:
         if held in dict(model.named_children()):
             setattr(model, held, _without_linear(model.get_submodule(held)))
     if wanted in _AUXILIARY_MODELS:
@@ -76,6 +69,25 @@ def build(name: str, *, in_chans: int, image_size: int, arguments: dict[str, Any
     if in_chans != 3:
         _set_channels(model, in_chans)
     return model
+
+
+def arguments_of(name: str, *, image_size: int, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What a model's constructor is given, but for the number of classes: the user's arguments, and what is ours.
+
+    Raises:
+        InputError: an argument that is not the user's to give.
+    """
+    for argument in arguments:
+        if argument in _OURS:
+            raise InputError(f"--backbone.arguments {argument}=...: it is decided here for {name}. Leave it out.")
+    wanted = name.removeprefix(PREFIX)
+    if wanted in _AUXILIARY_MODELS:
+        arguments = {"init_weights": True, **arguments, "aux_logits": False}
+    if wanted.startswith("vit_"):
+        arguments = {**arguments, "image_size": image_size}
+    if wanted.startswith("maxvit_"):
+        arguments = {"input_size": (image_size, image_size), **arguments}
+    return arguments
 
 
 def map_graph(model: nn.Module) -> fx.Graph:
@@ -123,7 +135,7 @@ def fit_state(state: dict[str, Tensor], model: nn.Module, image_size: int) -> di
     wrote them become today's.
     """
     expected = model.state_dict()
-    classifiers = tuple(f"{name}." for name in _CLASSIFIERS)
+    classifiers = tuple(f"{name}." for name in CLASSIFIERS)
     if isinstance(model, torchvision.models.DenseNet):
         state = {re.sub(r"\.(norm|relu|conv)\.([12])\.", r".\1\2.", key): value for key, value in state.items()}
     fitted = {

@@ -18,6 +18,8 @@ from ..evaluation.robustness import CorruptedAccuracy
 from . import evaluation_figures as figures
 
 FOLDER = "evaluation"
+PREDICTIONS, HELD_PREDICTIONS = "predictions.csv", "predictions_validation.csv"
+"""Of the images that are measured, and of the validation images."""
 PREDICTION_COLUMNS = ("name", "label", "predicted", "confidence", "confidence_scaled")
 
 
@@ -36,7 +38,9 @@ class Predictions:
 def write(
     folder: Path, classes: Sequence[str], predictions: Mapping[str, Predictions], *, split: str = "test"
 ) -> dict[str, dict[str, float]]:
-    """Write `metrics.json`, `per_class.csv`, `confusion.png`, `reliability.png` and `predictions.csv`, each whole.
+    """Write `metrics.json`, `per_class.csv`, `confusion.png`, `reliability.png` and two tables of predictions.
+
+    Each file is written whole.
 
     The temperature is fitted on the predictions for `validation`, never on those that it is measured on; where `split`
     is validation itself, that is said.
@@ -45,7 +49,8 @@ def write(
         folder: a run's; the files go to its `evaluation/`.
         classes: K names.
         predictions: by split; `validation` must be among them.
-        split: the one that all files but `metrics.json`, which has every split, are about.
+        split: the one that all files are about but `metrics.json`, which has every split, and
+            `predictions_validation.csv`.
 
     Returns:
         For each split its metrics: those of `metrics.classification`, and of `calibration.scaled`.
@@ -77,7 +82,8 @@ def write(
     }
     rows = metrics.per_class_report(shown.logits, shown.labels, classes)
     tables.write_lines(place / "per_class.csv", metrics.REPORT_COLUMNS, ([row[name] for name in row] for row in rows))
-    tables.write_lines(place / "predictions.csv", PREDICTION_COLUMNS, _lines(shown, classes, temperature.value))
+    for file, one in ((PREDICTIONS, shown), (HELD_PREDICTIONS, held)):
+        tables.write_lines(place / file, PREDICTION_COLUMNS, _lines(one, classes, temperature.value))
     write_picture(place / "confusion.png", figures.confusion(metrics.confusion(shown.logits, shown.labels), classes))
     write_picture(place / "reliability.png", figures.reliability(shown.logits, shown.labels, temperature.value))
     # Last of all: who finds it finds the others.

@@ -50,7 +50,7 @@ def leave(
     if parts[0] is not None and parts[1] is not None:
         contents = np.concatenate([parts[0][training.labelled.numpy()], parts[1][around.pool.numpy()]])
     with around.module.in_target():
-        leave_model(training, output, config.head, origin, seen=seen_after(config, contents))
+        leave_model(training, output, config.head, origin, seen=seen_after(config, contents), images=target)
     if logits is None:
         return
     leave_predicted(output, logits)

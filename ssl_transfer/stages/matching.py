@@ -10,16 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data.dataset import Dataset, LoadingConfig
+from ..data.dataset import LEAST_SHARED, MOST_SHARED, Dataset, LoadingConfig, overlap
 from ..engine.errors import InputError
 from ..engine.words import counted
 from ..models import initialize
 from ..models.backbones import BackboneSpec
 
 MEASURING = ("validation", "test")
-LEAST_SHARED, MOST_SHARED = 0.1, 0.5
-"""Shares of two ranges of values that both hold. Below the first they are of different depths, which is an error; below
-the second it is worth a warning."""
 
 
 def matched(dataset: Dataset, spec: BackboneSpec, path: Path, loading: LoadingConfig) -> Dataset:
@@ -46,7 +43,7 @@ def matched(dataset: Dataset, spec: BackboneSpec, path: Path, loading: LoadingCo
 
 def _in_range(dataset: Dataset, spec: BackboneSpec, path: Path) -> Dataset:
     (low, high), (least, most) = dataset.value_range, spec.value_range
-    shared = max(0.0, min(high, most) - max(low, least)) / (max(high, most) - min(low, least))
+    shared = overlap(dataset.value_range, spec.value_range)
     message = f"the values of {dataset.source} are {low:g} to {high:g}, and {path} was trained on {least:g} to {most:g}"
     remedy = f"--loading.value-range LOW HIGH says which values here are what {least:g} and {most:g} were there."
     if shared < LEAST_SHARED:

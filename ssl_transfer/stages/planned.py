@@ -189,7 +189,7 @@ def run(
         if leaving.keep_model and runtime.is_main:
             learner.load_state_dict(trained.weights[chosen])
             origin = {**leaving.provenance, "settings": identity.settings, "data_fingerprint": dataset.fingerprint}
-            leave_model(training, output, leaving.head, origin, seen=leaving.seen)
+            leave_model(training, output, leaving.head, origin, seen=leaving.seen, images=dataset)
             held = {
                 "validation": (dataset, training.validation, training.logits(training.validation)),
                 "test": (dataset, test, logits[chosen]),

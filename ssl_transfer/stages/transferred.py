@@ -23,12 +23,37 @@ from .plan import Phase
 
 
 def leave_model(
-    training: Training, folder: Path, head: HeadConfig, origin: dict[str, Any], *, seen: np.ndarray | None
+    training: Training,
+    folder: Path,
+    head: HeadConfig,
+    origin: dict[str, Any],
+    *,
+    seen: np.ndarray | None,
+    images: Dataset,
 ) -> None:
-    """Export the objective's backbone and head; `seen` are the images that its weights were trained on."""
+    """Export the objective's backbone and head.
+
+    Args:
+        training: has the objective.
+        folder: the run's.
+        head: how its head was made.
+        origin: where it comes from.
+        seen: the images that its weights were trained on.
+        images: that it is for; how they were stored is kept, so that others can be read in the same way.
+    """
     provenance = {**origin, "environment": environment(training.runtime)}
     initialize.export(training.objective.backbone, folder / "backbone", provenance, seen=seen)
-    description = {"classes": list(training.dataset.classes), "head": configuration.to_dict(head)}
+    stored = {
+        "channels": images.num_channels,
+        "dtype": str(images.pixels.dtype).removeprefix("torch."),
+        "side": images.pixels.shape[-1],
+        "value_range": list(images.value_range),
+    }
+    description = {
+        "classes": list(training.dataset.classes),
+        "head": configuration.to_dict(head),
+        "images": stored,
+    }
     checkpoint.save_weights(folder / "head", "head", training.objective.head.state_dict(), description)
 
 

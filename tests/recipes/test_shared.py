@@ -8,6 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ssl_transfer.models import backbones, initialize
+from ssl_transfer.models.backbones import BackboneConfig
+
 SHARED = Path(__file__).parents[3] / "shared"
 pytestmark = [
     pytest.mark.shared,
@@ -84,3 +87,26 @@ def test_mnist_to_usps(run: Callable, tmp_path: Path, tiny: dict) -> None:
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["num_target"] > 6000
     assert result["target_test"]["accuracy"] > 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "arguments", "weights"),
+    [
+        ("mobilenetv2_100", ("pad_type=same",), "mobilenetv2_100_same"),
+        ("torchvision/mobilenet_v2", (), "mobilenet_v2_torchvision"),
+    ],
+)
+def test_exported_imagenet_weights_on_photographs(
+    run: Callable, name: str, arguments: tuple[str, ...], weights: str
+) -> None:
+    """Each format is checked on photographs against the backbone itself; what is not like it is an error."""
+    config = BackboneConfig(name=name, arguments=arguments)
+    spec = backbones.make_spec(config, in_chans=3, image_size=224, mean=(0.5,) * 3, std=(0.5,) * 3)
+    backbone = initialize.imagenet(spec, weights=SHARED / "weights" / f"{weights}.safetensors")
+    initialize.export(backbone, Path("run/backbone"), {"init": "imagenet"})
+    for form in ("safetensors", "onnx", "torch-export", "huggingface"):
+        answer = run("export", "run", "--format", form, "--images", SHARED / "data" / "flowers5" / "test")
+        assert answer.status == 0, answer.err
+        assert "checked on 32 images: the largest difference of the features is" in answer.out
+        assert json.loads(Path(f"run/export/{form}/model.json").read_text())["largest_difference"] < 1e-3

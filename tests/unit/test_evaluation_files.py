@@ -11,7 +11,8 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.evaluation import calibration, metrics
 from ssl_transfer.output import evaluation
 
-FILES = {"metrics.json", "per_class.csv", "confusion.png", "reliability.png", "predictions.csv"}
+PICTURES = {"confusion.png", "reliability.png"}
+FILES = {"metrics.json", "per_class.csv", "predictions.csv", "predictions_validation.csv"} | PICTURES
 
 
 def predictions(count: int, num_classes: int, *, seed: int, single: bool = False) -> evaluation.Predictions:
@@ -36,7 +37,7 @@ def test_all_files_are_there(tmp_path, num_classes, single):
     evaluation.write(tmp_path, classes, held)
     folder = tmp_path / "evaluation"
     assert {path.name for path in folder.iterdir()} == FILES
-    for name in ("confusion.png", "reliability.png"):
+    for name in sorted(PICTURES):
         with Image.open(folder / name) as picture:
             assert min(picture.size) > 300
     assert [row["class"] for row in read(folder / "per_class.csv")] == classes
@@ -55,6 +56,8 @@ def test_the_numbers_are_those_of_the_split(tmp_path):
     assert written["num_images"] == {"validation": 200, "test": 100}
     lines = read(tmp_path / "evaluation" / "predictions.csv")
     assert [line["name"] for line in lines] == list(held["test"].names)
+    kept = read(tmp_path / "evaluation" / "predictions_validation.csv")
+    assert [line["name"] for line in kept] == list(held["validation"].names)
     right = sum(line["label"] == line["predicted"] for line in lines) / len(lines)
     assert right == pytest.approx(found["test"]["accuracy"])
     sure = torch.softmax(held["test"].logits, dim=1).amax(dim=1)

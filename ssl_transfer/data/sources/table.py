@@ -19,8 +19,10 @@ from .extras import need
 from .folder import Files, check_classes, encode_labels
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
+PATH_NAMES = ("path", "file", "filename", "file_name", "image", "image_path")
+"""What a column of paths may be called."""
 _ALIASES = {
-    "path": ("path", "file", "filename", "file_name", "image", "image_path"),
+    "path": PATH_NAMES,
     "label": ("label", "class", "target", "class_name"),
     "split": ("split", "part", "subset", "fold"),
 }

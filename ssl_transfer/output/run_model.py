@@ -1,0 +1,131 @@
+"""The model that a run leaves, and what its folder knows of the images that it takes and of how far to trust it."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data.dataset import EIGHT_BITS, LoadingConfig, Range
+from ..data.decode import Layout
+from ..data.layout import CROP_MARGIN, as_stored
+from ..engine import checkpoint
+from ..engine import config as configuration
+from ..engine.errors import InputError
+from ..engine.words import counted
+from ..models import initialize
+from ..models.backbones import BackboneSpec
+from ..models.classifier import Classifier, has_head, load_classifier
+from . import evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunModel:
+    """A run's model, on the CPU and in evaluation mode."""
+
+    path: Path
+    classifier: Classifier
+    classes: tuple[str, ...]
+    """In the order of its scores."""
+    layout: Layout
+    """How its images were stored."""
+    value_range: Range
+    """Of their stored values, those that became 0 and 1."""
+    loading: LoadingConfig
+    """How they were read."""
+    temperature: float | None
+    """Fitted on validation; None where the run has none."""
+    is_adapted: bool
+    """Whether it is for another domain than the one that validation is of."""
+    note: str = ""
+    """What its user should know."""
+
+
+def load_model(path: Path) -> RunModel:
+    """The model of a run.
+
+    Raises:
+        InputError: nothing exported there, or a backbone without a head.
+    """
+    backbone, provenance = initialize.from_checkpoint(path)
+    if not has_head(path):
+        raise InputError(
+            f"{path}: holds a backbone without a head, which knows no classes. `ssl-transfer transfer --init {path} "
+            "--data DATA` trains one."
+        )
+    description = checkpoint.load_description(path, "head")
+    classes = tuple(description["classes"])
+    classifier = load_classifier(path, backbone, classes, remedy="")
+    loading = loading_of(path)
+    layout, value_range, note = stored_in(path, description, backbone.spec, loading)
+    return RunModel(
+        path=path,
+        classifier=classifier,
+        classes=classes,
+        layout=layout,
+        value_range=value_range,
+        loading=loading,
+        temperature=temperature_of(path),
+        is_adapted="target_fingerprint" in provenance,
+        note=note,
+    )
+
+
+def loading_of(path: Path) -> LoadingConfig:
+    """How a run read its images; the defaults where its folder has no settings."""
+    settings = path / "config.yaml"
+    if not settings.is_file():
+        return LoadingConfig()
+    held = configuration.read_yaml(settings)
+    if "loading" not in held:
+        return LoadingConfig()
+    default = LoadingConfig()
+    return configuration.parse(LoadingConfig, held["loading"], (), program=str(settings), default=default)
+
+
+def temperature_of(path: Path) -> float | None:
+    """The temperature that a run fitted on its validation images."""
+    file = path / evaluation.FOLDER / "metrics.json"
+    if not file.is_file():
+        return None
+    try:
+        return float(json.loads(file.read_text(encoding="utf-8"))["metrics"]["validation"]["temperature"])
+    except (ValueError, KeyError, TypeError) as error:
+        remedy = "Start the run's command again with another --output."
+        raise InputError(f"{file}: not the metrics of an evaluation ({error}). {remedy}") from error
+
+
+def held_above(model: RunModel, threshold: float, *, calibrated: bool) -> str:
+    """A sentence about the validation images whose confidence reaches a threshold."""
+    file = model.path / evaluation.FOLDER / evaluation.HELD_PREDICTIONS
+    if not file.is_file():
+        return "What that is worth is not known: the run keeps no predictions of its validation images."
+    column = "confidence_scaled" if calibrated else "confidence"
+    with open(file, encoding="utf-8", newline="") as opened:
+        rows = [(float(row[column]) >= threshold, row["label"] == row["predicted"]) for row in csv.DictReader(opened)]
+    if not rows:
+        return "What that is worth is not known: the run had no validation images."
+    right = [is_right for above, is_right in rows if above]
+    everything = sum(is_right for _, is_right in rows) / len(rows)
+    held = "validation, which is of the source," if model.is_adapted else "validation"
+    kept = f"On {held} {len(right):,} of {counted(len(rows), 'image')} reach it"
+    if not right:
+        return f"{kept}, so nothing is known of what is kept."
+    return f"{kept}; {sum(right) / len(right):.1%} of them are right, against {everything:.1%} of all."
+
+
+def stored_in(path: Path, description: dict, spec: BackboneSpec, loading: LoadingConfig) -> tuple[Layout, Range, str]:
+    """How the run's images were stored; for a run of an earlier version, which did not keep it, as most are."""
+    if "images" in description:
+        kept = description["images"]
+        low, high = kept["value_range"]
+        layout = as_stored(channels=kept["channels"], dtype=kept["dtype"], side=kept["side"], config=loading)
+        return layout, (low, high), ""
+    if spec.value_range != EIGHT_BITS:
+        raise InputError(
+            f"{path}: an earlier version made it, which did not keep how its images were stored, and they were not "
+            "of 8 bits. Start its command again with another --output."
+        )
+    side = loading.stored_size or round(spec.image_size * CROP_MARGIN)
+    layout = as_stored(channels=spec.in_chans, dtype="uint8", side=side, config=loading)
+    note = f"warning: {path} does not say how its images were stored; 8 bits and {side} pixels a side are taken."
+    return layout, spec.value_range, note
