@@ -60,7 +60,7 @@ class Outcome:
     @property
     def arm(self) -> str:
         """The run's name without its seed: runs whose folders differ in nothing else are one arm."""
-        return _SEED.sub("", self.run) or self.run
+        return _SEED.sub("", self.run)
 
     @property
     def seed(self) -> int:
@@ -83,6 +83,11 @@ class Line:
     """The first arm; empty for itself."""
     difference: Estimate | None
     """To the baseline, paired by seed; with one seed by image."""
+
+
+def is_seed(name: str) -> bool:
+    """Whether a run's name says nothing but its seed."""
+    return _SEED.fullmatch(name) is not None
 
 
 def conditions_of(attacks: Sequence[Attack], epsilons: Sequence[float]) -> list[tuple[Attack, float]]:

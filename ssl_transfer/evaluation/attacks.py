@@ -46,7 +46,7 @@ class Attack:
     @property
     def label(self) -> str:
         """What tables call it."""
-        return f"{self.name}, targeted" if self.targeted else self.name
+        return f"{self.name.upper()}{', targeted' if self.targeted else ''}"
 
 
 def scores_of(classifier: Classifier) -> Scores:

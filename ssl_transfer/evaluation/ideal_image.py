@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..engine.progress import bar
@@ -75,11 +76,8 @@ def ideal_images(
     reach = shape[1] // 16 + 1
     with bar("ideal images", steps) as progress:
         for step in range(steps):
-            shifts = (uniform(keys, step + 1, 2) * (2 * reach + 1)).long() - reach
-            moved = [
-                image.roll(shift, dims=(1, 2)) for image, shift in zip(found, map(tuple, shifts.tolist()), strict=True)
-            ]
-            reached = scores(torch.stack(moved))[rows, wanted]
+            shifts = (uniform(keys, step + 1, 2) * (2 * reach + 1)).long()
+            reached = scores(_shifted(found, shifts, reach))[rows, wanted]
             loss = variation_weight * total_variation(found).sum() - reached.sum()
             (found.grad,) = torch.autograd.grad(loss, found)
             optimizer.step()
@@ -97,10 +95,20 @@ def ideal_images(
     )
 
 
+def _shifted(images: Tensor, shifts: Tensor, reach: int) -> Tensor:
+    """Each of (K, C, S, S) shifted by its own (K, 2), 0 to 2 `reach` pixels; what comes in repeats the edge."""
+    padded, side = F.pad(images, (reach,) * 4, mode="replicate"), images.shape[2]
+    places = shifts.tolist()
+    return torch.stack(
+        [one[:, top : top + side, left : left + side] for one, (top, left) in zip(padded, places, strict=True)]
+    )
+
+
 def total_variation(images: Tensor) -> Tensor:
     """(B, C, S, S) -> (B,): the mean length of the step to the next pixels to the right and below."""
-    right = images[:, :, :-1, 1:] - images[:, :, :-1, :-1]
-    below = images[:, :, 1:, :-1] - images[:, :, :-1, :-1]
+    # At the border the next pixel is the pixel itself.
+    right = F.pad(images, (0, 1, 0, 0), mode="replicate").diff(dim=3)
+    below = F.pad(images, (0, 0, 0, 1), mode="replicate").diff(dim=2)
     return (right.square() + below.square() + _EPSILON).sqrt().mean(dim=(1, 2, 3))
 
 

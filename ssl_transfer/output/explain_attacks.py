@@ -31,6 +31,9 @@ from .explained import Subject
 from .explanations import Cell, bands_note, curves, grid, marked, pixels_of, short_name
 from .markdown import escaped
 
+_MOST_STEPS = 32.5
+"""Of 8 bits; more are easier to grasp as a share."""
+
 
 def table(folder: Path, found: Sequence[Outcome], *, split: str) -> Section:
     """`attacks.csv` (arms), `attacks_runs.csv`, `attacks.md` and `attacks.png`."""
@@ -72,9 +75,9 @@ def table_of(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[tuple[str, ..
 
 
 def epsilon_text(epsilon: float) -> str:
-    """As steps of 8 bits where it is a whole number of them."""
+    """As steps of 8 bits where it is a few of them."""
     steps = epsilon * 255.0
-    return f"{steps:.0f}/255" if abs(steps - round(steps)) < 1e-6 else f"{epsilon:g}"
+    return f"{steps:.0f}/255" if steps < _MOST_STEPS and abs(steps - round(steps)) < 1e-6 else f"{epsilon:g}"
 
 
 def _cell(line: Line) -> str:
@@ -148,7 +151,7 @@ def examples(
             change = (moved[image] - shown.views[image]).cpu()
             goes = f" to {classes[goal]}" if attack.targeted else ""
             cells.append(
-                Cell(pixels=pixels_of(0.5 + change / (2.0 * epsilon)), caption=f"change of {attack.name}{goes}")
+                Cell(pixels=pixels_of(0.5 + change / (2.0 * epsilon)), caption=f"change by {attack.name.upper()}{goes}")
             )
             words, colour = _says(after[image], classes, label)
             cells.append(Cell(pixels=pixels_of(moved[image]), caption=words, colour=colour))
@@ -171,7 +174,7 @@ def examples(
                 )
             )
         rows.append((f"true class\n{classes[label]}" if shown.labels[image] >= 0 else short_name(name), cells))
-    drawn = grid(f"adversarial examples of {shown_name(subject.name)}, epsilon {epsilon_text(epsilon)}", rows)
+    drawn = grid(f"adversarial examples of {subject.name}, epsilon {epsilon_text(epsilon)}", rows)
     write_picture(folder / "attacks_examples.png", drawn)
     columns = ("image", "true_class", "attack", "epsilon", "towards", "largest_change")
     tables.write_lines(

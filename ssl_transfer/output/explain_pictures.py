@@ -51,7 +51,7 @@ def feature_maps(subject: Subject, folder: Path, *, names: Sequence[str], channe
                 cells.append(Cell(pixels=values.numpy(), caption=caption, stretched=True))
                 lines.append((name, block.name, channel, *(float(x) for x in (values.mean(), values.var()))))
             rows.append((f"{block.name}\n{' x '.join(map(str, maps.shape[1:]))}", cells))
-        drawn = grid(f"maps of {shown_name(subject.name)}: {_titled(subject, image)}", rows)
+        drawn = grid(f"maps of {subject.name}: {_titled(subject, image)}", rows)
         write_picture(folder / "maps" / f"{image + 1:03}.png", drawn)
         pictures.append((f"Maps of {name}", drawn))
     tables.write_lines(folder / "maps.csv", ("image", "block", "channel", "mean", "variance"), lines)
@@ -103,13 +103,14 @@ def class_activation(subject: Subject, classifier: Classifier, folder: Path) -> 
         caption, colour = f"says {classes[said[image]]}, {share[0]:.0%}", Cell(pixels=pixels).colour
         if labels[image] >= 0:
             caption, colour = marked(not bool(is_wrong[image]), caption)
+        speaks, nothing = bool(of_second.weights[image].any()), "\n(nothing spoke for it)"
         which = "true class" if is_wrong[image] else "next"
         cells = [
             Cell(pixels=pixels, caption="image"),
             Cell(pixels=pixels, caption=caption, colour=colour, overlay=of_said.weights[image].numpy()),
             Cell(
                 pixels=pixels,
-                caption=f"{which}: {classes[second[image]]}, {share[1]:.0%}",
+                caption=f"{which}: {classes[second[image]]}, {share[1]:.0%}{'' if speaks else nothing}",
                 overlay=of_second.weights[image].numpy(),
             ),
         ]
@@ -121,7 +122,7 @@ def class_activation(subject: Subject, classifier: Classifier, folder: Path) -> 
             at = divmod(int(found.weights[image].argmax()), found.weights.shape[2])
             truth = subject.classes[labels[image]] if labels[image] >= 0 else ""
             lines.append((name, truth, role, subject.classes[int(which_class)], value, found.block, *at))
-    drawn = grid(f"Grad-CAM of {shown_name(subject.name)}, block {of_said.block}", rows)
+    drawn = grid(f"Grad-CAM of {subject.name}, block {of_said.block}", rows)
     write_picture(folder / "grad_cam.png", drawn)
     columns = ("image", "true_class", "role", "class", "probability", "block", "peak_row", "peak_column")
     tables.write_lines(folder / "grad_cam.csv", columns, lines)
@@ -165,7 +166,7 @@ def neighbours(subject: Subject, folder: Path, runtime: Runtime, *, count: int) 
             truth = dataset.classes[label] if label >= 0 else ""
             lines.append((name, truth, rank + 1, str(dataset.names[index]), dataset.classes[own], cosine))
         rows.append((short_name(name), cells))
-    drawn = grid(f"nearest training images, features of {shown_name(subject.name)}", rows)
+    drawn = grid(f"nearest training images, features of {subject.name}", rows)
     write_picture(folder / "neighbours.png", drawn)
     columns = ("image", "true_class", "rank", "neighbour", "class", "cosine")
     tables.write_lines(folder / "neighbours.csv", columns, lines)
@@ -212,7 +213,7 @@ def ideals(
         lines.append((subject.classes[label], file.name, float(found.start_scores[place]), score, share, variation))
     columns = min(6, math.ceil(math.sqrt(2 * len(cells))))
     rows = [("", cells[start : start + columns]) for start in range(0, len(cells), columns)]
-    drawn = grid(f"ideal images of {shown_name(subject.name)}, {steps} steps, tv {variation_weight:g}", rows)
+    drawn = grid(f"ideal images of {subject.name}, {steps} steps, tv {variation_weight:g}", rows)
     write_picture(folder / "ideal.png", drawn)
     header = ("class", "file", "grey_score", "score", "probability", "total_variation")
     tables.write_lines(folder / "ideal.csv", header, lines)

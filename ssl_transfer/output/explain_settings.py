@@ -11,6 +11,7 @@ import tyro
 from ..data import sources
 from ..engine import config as configuration
 from ..engine.errors import InputError
+from ..evaluation.attack_table import is_seed
 from ..models.classifier import has_head
 from ..stages.run import check_positive
 from .explained import MOST_IMAGES
@@ -91,9 +92,12 @@ def names_of(runs: Sequence[str]) -> list[str]:
     """Short names for runs: their paths without the folders that all of them share."""
     parts = [Path(run).resolve().parts for run in runs]
     shared = 0
-    while len(parts) > 1 and all(len(one) > shared + 1 and one[shared] == parts[0][shared] for one in parts):
+    while all(len(one) > shared + 1 and one[shared] == parts[0][shared] for one in parts):
         shared += 1
-    return ["/".join(one[shared:]) for one in parts] if len(parts) > 1 else [parts[0][-1]]
+    # A seed alone is no name.
+    while shared and any(is_seed("/".join(one[shared:])) for one in parts):
+        shared -= 1
+    return ["/".join(one[shared:]) for one in parts]
 
 
 def check(config: ExplainConfig) -> list[float]:

@@ -13,6 +13,8 @@ from .figures import COLOURS, MARKERS, png
 PLAIN, RIGHT, WRONG = "#333333", "#00724F", "#B34700"
 _SIDE = 1.45
 """Inches of a cell."""
+_TITLE = 0.32
+"""Inches of the title."""
 _FEW_PIXELS = 64
 """Up to so many a side, pixels are shown as pixels."""
 
@@ -69,12 +71,12 @@ def grid(title: str, rows: Sequence[tuple[str, Sequence[Cell | None]]]) -> bytes
     left = 0.15 + 0.078 * max(len(part) for name in names for part in name)
     lines = max([0, *(1 + cell.caption.count("\n") for _, cells in rows for cell in cells if cell and cell.caption)])
     top, gap = 0.14 * lines + 0.1, 0.1
-    height, width = len(rows) * (_SIDE + top) + 0.5, left + columns * (_SIDE + gap) + 0.05
+    height, width = len(rows) * (_SIDE + top) + _TITLE + 0.05, left + columns * (_SIDE + gap) + 0.05
     width = max(width, 0.092 * len(title) + 0.3)
     figure = plt.figure(figsize=(width, height))
     figure.text(0.12 / width, 1.0 - 0.14 / height, title.replace("$", r"\$"), fontsize=11, va="top", color="#111111")
     for number, (_, cells) in enumerate(rows):
-        bottom = height - 0.45 - (number + 1) * (_SIDE + top)
+        bottom = height - _TITLE - (number + 1) * (_SIDE + top)
         figure.text(
             0.1 / width, (bottom + _SIDE / 2) / height, "\n".join(names[number]), fontsize=9, va="center", color=PLAIN
         )
@@ -126,7 +128,7 @@ def curves(panels: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], epsil
         axes.set_ylim(0.0, 1.02)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    drawn[0][0].set_ylabel("test accuracy")
+    drawn[0][0].set_ylabel("accuracy")
     handles = drawn[0][0].containers
     names = [shown_name(name) for name, _ in panels[0][1]]
     figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False, fontsize=9)
