@@ -49,6 +49,8 @@ class Outcome:
     """One model under one attack."""
 
     run: str
+    images: tuple[str, ...]
+    """The names of N images."""
     condition: Condition
     hits: np.ndarray
     """(N,) uint8: 1 where the true class was said."""
@@ -141,7 +143,7 @@ def outcomes(
             said[name].append(probabilities.argmax(dim=1).cpu())
             sure[name].append(probabilities[torch.arange(len(labels)), labels].cpu())
     truth, to = dataset.labels[indices], torch.cat(wanted)
-    others = truth != to
+    others, images = truth != to, tuple(str(dataset.names[index]) for index in indices.tolist())
     found = []
     for name in names:
         answers = torch.cat(said[name])
@@ -149,6 +151,7 @@ def outcomes(
         found.append(
             Outcome(
                 run=run,
+                images=images,
                 condition=name,
                 hits=(answers == truth).numpy().astype(np.uint8),
                 reached=reached,

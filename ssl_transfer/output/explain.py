@@ -28,7 +28,8 @@ def explain(config: ExplainConfig) -> Path:
     runtime = runtimes.start()
     names = names_of(config.runs)
     output = config.output or Path("runs") / f"explain-{names[0].replace('/', '-')}"
-    sections, found = [], []
+    sections: list[explain_page.Section] = []
+    found: list[Outcome] = []
     for path, name in zip(map(Path, config.runs), names, strict=True):
         wanted = parts_of(config.what, path)
         subject = _load(config, path, name, runtime, wanted)
@@ -36,6 +37,11 @@ def explain(config: ExplainConfig) -> Path:
         sections += _looked_at(config, subject, wanted, folder, runtime, epsilons[-1])
         if "attacks" in wanted:
             found += _measured(config, subject, runtime, epsilons)
+    if len({one.images for one in found}) > 1:
+        raise InputError(
+            "The runs are measured on different images of --data, as what one was trained on is left out. Give data that "
+            "none has seen, or explain them one by one."
+        )
     if found:
         sections.insert(0, explain_attacks.table(output, found, split=config.split))
     page = output / "explain.html"

@@ -123,7 +123,7 @@ def check(config: ExplainConfig) -> list[float]:
     given = config.epsilons or (DIGITS if config.data == "digits" else PHOTOGRAPHS)
     try:
         epsilons = sorted({float(Fraction(text)) for text in given})
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise InputError(f"--epsilons {' '.join(given)}: numbers such as 8/255 or 0.03.") from error
     if not 0.0 < epsilons[0] <= epsilons[-1] <= 1.0:
         raise InputError(f"--epsilons {' '.join(given)}: above 0 and at most 1, as pixels are 0..1.")

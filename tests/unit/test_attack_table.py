@@ -28,6 +28,7 @@ ATTACKS = (Attack(name="fgsm", targeted=False), Attack(name="pgd", targeted=True
 def outcome(run: str, hits: list[int], condition=(CLEAN, 0.0), reached: list[int] | None = None) -> Outcome:
     return Outcome(
         run=run,
+        images=tuple(f"image {number}" for number in range(len(hits))),
         condition=condition,
         hits=np.array(hits, dtype=np.uint8),
         reached=None if reached is None else np.array(reached, dtype=np.uint8),
