@@ -39,8 +39,8 @@ def explain(config: ExplainConfig) -> Path:
             found += _measured(config, subject, runtime, epsilons)
     if len({one.images for one in found}) > 1:
         raise InputError(
-            "The runs are measured on different images of --data, as what one was trained on is left out. Give data that "
-            "none has seen, or explain them one by one."
+            "The runs are measured on different images of --data, as what one was trained on is left out. Give data "
+            "that none has seen, or explain them one by one."
         )
     if found:
         sections.insert(0, explain_attacks.table(output, found, split=config.split))
