@@ -1,5 +1,6 @@
 """Grids of pictures with words: what `explain` draws. Each comes back as the bytes of a PNG."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ _SIDE = 1.45
 """Inches of a cell."""
 _TITLE = 0.32
 """Inches of the title."""
+_CHARACTERS = 26
+"""Of a caption that fit beside each other."""
 _FEW_PIXELS = 64
 """Up to so many a side, pixels are shown as pixels."""
 
@@ -69,12 +72,12 @@ def grid(title: str, rows: Sequence[tuple[str, Sequence[Cell | None]]]) -> bytes
     columns = max(len(cells) for _, cells in rows)
     names = [[shown_name(part) for part in name.split("\n")] for name, _ in rows]
     left = 0.15 + 0.078 * max(len(part) for name in names for part in name)
-    lines = max([0, *(1 + cell.caption.count("\n") for _, cells in rows for cell in cells if cell and cell.caption)])
+    lines = max([0, *(len(_broken(cell.caption)) for _, cells in rows for cell in cells if cell)])
     top, gap = 0.14 * lines + 0.1, 0.1
     height, width = len(rows) * (_SIDE + top) + _TITLE + 0.05, left + columns * (_SIDE + gap) + 0.05
     width = max(width, 0.092 * len(title) + 0.3)
     figure = plt.figure(figsize=(width, height))
-    figure.text(0.12 / width, 1.0 - 0.14 / height, title.replace("$", r"\$"), fontsize=11, va="top", color="#111111")
+    figure.text(0.12 / width, 1.0 - 0.14 / height, _text(title), fontsize=11, va="top", color="#111111")
     for number, (_, cells) in enumerate(rows):
         bottom = height - _TITLE - (number + 1) * (_SIDE + top)
         figure.text(
@@ -101,8 +104,17 @@ def _draw(figure: plt.Figure, cell: Cell, place: tuple[float, float, float, floa
     framed = cell.colour in (RIGHT, WRONG)
     for spine in axes.spines.values():
         spine.set(visible=framed, color=cell.colour, linewidth=2.5)
-    caption = "\n".join(part.replace("$", r"\$") for part in cell.caption.split("\n"))
-    axes.set_title(caption, fontsize=7.5, color=cell.colour, pad=2.5)
+    axes.set_title(_text("\n".join(_broken(cell.caption))), fontsize=7.5, color=cell.colour, pad=2.5)
+
+
+def _broken(caption: str) -> list[str]:
+    """A caption in lines that its picture is as wide as."""
+    return [line for part in caption.split("\n") for line in textwrap.wrap(part, _CHARACTERS)]
+
+
+def _text(words: str) -> str:
+    """Words that are no formula though they hold dollars; those of `shown_name` are none already."""
+    return words.replace(r"\$", "$").replace("$", r"\$")
 
 
 def curves(panels: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], epsilons: Sequence[float]) -> bytes:
