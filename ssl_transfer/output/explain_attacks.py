@@ -1,5 +1,6 @@
 """Adversarial examples of one model as pictures; accuracy under attack of one or several as tables and curves."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,11 +29,11 @@ from .evaluation import write_picture
 from .evaluation_figures import shown_name
 from .explain_page import Section
 from .explained import Subject
-from .explanations import Cell, bands_note, curves, grid, marked, pixels_of, short_name
+from .explanations import Cell, bands_note, curves, epsilon_text, grid, marked, pixels_of, short_name
 from .markdown import escaped
 
-_MOST_STEPS = 32.5
-"""Of 8 bits; more are easier to grasp as a share."""
+_NOISE = 0.01
+"""Of an accuracy: what rises by less did not rise."""
 
 
 def table(folder: Path, found: Sequence[Outcome], *, split: str) -> Section:
@@ -48,18 +49,37 @@ def table(folder: Path, found: Sequence[Outcome], *, split: str) -> Section:
         "arms the difference to the first; of targeted attacks how often the model says what they want. "
         "These attacks know the model and are bounds from above: stronger ones may leave less."
     )
+    coarse = _coarse_note(lines)
     marked_rows = [f"| {' | '.join('<br>'.join(map(escaped, cell.splitlines())) for cell in row)} |" for row in rows]
     rule = "|" + "---|" * len(headings)
-    text = [sentence, "", f"| {' | '.join(map(escaped, headings))} |", rule, *marked_rows]
+    text = [*_said(sentence, coarse), "", f"| {' | '.join(map(escaped, headings))} |", rule, *marked_rows]
     write_text(folder / "attacks.md", "\n".join(text) + "\n")
     drawn = curves(panels_of(lines), [0.0, *_epsilons(lines)])
     write_picture(folder / "attacks.png", drawn)
     return Section(
         title="Accuracy under attack",
-        sentences=(sentence,),
+        sentences=_said(sentence, coarse),
         pictures=(("Accuracy over epsilon", drawn),),
         headings=headings,
         lines=tuple(tuple(cell.replace("\n", "; ") for cell in row) for row in rows),
+    )
+
+
+def _coarse_note(lines: Sequence[Line]) -> str:
+    """What is to be said where an attack that may do more did less; empty where none did."""
+    accuracies: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for one in lines:
+        accuracies.setdefault((one.arm, one.condition[0]), []).append((one.condition[1], one.accuracy.mean))
+    weaker = [
+        f"{attack} on {arm}"
+        for (arm, attack), found in accuracies.items()
+        if any(after[1] > before[1] + _NOISE for before, after in itertools.pairwise(sorted(found)))
+    ]
+    if not weaker:
+        return ""
+    return (
+        "A larger epsilon allows all that a smaller one does, so where accuracy rises with it the attack's steps were "
+        f"too coarse ({'; '.join(weaker)}): of PGD --pgd-steps makes them finer."
     )
 
 
@@ -72,12 +92,6 @@ def table_of(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[tuple[str, ..
         cells = [_cell(by_place[condition, arm]) for arm in arms]
         rows.append((condition[0], "" if condition[0] == CLEAN else epsilon_text(condition[1]), *cells))
     return ("attack", "epsilon", *arms), rows
-
-
-def epsilon_text(epsilon: float) -> str:
-    """As steps of 8 bits where it is a few of them."""
-    steps = epsilon * 255.0
-    return f"{steps:.0f}/255" if steps < _MOST_STEPS and abs(steps - round(steps)) < 1e-6 else f"{epsilon:g}"
 
 
 def _cell(line: Line) -> str:
@@ -189,7 +203,7 @@ def examples(
     )
     return Section(
         title=f"Adversarial examples of {subject.name}",
-        sentences=tuple(sentence for sentence in sentences if sentence),
+        sentences=_said(*sentences),
         pictures=(("Adversarial examples", drawn),),
     )
 
@@ -197,3 +211,7 @@ def examples(
 def _says(probabilities: Tensor, classes: Sequence[str], label: int) -> tuple[str, str]:
     said = int(probabilities.argmax())
     return marked(said == label, f"{classes[said]}, {float(probabilities[said]):.0%}")
+
+
+def _said(*sentences: str) -> tuple[str, ...]:
+    return tuple(sentence for sentence in sentences if sentence)

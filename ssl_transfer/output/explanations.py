@@ -18,6 +18,8 @@ _TITLE = 0.32
 """Inches of the title."""
 _CHARACTERS = 26
 """Of a caption that fit beside each other."""
+_MOST_STEPS = 32.5
+"""Of 8 bits; more are easier to grasp as a share."""
 _FEW_PIXELS = 64
 """Up to so many a side, pixels are shown as pixels."""
 
@@ -117,6 +119,12 @@ def _text(words: str) -> str:
     return words.replace(r"\$", "$").replace("$", r"\$")
 
 
+def epsilon_text(epsilon: float) -> str:
+    """As steps of 8 bits where it is a few of them."""
+    steps = epsilon * 255.0
+    return f"{steps:.0f}/255" if steps < _MOST_STEPS and abs(steps - round(steps)) < 1e-6 else f"{epsilon:g}"
+
+
 def curves(panels: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], epsilons: Sequence[float]) -> bytes:
     """Accuracy over epsilon, one panel an attack, with 95 % intervals.
 
@@ -136,6 +144,7 @@ def curves(panels: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], epsil
             places = np.asarray(epsilons) + shift
             axes.errorbar(places, values[:, 0], yerr=[below, above], color=colour, marker=marker, capsize=3)
         axes.set_title(title, fontsize=11)
+        axes.set_xticks(epsilons, ["0", *map(epsilon_text, epsilons[1:])], fontsize=9)
         axes.set_xlabel("epsilon")
         axes.set_ylim(0.0, 1.02)
         axes.grid(alpha=0.25)

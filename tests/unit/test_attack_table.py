@@ -20,7 +20,8 @@ from ssl_transfer.evaluation.attack_table import (
 from ssl_transfer.evaluation.attacks import Attack
 from ssl_transfer.evaluation.features import class_scores_of
 from ssl_transfer.models.classifier import Classifier
-from ssl_transfer.output.explain_attacks import epsilon_text, panels_of, table_of
+from ssl_transfer.output.explain_attacks import panels_of, table, table_of
+from ssl_transfer.output.explanations import epsilon_text
 
 ATTACKS = (Attack(name="fgsm", targeted=False), Attack(name="pgd", targeted=True, steps=3))
 
@@ -95,6 +96,15 @@ def test_the_table_has_a_column_an_arm_and_says_where_targeted_attacks_got():
     (panel,) = panels_of(lines_of(found))
     assert panel[0] == "PGD, targeted"
     np.testing.assert_allclose([values[:, 0] for _, values in panel[1]], [[0.75, 0.25], [1.0, 0.5]])
+
+
+def test_an_attack_that_may_do_more_and_does_less_is_said(tmp_path):
+    found = [outcome("mine", [1] * 10), outcome("mine", [1] * 2 + [0] * 8, ("PGD", 0.1))]
+    strong = [*found, outcome("mine", [1] * 1 + [0] * 9, ("PGD", 0.2))]
+    weak = [*found, outcome("mine", [1] * 5 + [0] * 5, ("PGD", 0.2))]
+    assert len(table(tmp_path / "strong", strong, split="test").sentences) == 1
+    assert "too coarse (PGD on mine)" in table(tmp_path / "weak", weak, split="test").sentences[1]
+    assert "too coarse" in (tmp_path / "weak" / "attacks.md").read_text()
 
 
 def test_epsilons_as_they_are_known():
