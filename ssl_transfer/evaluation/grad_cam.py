@@ -7,6 +7,7 @@ Shapes: B images, C channels, S pixels a side.
 """
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from ..engine.errors import InputError
 from ..models.classifier import Classifier
 from .attacks import scores_of
-from .places import routed, spatial_blocks
+from .places import SpatialBlock, routed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,24 +33,25 @@ class GradCam:
     the class."""
 
 
-def grad_cam(classifier: Classifier, views: Tensor, classes: Tensor) -> GradCam:
+def grad_cam(classifier: Classifier, blocks: Sequence[SpatialBlock], views: Tensor, classes: Tensor) -> GradCam:
     """What spoke for these classes in these views.
 
     Behind a class token the last block's patches have no part in the score any more; then it is the block before.
 
     Args:
         classifier: in evaluation mode, on the device of the views.
+        blocks: of its backbone, in order of computation; the last one that has a part in the score is looked at.
         views: (B, C, S, S) in 0..1.
         classes: (B,) int64, in the order of the classifier's scores.
 
     Raises:
-        InputError: captum is not installed; no block has places.
+        InputError: captum is not installed; no block has a part in the scores.
     """
     if importlib.util.find_spec("captum") is None:
         raise InputError('--what grad-cam needs captum. Install it with: pip install "ssl_transfer[explain]"')
     from captum.attr import LayerGradCam
 
-    for block in reversed(spatial_blocks(classifier.backbone)):
+    for block in reversed(blocks):
         through = nn.Identity()
         with routed(block, through), torch.enable_grad():
             found = LayerGradCam(scores_of(classifier), through).attribute(views, classes)
@@ -60,6 +62,5 @@ def grad_cam(classifier: Classifier, views: Tensor, classes: Tensor) -> GradCam:
         most = enlarged.amax(dim=(1, 2), keepdim=True)
         weights = enlarged / most.clamp_min(torch.finfo(most.dtype).tiny)
         return GradCam(block=block.name, grid=(found.shape[2], found.shape[3]), weights=weights.cpu())
-    raise InputError(
-        f"--what grad-cam: no block of {classifier.backbone.spec.label} has places that the scores depend on."
-    )
+    names = ", ".join(block.name for block in blocks) or "none"
+    raise InputError(f"--what grad-cam: the scores do not depend on the places of any of these blocks: {names}.")

@@ -3,8 +3,8 @@
 Simonyan, Vedaldi and Zisserman 2014 (equation 1) maximise the score before the softmax, so that the other classes need
 not fall. Against the needles of noise that this alone finds stands the total variation of Mahendran and Vedaldi 2015
 (section 3.2, beta = 1), and their jitter: in every step the image is shifted by a few pixels, so that nothing hangs on
-single ones. Here pixels stay within 0..1 by being cut there after each step, and the total variation is a mean over
-places, so that its weight does not depend on the size.
+single ones. Here pixels stay within 0..1 by being cut there after each step. The variation is a sum over places, so
+that its pull on a pixel does not depend on the size, and a mean over channels.
 
 Shapes: K classes, C channels, S pixels a side.
 """
@@ -21,7 +21,7 @@ from ..engine.randomness import normal, sample_keys, uniform
 from .attacks import Scores
 
 _RATE = 0.05
-"""Adam's, in units of 0..1."""
+"""Adam's first one, in units of 0..1; it falls to nothing in a straight line, so that the image comes to rest."""
 _NOISE = 0.01
 """Deviation of the grey that it starts from: of equal pixels no gradient would tell one from another."""
 _EPSILON = 1e-8
@@ -41,7 +41,7 @@ class IdealImages:
     probabilities: Tensor
     """(K,) of the class, after the softmax."""
     variation: Tensor
-    """(K,) the total variation, a mean over places."""
+    """(K,) the total variation."""
 
 
 def ideal_images(
@@ -62,7 +62,7 @@ def ideal_images(
         shape: (C, S, S).
         device: where the model lies.
         steps: of Adam.
-        variation_weight: what a mean difference of 1 between neighbours costs, in units of the score.
+        variation_weight: what a step of 1 between neighbouring pixels costs, in units of the score.
         seed: of the start and the jitter.
     """
     wanted = torch.tensor(classes, device=device)
@@ -80,6 +80,7 @@ def ideal_images(
             reached = scores(_shifted(found, shifts, reach))[rows, wanted]
             loss = variation_weight * total_variation(found).sum() - reached.sum()
             (found.grad,) = torch.autograd.grad(loss, found)
+            optimizer.param_groups[0]["lr"] = _RATE * (1.0 - step / steps)
             optimizer.step()
             with torch.no_grad():
                 found.clamp_(0.0, 1.0)
@@ -105,11 +106,11 @@ def _shifted(images: Tensor, shifts: Tensor, reach: int) -> Tensor:
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """(B, C, S, S) -> (B,): the mean length of the step to the next pixels to the right and below."""
+    """(B, C, S, S) -> (B,): the length of the step to the next pixels to the right and below, added up."""
     # At the border the next pixel is the pixel itself.
     right = F.pad(images, (0, 1, 0, 0), mode="replicate").diff(dim=3)
     below = F.pad(images, (0, 0, 0, 1), mode="replicate").diff(dim=2)
-    return (right.square() + below.square() + _EPSILON).sqrt().mean(dim=(1, 2, 3))
+    return (right.square() + below.square() + _EPSILON).sqrt().mean(dim=1).sum(dim=(1, 2))
 
 
 @torch.no_grad()

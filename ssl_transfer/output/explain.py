@@ -77,7 +77,7 @@ def _looked_at(
         classifier: Classifier = subject.classifier
         target = _target(config, subject)
         makers |= {
-            "grad-cam": lambda: explain_pictures.class_activation(subject, classifier, folder),
+            "grad-cam": lambda: explain_pictures.class_activation(subject, classifier, folder, names=config.blocks),
             "ideal": lambda: explain_pictures.ideals(
                 subject,
                 classifier,

@@ -65,7 +65,7 @@ def feature_maps(subject: Subject, folder: Path, *, names: Sequence[str], channe
     return Section(title=f"Feature maps of {subject.name}", sentences=_said(sentences), pictures=tuple(pictures))
 
 
-def chosen_blocks(blocks: Sequence[SpatialBlock], names: Sequence[str]) -> list[SpatialBlock]:
+def chosen_blocks(blocks: Sequence[SpatialBlock], names: Sequence[str]) -> tuple[SpatialBlock, ...]:
     """Blocks by name; without names a few over the depth.
 
     Raises:
@@ -78,13 +78,13 @@ def chosen_blocks(blocks: Sequence[SpatialBlock], names: Sequence[str]) -> list[
                 f"--blocks {name}: the blocks with places are {', '.join(known)}.{did_you_mean(name, known)}"
             )
     if names:
-        return [known[name] for name in dict.fromkeys(names)]
+        return tuple(block for block in blocks if block.name in names)
     count = min(DEFAULT_BLOCKS, len(blocks))
-    return [blocks[round(place)] for place in torch.linspace(0, len(blocks) - 1, count).tolist()]
+    return tuple(blocks[round(place)] for place in torch.linspace(0, len(blocks) - 1, count).tolist())
 
 
-def class_activation(subject: Subject, classifier: Classifier, folder: Path) -> Section:
-    """Grad-CAM of the class that is said, and of the true one, or else of the next."""
+def class_activation(subject: Subject, classifier: Classifier, folder: Path, *, names: Sequence[str]) -> Section:
+    """Grad-CAM of the class that is said, and of the true one, or else of the next; of these blocks or of the last."""
     shown, classes = subject.shown, [shown_name(name) for name in subject.classes]
     with torch.no_grad():
         probabilities = classifier.scores(classifier.features(shown.views)).softmax(dim=1)
@@ -94,8 +94,10 @@ def class_activation(subject: Subject, classifier: Classifier, folder: Path) -> 
     is_wrong = (labels >= 0) & (labels != said)
     second = torch.where(is_wrong, labels, second)
     device = shown.views.device
-    of_said = grad_cam(classifier, shown.views, said.to(device))
-    of_second = grad_cam(classifier, shown.views, second.to(device))
+    blocks = spatial_blocks(subject.backbone)
+    blocks = chosen_blocks(blocks, names) if names else blocks
+    of_said = grad_cam(classifier, blocks, shown.views, said.to(device))
+    of_second = grad_cam(classifier, blocks, shown.views, second.to(device))
     rows, lines = [], []
     for image, name in enumerate(shown.names):
         pixels = pixels_of(shown.views[image])

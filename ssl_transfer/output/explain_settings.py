@@ -44,15 +44,16 @@ class ExplainConfig:
     num_images: int = 6
     """Images of --data that are looked at, evenly spaced over the classes."""
     blocks: tuple[str, ...] = ()
-    """Whose maps: names as `ssl-transfer summary RUN` lists them. Default: four over the depth."""
+    """Whose maps: names as `ssl-transfer summary RUN` lists them. Grad-CAM takes the last of them.
+    Default: maps of four over the depth, Grad-CAM of the last one."""
     channels: int = 6
     """Channels of each block that are shown, those that vary most."""
     neighbours: int = 5
     """Training images beside each image."""
     steps: int = 300
     """Of the optimisation of ideal images."""
-    tv: float = 20.0
-    """Weight of an ideal image's total variation: more is smoother."""
+    tv: float = 0.05
+    """Weight of an ideal image's total variation, a sum over its places: more is smoother."""
     epsilons: tuple[str, ...] = ()
     """Most that an attack moves a pixel, in units of 0..1: 8/255 or 0.03. Default: 2/255 4/255 8/255; on the
     digits 0.05 0.1 0.2."""

@@ -122,7 +122,7 @@ def test_names_of_runs() -> None:
 def test_a_transformer(run: Callable, tiny: dict) -> None:
     flags = (*tiny["transfer"], *tiny["transformer"], "--output", "runs/vit")
     assert run("transfer", "--init", "scratch", *flags).status == 0
-    answer = run("explain", "runs/vit", *FEW, "--what", "maps", "grad-cam", "--blocks", "blocks.0", "--output", "out")
+    answer = run("explain", "runs/vit", *FEW, "--what", "maps", "grad-cam", "--output", "out")
     assert answer.status == 0, answer.err
     assert {row["block"] for row in rows_of("out/maps.csv")} == {"blocks.0"}
     assert {row["block"] for row in rows_of("out/grad_cam.csv")} == {"blocks.1"}

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ssl_transfer.engine.errors import InputError
 from ssl_transfer.evaluation.grad_cam import grad_cam
 from ssl_transfer.evaluation.knn import nearest
 from ssl_transfer.evaluation.places import maps_of, principal, routed, spatial_blocks, strongest
@@ -87,7 +88,7 @@ def test_the_tokens_of_patches_lie_row_by_row(make_batch):
 def test_grad_cam_by_hand(make_batch):
     classifier, views = classifier_on("resnet", size=64), make_batch(4, size=64).images
     classes = torch.tensor([0, 1, 2, 0])
-    found = grad_cam(classifier, views, classes)
+    found = grad_cam(classifier, spatial_blocks(classifier.backbone), views, classes)
     block = spatial_blocks(classifier.backbone)[-1]
     assert found.block == block.name == "layer4.0"
     maps = classifier.backbone.maps(views).detach().requires_grad_()
@@ -104,7 +105,7 @@ def test_grad_cam_by_hand(make_batch):
 def test_grad_cam_of_any_network(kind, make_batch):
     classifier, views = classifier_on(kind), make_batch(3, size=32).images
     state = {name: value.clone() for name, value in classifier.backbone.state_dict().items()}
-    found = grad_cam(classifier, views, torch.tensor([0, 1, 2]))
+    found = grad_cam(classifier, spatial_blocks(classifier.backbone), views, torch.tensor([0, 1, 2]))
     assert found.weights.shape == (3, 32, 32)
     assert float(found.weights.min()) >= 0.0
     assert float(found.weights.max()) == pytest.approx(1.0)
@@ -114,14 +115,23 @@ def test_grad_cam_of_any_network(kind, make_batch):
 
 def test_behind_a_class_token_the_block_before_is_looked_at(make_batch):
     views = make_batch(2, size=32).images
-    assert grad_cam(classifier_on("class token"), views, torch.tensor([0, 1])).block == "blocks.1"
-    assert grad_cam(classifier_on("vit"), views, torch.tensor([0, 1])).block == "blocks.1"
+    for kind, depth in (("class token", 3), ("vit", 2)):
+        classifier = classifier_on(kind)
+        blocks = spatial_blocks(classifier.backbone)
+        assert blocks[-1].name == f"blocks.{depth - 1}"
+        assert grad_cam(classifier, blocks, views, torch.tensor([0, 1])).block == "blocks.1"
+        assert grad_cam(classifier, blocks[:-2], views, torch.tensor([0, 1])).block == blocks[-3].name
+    classifier = classifier_on("class token")
+    with pytest.raises(InputError, match=r"blocks\.2"):
+        grad_cam(classifier, spatial_blocks(classifier.backbone)[-1:], views, torch.tensor([0, 1]))
 
 
 @pytest.mark.parametrize("pooling", ["max", "attention"])
 def test_grad_cam_of_a_head_that_takes_maps(pooling, make_batch):
     classifier = classifier_on("resnet", HeadConfig(pooling=pooling))
-    found = grad_cam(classifier, make_batch(2, size=32).images, torch.tensor([0, 1]))
+    found = grad_cam(
+        classifier, spatial_blocks(classifier.backbone), make_batch(2, size=32).images, torch.tensor([0, 1])
+    )
     assert bool(found.weights.any())
 
 
