@@ -61,7 +61,7 @@ def table(folder: Path, found: Sequence[Outcome], *, split: str) -> Section:
         sentences=_said(sentence, coarse),
         pictures=(("Accuracy over epsilon", drawn),),
         headings=headings,
-        lines=tuple(tuple(cell.replace("\n", "; ") for cell in row) for row in rows),
+        lines=tuple(rows),
     )
 
 
