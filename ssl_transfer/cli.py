@@ -24,6 +24,10 @@ COMMANDS = {
     "compare": ("ssl_transfer.stages.compare", "pretraining against scratch and ImageNet, over budgets and seeds"),
     "summary": ("ssl_transfer.stages.summary", "a backbone's blocks, and what each phase would train of them"),
     "sync": ("ssl_transfer.output.sync", "show in wandb what a run, or all runs below a folder, have logged"),
+    "explain": (
+        "ssl_transfer.output.explain",
+        "what a run's network sees: maps, Grad-CAM, neighbours, ideals, attacks",
+    ),
     "report": ("ssl_transfer.output.report", "draw a comparison's report again from its results"),
 }
 USER_ERROR = 2

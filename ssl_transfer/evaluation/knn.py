@@ -1,7 +1,8 @@
 """Nearest neighbours in feature space: how good features are before anything is trained on them."""
 
 import numpy as np
-from sklearn.neighbors import KNeighborsClassifier
+import torch
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from torch import Tensor
 
 
@@ -27,3 +28,16 @@ def knn_accuracy(
     )
     classifier.fit(features.numpy(), labels.numpy())
     return float(classifier.score(queries.numpy(), query_labels.numpy()))
+
+
+def nearest(features: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest features of each query, the nearest first: cosines and positions, (M, k) each.
+
+    Args:
+        features: (N, D).
+        queries: (M, D).
+        k: at most N are found.
+    """
+    search = NearestNeighbors(n_neighbors=min(k, len(features)), metric="cosine").fit(features.numpy())
+    distances, positions = search.kneighbors(queries.numpy())
+    return torch.from_numpy(1.0 - distances), torch.from_numpy(positions)
