@@ -72,7 +72,7 @@ def _words(name: str, text: str, commands: Mapping[str, str]) -> list[str]:
     depth = len(name.split())
     below = [other.split()[-1] for other in commands if other.split()[:depth] == name.split() and other != name]
     direct = [word for word in dict.fromkeys(below) if f"{name} {word}".strip() in commands]
-    return [*direct, *dict.fromkeys(flag for flag, _ in _flags(text)), *([] if not name else ["--config"])]
+    return [*direct, *dict.fromkeys(flag for flag, _ in _flags(text))]
 
 
 def _flags(text: str) -> list[tuple[str, str]]:
