@@ -170,7 +170,7 @@ class Board:
                 job_type=names.job_type,
                 tags=redacted_all(leavings.tags(settings, names.job_type)),
                 dir=str(self._folder),
-                config=redacted_all(settings),
+                config=redacted_all({**settings, **leavings.arm(settings)}),
                 mode=mode,
                 # The run before may have failed in this process without an end.
                 reinit="finish_previous",

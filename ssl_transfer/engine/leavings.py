@@ -103,6 +103,17 @@ def weights(folder: Path) -> list[Parcel]:
     ]
 
 
+def arm(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Of a run with labels, what it is grouped by: where its weights came from, whatever the seed; else nothing."""
+    if "labels" not in settings:
+        return {}
+    begun = Path(str(settings.get("init", ""))).name
+    taught = Path(str(settings.get("teacher") or "")).name
+    # A comparison calls its pretrainings by method, backbone, six digits of its settings, and seed.
+    name = re.sub(r"(-[0-9a-f]{6})?-seed\d+$", "", begun)
+    return {"arm": f"{name}, taught by {taught}" if taught else name}
+
+
 def tags(settings: Mapping[str, Any], job_type: str) -> list[str]:
     """Words to find a run by: its stage, method, backbone, images, beginning and labels."""
     found = [job_type]

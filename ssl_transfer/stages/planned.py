@@ -195,9 +195,9 @@ def run(
         tracker.log({"phase": "chosen", "split": "test", **found[chosen]["test"]})
         # As in the summary of a comparison: a phase's metrics are those on the test images.
         named = {**found, "chosen": found[chosen]}
-        tracker.summarize(
-            {f"{phase}/{metric}": value for phase, one in named.items() for metric, value in one["test"].items()}
-        )
+        tested = {f"{phase}/{metric}": value for phase, one in named.items() for metric, value in one["test"].items()}
+        validation = found[chosen]["validation"]["accuracy"]
+        tracker.summarize({**tested, "validation/accuracy": validation, "num_train": len(training.labelled)})
         if leaving.keep_model and runtime.is_main:
             learner.load_state_dict(trained.weights[chosen])
             origin = {**leaving.provenance, "settings": identity.settings, "data_fingerprint": dataset.fingerprint}

@@ -158,7 +158,7 @@ def test_a_machine_on_which_things_would_fail(run: Callable, tmp_path: Path, mon
     assert "4 things would fail" in answer.err
     assert "timm is missing: pip install" in answer.err
     assert "tyro 0.1, where >=1.0 is needed" in answer.err
-    assert answer.err.count("5 kB free") == 2
+    assert answer.err.count("5.0 kB free") == 2
 
 
 def test_colours_are_off_where_nobody_sees_them(run: Callable, tmp_path: Path) -> None:

@@ -223,6 +223,8 @@ def test_a_run_shows_what_it_left_and_what_it_was_made_of(
     assert second.shown == {**pictures, "predictions": "table-file"}
     assert {"pretrain", "simclr", "resnet10t", "digits"} <= set(first.tags)
     assert {"transfer", "init before", "labels 2"} <= set(second.tags)
+    assert second.config["arm"] == "before"
+    assert {"num_train", "validation/accuracy", "chosen/accuracy"} <= second.summary.keys()
     # Every number of the log, under its name.
     lines = [json.loads(line) for line in (after / "metrics.jsonl").read_text().splitlines()]
     assert len(second.history) == len(lines) > 5
