@@ -27,9 +27,8 @@ OTHERS = ("compare_photographs", "compare_surface_defects", "transfer_digits")
 
 
 def test_all_files_are_known() -> None:
-    assert sorted(path.stem for path in CONFIGS.iterdir()) == sorted(
-        [*PRETRAINING, *UNMEASURED, *ADAPTING, *SWEEPS, *OTHERS]
-    )
+    known = [*PRETRAINING, *UNMEASURED, *ADAPTING, *SWEEPS, *OTHERS]
+    assert sorted(path.stem for path in CONFIGS.iterdir()) == sorted(known)
 
 
 @pytest.mark.parametrize("name", [*PRETRAINING, *ADAPTING, *OTHERS])

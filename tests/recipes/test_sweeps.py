@@ -1,4 +1,4 @@
-"""Sweeps in wandb's format: every parameter is a flag, and what wandb would call runs. The dashboard without a server."""
+"""Sweeps in wandb's format: every parameter is a flag, what wandb would call runs. The dashboard without a server."""
 
 import importlib.util
 import json
