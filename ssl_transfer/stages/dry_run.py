@@ -4,9 +4,10 @@ A rehearsal is the run itself in a folder that is thrown away, each of its train
 the real folder holds is only read; the cache of decoded pixels is filled as ever.
 """
 
+import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,20 +173,13 @@ def _rehearsed(
         return trainings, passed + sum(one.seconds - one.spent for one in trainings)
 
 
-class _shared_folder:  # noqa: N801  (a context manager)
+@contextlib.contextmanager
+def _shared_folder(runtime: Runtime) -> Iterator[Path]:
     """A folder of all processes that is removed at the end of the `with` block."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._own = tempfile.TemporaryDirectory(prefix="ssl_transfer-") if runtime.is_main else None
-
-    def __enter__(self) -> Path:
-        return Path(self._runtime.from_main("" if self._own is None else self._own.name))
-
-    def __exit__(self, *_: object) -> None:
-        self._runtime.wait()
-        if self._own is not None:
-            self._own.cleanup()
+    own = tempfile.TemporaryDirectory(prefix="ssl_transfer-") if runtime.is_main else contextlib.nullcontext("")
+    with own as name:
+        yield Path(runtime.from_main(name))
+        runtime.wait()
 
 
 def _state(output: Path) -> str:

@@ -195,7 +195,7 @@ def pretrain(
         f"runs/pretrain-{start}{name}-{config.backbone.name.replace('/', '-')}-{data_label(config.data)}"
         f"-seed{config.seed}"
     )
-    identity = {"data": dataset.fingerprint, "init": fingerprint_of(config)}
+    fingerprints = {"data": dataset.fingerprint, "init": fingerprint_of(config)}
     changed = [
         f"\n{field.name}: {after} instead of {before}, for {num_images} images."
         for field in fields(asked.method)
@@ -207,11 +207,11 @@ def pretrain(
         f"{config.epochs} epochs, {config.epochs * loader.steps_per_epoch} steps of {config.batch_size} images; "
         f"{runtime.describe()}"
     )
-    run_identity = planned.Identity(
+    identity = planned.Identity(
         stage="pretrain",
         settings=settings,
         output=output,
-        fingerprints=identity,
+        fingerprints=fingerprints,
         introduction=introduction,
         group=group,
         title=title,
@@ -283,7 +283,7 @@ def pretrain(
             initialize.export(backbone, folder.path / "backbone", provenance, seen=seen_after(config, seen))
         return result
 
-    return planned.within(run_identity, runtime, work, _describe, quiet=quiet)
+    return planned.within(identity, runtime, work, _describe, quiet=quiet)
 
 
 def _describe(result: dict[str, Any], output: Path, runtime: runtimes.Runtime) -> None:

@@ -1,5 +1,8 @@
 """What people expect of a command: a version, exit statuses, completion, help at once, a doctor."""
 
+import contextlib
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -159,6 +162,32 @@ def test_a_machine_on_which_things_would_fail(run: Callable, tmp_path: Path, mon
     assert "timm is missing: pip install" in answer.err
     assert "tyro 0.1, where >=1.0 is needed" in answer.err
     assert answer.err.count("5.0 kB free") == 2
+
+
+def at_a_terminal(pages: Path, **variables: str) -> bytes:
+    """What `sync --help` prints there."""
+    parent, child = pty.openpty()
+    program = (
+        "from pathlib import Path\nfrom ssl_transfer.engine import help_pages\n"
+        f"help_pages.FOLDER = Path({str(pages)!r})\nfrom ssl_transfer.cli import main\nmain(['sync', '--help'])"
+    )
+    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    variables = {**kept, "TERM": "xterm", **variables}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=child, env=variables) as process:
+        os.close(child)
+        said = b""
+        with contextlib.suppress(OSError):
+            while part := os.read(parent, 65536):
+                said += part
+    os.close(parent)
+    assert process.returncode == 0
+    return said
+
+
+def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
+    # One page is kept for each.
+    assert b"\x1b[" in at_a_terminal(tmp_path / "pages")
+    assert b"\x1b[" not in at_a_terminal(tmp_path / "pages", NO_COLOR="1")
 
 
 def test_colours_are_off_where_nobody_sees_them(run: Callable, tmp_path: Path) -> None:
