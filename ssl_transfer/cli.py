@@ -1,14 +1,18 @@
 """The `ssl-transfer` command: one subcommand a stage. A stage is imported only when it is called."""
 
+import contextlib
 import importlib
+import io
 import os
+import re
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
 
-from .engine import signals, surroundings
-from .engine.errors import FailedRunsError, InputError, StoppedError, did_you_mean
+from . import __version__
+from .engine import help_pages, signals, surroundings
+from .engine.errors import FailedRunsError, InputError, RehearsedError, StoppedError, did_you_mean
 from .engine.secrets import redacted
 
 COMMANDS = {
@@ -29,8 +33,12 @@ COMMANDS = {
         "what a run's network sees: maps, Grad-CAM, neighbours, ideals, attacks",
     ),
     "report": ("ssl_transfer.output.report", "draw a comparison's report again from its results"),
+    "doctor": ("ssl_transfer.output.doctor", "what this machine has: versions, devices, disk, logins; what would fail"),
 }
 USER_ERROR = 2
+STATUSES = """\
+exit status: 0 done; 1 a run failed, the disk is full, memory is too small; 2 a mistake in what was asked for;
+128 + N stopped by signal N (130 Ctrl-C, 143 SIGTERM), the state saved: the same command goes on."""
 
 
 def usage() -> str:
@@ -39,7 +47,9 @@ def usage() -> str:
     return (
         f"usage: ssl-transfer COMMAND [--help] [flags]\n\n{lines}\n\n"
         "Every command that trains takes --data, --output, --epochs, --batch-size, --config FILE.yaml and --fresh;\n"
-        "started again with the same settings it goes on where it stopped."
+        "started again with the same settings it goes on where it stopped. With --dry-run it says what it would do.\n\n"
+        f"{STATUSES}\n\n"
+        "ssl-transfer --version; ssl-transfer --print-completion bash|zsh|fish|tcsh, for the shell's start-up file."
     )
 
 
@@ -58,12 +68,20 @@ def _main(arguments: Sequence[str] | None) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         sys.exit(0 if arguments else USER_ERROR)
+    if arguments == ["--version"]:
+        print(f"ssl-transfer {__version__}")
+        sys.exit(0)
     name, *rest = arguments
     try:
+        if name == "--print-completion":
+            _print_completion(" ".join(rest))
+            return
         if name not in COMMANDS:
             raise InputError(f"{name!r} is not a command.{did_you_mean(name, COMMANDS)}\n\n{usage()}")
         with signals.raised():
-            importlib.import_module(COMMANDS[name][0]).main(rest)
+            help_pages.shown(arguments, lambda: importlib.import_module(COMMANDS[name][0]).main(rest))
+    except RehearsedError as rehearsed:
+        print(redacted(str(rehearsed)))
     except InputError as error:
         print(redacted(f"error: {error}"), file=sys.stderr)
         sys.exit(USER_ERROR)
@@ -90,3 +108,34 @@ def _again(arguments: Sequence[str]) -> str:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return "launch the same command again, without --fresh."
     return f"ssl-transfer {shlex.join(word for word in arguments if word != '--fresh')}"
+
+
+def _print_completion(shell: str) -> None:
+    """Print a shell's script, made of the help of all commands."""
+    from .output import completion
+
+    if shell not in completion.SHELLS:
+        completion.script(shell, {})
+    pages, waiting = {"": usage()}, [*COMMANDS, "demo adapt", "demo distill"]
+    while waiting:
+        name = waiting.pop(0)
+        pages[name] = page = _help_of(name)
+        # Where a command lists further ones and has no flags yet, these have pages of their own.
+        listed = [] if "[OPTIONS]" in page else re.findall(r"^  ([a-z][\w-]*) ", page, re.MULTILINE)
+        waiting += [f"{name} {word}" for word in listed]
+    print(completion.script(shell, dict(sorted(pages.items()))), end="")
+
+
+def _help_of(name: str) -> str:
+    """What a command's --help prints, in one column."""
+    width, printed = os.environ.get("COLUMNS"), io.StringIO()
+    os.environ["COLUMNS"] = "100"
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            _main([*name.split(), "--help"])
+    finally:
+        if width is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = width
+    return printed.getvalue()

@@ -3,14 +3,17 @@
 It may be down, slow, refuse, or raise: every call goes through one place that says so and lets the run go on without.
 """
 
+import netrc
 import os
 import re
 import sys
+import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from . import leavings
 from .errors import InputError
 from .secrets import redacted, redacted_all
 
@@ -27,6 +30,9 @@ class TrackingConfig:
     online where a login is found, otherwise offline. Where it cannot be reached it is offline."""
     project: str = "ssl_transfer"
     """wandb's project. Only read when wandb is not off."""
+    also: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    """Other trackers, each with an extra of its own (`pip install "ssl_transfer[tensorboard]"`): TensorBoard, with its
+    files in the run's folder; MLflow, where MLFLOW_TRACKING_URI says, or a database in that folder."""
     patience: float = 30.0
     """Seconds that wandb may take to begin, and again to end: then the run goes on without. Only read when wandb is not
     off."""
@@ -48,30 +54,85 @@ class Names:
     """Which stage."""
 
 
+class Guard:
+    """Calls into one tracker: the first that fails is said, and after it nothing more is asked of that tracker."""
+
+    def __init__(self, tracker: str, folder: Path, remedy: str = "") -> None:
+        self.works = True
+        self._tracker, self._folder, self._remedy = tracker, folder, remedy
+
+    def call(self, what: str, call: Callable[[], object]) -> None:
+        """Do it, unless something failed before."""
+        if not self.works:
+            return
+        try:
+            call()
+        except Exception as error:
+            # Whatever it is: a run is worth more than its copy elsewhere.
+            self.works = False
+            _warn(
+                f"{self._tracker} could not {what} ({_reason(error)}): {self._folder} goes on without. Its "
+                f"metrics.jsonl has everything{self._remedy}."
+            )
+
+
+def named(record: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a line of `metrics.jsonl` as trackers call them: simclr/train/loss."""
+    prefix = "/".join(str(record[key]) for key in ("phase", "split") if key in record)
+    numbers = {key: value for key, value in record.items() if isinstance(value, (int, float))}
+    return {key if key in ("step", "epoch") else f"{prefix}/{key}": value for key, value in numbers.items()}
+
+
 class Board:
     """A run of wandb, its files under `folder`; nothing where wandb is off.
 
-    Every call into wandb goes through `_call`. The first that fails is said, and the run goes on without wandb.
+    Every call into wandb goes through a `Guard`.
     """
 
     def __init__(self, config: TrackingConfig, folder: Path, settings: dict[str, Any], names: Names) -> None:
-        self.works = config.wandb != "off"
-        self._folder = folder
+        self._asked = config.wandb != "off"
+        self._guard = Guard("wandb", folder, f"; `ssl-transfer sync {folder}` shows it in wandb later")
+        self._folder, self._settings = folder, settings
         self._run: Any = None
         names = Names(name=redacted(names.name), group=redacted(names.group), job_type=names.job_type)
-        if self.works:
-            self._call("begin", lambda _: self._begin(config, settings, names))
+        self._call("begin", lambda _: self._begin(config, settings, names))
+
+    @property
+    def works(self) -> bool:
+        """Whether wandb was asked for, and has taken everything so far."""
+        return self._asked and self._guard.works
 
     def log(self, record: dict[str, Any]) -> None:
         """A line of `metrics.jsonl` as wandb has it."""
-        prefix = "/".join(str(record[key]) for key in ("phase", "split") if key in record)
-        numbers = {key: value for key, value in record.items() if isinstance(value, (int, float))}
-        named = {key if key in ("step", "epoch") else f"{prefix}/{key}": value for key, value in numbers.items()}
-        self._call("log", lambda run: run.log(named))
+        self._call("log", lambda run: run.log(named(record)))
 
     def summarize(self, values: dict[str, float]) -> None:
         """Numbers for the table of runs."""
         self._call("summarize", lambda run: run.summary.update(values))
+
+    def show(self) -> None:
+        """What the run's folder holds by now: pictures, predicted images, weights, and what they were made of."""
+        self._call("show what the run left", self._show)
+
+    def _show(self, run: Any) -> None:
+        import wandb
+
+        found: dict[str, Any] = {name: wandb.Image(str(path)) for name, path in leavings.pictures(self._folder).items()}
+        examples = leavings.examples(self._folder)
+        if examples:
+            columns: list[str | int] = ["image", *examples[0].line]
+            rows = [[wandb.Image(str(one.picture)), *one.line.values()] for one in examples]
+            found["predictions"] = wandb.Table(columns=columns, data=rows)
+        if found:
+            run.log(found)
+        for parcel in leavings.origins(self._folder, self._settings):
+            if run.settings._offline:
+                # What use_artifact does of an artifact that is made here, which it refuses offline.
+                run._log_artifact(_artifact(parcel), is_user_created=True, use_after_commit=True)
+            else:
+                run.use_artifact(_artifact(parcel))
+        for parcel in leavings.weights(self._folder):
+            run.log_artifact(_artifact(parcel))
 
     def attach(self, name: str, files: Sequence[Path]) -> None:
         """Files as an artifact."""
@@ -93,17 +154,8 @@ class Board:
         self._run = None
 
     def _call(self, what: str, call: Callable[[Any], object]) -> None:
-        if not self.works:
-            return
-        try:
-            call(self._run)
-        except Exception as error:
-            # Whatever it is: a run is worth more than its copy in wandb.
-            self.works = False
-            _warn(
-                f"wandb could not {what} ({_reason(error)}): {self._folder} goes on without. Its metrics.jsonl has "
-                f"everything; `ssl-transfer sync {self._folder}` shows it in wandb later."
-            )
+        if self._asked:
+            self._guard.call(what, lambda: call(self._run))
 
     def _begin(self, config: TrackingConfig, settings: dict[str, Any], names: Names) -> None:
         # Nothing is sent that nobody asked for; and a server that never answers would hold the end of the process.
@@ -116,8 +168,9 @@ class Board:
                 name=names.name,
                 group=names.group,
                 job_type=names.job_type,
+                tags=redacted_all(leavings.tags(settings, names.job_type)),
                 dir=str(self._folder),
-                config=redacted_all(settings),
+                config=redacted_all({**settings, **leavings.arm(settings)}),
                 mode=mode,
                 # The run before may have failed in this process without an end.
                 reinit="finish_previous",
@@ -145,6 +198,30 @@ class Board:
                     "what metrics.jsonl has."
                 )
         self._run = begin("offline")
+
+
+def _artifact(parcel: leavings.Parcel) -> Any:
+    import wandb
+
+    artifact = wandb.Artifact(parcel.name, type=parcel.kind, metadata=redacted_all(parcel.facts))
+    if not parcel.files:
+        # Without any file all would be one version of nothing.
+        with artifact.new_file("fingerprint.txt", encoding="utf-8") as file:
+            file.write(parcel.facts["fingerprint"])
+    for path in parcel.files:
+        artifact.add_file(str(path))
+    return artifact
+
+
+def has_login() -> bool:
+    """Whether wandb would find a key: in the environment, or in the file in which `wandb login` leaves it."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC", Path("~/.netrc").expanduser())).authenticators(host) is not None
+    except (OSError, RuntimeError, netrc.NetrcParseError):
+        return False
 
 
 def _reason(error: Exception) -> str:

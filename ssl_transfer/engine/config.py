@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,6 +105,8 @@ def parse(
     Raises SystemExit(2), after a message with near misses, for a name or value that does not exist.
     """
     from_file = flags_of(settings)
+    # https://no-color.org, which tyro does not know.
+    tyro._experimental_options["ansi_codes"] = not os.environ.get("NO_COLOR")
     try:
         config = tyro.cli(
             config_type,

@@ -20,6 +20,10 @@ class DivergedError(InputError):
     """A loss that is not finite: other settings may fare better."""
 
 
+class RehearsedError(Exception):
+    """A dry run is over: nobody's mistake, exit status 0. The message is what the command would do."""
+
+
 class StoppedError(KeyboardInterrupt):
     """A signal asked the program to leave. Like Ctrl-C it is nobody's mistake, and passes whoever catches those."""
 

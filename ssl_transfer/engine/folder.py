@@ -67,16 +67,7 @@ class RunFolder:
             raise InputError(problem)
 
     def _open(self, settings: dict[str, Any], identity: dict[str, str], volatile: tuple[str, ...]) -> None:
-        held = self.path / "config.yaml"
-        if held.is_file():
-            before, recorded = self._read_held(held)
-            self._refuse_changes(before, settings, volatile)
-            for name, value in identity.items():
-                if recorded.get(name) != value:
-                    raise InputError(
-                        f"{self.path} holds a run with another {name} (fingerprint {recorded.get(name)}, "
-                        f"now {value}). Give another --output, or --fresh to start over there."
-                    )
+        check_held(self.path, settings, identity, volatile)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.result is None:
@@ -85,24 +76,12 @@ class RunFolder:
             if self.result is None:
                 record = {"identity": identity, **environment(self._runtime)}
                 write_text(self.path / "environment.json", json.dumps(record, indent=2) + "\n")
-            write_text(held, configuration.dump(settings))
+            write_text(self.path / "config.yaml", configuration.dump(settings))
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise InputError(
                 f"--output {self.path}: cannot be written ({error.strerror}). Give another folder."
-            ) from error
-
-    def _read_held(self, held: Path) -> tuple[dict[str, Any], dict[str, str]]:
-        """The settings and the identity of the run that the folder holds."""
-        try:
-            before = yaml.safe_load(held.read_text(encoding="utf-8"))
-            recorded = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["identity"]
-            return dict(before), dict(recorded)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
-            raise InputError(
-                f"--output {self.path}: holds a config.yaml that is not a run's of this program ({error}). "
-                "Give another --output."
             ) from error
 
     def _move_aside(self) -> None:
@@ -125,14 +104,6 @@ class RunFolder:
             raise InputError(
                 f"{self.path}: another process is writing this run. Wait for it, or give another --output."
             ) from error
-
-    def _refuse_changes(self, before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, ...]) -> None:
-        differing = changes(before, now, volatile)
-        if differing:
-            raise InputError(
-                f"{self.path} holds a run with other settings: {'; '.join(differing)}. Give another --output, "
-                "or --fresh to start over there (what is there is moved aside, not deleted)."
-            )
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -161,6 +132,38 @@ class RunFolder:
         """What a run that was broken off can go on from."""
         saved = max(self.checkpoints.glob("*.pt"), key=lambda path: path.stat().st_mtime, default=None)
         return f"{saved} is whole." if saved is not None else f"{self.path} has no checkpoint yet."
+
+
+def check_held(path: Path, settings: dict[str, Any], identity: dict[str, str], volatile: tuple[str, ...]) -> None:
+    """Raise InputError where a folder holds another run than these settings and fingerprints are of."""
+    if not (path / "config.yaml").is_file():
+        return
+    before, recorded = _read_held(path)
+    differing = changes(before, settings, volatile)
+    if differing:
+        raise InputError(
+            f"{path} holds a run with other settings: {'; '.join(differing)}. Give another --output, "
+            "or --fresh to start over there (what is there is moved aside, not deleted)."
+        )
+    for name, value in identity.items():
+        if recorded.get(name) != value:
+            raise InputError(
+                f"{path} holds a run with another {name} (fingerprint {recorded.get(name)}, "
+                f"now {value}). Give another --output, or --fresh to start over there."
+            )
+
+
+def _read_held(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings and the identity of the run that a folder holds."""
+    try:
+        before = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        recorded = json.loads((path / "environment.json").read_text(encoding="utf-8"))["identity"]
+        return dict(before), dict(recorded)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(
+            f"--output {path}: holds a config.yaml that is not a run's of this program ({error}). "
+            "Give another --output."
+        ) from error
 
 
 LATER = ("deterministic", "optimizer.sync_batch_norm")

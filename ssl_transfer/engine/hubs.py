@@ -34,3 +34,10 @@ def no_endless_silence() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+def has_login() -> bool:
+    """Whether a token of the hub is found; it is not asked for anything."""
+    from huggingface_hub import get_token
+
+    return get_token() is not None

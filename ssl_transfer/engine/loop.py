@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import distributed, energy, memory, progress, tracking
+from . import distributed, energy, memory, progress, rehearsal, tracking
 from .contract import Batches, Objective
 from .errors import DivergedError, InputError, StoppedError
 from .gradients import check_accumulation
@@ -97,6 +97,7 @@ def train(
             train something else; a batch that does not fit into memory.
         StoppedError: several processes were asked to leave.
     """
+    batches, epochs, evaluate = rehearsal.shortened(phase, groups, batches, epochs, evaluate, evaluate_every, runtime)
     watching = stopping.patience > 0 or optimizer.schedule == "plateau"
     if watching and (watched is None or evaluate is None):
         raise InputError(

@@ -1,4 +1,4 @@
-"""What is kept of a run: `metrics.jsonl` always, and wandb (`board.py`) when asked.
+"""What is kept of a run: `metrics.jsonl` always, wandb (`board.py`) and others (`trackers.py`) when asked.
 
 `metrics.jsonl` is the truth: `send` shows it in wandb at any later time, as the tracker would have done.
 """
@@ -16,6 +16,7 @@ from .errors import InputError
 from .records import whole_lines
 from .runtime import Runtime
 from .secrets import redacted_all
+from .trackers import Others
 
 __all__ = ["Tracker", "TrackingConfig", "drop_after", "publish", "send"]
 NAMES = "tracking.json"
@@ -46,6 +47,7 @@ class Tracker:
             self._names = Names(name=title or path.parent.name, group=group, job_type=job_type)
             self._keep({})
             self._board = Board(config, path.parent, settings, self._names)
+            self._others = Others(config, path.parent, settings, self._names)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one record: a line of `metrics.jsonl`, flushed, so that a killed run keeps it."""
@@ -55,6 +57,7 @@ class Tracker:
             file.write(json.dumps(redacted_all(record)) + "\n")
         if self._board is not None:
             self._board.log(record)
+            self._others.log(record)
 
     def summarize(self, values: dict[str, float]) -> None:
         """Let wandb's table of runs show these; `result.json` has them in any case."""
@@ -65,9 +68,11 @@ class Tracker:
             self._board.summarize(values)
 
     def close(self) -> None:
-        """End the wandb run, if there is one."""
+        """Show what lies in the folder by now, and end."""
         if self._board is not None:
+            self._board.show()
             self._board.finish()
+            self._others.finish()
             self._board = None
 
     def _keep(self, summary: dict[str, float]) -> None:
@@ -123,6 +128,7 @@ def send(config: TrackingConfig, folder: Path, settings: dict[str, Any]) -> bool
         board.log(record)
     if summary:
         board.summarize(summary)
+    board.show()
     board.finish()
     return board.works
 

@@ -25,6 +25,21 @@ def picture(image: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(values[:, :, 0] if values.shape[2] == 1 else values))
 
 
+def encoded(image: Tensor) -> bytes:
+    """(C, H, W) float32 in 0..1 as the bytes of a PNG, enlarged where it is too small to be looked at."""
+    shown = picture(image)
+    if shown.width < _LOSSLESS:
+        shown = shown.resize((64, 64), Image.Resampling.NEAREST)
+    return png(shown)
+
+
+def png(image: Image.Image) -> bytes:
+    """The bytes of its PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="png")
+    return buffer.getvalue()
+
+
 def sources_of(dataset: Dataset, indices: Sequence[int]) -> dict[int, str]:
     """What an <img> shows: for each of these images the text of its `src`."""
     wanted = torch.tensor(sorted(set(indices)), dtype=torch.int64)

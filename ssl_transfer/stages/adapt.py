@@ -143,6 +143,7 @@ def adapt(
         group=group,
         title=title,
         fresh=config.fresh,
+        dry_run=config.dry_run,
         tracking=config.tracking,
     )
 
@@ -183,12 +184,11 @@ def adapt(
                 drop_after(folder.metrics, "chosen", -1)
             tracker.log({"phase": "chosen", "split": "test", **result["target_test"]})
             tracker.summarize({f"chosen/{metric}": value for metric, value in result["target_test"].items()})
-        tracker.close()
         result |= trained.cost
         if runtime.is_main:
             data = {"data_fingerprint": learned.fingerprint, "target_fingerprint": target.fingerprint}
             origin = {"init": provenance, "settings": settings, "method": name, **data}
-            leave(around, output, config, origin, test, logits)
+            leave(around, folder.path, config, origin, test, logits)
         return result
 
     return planned.within(identity, runtime, work, describe, quiet=quiet)

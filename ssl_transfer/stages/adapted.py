@@ -9,7 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from ..engine.runtime import Runtime
+from ..methods.method import View
 from ..objectives import ADAPTATIONS
+from . import watch
 from .adapt_settings import AdaptConfig
 from .adapting import DomainTraining, candidates, kept, training_of
 from .initial import seen_after
@@ -49,6 +51,8 @@ def leave(
     contents = None
     if parts[0] is not None and parts[1] is not None:
         contents = np.concatenate([parts[0][training.labelled.numpy()], parts[1][around.pool.numpy()]])
+    size = training.objective.backbone.spec.image_size
+    watch.draw_views(output / "views.png", (View(config.augment),), learned, size=size, seed=training.seed)
     with around.module.in_target():
         leave_model(training, output, config.head, origin, seen=seen_after(config, contents), images=target)
     if logits is None:

@@ -21,7 +21,7 @@ from ..engine.words import counted
 from ..evaluation import tables
 from ..evaluation.statistics import TIMM, Cell, Row
 from . import augmentation as augmentations
-from . import evidence, ready
+from . import dry_run, evidence, ready
 from . import pretrain as pretraining
 from .arms import Arm, CompareConfig
 from .build import fitted
@@ -137,17 +137,20 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
     if config.retry:
         # What diverged would diverge again with the same settings.
         volatile += tuple(failed_methods(pretrain_jobs))
+    jobs = [*pretrain_jobs, *(job for *_, job in transfer_jobs)]
+    introduction = (
+        f"{', '.join(f'{arm.name} on {arm.label}' for arm in arms)}: "
+        f"{len(pretrain_jobs)} pretraining and {len(transfer_jobs)} transfer runs; {runtime.describe()}"
+    )
+    if config.dry_run:
+        dry_run.several(output, jobs, introduction, runtime, at_a_time=config.jobs)
     with RunFolder(
         output, _settings(config), runtime, identity=identity, fresh=config.fresh, volatile=volatile
     ) as folder:
         if config.retry and runtime.is_main:
             set_changed_aside(pretrain_jobs, len(dataset.pool))
         runtime.wait()
-        runtime.say(
-            f"{', '.join(f'{arm.name} on {arm.label}' for arm in arms)}: "
-            f"{len(pretrain_jobs)} pretraining and {len(transfer_jobs)} transfer runs; {runtime.describe()}"
-        )
-        jobs = [*pretrain_jobs, *(job for *_, job in transfer_jobs)]
+        runtime.say(introduction)
         with launcher(config, output, runtime) as runner:
             outcomes = runner.run(jobs, retry=config.retry)
         failures = failures_of(outcomes)

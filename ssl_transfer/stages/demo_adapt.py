@@ -32,6 +32,7 @@ from ..objectives.alignment import CORALConfig, MMDConfig
 from ..objectives.baselines import AdaBNConfig
 from ..objectives.dann import CDANConfig, DANNConfig
 from ..objectives.self_training import SelfTrainingConfig
+from . import dry_run
 from .adapt import adapt
 from .adapt_settings import AdaptConfig, method_named
 from .adapting import Choose
@@ -91,6 +92,9 @@ class AdaptDemoConfig:
     """Move what an earlier start left aside, and start over."""
     retry: bool = False
     """Run again what failed before."""
+    dry_run: bool = False
+    """Train nothing: say what would be done, with counts and an estimate of the time from a few steps, and leave
+    nothing but decoded pixels in the cache."""
     mixed_precision: runtimes.MixedPrecision = "no"
     """Train under autocast: bf16 or fp16."""
     loading: LoadingConfig = LoadingConfig()
@@ -107,6 +111,17 @@ class AdaptJob:
     folder: Path
     """Of the run."""
     after: Path | None = None
+
+    @property
+    def kind(self) -> str:
+        """What it is, whatever its seed."""
+        return self.folder.parent.name
+
+    def elsewhere(self, place: Path, start: Path | None) -> "AdaptJob":
+        """The same run in another folder, not logged anywhere else; it goes on from no other."""
+        return replace(
+            self, config=replace(self.config, output=place, tracking=TrackingConfig()), folder=place, after=start
+        )
 
     def __call__(self) -> dict[str, Any]:
         """Run it in this process."""
@@ -148,10 +163,14 @@ def compare_adaptations(config: AdaptDemoConfig) -> Path:
     volatile = (*VOLATILE, "methods", "seeds", "retry")
     identity = {"source": source.fingerprint, "target": target.fingerprint}
     settings = configuration.to_dict(config)
+    jobs = {(name, seed): _job(config, name, seed) for name in methods for seed in config.seeds}
+    introduction = (
+        f"{source.describe()}\n{target.describe()}\n{', '.join(methods)}: {len(jobs)} runs; {runtime.describe()}"
+    )
+    if config.dry_run:
+        dry_run.several(config.output, list(jobs.values()), introduction, runtime, at_a_time=config.jobs)
     with RunFolder(config.output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile):
-        jobs = {(name, seed): _job(config, name, seed) for name in methods for seed in config.seeds}
-        runtime.say(f"{source.describe()}\n{target.describe()}")
-        runtime.say(f"{', '.join(methods)}: {len(jobs)} runs; {runtime.describe()}")
+        runtime.say(introduction)
         with workers(config.jobs, runtime) as runner:
             outcomes = runner.run(list(jobs.values()), retry=config.retry)
         failures = failures_of(outcomes)

@@ -22,6 +22,7 @@ from ..methods.simclr import SimCLRConfig
 from ..models.backbones import BackboneConfig
 from ..models.heads import make_head
 from ..objectives.distillation import DistillationConfig
+from . import dry_run
 from . import pretrain as pretraining
 from . import transfer as transferring
 from .distill import POOL_SHARE, DistillConfig, distill
@@ -93,9 +94,12 @@ def demo(config: DistillDemoConfig, *, runtime: runtimes.Runtime | None = None) 
     cells, pretrain_jobs = _jobs(config, output)
     settings, identity = configuration.to_dict(config), {"data": dataset.fingerprint}
     volatile = (*VOLATILE, "seeds", "retry")
+    jobs = [*pretrain_jobs, *(job for _, _, job in cells)]
+    introduction = f"{dataset.describe()}\n{len(jobs)} runs for {', '.join(ARMS)}; {runtime.describe()}"
+    if config.dry_run:
+        dry_run.several(output, jobs, introduction, runtime, at_a_time=config.jobs)
     with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile) as folder:
-        jobs = [*pretrain_jobs, *(job for _, _, job in cells)]
-        runtime.say(f"{dataset.describe()}\n{len(jobs)} runs for {', '.join(ARMS)}; {runtime.describe()}")
+        runtime.say(introduction)
         with workers(config.jobs, runtime) as runner:
             outcomes = runner.run(jobs, retry=config.retry)
         if failures := failures_of(outcomes):

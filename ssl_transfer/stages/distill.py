@@ -177,6 +177,7 @@ def distill(
         group=group,
         title=title,
         fresh=config.fresh,
+        dry_run=config.dry_run,
         tracking=config.tracking,
     )
     leaving = planned.Leaving(

@@ -3,10 +3,11 @@
 Each has a folder of its own and is keyed by its settings: a finished one is never redone, a stopped one goes on.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..engine import slurm
 from ..engine.errors import InputError
 from ..engine.folder import changes, held_result, set_aside
 from ..engine.jobs import RECORD, Failure, Launcher, Outcome, workers
+from ..engine.tracking import TrackingConfig
 from ..engine.words import counted
 from ..evaluation.statistics import budget_title
 from . import pretrain as pretraining
@@ -43,6 +45,19 @@ class Job:
     def folder(self) -> Path:
         """Of the run."""
         return self.config.output
+
+    @property
+    def kind(self) -> str:
+        """What it is, whatever its seed."""
+        return re.sub(r"( seed)? \d+$", "", self.title)
+
+    def elsewhere(self, place: Path, start: Path | None) -> "Job":
+        """The same run in another folder, going on from another one, not logged anywhere else."""
+        own = replace(self.config, output=place, dry_run=False, tracking=TrackingConfig())
+        for name in ("init", "teacher") if self.after is not None else ():
+            if getattr(own, name, None) == str(self.after):
+                own = replace(own, **{name: str(start)})
+        return replace(self, config=own, after=start)
 
     def __call__(self) -> dict[str, Any]:
         """Run it in this process."""

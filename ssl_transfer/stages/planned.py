@@ -5,20 +5,22 @@ for all. Adaptation, which chooses otherwise, shares the folder and the log (`wi
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ..engine.folder import RunFolder, held_result
+from ..engine.folder import RunFolder, check_held, held_result
 from ..engine.runtime import Runtime
 from ..engine.tracking import Tracker, TrackingConfig, drop_after
 from ..evaluation.features import extract
 from ..evaluation.knn import knn_accuracy
 from ..evaluation.metrics import classification
+from ..methods.method import View
 from ..models.heads import HeadConfig
+from . import dry_run, watch
 from .phases import Training
 from .plan import Phase
 from .run import VOLATILE, Followed
@@ -45,6 +47,7 @@ class Identity:
     group: str
     title: str
     fresh: bool
+    dry_run: bool
     tracking: TrackingConfig
 
 
@@ -94,12 +97,21 @@ def within(
     Args:
         identity: see its fields.
         runtime: of the run.
-        work: trains, measures and leaves what there is to leave; it closes the tracker and returns the result.
+        work: trains, measures and leaves what there is to leave; it returns the result.
         describe: says a result.
         quiet: say nothing but the progress bar.
     """
     output, volatile = identity.output, (*VOLATILE, *identity.volatile)
     settings, same = identity.settings, identity.fingerprints
+    if identity.dry_run:
+        if not identity.fresh:
+            check_held(output, settings, same, volatile)
+        own = replace(identity, dry_run=False, fresh=False, tracking=TrackingConfig())
+
+        def rehearse(folder: Path) -> object:
+            return within(replace(own, output=folder), runtime, work, describe, quiet=True)
+
+        dry_run.single(output, settings, identity.introduction, runtime, rehearse)
     with RunFolder(output, settings, runtime, identity=same, fresh=identity.fresh, volatile=volatile) as folder:
         if folder.result is not None:
             if not quiet:
@@ -111,6 +123,7 @@ def within(
         named_so = {"group": identity.group, "job_type": identity.stage, "title": identity.title}
         tracker = Tracker(folder.metrics, identity.tracking, runtime, settings=settings, **named_so)
         result = work(folder, tracker)
+        tracker.close()
         folder.finish(result)
         if not quiet:
             describe(result, output, runtime)
@@ -146,7 +159,7 @@ def run(
     Returns:
         What `transfer.transfer` says of it, and what `more` answered.
     """
-    output, runtime, dataset, learner = identity.output, training.runtime, training.dataset, training.learner
+    runtime, dataset, learner = training.runtime, training.dataset, training.learner
     test = dataset.splits["test"]
 
     def work(folder: RunFolder, tracker: Tracker) -> dict[str, Any]:
@@ -177,30 +190,32 @@ def run(
             **more(),
         }
         if runtime.is_main:
-            leave_predicted(output, logits[chosen])
+            leave_predicted(folder.path, logits[chosen])
             drop_after(folder.metrics, "chosen", -1)
         tracker.log({"phase": "chosen", "split": "test", **found[chosen]["test"]})
         # As in the summary of a comparison: a phase's metrics are those on the test images.
         named = {**found, "chosen": found[chosen]}
-        tracker.summarize(
-            {f"{phase}/{metric}": value for phase, one in named.items() for metric, value in one["test"].items()}
-        )
-        tracker.close()
+        tested = {f"{phase}/{metric}": value for phase, one in named.items() for metric, value in one["test"].items()}
+        validation = found[chosen]["validation"]["accuracy"]
+        tracker.summarize({**tested, "validation/accuracy": validation, "num_train": len(training.labelled)})
         if leaving.keep_model and runtime.is_main:
             learner.load_state_dict(trained.weights[chosen])
             origin = {**leaving.provenance, "settings": identity.settings, "data_fingerprint": dataset.fingerprint}
-            leave_model(training, output, leaving.head, origin, seen=leaving.seen, images=dataset)
+            leave_model(training, folder.path, leaving.head, origin, seen=leaving.seen, images=dataset)
             held = {
                 "validation": (dataset, training.validation, training.logits(training.validation)),
                 "test": (dataset, test, logits[chosen]),
             }
-            leave_evaluation(output, dataset.classes, held)
-            leave_curves(output, leaving.key, result)
+            leave_evaluation(folder.path, dataset.classes, held)
+            views = (View(training.recipe.augment),)
+            size = training.objective.backbone.spec.image_size
+            watch.draw_views(folder.path / "views.png", views, dataset, size=size, seed=training.seed)
+            leave_curves(folder.path, leaving.key, result)
         return result
 
     result = within(identity, runtime, work, describe, quiet=training.quiet)
     if num_trials > 1 and not leaving.keep_model:
-        drop_states(output / "trials" / str(result["tuned"]["chosen"]), training)
+        drop_states(identity.output / "trials" / str(result["tuned"]["chosen"]), training)
     return result
 
 

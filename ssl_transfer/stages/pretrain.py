@@ -26,7 +26,7 @@ from ..methods import METHODS
 from ..methods.method import Method
 from ..models import backbones, initialize
 from . import augmentation as augmentations
-from . import watch
+from . import planned, watch
 from .initial import AUTO, Initial, decided, fingerprint_of, initial_backbone, is_run, label_of, seen_after
 from .matching import matched
 from .naming import take_method
@@ -165,11 +165,6 @@ def pretrain(
         `watch.measure` found in the end, and `collapsed`: the step and values of a collapse, or empty.
     """
     runtime = runtime or runtimes.start(config.mixed_precision, deterministic=config.deterministic)
-
-    def say(message: str) -> None:
-        if not quiet:
-            runtime.say(message)
-
     name, config = name_of(config.method), resolved(config)
     stream = None
     if config.loading.streaming:
@@ -200,22 +195,36 @@ def pretrain(
         f"runs/pretrain-{start}{name}-{config.backbone.name.replace('/', '-')}-{data_label(config.data)}"
         f"-seed{config.seed}"
     )
-    identity = {"data": dataset.fingerprint, "init": fingerprint_of(config)}
-    with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=FREE) as folder:
-        if folder.result is not None:
-            say(f"{output}: finished before; nothing to do (--fresh starts over)")
-            return folder.result
-        say(augmentations.introduce(dataset, config))
-        for field in fields(asked.method):
-            before, after = (getattr(settings.method, field.name) for settings in (asked, config))
-            if before != after:
-                say(f"{field.name}: {after} instead of {before}, for {num_images} images.")
-        say(
-            f"pretraining {backbone.spec.label} from {config.init} with {name}: {num_images} images, "
-            f"{config.epochs} epochs, {config.epochs * loader.steps_per_epoch} steps of {config.batch_size} images; "
-            f"{runtime.describe()}"
-        )
+    fingerprints = {"data": dataset.fingerprint, "init": fingerprint_of(config)}
+    changed = [
+        f"\n{field.name}: {after} instead of {before}, for {num_images} images."
+        for field in fields(asked.method)
+        if (before := getattr(asked.method, field.name)) != (after := getattr(config.method, field.name))
+    ]
+    introduction = (
+        f"{augmentations.introduce(dataset, config)}{''.join(changed)}\n"
+        f"pretraining {backbone.spec.label} from {config.init} with {name}: {num_images} images, "
+        f"{config.epochs} epochs, {config.epochs * loader.steps_per_epoch} steps of {config.batch_size} images; "
+        f"{runtime.describe()}"
+    )
+    identity = planned.Identity(
+        stage="pretrain",
+        settings=settings,
+        output=output,
+        fingerprints=fingerprints,
+        introduction=introduction,
+        group=group,
+        title=title,
+        fresh=config.fresh,
+        dry_run=config.dry_run,
+        tracking=config.tracking,
+    )
+
+    def work(folder: RunFolder, tracker: Tracker) -> dict[str, Any]:
         entry = METHODS[name]
+        if runtime.is_main:
+            views = entry.views(config.method)
+            watch.draw_views(folder.path / "views.png", views, dataset, size=config.size, seed=config.seed)
         alarm = watch.alarm(
             name,
             entry,
@@ -230,8 +239,6 @@ def pretrain(
                 watch.draw_reconstructions(picture, name, entry, method, backbone, dataset, runtime)
             return watch.measure(backbone, dataset, runtime)
 
-        named_so = {"group": group, "job_type": "pretrain", "title": title}
-        tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, **named_so)
         cost = train(
             method,
             parameter_groups(
@@ -255,14 +262,13 @@ def pretrain(
             monitor=alarm,
         )
         result = {
-            "backbone": str(output / "backbone"),
+            "backbone": str(folder.path / "backbone"),
             **{field.name: getattr(cost, field.name) for field in fields(cost)},
             "num_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
             **evaluate(),
             "collapsed": alarm.collapsed,
         }
         tracker.summarize({name: value for name, value in result.items() if isinstance(value, (int, float))})
-        tracker.close()
         provenance = {
             "method": name,
             "init": earlier,
@@ -274,12 +280,19 @@ def pretrain(
         if runtime.is_main:
             # Of a stream it is not known which images it brought.
             seen = dataset.contents[dataset.pool.numpy()] if dataset.contents is not None and stream is None else None
-            initialize.export(backbone, output / "backbone", provenance, seen=seen_after(config, seen))
-        folder.finish(result)
-        knn = f", kNN accuracy on validation {result['knn_accuracy']:.1%}" if "knn_accuracy" in result else ""
-        rank = f", effective rank {result['effective_rank']:.1f} of {backbone.num_features}"
-        say(f"{output}: {cost.steps} steps in {cost.seconds:.0f} s{knn}{rank}; backbone in {result['backbone']}")
+            initialize.export(backbone, folder.path / "backbone", provenance, seen=seen_after(config, seen))
         return result
+
+    return planned.within(identity, runtime, work, _describe, quiet=quiet)
+
+
+def _describe(result: dict[str, Any], output: Path, runtime: runtimes.Runtime) -> None:
+    """Print what a run came to."""
+    knn = f", kNN accuracy on validation {result['knn_accuracy']:.1%}" if "knn_accuracy" in result else ""
+    runtime.say(
+        f"{output}: {result['steps']} steps in {result['seconds']:.0f} s{knn}, effective rank "
+        f"{result['effective_rank']:.1f}; backbone in {result['backbone']}"
+    )
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer pretrain") -> None:

@@ -14,7 +14,7 @@ IMAGE_SIZE = 64
 MOST = 10**9
 """Of anything that is counted."""
 VOLATILE = (
-    *("output", "fresh", "tracking", "checkpoints", "jobs", "data", "optimizer.skip_limit"),
+    *("output", "fresh", "dry_run", "tracking", "checkpoints", "jobs", "data", "optimizer.skip_limit"),
     *(f"loading.{name}" for name in ("cache", "cache_gb", "max_unreadable", "workers", "download", "downloads")),
 )
 """Settings that may change between two starts of one run: they do not change its result. Where the images lie is one;
@@ -30,6 +30,9 @@ class Followed:
     it is."""
     fresh: bool = False
     """Start over. What the folder holds is moved aside, not deleted."""
+    dry_run: bool = False
+    """Train nothing: say what would be done, with counts and an estimate of the time from a few steps, and leave
+    nothing but decoded pixels in the cache."""
     mixed_precision: MixedPrecision = "no"
     """bf16 or fp16 autocast. Losses stay in float32."""
     deterministic: bool = False

@@ -125,6 +125,7 @@ def transfer(
         group=group,
         title=title,
         fresh=config.fresh,
+        dry_run=config.dry_run,
         tracking=config.tracking,
     )
     contents = None if dataset.contents is None else dataset.contents[labelled.numpy()]
@@ -148,6 +149,8 @@ def check_tuning(config: TransferConfig) -> None:
     check_positive(tune=config.tune)
     if config.find_rate and config.tune > 1:
         raise InputError(f"--tune {config.tune} would be ignored: --find-rate trains nothing. Leave one out.")
+    if config.find_rate and config.dry_run:
+        raise InputError("--dry-run would be ignored: --find-rate trains nothing. Leave one out.")
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer transfer") -> None:

@@ -15,11 +15,15 @@ from ..engine import checkpoint
 from ..engine import config as configuration
 from ..engine.finder import Finding
 from ..engine.folder import environment
+from ..engine.leavings import EXAMPLES
 from ..evaluation import metrics, tables
 from ..models import initialize
 from ..models.heads import HeadConfig
 from .phases import Training
 from .plan import Phase
+
+NUM_EXAMPLES = 24
+"""Tested images that are kept as pictures."""
 
 
 def leave_model(
@@ -77,6 +81,19 @@ def leave_evaluation(
         for name, (dataset, indices, logits) in held.items()
     }
     evaluation.write(folder, classes, predictions)
+    dataset, indices, _ = held["test"]
+    _leave_examples(folder / EXAMPLES, dataset, indices)
+
+
+def _leave_examples(folder: Path, dataset: Dataset, indices: torch.Tensor) -> None:
+    """A few of the tested images, each called by its line in the table of predictions, for who looks at that."""
+    from ..output import pictures
+    from ..output.evaluation import write_picture
+
+    places = torch.linspace(0, len(indices) - 1, min(NUM_EXAMPLES, len(indices))).round().long()
+    (images,) = dataset.batches([indices[places]], pictures.CPU)
+    for place, image in zip(places.tolist(), images, strict=True):
+        write_picture(folder / f"{place}.png", pictures.encoded(image))
 
 
 def leave_curves(folder: Path, key: dict[str, Any], result: dict[str, Any]) -> None:

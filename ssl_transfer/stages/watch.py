@@ -1,11 +1,12 @@
 """What a user watches while a method pretrains: how good the features are, whether they collapse, what is painted."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..data.augment import evaluation_view
+from ..data.augment import augment, evaluation_view
 from ..data.dataset import UNLABELED, Dataset
 from ..engine.contract import Batch, Objective
 from ..engine.randomness import permutation, sample_keys
@@ -14,7 +15,7 @@ from ..evaluation.collapse import CollapseAlarm
 from ..evaluation.features import extract
 from ..evaluation.knn import knn_accuracy
 from ..evaluation.representation import representation
-from ..methods.method import Method
+from ..methods.method import Method, View
 from ..models.backbones import Backbone
 from .run import data_label
 
@@ -73,6 +74,31 @@ def alarm(name: str, entry: Method, *, batch_size: int, warmup_steps: int, runti
         advice=advice,
         warn=runtime.warn,
     )
+
+
+def draw_views(path: Path, views: Sequence[View], dataset: Dataset, *, size: int, seed: int) -> None:
+    """Draw a few images of the pool and the views of them in the first epoch. Called on rank 0.
+
+    Args:
+        path: of the picture.
+        views: what is trained on.
+        dataset: holds the pixels.
+        size: pixels a side of what the model sees.
+        seed: of the run.
+    """
+    from ..output import pictures
+    from ..output.evaluation import write_picture
+
+    indices = dataset.pool[chosen(dataset.pool)[:PAINTED]]
+    (images,) = dataset.batches([indices], pictures.CPU)
+    keys = sample_keys(seed, 0, indices)
+    columns = [("stored", images)]
+    for number, view in enumerate(views):
+        side = max(1, round(size * view.side))
+        columns.append((f"view {number + 1}", augment(images, keys, view=number, size=side, config=view.augment)))
+    rows = [dataset.classes[label] if label >= 0 else "" for label in dataset.labels[indices].tolist()]
+    sheet = pictures.sheet(f"views of {data_label(dataset.source)}", rows, columns, side=max(64, size))
+    write_picture(path, pictures.png(sheet))
 
 
 def draw_reconstructions(

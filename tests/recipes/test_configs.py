@@ -21,11 +21,14 @@ UNMEASURED = tuple(f"{method}_{images}" for method in METHODS for images in ("ci
 """What takes GPUs."""
 ADAPTING = ("dann_mnistm",)
 """What needs photographs that are not the project's, and was measured on others."""
+SWEEPS = ("sweep_pretrain", "sweep_transfer")
+"""In wandb's own format."""
 OTHERS = ("compare_photographs", "compare_surface_defects", "transfer_digits")
 
 
 def test_all_files_are_known() -> None:
-    assert sorted(path.stem for path in CONFIGS.iterdir()) == sorted([*PRETRAINING, *UNMEASURED, *ADAPTING, *OTHERS])
+    known = [*PRETRAINING, *UNMEASURED, *ADAPTING, *SWEEPS, *OTHERS]
+    assert sorted(path.stem for path in CONFIGS.iterdir()) == sorted(known)
 
 
 @pytest.mark.parametrize("name", [*PRETRAINING, *ADAPTING, *OTHERS])

@@ -29,6 +29,13 @@ class Told:
     history: list[dict[str, float]] = field(default_factory=list)
     """What was logged, in order, without wandb's own clocks."""
     config: dict[str, object] = field(default_factory=dict)
+    tags: list[str] = field(default_factory=list)
+    made: dict[str, str] = field(default_factory=dict)
+    """The type of each artifact that it logged, by its name."""
+    used: dict[str, str] = field(default_factory=dict)
+    """The same of those that it was made of."""
+    shown: dict[str, object] = field(default_factory=dict)
+    """The kind of each picture and table."""
 
 
 def records(path: Path) -> Iterator[Record]:
@@ -52,13 +59,18 @@ def told(path: Path) -> Told:
     for record in records(path):
         if record.HasField("run"):
             found.name, found.group = record.run.display_name, record.run.run_group
-            found.job_type = record.run.job_type
+            found.job_type, found.tags = record.run.job_type, list(record.run.tags)
             found.config = {
                 one.key: json.loads(one.value_json) for one in record.run.config.update if one.key != "_wandb"
             }
         if record.HasField("history"):
             items = {"/".join(one.nested_key) or one.key: json.loads(one.value_json) for one in record.history.item}
-            found.history.append({name: value for name, value in items.items() if not name.startswith("_")})
+            own = {name: value for name, value in items.items() if not name.startswith("_")}
+            shown = {name.removesuffix("/_type"): value for name, value in own.items() if name.endswith("/_type")}
+            shown |= {name: value["_type"] for name, value in own.items() if isinstance(value, dict)}
+            found.shown |= shown
+            if not shown:
+                found.history.append(own)
         for update in record.summary.update:
             name = "/".join(update.nested_key) or update.key
             # Wandb's own clocks aside.
@@ -68,6 +80,7 @@ def told(path: Path) -> Told:
         if artifact.name:
             contents = {entry.path for entry in artifact.manifest.contents}
             found.files.setdefault(artifact.type, set()).update(contents)
+            (found.used if artifact.use_after_commit else found.made)[artifact.name] = artifact.type
     return found
 
 
@@ -183,3 +196,59 @@ def test_what_wandb_does_not_take_is_named(
     assert answer.status == 1
     assert f"wandb has not all of {folder}" in answer.err
     assert "no space left" in answer.err
+
+
+def test_a_run_shows_what_it_left_and_what_it_was_made_of(
+    run: Callable, pretrained: Path, tmp_path: Path, tiny: dict
+) -> None:
+    """Images -> pretraining -> transfer: what one run logs, the next names as its origin."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    shutil.copytree(pretrained, before)
+    assert run("sync", before, "--tracking.wandb", "offline").status == 0
+    flags = [*tiny["transfer"][2:], "--init", before, "--output", after, "--tracking.wandb", "offline"]
+    answer = run("transfer", *flags)
+    assert answer.status == 0, answer.err
+    assert "warning: wandb" not in answer.err
+    wandb.teardown()
+    (first,) = (told(path) for path in before.rglob("*.wandb"))
+    (second,) = (told(path) for path in after.rglob("*.wandb"))
+    dataset = f"data-{json.loads((after / 'environment.json').read_text())['identity']['data']}"
+    assert first.used == {dataset: "dataset"}
+    ((backbone, kind),) = first.made.items()
+    assert kind == "backbone"
+    assert second.used == {dataset: "dataset", backbone: "backbone"}
+    assert sorted(kind for name, kind in second.made.items() if not name.startswith("run-")) == ["backbone", "model"]
+    assert first.shown == {"views": "image-file"}
+    pictures = dict.fromkeys(("views", "confusion", "reliability", "curves"), "image-file")
+    assert second.shown == {**pictures, "predictions": "table-file"}
+    assert {"pretrain", "simclr", "resnet10t", "digits"} <= set(first.tags)
+    assert {"transfer", "init before", "labels 2"} <= set(second.tags)
+    assert second.config["arm"] == "before"
+    assert {"num_train", "validation/accuracy", "chosen/accuracy"} <= second.summary.keys()
+    # Every number of the log, under its name.
+    lines = [json.loads(line) for line in (after / "metrics.jsonl").read_text().splitlines()]
+    assert len(second.history) == len(lines) > 5
+    for logged, line in zip(second.history, lines, strict=True):
+        place = "/".join(line[key] for key in ("phase", "split"))
+        numbers = {name: value for name, value in line.items() if isinstance(value, (int, float))}
+        assert logged == {
+            name if name in ("step", "epoch") else f"{place}/{name}": value for name, value in numbers.items()
+        }
+    assert {"head/train/learning_rate", "head/train/images_per_second"} <= {
+        name for one in second.history for name in one
+    }
+
+
+def test_what_watches_a_pretraining_arrives(pretrained: Path, tmp_path: Path, run: Callable) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(pretrained, folder)
+    with open(folder / "metrics.jsonl", "a") as file:
+        alarm = {"phase": "simclr", "epoch": 2, "step": 8, "split": "alarm", "effective_rank": 1.1}
+        file.write(json.dumps(alarm) + "\n")
+    assert run("sync", folder, "--tracking.wandb", "offline").status == 0
+    wandb.teardown()
+    (path,) = folder.rglob("*.wandb")
+    names = {name for one in told(path).history for name in one}
+    assert {f"simclr/validation/{name}" for name in ("knn_accuracy", "effective_rank")} <= names
+    assert {f"simclr/train/{name}" for name in ("loss", "learning_rate", "images_per_second")} <= names
+    assert "simclr/alarm/effective_rank" in names

@@ -1,0 +1,83 @@
+"""Build a workspace in wandb for this project's runs: losses, kNN, rank, accuracy against labels, runs grouped by arm.
+
+pip install "ssl_transfer[dashboard]"
+python scripts/wandb_dashboard.py ENTITY/PROJECT
+python scripts/wandb_dashboard.py ENTITY/PROJECT --dry-run     # its JSON, and nothing is sent
+"""
+
+import argparse
+import json
+import os
+import sys
+
+import wandb_workspaces.reports.v2 as panels
+import wandb_workspaces.workspaces as workspaces
+
+NAME = "ssl_transfer"
+PRETRAINING = {
+    "loss": ".*/train/loss$",
+    "kNN accuracy, validation": "^(?!head|finetune).*/validation/knn_accuracy$",
+    "effective rank, validation": ".*/validation/effective_rank$",
+    "deviation of the features": ".*/train/feature_deviation$",
+    "collapse alarms: effective rank": ".*/alarm/.*",
+    "learning rate": ".*/train/learning_rate$",
+    "images per second": ".*/train/images_per_second$",
+}
+"""By a panel's title, the metrics that it shows."""
+TRANSFER = {
+    "loss": "^(head|finetune).*/train/loss$",
+    "accuracy, validation": "^(head|finetune).*/validation/accuracy$",
+    "log-loss, validation": "^(head|finetune).*/validation/log_loss$",
+    "learning rate": "^(head|finetune).*/train/learning_rate$",
+}
+PICTURES = ("views", "reconstructions", "confusion", "reliability", "curves")
+
+
+def workspace(entity: str, project: str) -> workspaces.Workspace:
+    """The workspace, which nobody but this process knows yet."""
+    accuracy = [
+        panels.ScatterPlot(title="test accuracy over labelled images", x="num_train", y="chosen/accuracy", log_x=True),
+        panels.BarPlot(title="test accuracy", metrics=["chosen/accuracy"], groupby=panels.Config("arm")),
+        panels.BarPlot(title="test accuracy of the head", metrics=["head/accuracy"], groupby=panels.Config("arm")),
+    ]
+    pictures = [panels.MediaBrowser(title=name, media_keys=[name]) for name in PICTURES]
+    sections = [
+        workspaces.Section(name="Accuracy", panels=accuracy, is_open=True),
+        workspaces.Section(name="Pretraining", panels=_lines(PRETRAINING), is_open=True),
+        workspaces.Section(name="Transfer", panels=_lines(TRANSFER)),
+        workspaces.Section(name="Pictures", panels=pictures),
+    ]
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=NAME,
+        sections=sections,
+        runset_settings=workspaces.RunsetSettings(groupby=[workspaces.Config("arm")]),
+    )
+
+
+def _lines(shown: dict[str, str]) -> list[panels.LinePlot]:
+    return [panels.LinePlot(title=title, x="step", metric_regex=regex) for title, regex in shown.items()]
+
+
+def main(arguments: list[str]) -> None:
+    """Print its JSON, or save it and print its address."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("place", help="ENTITY/PROJECT, as in the address of the project's page")
+    parser.add_argument("--dry-run", action="store_true", help="print its JSON; nothing is sent")
+    asked = parser.parse_args(arguments)
+    entity, slash, project = asked.place.partition("/")
+    if not (entity and slash and project) or "/" in project:
+        parser.error(f"{asked.place}: ENTITY/PROJECT, as in my-team/ssl_transfer")
+    # Nothing is sent that nobody asked for.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    made = workspace(entity, project)
+    if asked.dry_run:
+        print(json.dumps(made._to_model().model_dump(mode="json", by_alias=True, exclude_none=True), indent=2))
+    else:
+        made.save()
+        print(made.url)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

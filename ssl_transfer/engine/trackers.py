@@ -1,0 +1,63 @@
+"""Other trackers than wandb, by name, through Accelerate's classes; what fails of one never stops a run.
+
+TensorBoard writes its event files below the run's folder; MLflow goes where MLFLOW_TRACKING_URI says, without it into a
+database in that folder.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .board import Guard, Names, TrackingConfig, named
+from .config import flatten
+from .secrets import redacted, redacted_all
+
+
+class Others:
+    """The trackers of `TrackingConfig.also`, each under a guard of its own."""
+
+    def __init__(self, config: TrackingConfig, folder: Path, settings: dict[str, Any], names: Names) -> None:
+        self._held: list[tuple[Guard, Any]] = []
+        for name in dict.fromkeys(config.also):
+            guard, found = Guard(name, folder), list[Any]()
+            begin = _BEGIN[name]
+
+            def start(found: list[Any] = found, begin: Callable[..., Any] = begin) -> None:
+                tracker = begin(config, folder, redacted(names.name))
+                tracker.start()
+                found.append(tracker)
+                tracker.store_init_configuration(
+                    {key: str(value) for key, value in flatten(redacted_all(settings)).items()}
+                )
+
+            guard.call("begin", start)
+            self._held += [(guard, tracker) for tracker in found]
+
+    def log(self, record: dict[str, Any]) -> None:
+        """A line of `metrics.jsonl` under the names that wandb has."""
+        step = record.get("step")
+        values = {key: value for key, value in named(record).items() if key not in ("step", "epoch")}
+        for guard, tracker in self._held:
+            guard.call("log", lambda tracker=tracker: tracker.log(values, step=step))  # type: ignore[misc]
+
+    def finish(self) -> None:
+        """Write all that is left."""
+        for guard, tracker in self._held:
+            guard.call("end", tracker.finish)
+
+
+def _tensorboard(_: TrackingConfig, folder: Path, name: str) -> Any:
+    from accelerate.tracking import TensorBoardTracker
+
+    return TensorBoardTracker(name.replace("/", "-"), logging_dir=str(folder / "tensorboard"))
+
+
+def _mlflow(config: TrackingConfig, folder: Path, name: str) -> Any:
+    from accelerate.tracking import MLflowTracker
+
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(folder / 'mlflow.db').absolute()}")
+    return MLflowTracker(experiment_name=config.project, run_name=name)
+
+
+_BEGIN: dict[str, Callable[[TrackingConfig, Path, str], Any]] = {"tensorboard": _tensorboard, "mlflow": _mlflow}

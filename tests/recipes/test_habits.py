@@ -1,0 +1,194 @@
+"""What people expect of a command: a version, exit statuses, completion, help at once, a doctor."""
+
+import contextlib
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ssl_transfer
+from ssl_transfer import cli
+from ssl_transfer.engine import help_pages
+from ssl_transfer.output import completion, doctor
+
+
+@pytest.fixture(autouse=True)
+def own_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(help_pages, "FOLDER", tmp_path / "pages")
+
+
+def test_version(run: Callable) -> None:
+    assert run("--version").out == f"ssl-transfer {ssl_transfer.__version__}\n"
+
+
+def test_the_usage_names_the_exit_statuses(run: Callable) -> None:
+    said = run("--help").out
+    assert all(word in said for word in ("exit status: 0", " 1 ", " 2 ", "128 + N", "--dry-run"))
+
+
+PAGES = {
+    "": "usage: ssl-transfer COMMAND\n  data   look\n  pretrain  train\n",
+    "data": "usage: ssl-transfer data COMMAND\n  check   look\n",
+    "data check": "usage: ssl-transfer data check [OPTIONS]\n│ --images INT   see --other │\n",
+    "pretrain": "usage: ssl-transfer pretrain METHOD\n  simclr   one\n",
+    "pretrain simclr": "usage: [OPTIONS]\n│ -h, --help │\n│ --epochs INT │\n│ --tracking.wandb {off,auto} │\n"
+    "│ --fresh, --no-fresh │\n",
+}
+
+
+def completed(line: str, script: Path) -> list[str]:
+    """What a real bash completes of a line, by the function that `complete` registered."""
+    words = " ".join(f"'{word}'" for word in line.split(" "))
+    program = (
+        f"source {script}; complete -p ssl-transfer >/dev/null || exit 3; COMP_WORDS=({words}); "
+        "COMP_CWORD=$((${#COMP_WORDS[@]}-1)); _ssl_transfer; printf '%s\\n' \"${COMPREPLY[@]}\""
+    )
+    answer = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert answer.stderr == ""
+    return answer.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("ssl-transfer pre", ["pretrain"]),
+        ("ssl-transfer data ", ["check"]),
+        ("ssl-transfer data check --i", ["--images"]),
+        ("ssl-transfer pretrain sim", ["simclr"]),
+        ("ssl-transfer pretrain simclr --e", ["--epochs"]),
+        ("ssl-transfer pretrain simclr --no", ["--no-fresh"]),
+        ("ssl-transfer pretrain simclr --tracking.wandb ", ["off", "auto"]),
+        ("ssl-transfer pretrain simclr --epochs 3 --fr", ["--fresh"]),
+    ],
+)
+def test_bash_completes(line: str, found: list[str], tmp_path: Path) -> None:
+    script = tmp_path / "completion.bash"
+    script.write_text(completion.script("bash", PAGES))
+    assert completed(line, script) == found
+
+
+def test_every_shell_has_a_script() -> None:
+    for shell in completion.SHELLS:
+        text = completion.script(shell, PAGES)
+        assert all(word in text for word in ("pretrain", "simclr", "epochs")), shell
+
+
+def test_the_real_completion_has_every_command(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {name: cli.COMMANDS[name] for name in ("data", "transfer", "report")}
+    monkeypatch.setattr(cli, "COMMANDS", chosen)
+    answer = run("--print-completion", "bash")
+    assert answer.status == 0, answer.err
+    script = tmp_path / "completion.bash"
+    script.write_text(answer.out)
+    assert completed("ssl-transfer data ", script)[:3] == ["cache", "check", "preview"]
+    assert completed("ssl-transfer transfer --optimizer.learn", script) == ["--optimizer.learning-rate"]
+    assert completed("ssl-transfer transfer --tracking.wandb of", script) == ["off", "offline"]
+    assert completed("ssl-transfer transfer --dry", script) == ["--dry-run"]
+
+
+@pytest.mark.parametrize("shell", ["", "bsh"])
+def test_a_shell_that_there_is_not(shell: str, run: Callable) -> None:
+    answer = run("--print-completion", shell)
+    assert answer.status == 2
+    assert "bash, zsh, fish, tcsh" in answer.err
+
+
+def test_help_is_kept(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run("sync", "--help")
+    assert first.status == 0
+    monkeypatch.setattr("importlib.import_module", lambda *_: pytest.fail("it was built again"))
+    assert run("sync", "--help") == first
+
+
+def test_other_code_has_other_help(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("sync", "--help")
+    (page,) = help_pages.FOLDER.iterdir()
+    page.write_text("of other code")
+    assert run("sync", "--help").out == "of other code"
+    monkeypatch.setattr(help_pages.metadata, "version", lambda _: "another tyro")
+    assert run("sync", "--help").out.startswith("usage: ssl-transfer sync")
+
+
+def test_only_plain_help_is_kept(run: Callable) -> None:
+    run("sync", "--tracking.wandb", "off", "--help")
+    run("sync", "nowhere")
+    assert not help_pages.FOLDER.exists()
+
+
+def test_kept_help_imports_no_torch(tmp_path: Path) -> None:
+    """That is why it is there at once."""
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom ssl_transfer.engine import help_pages\n"
+        f"help_pages.FOLDER = Path({str(tmp_path / 'pages')!r})\nfrom ssl_transfer.cli import main\n"
+        "try:\n    main(['sync', '--help'])\nexcept SystemExit as stop:\n    status = stop.code\n"
+        "print(status, 'tyro' in sys.modules)"
+    )
+    said = [
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120).stdout
+        for _ in range(2)
+    ]
+    assert said[0].replace("0 True", "0 False") == said[1]
+    assert said[1].endswith("0 False\n")
+
+
+def test_a_sound_machine(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "t" * 30)
+    answer = run("doctor", "--loading.cache", tmp_path / "cache")
+    assert answer.status == 0, answer.err
+    assert all(word in answer.out for word in ("torch", "CPU", "memory", "cache", "wandb", "Slurm"))
+    assert len(re.findall("found", answer.out)) >= 2
+    assert "kkkk" not in answer.out
+    assert "tttt" not in answer.out
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_machine_on_which_things_would_fail(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "timm":
+            raise doctor.metadata.PackageNotFoundError(name)
+        return "0.1" if name == "tyro" else "9000"
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: type("usage", (), {"free": 5_000})())
+    answer = run("doctor", "--loading.cache", tmp_path)
+    assert answer.status == 1
+    assert "4 things would fail" in answer.err
+    assert "timm is missing: pip install" in answer.err
+    assert "tyro 0.1, where >=1.0 is needed" in answer.err
+    assert answer.err.count("5.0 kB free") == 2
+
+
+def at_a_terminal(pages: Path, **variables: str) -> bytes:
+    """What `sync --help` prints there."""
+    parent, child = pty.openpty()
+    program = (
+        "from pathlib import Path\nfrom ssl_transfer.engine import help_pages\n"
+        f"help_pages.FOLDER = Path({str(pages)!r})\nfrom ssl_transfer.cli import main\nmain(['sync', '--help'])"
+    )
+    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    variables = {**kept, "TERM": "xterm", **variables}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=child, env=variables) as process:
+        os.close(child)
+        said = b""
+        with contextlib.suppress(OSError):
+            while part := os.read(parent, 65536):
+                said += part
+    os.close(parent)
+    assert process.returncode == 0
+    return said
+
+
+def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
+    # One page is kept for each.
+    assert b"\x1b[" in at_a_terminal(tmp_path / "pages")
+    assert b"\x1b[" not in at_a_terminal(tmp_path / "pages", NO_COLOR="1")
+
+
+def test_colours_are_off_where_nobody_sees_them(run: Callable, tmp_path: Path) -> None:
+    assert "\x1b[" not in run("doctor", "--loading.cache", tmp_path).out

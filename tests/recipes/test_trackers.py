@@ -1,0 +1,84 @@
+"""Trackers beside wandb, by name: what they hold is read back, and is what `metrics.jsonl` has."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+
+def logged(folder: Path) -> dict[tuple[str, int], float]:
+    """Each number of the log by its name and step."""
+    found: dict[tuple[str, int], float] = {}
+    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        place = "/".join(record[key] for key in ("phase", "split"))
+        for name, value in record.items():
+            if isinstance(value, (int, float)) and name not in ("step", "epoch"):
+                found[f"{place}/{name}", record.get("step", 0)] = value
+    return found
+
+
+def test_tensorboard_has_every_metric(run: Callable, tiny: dict, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    flags = (*tiny["transfer"], *tiny["convolutional"], "--output", folder, "--tracking.also", "tensorboard")
+    answer = run("transfer", *flags)
+    assert answer.status == 0, answer.err
+    assert "warning" not in answer.err
+    (place,) = {path.parent for path in (folder / "tensorboard" / "run").glob("events*")}
+    events = EventAccumulator(str(place), size_guidance={"scalars": 0})
+    events.Reload()
+    held = {(name, one.step): one.value for name in events.Tags()["scalars"] for one in events.Scalars(name)}
+    expected = logged(folder)
+    assert held.keys() == expected.keys()
+    assert len(held) > 50
+    # Its files hold 32 bits.
+    assert {place: pytest.approx(value, rel=1e-6) for place, value in expected.items()} == held
+
+
+def test_a_tracker_that_fails_stops_no_run(
+    run: Callable, tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no room for events")
+
+    monkeypatch.setattr("accelerate.tracking.TensorBoardTracker.log", refuse)
+    flags = (*tiny["transfer"], *tiny["convolutional"], "--output", tmp_path / "run", "--tracking.also", "tensorboard")
+    answer = run("transfer", *flags)
+    assert answer.status == 0
+    assert answer.err.count("warning: tensorboard could not log (OSError: no room for events)") == 1
+    assert (tmp_path / "run" / "result.json").is_file()
+
+
+def test_a_tracker_that_is_not_installed_is_said(
+    run: Callable, tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "mlflow", None)
+    flags = (*tiny["transfer"], *tiny["convolutional"], "--output", tmp_path / "run", "--tracking.also", "mlflow")
+    answer = run("transfer", *flags)
+    assert answer.status == 0
+    assert answer.err.count("warning: mlflow could not begin (ModuleNotFoundError") == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="mlflow is large, and an extra of its own")
+def test_mlflow_has_every_metric(run: Callable, tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    folder = tmp_path / "run"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    flags = (*tiny["transfer"], *tiny["convolutional"], "--output", folder, "--tracking.also", "mlflow")
+    answer = run("transfer", *flags)
+    assert answer.status == 0, answer.err
+    assert "warning: mlflow" not in answer.err
+    client = mlflow.MlflowClient()
+    (experiment,) = client.search_experiments(filter_string="name = 'ssl_transfer'")
+    (one,) = client.search_runs([experiment.experiment_id])
+    assert one.info.run_name == "run"
+    held = {
+        (name, metric.step): metric.value
+        for name in one.data.metrics
+        for metric in client.get_metric_history(one.info.run_id, name)
+    }
+    assert held == {place: pytest.approx(value, rel=1e-12) for place, value in logged(folder).items()}
