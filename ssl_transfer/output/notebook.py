@@ -8,6 +8,7 @@ from pathlib import Path
 from ..engine.errors import InputError, did_you_mean
 
 _PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)]+\.png)\)")
+_TITLE = re.compile(r"^# .+$", re.MULTILINE)
 _HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 
 
@@ -34,7 +35,7 @@ class Section:
 
 
 def report_section(folder: str | Path, title: str = "") -> Section:
-    """A section of `report.md` in the folder of a comparison or of a demo.
+    """A section of `report.md` in the folder of a comparison or of a demo, without its heading.
 
     Args:
         folder: what `compare` returned.
@@ -46,10 +47,12 @@ def report_section(folder: str | Path, title: str = "") -> Section:
     folder = Path(folder)
     if not (folder / "report.md").is_file():
         raise InputError(f"{folder}: holds no report.md. Give the folder of a finished comparison.")
-    first, *rest = _HEADING.split((folder / "report.md").read_text(encoding="utf-8"))
+    # The notebook has headings of its own.
+    text = _TITLE.sub("", (folder / "report.md").read_text(encoding="utf-8"))
+    first, *rest = _HEADING.split(text)
     sections = dict(zip(rest[::2], rest[1::2], strict=True))
     if not title:
-        return Section(first, folder)
+        return Section(first.strip(), folder)
     if title not in sections:
         raise InputError(f"{title!r} is no section; there are {', '.join(sections)}.{did_you_mean(title, sections)}")
-    return Section(f"## {title}{sections[title]}", folder)
+    return Section(sections[title].strip(), folder)
