@@ -45,7 +45,7 @@ NETWORK = (
 )
 TINY = ("--image-size", "16", "--epochs", "1", *NETWORK)
 SHORT = ("--batch-size", "8", "--head-steps", "1", "--finetune-steps", "1", "--labels", "2")
-BESIDE = {"compare": "comparison", "report": "comparison", "sync": "comparison"}
+BESIDE = {"compare": "comparison", "report": "comparison", "sync": "comparison", "predict": "pictures"}
 """Of a command, the run that its RUN is; of all others a classifier."""
 PLAIN = {
     "N": "4",
@@ -58,7 +58,10 @@ PLAIN = {
     "BACKBONE": "resnet18",
     "FILE": "weights.safetensors",
     "IMAGES": "pictures",
-    "PATH": "cache",
+    "PATH": "pictures/test/square",
+    "photographs/": "photographs/test",
+    "one.jpg": "pictures/test/square/square_patient30_0.png",
+    "list.csv": "pictures/labels.csv",
 }
 """What stands for a word that a reader replaces."""
 
@@ -113,6 +116,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (place / name).symlink_to(ROOT / name)
         for data, name in (("folder:pictures", "pictures"), ("npz:bands.npz", "bands"), ("digits", "digits")):
             main(["transfer", "--data", data, *TINY, *SHORT, "--output", f"made/{name}"])
+            shutil.copytree(f"made/{name}", f"made/{name}-too")
         compare = ("--arms", "scratch", "--labels", "2", "--seeds", "0", "--output", "made/comparison")
         recipe = ("--transfer.epochs", "1", "--transfer.head-steps", "1", "--transfer.finetune-steps", "1")
         main(["compare", "--data", "folder:pictures", *TINY, *recipe, *compare])
@@ -144,6 +148,7 @@ def filled(words: list[str]) -> list[str]:
             word = "weights.safetensors"
         if word == "RUN" or (before not in ("--output", "") and re.match(r"(\./)?runs/", word)):
             word = f"made/comparison/{Path(word).name}" if word.endswith(".yaml") else run
+            word += "-too" if word in out else ""
         out.append(word)
     return out
 
