@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 BOOKS = sorted(path.stem for path in (Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-MOST_SECONDS = 300
-"""Of a cell, and what a notebook takes at most on two cores."""
+PATIENCE = 1200
+"""Seconds after which a cell is taken to hang. A whole notebook takes less than 300 on two cores that are free."""
 PICTURED = {"1_quick_start": 2, "2_own_images": 2, "3_reading_a_comparison": 1, "4_domain_shift": 2, "5_distilling": 1}
 PICTURED |= {"6_what_it_sees": 4}
 """Least pictures that each shows."""
@@ -27,13 +27,13 @@ def test_all_are_known() -> None:
 
 @pytest.mark.parametrize("name", BOOKS)
 def test_it_runs_in_a_tiny_form(name: str, execute: Callable, tiny_kernel: Any) -> None:
-    assert pictures(execute(name, timeout=MOST_SECONDS, kernel=tiny_kernel)) >= PICTURED[name]
+    assert pictures(execute(name, timeout=PATIENCE, kernel=tiny_kernel)) >= PICTURED[name]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOOKS)
 def test_it_runs_as_it_is(name: str, execute: Callable) -> None:
-    assert pictures(execute(name, timeout=MOST_SECONDS)) >= PICTURED[name]
+    assert pictures(execute(name, timeout=PATIENCE)) >= PICTURED[name]
 
 
 @pytest.mark.parametrize("name", BOOKS)
