@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Written when the installation has finished; made again when what is to be installed changes.
 READY := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow lint format type clean
+.PHONY: setup demo test test-slow notebooks docs lint format type clean
 
 setup: $(READY)
 
@@ -23,6 +23,12 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+notebooks: $(READY)
+	$(BIN)/python -m pytest -m slow tests/notebooks
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Self-supervised pretraining plus transfer: does pretraining on your own images help, and at how many labels?
 
-From a notebook: `pretrain(PretrainConfig(...))`, `transfer(TransferConfig(...))`, `adapt(AdaptConfig(...))`,
-`distill(DistillConfig(...))`, `compare(CompareConfig(...))`, `predict(PredictConfig(...))`,
+From a notebook: `pretrain(pretrain_config("simclr"))`, `transfer(TransferConfig(...))`, `adapt(AdaptConfig(...))`,
+`distill(DistillConfig(...))`, `compare(CompareConfig(...))`, `report_section(folder)`, `predict(PredictConfig(...))`,
 `export(ExportConfig(...))`, `load_backbone(path)`. Each is imported when it is first used, so that
 `import ssl_transfer` is quick.
 """
@@ -15,6 +15,7 @@ _HOMES = {
     "pretrain": "stages.pretrain",
     "PretrainConfig": "stages.pretrain",
     "default_recipe": "stages.pretrain",
+    "pretrain_config": "stages.pretrain",
     "transfer": "stages.transfer",
     "TransferConfig": "stages.transfer",
     "adapt": "stages.adapt",
@@ -29,8 +30,11 @@ _HOMES = {
     "PredictConfig": "output.predict",
     "export": "output.export",
     "ExportConfig": "output.export",
+    "TransferRecipe": "stages.plan",
+    "BackboneConfig": "models.backbones",
+    "report_section": "output.notebook",
 }
-__all__ = ["load_backbone", "__version__", *_HOMES]
+__all__ = ["for_images", "load_backbone", "__version__", *_HOMES]
 
 
 def load_backbone(path: str) -> Any:
@@ -40,6 +44,13 @@ def load_backbone(path: str) -> Any:
     from .models.initialize import from_checkpoint
 
     return from_checkpoint(Path(path))[0].eval()
+
+
+def for_images(config: Any, kind: str) -> Any:
+    """Any settings with the augmentation for a kind of images: natural, greyscale, texture or digits."""
+    from .stages.augmentation import adapted
+
+    return adapted(config, kind)
 
 
 def __getattr__(name: str) -> Any:

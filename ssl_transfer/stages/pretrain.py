@@ -85,6 +85,13 @@ def default_recipe(name: str, augmentation: str = augmentations.NATURAL) -> Reci
     return augmentations.adapted(recipe, augmentation)
 
 
+def pretrain_config(name: str, augmentation: str = augmentations.NATURAL) -> PretrainConfig[Any]:
+    """All settings of pretraining with a method, for `dataclasses.replace` to change."""
+    # Not the method's own backbone: who names that one too must hear when a run holds another.
+    recipe = replace(default_recipe(name, augmentation), backbone=backbones.BackboneConfig(name=AUTO))
+    return PretrainConfig[Any](**configuration.shallow(recipe))
+
+
 def method_named(name: str) -> Method:
     """An entry of METHODS; InputError with the names there are."""
     if name not in METHODS:
@@ -300,10 +307,8 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer pretrain") -> No
     usage = f"usage: {program} METHOD [--help] [flags]\n\nPretrain a backbone on images without labels. Methods:"
     summaries = {key: entry.summary for key, entry in METHODS.items()}
     name, images, settings, rest = take_method(arguments, usage, summaries)
-    entry, recipe = method_named(name), default_recipe(name, images)
+    entry, default = method_named(name), pretrain_config(name, images)
     kind: Any = PretrainConfig[entry.config]  # type: ignore[name-defined]
-    # Not the method's own name: who names that one too must hear when a run holds another.
-    default = kind(**configuration.shallow(replace(recipe, backbone=backbones.BackboneConfig(name=AUTO))))
     note = f"The backbone auto is {entry.backbone.name}, or that of the run that --init names.\n\n{augmentations.HELP}"
     config = configuration.parse(kind, settings, rest, program=f"{program} {name}", default=default, note=note)
     pretrain(config)
