@@ -66,6 +66,7 @@ def test_a_killed_process_takes_the_others_with_it(rank: int, of: int, ended: Ca
     assert (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_all(ended: Callable, tmp_path: Path) -> None:
     """The others wait for it in a collective, and are told."""
     answer = ended("raises", 1, of=2)

@@ -27,6 +27,8 @@ def start(*command: object, **environment: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Where the tests run in the background, Ctrl-C is ignored, and whatever they start inherits that.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -91,6 +93,7 @@ def test_stopped_by_signals_it_ends_as_if_it_had_not_been(
     assert log_of(stopped) == log_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_comparison_with_workers_saves_before_it_leaves(run: Callable, flags: dict, tmp_path: Path) -> None:
     folder = tmp_path / "comparison"
     command = (

@@ -190,7 +190,7 @@ def test_two_runs_into_one_folder(flags: dict, undisturbed: Path, log_of: Callab
     command = [sys.executable, "-m", "ssl_transfer", *(str(word) for word in words)]
     # The second is begun when the first has the folder, and while it trains.
     waiting = tmp_path / "go on"
-    held = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    held = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     (tmp_path / "sitecustomize.py").write_text(
         "import os, pathlib, time\n"
         "import ssl_transfer.engine.progress as progress\n"

@@ -11,7 +11,7 @@ BOOKS = sorted(path.stem for path in (Path(__file__).parents[2] / "notebooks").g
 PATIENCE = 1200
 """Seconds after which a cell is taken to hang. A whole notebook takes less than 300 on two cores that are free."""
 PICTURED = {"1_quick_start": 2, "2_own_images": 2, "3_reading_a_comparison": 1, "4_domain_shift": 2, "5_distilling": 1}
-PICTURED |= {"6_what_it_sees": 4}
+PICTURED |= {"6_what_it_sees": 6}
 """Least pictures that each shows."""
 
 

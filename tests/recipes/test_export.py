@@ -199,6 +199,7 @@ def test_names_from_outside_stay_text_in_the_card(run: Callable, transferred: Pa
     folder = shutil.copytree(transferred, Path("hostile"))
     description = json.loads((folder / "head" / "head.json").read_text())
     description["classes"][0] = "a`<script>`\n# b"
+    del description["checksum"]
     (folder / "head" / "head.json").write_text(json.dumps(description))
     flags = ("--format", "huggingface", "--licence", "x\ntags: [evil]", "--output", "out")
     assert run("export", folder, *flags).status == 0

@@ -31,6 +31,7 @@ def test_surface_defects(run: Callable, tmp_path: Path, tiny: dict) -> None:
     assert (result["num_train"], result["num_validation"]) == (12, 12)
 
 
+@pytest.mark.slow
 def test_imagenet_weights_on_flowers(run: Callable, tmp_path: Path, tiny: dict) -> None:
     """A few steps from ImageNet are far above chance (one in five), and above what scratch makes of them."""
     answer = run(
