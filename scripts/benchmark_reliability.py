@@ -1,7 +1,7 @@
 """What reliability costs: `scripts/benchmark.py reliability`.
 
-- A training step that looks whether its loss is finite, and keeps what a forward pass changes, against one that does
-  not.
+- A training step that looks whether loss and gradient are finite, and keeps what a forward pass changes, against one
+  that does not.
 - A state that is flushed, renamed and kept beside the one before, against a plain `torch.save`; one that is held
   against its checksums, against a plain `torch.load`.
 - `--deterministic` against without: on a CPU nothing, on a GPU what the slower algorithms cost.
@@ -45,7 +45,7 @@ def figures(device: torch.device) -> Iterator[dict[str, Any]]:
         guarded()
         ours, theirs = _turns(guarded, _within(_unguarded, plain), device)
         label = f"guarded step, {name} at {SIZE} px, batch {BATCH}"
-        yield _figure(label, ours, theirs, bar=0.98, device=device, theirs_is="the same unguarded", each=STEPS)
+        yield _figure(label, ours, theirs, bar=0.95, device=device, theirs_is="the same unguarded", each=STEPS)
     yield from _states(device)
     step, other = _stepping("simclr", {}), _stepping("simclr", {})
     ours, theirs = _turns(_within(_deterministic, step), other, device)
@@ -116,8 +116,12 @@ def _stepping(method: str, settings: dict[str, Any]) -> Callable[[], None]:
 def _unguarded() -> Iterator[None]:
     """Nothing is kept, and every loss is taken to be finite."""
     nothing = {name: lambda *_, **__: None for name in ("keep", "undo")}
-    fine = {"put": lambda *_, **__: None, "get": lambda *_: Answer(finite=True, stop=False, due=False)}
-    with mock.patch.multiple(Skips, **nothing), mock.patch.multiple(Agreement, **fine):
+    fine = Answer(finite=True, stop=False, due=False)
+    with (
+        mock.patch.multiple(Skips, **nothing),
+        mock.patch.object(Agreement, "ask", return_value=fine),
+        mock.patch.object(Steps, "_norm", return_value=torch.zeros(())),
+    ):
         yield
 
 

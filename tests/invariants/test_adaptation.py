@@ -228,6 +228,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(
         assert float(states[0]["objective"]["term.reversal"]) > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="processes on a CPU, beside no GPU")
 def test_two_processes_do_what_one_does(
     npz: Path, run: Callable, flags: dict, two_processes: Callable, log_of: Callable, tmp_path: Path

@@ -180,6 +180,7 @@ def test_test_images_choose_nothing(teacher: Path, runtime: Any, convolutional: 
         assert first["test"] != second["test"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="processes on a CPU, beside no GPU")
 def test_two_processes_do_what_one_does(
     command: Callable, run: Callable, two_processes: Callable, tmp_path: Path
