@@ -105,6 +105,11 @@ def world(place: Path, flags: dict, run: Callable) -> Iterator[dict[str, tuple[s
         commands["data check"] = ("data", "check", "digits", "--output", "check", "--loading.cache", "cache")
         commands["data preview"] = ("data", "preview", "--output", "preview", "--loading.cache", "cache")
         commands["data cache"] = ("data", "cache", "--loading.cache", "cache")
+        commands["predict"] = ("predict", "taught", "digits", "--output", "predicted.csv")
+        # Of export and explain the settings alone: what they do with them takes long, and has its own tests.
+        commands["export"] = ("export", "taught", "--format", "safetensors")
+        commands["explain"] = ("explain", "taught")
+        commands["doctor"] = ("doctor",)
         stages = {name: importlib.import_module(f"ssl_transfer.stages.{name}") for name in TRAINS}
 
         def accept(*arguments: Any, **settings: Any) -> None:
@@ -114,6 +119,8 @@ def world(place: Path, flags: dict, run: Callable) -> Iterator[dict[str, tuple[s
         patched.setattr(stages["phases"], "train", accept)
         patched.setattr(stages["phases"], "find_learning_rate", accept)
         patched.setattr(stages["compare"], "launcher", accept)
+        for name in ("export", "explain"):
+            patched.setattr(importlib.import_module(f"ssl_transfer.output.{name}"), name, accept)
         yield commands
 
 
@@ -213,7 +220,7 @@ def test_every_setting(check: Callable, world: dict, fields: dict) -> None:
                 seen.add(shared)
                 is_number = isinstance(default, (int, float)) and not isinstance(default, bool)
                 check(with_value(world[name], field, next(numbers if is_number else values), 0))
-    assert len(fields) == len(METHODS) + len(ADAPTATIONS) + 10
+    assert len(fields) == len(METHODS) + len(ADAPTATIONS) + 14
     assert {name.split()[0] for name in fields} == COMMANDS.keys() - {"demo"}
     assert len(seen) > 200, len(seen)
 
