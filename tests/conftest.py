@@ -1,5 +1,6 @@
 """What many tests build on: one thread, a runtime, tiny backbones and images made on the spot."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,13 @@ TRANSFORMER = BackboneConfig(
 def one_thread() -> None:
     """Tiny tensors are slower on many threads, and sums come out the same on every machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_lies_there_is_not_searched() -> None:
+    """Every training collects garbage when it ends, which among thousands of finished tests would take longer than it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

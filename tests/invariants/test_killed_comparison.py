@@ -40,7 +40,8 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     assert orphans == []
 
 
-@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["one job", "two jobs"])
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2], ids=["one job", "two jobs"])
 def test_killed_and_started_again(jobs: int, run: Callable, flags: dict, log_of: Callable, tmp_path: Path) -> None:
     command = (
         *("--image-size", "16", "--epochs", "1", "--arms", "simclr", "--labels", "1", "2", "--seeds", "0", "1", "2"),

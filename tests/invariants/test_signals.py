@@ -73,6 +73,7 @@ def test_a_signal_saves_and_says_how_to_go_on(name: str, flags: dict, tmp_path: 
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["last.pt"]
 
 
+@pytest.mark.slow
 def test_stopped_by_signals_it_ends_as_if_it_had_not_been(
     run: Callable, flags: dict, log_of: Callable, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_comparison_with_workers_saves_before_it_leaves(run: Callable, flags: 
     assert "To go on: ssl-transfer compare" in error
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together(two_processes: Callable, flags: dict, tmp_path: Path) -> None:
     """The launcher hands a signal on to each of them; they stop after the same step, and one of them speaks."""
     folder = tmp_path / "run"
@@ -130,6 +132,7 @@ def test_two_processes_stop_together(two_processes: Callable, flags: dict, tmp_p
     assert not (folder / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_a_stop_while_images_are_decoded(tmp_path: Path) -> None:
     """Before any training there is nothing to save, and nothing is left half done."""
     import numpy as np

@@ -262,6 +262,7 @@ def test_pretraining_seeds_take_turns(run: Callable, tmp_path: Path, tiny: dict)
     assert inits == ["seed0", "seed1", "seed0"]
 
 
+@pytest.mark.slow
 def test_two_jobs_give_the_numbers_of_one(run: Callable, tmp_path: Path, tiny: dict) -> None:
     flags = ("compare", *tiny["compare"], *tiny["convolutional"], "--arms", "simclr", "--labels", 1, "--seeds", 0, 1)
     folders = {jobs: tmp_path / f"jobs-{jobs}" for jobs in (1, 2)}

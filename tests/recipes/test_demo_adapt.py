@@ -31,6 +31,7 @@ def test_every_setting_of_the_file_arrives() -> None:
     assert SETTINGS.read_text(encoding="utf-8").startswith("# ssl-transfer demo adapt\n")
 
 
+@pytest.mark.slow
 def test_all_methods_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
     def unreachable(*arguments: object, **settings: object) -> None:
         raise OSError("no network")
