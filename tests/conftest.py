@@ -52,7 +52,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def what_lies_there_is_not_searched() -> None:
-    """Every training collects garbage when it ends, which among thousands of finished tests would take longer than it."""
+    """Every training collects garbage when it ends; among thousands of finished tests that takes longer than it."""
     gc.collect()
     gc.freeze()
 
