@@ -1,5 +1,6 @@
 """What many tests build on: one thread, a runtime, tiny backbones and images made on the spot."""
 
+import atexit
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,8 @@ def what_lies_there_is_not_searched() -> None:
     """Every training collects garbage when it ends; among thousands of finished tests that takes longer than it."""
     gc.collect()
     gc.freeze()
+    # Some libraries report what is still frozen at the end as leaks.
+    atexit.register(gc.unfreeze)
 
 
 @pytest.fixture(scope="session")
