@@ -81,7 +81,8 @@ def _main(arguments: Sequence[str] | None) -> None:
         with signals.raised():
             help_pages.shown(arguments, lambda: importlib.import_module(COMMANDS[name][0]).main(rest))
     except RehearsedError as rehearsed:
-        print(redacted(str(rehearsed)))
+        if _speaks():
+            print(redacted(str(rehearsed)))
     except InputError as error:
         print(redacted(f"error: {error}"), file=sys.stderr)
         sys.exit(USER_ERROR)
@@ -96,11 +97,15 @@ def _main(arguments: Sequence[str] | None) -> None:
         sys.exit(1)
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, StoppedError) else signal.SIGINT
-        # One of several processes speaks for all.
-        if os.environ.get("RANK", "0") == "0":
+        if _speaks():
             line = f"\nstopped by {signal.Signals(number).name}. To go on: {_again(arguments)}"
             print(redacted(line), file=sys.stderr)
         sys.exit(128 + number)
+
+
+def _speaks() -> bool:
+    """Whether this process says what all of them would: one of several does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _again(arguments: Sequence[str]) -> str:

@@ -209,7 +209,8 @@ def _artifact(parcel: leavings.Parcel) -> Any:
         with artifact.new_file("fingerprint.txt", encoding="utf-8") as file:
             file.write(parcel.facts["fingerprint"])
     for path in parcel.files:
-        artifact.add_file(str(path))
+        # Without copies: a run's weights stay as they are, and many runs may begin with the same.
+        artifact.add_file(str(path), policy="immutable", skip_cache=True)
     return artifact
 
 

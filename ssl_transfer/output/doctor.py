@@ -129,11 +129,11 @@ def _folders(config: DoctorConfig) -> Iterator[Finding]:
 
 def _folder(name: str, folder: Path, note: str, flag: str) -> Finding:
     """A folder that is there, or the nearest one above where it would be made: its disk, and whether it takes files."""
-    place = folder.absolute()
-    while not place.is_dir() and place != place.parent:
-        place = place.parent
     problem, free = "", 0
     try:
+        place = folder.expanduser().absolute()
+        while not place.exists() and place != place.parent:
+            place = place.parent
         free = shutil.disk_usage(place).free
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"x" * 4096)

@@ -164,6 +164,14 @@ def test_a_machine_on_which_things_would_fail(run: Callable, tmp_path: Path, mon
     assert answer.err.count("5.0 kB free") == 2
 
 
+def test_a_folder_that_cannot_be(run: Callable, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    answer = run("doctor", "--loading.cache", tmp_path / "file" / "cache", "--output", tmp_path / ("x" * 300))
+    assert answer.status == 1
+    assert "--loading.cache" in answer.err
+    assert "--output" in answer.err
+
+
 def at_a_terminal(pages: Path, **variables: str) -> bytes:
     """What `sync --help` prints there."""
     parent, child = pty.openpty()
