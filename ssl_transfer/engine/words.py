@@ -1,4 +1,7 @@
-"""Numbers as people read them."""
+"""Numbers and tables as people read them."""
+
+from rich.console import Console, RenderableType
+from rich.table import Table
 
 _UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 
@@ -12,3 +15,19 @@ def file_size(count: int) -> str:
     """A number of bytes in the unit that suits it."""
     unit, divisor = next((pair for pair in _UNITS if count >= pair[1]), ("B", 1))
     return f"{count / divisor:.{0 if count >= 10 * divisor or divisor == 1 else 1}f} {unit}"
+
+
+def table(*columns: str) -> Table:
+    """An empty table of words in the first column and numbers in the others."""
+    made = Table()
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    return made
+
+
+def drawn(*parts: RenderableType) -> str:
+    """Tables and texts below each other, as this terminal shows them: colours where it has them, its width."""
+    console = Console(highlight=False)
+    with console.capture() as captured:
+        console.print(*parts, sep="\n")
+    return captured.get().rstrip("\n")

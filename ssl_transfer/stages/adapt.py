@@ -135,6 +135,7 @@ def adapt(
     )
     identity = planned.Identity(
         stage="adapt",
+        config=config,
         settings=settings,
         output=output,
         fingerprints=fingerprints,
@@ -142,9 +143,6 @@ def adapt(
         introduction=introduction,
         group=group,
         title=title,
-        fresh=config.fresh,
-        dry_run=config.dry_run,
-        tracking=config.tracking,
     )
 
     def work(folder: RunFolder, tracker: Tracker) -> dict[str, Any]:

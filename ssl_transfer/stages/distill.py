@@ -169,6 +169,7 @@ def distill(
     )
     identity = planned.Identity(
         stage="distill",
+        config=config,
         settings=settings,
         output=output,
         fingerprints=fingerprints,
@@ -176,9 +177,6 @@ def distill(
         introduction=introduction,
         group=group,
         title=title,
-        fresh=config.fresh,
-        dry_run=config.dry_run,
-        tracking=config.tracking,
     )
     leaving = planned.Leaving(
         head=config.head,

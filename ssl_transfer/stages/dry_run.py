@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +21,7 @@ from ..engine import rehearsal
 from ..engine.errors import RehearsedError
 from ..engine.folder import held_result
 from ..engine.runtime import Runtime
-from ..engine.words import counted
+from ..engine.words import counted, drawn, table
 from .run import VOLATILE
 
 PATIENCE = 60.0
@@ -85,9 +84,9 @@ def single(
         RehearsedError: always.
     """
     trainings, seconds = _rehearsed(work, runtime)
-    table = _table("phase", "epochs", "steps", "batch", "rate", "trained", "s a step", "about")
+    listed = table("phase", "epochs", "steps", "batch", "rate", "trained", "s a step", "about")
     for one in trainings:
-        table.add_row(
+        listed.add_row(
             one.phase,
             f"{one.epochs:,}",
             f"{one.steps:,}",
@@ -100,7 +99,7 @@ def single(
     raise RehearsedError(
         _page(
             f"{introduction}\n{output}: {_state(output)}",
-            table,
+            listed,
             f"{_settings(settings)}\nIn all about {_duration(seconds)}. {NOTE}",
         )
     )
@@ -136,12 +135,12 @@ def several(output: Path, jobs: Sequence[Job], introduction: str, runtime: Runti
             kinds.append(Kind(name=name, runs=len(group), finished=finished, trainings=trainings, seconds=seconds))
     measured = [kind.seconds for kind in kinds if kind.seconds is not None]
     usual = sum(measured) / len(measured)
-    table, total = _table("runs", "number", "done", "steps (trained)", "each", "left"), 0.0
+    listed, total = table("runs", "number", "done", "steps (trained)", "each", "left"), 0.0
     for kind in kinds:
         each = usual if kind.seconds is None else kind.seconds
         left = (kind.runs - kind.finished) * each
         total += left
-        table.add_row(
+        listed.add_row(
             kind.name,
             str(kind.runs),
             str(kind.finished),
@@ -152,7 +151,7 @@ def several(output: Path, jobs: Sequence[Job], introduction: str, runtime: Runti
     shared = f", {_duration(total / at_a_time)} with {at_a_time} at a time on cores of their own" * (at_a_time > 1)
     count = sum(kind.runs - kind.finished for kind in kinds)
     end = f"{counted(count, 'run')} to go, one after the other about {_duration(total)}{shared}. {NOTE}"
-    raise RehearsedError(_page(f"{introduction}\n{output}: {_state(output)}", table, end))
+    raise RehearsedError(_page(f"{introduction}\n{output}: {_state(output)}", listed, end))
 
 
 def _can_begin(job: Job, places: Mapping[Path, Path]) -> bool:
@@ -207,15 +206,5 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60.0:.0f} min" if seconds < 5400.0 else f"{seconds / 3600.0:.1f} h"
 
 
-def _table(*columns: str) -> Table:
-    table = Table()
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold", no_wrap=number > 0)
-    return table
-
-
-def _page(before: str, table: Table, after: str) -> str:
-    console = Console(highlight=False)
-    with console.capture() as captured:
-        console.print(Text(f"dry run\n{before}"), table, Text(after), sep="\n")
-    return captured.get().rstrip("\n")
+def _page(before: str, listed: Table, after: str) -> str:
+    return drawn(Text(f"dry run\n{before}"), listed, Text(after))

@@ -19,6 +19,7 @@ from ..data import sources
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import InputError
+from ..engine.words import drawn, table
 from ..evaluation.features import class_scores_of, extract
 from ..evaluation.knn import knn_accuracy
 from ..evaluation.linear import linear_probe
@@ -85,8 +86,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     labels = {name: dataset.labels[dataset.splits[name]] for name in needed}
     train, measured = (features["train"], labels["train"]), (features[config.split], labels[config.split])
     accuracy = knn_accuracy(*train, *measured, k=config.neighbours)
-    count = len(measured[1])
-    runtime.say(f"{config.path}: kNN accuracy on {config.split} {accuracy:.1%} ({count} images, k {config.neighbours})")
     num_classes = len(dataset.classes)
     probe = linear_probe(*train, features["validation"], labels["validation"], num_classes=num_classes)
     classifiers: dict[str, OfFeatures] = {"linear_probe": probe.logits}
@@ -107,34 +106,44 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     found = {name: classification(logits[config.split], measured[1]) for name, logits in scores.items()}
     result: dict[str, Any] = {
         "split": config.split,
-        "num_images": count,
+        "num_images": len(measured[1]),
         "knn_accuracy": accuracy,
         "classifiers": found,
         "linear_probe": {"strength": probe.strength, "validation_accuracy": probe.validation_accuracy},
         "corruptions": [],
         "notes": notes,
     }
-    for name, metrics in found.items():
-        chosen = f"strength {probe.strength:.2g}, chosen on validation; " if name == "linear_probe" else ""
-        runtime.say(
-            f"{name.replace('_', ' ')}: accuracy on {config.split} {metrics['accuracy']:.1%} ({chosen}balanced "
-            f"{metrics['balanced_accuracy']:.1%}, calibration error {metrics['calibration_error']:.1%})"
-        )
     if config.corruptions:
         indices = dataset.splits[config.split]
         rows = corrupted_accuracies(backbone, classifiers, dataset, indices, runtime, seed=config.seed)
         result["corruptions"] = rows
         for name in classifiers:
             metrics = found[name]
-            mean = float(np.mean([row["accuracy"] for row in rows if row["classifier"] == name]))
-            metrics["corrupted_accuracy"] = mean
-            runtime.say(f"{name.replace('_', ' ')}: mean accuracy over corruptions and severities {mean:.1%}")
+            own_rows = [row["accuracy"] for row in rows if row["classifier"] == name]
+            metrics["corrupted_accuracy"] = float(np.mean(own_rows))
+    _describe(config, result, runtime)
     for note in result["notes"]:
         runtime.say(note)
     if config.output is not None and runtime.is_main:
         _write(config, config.output, dataset, next(iter(scores.values())), result)
         runtime.say(f"written: {config.output / 'evaluation.json'}")
     return result
+
+
+def _describe(config: EvaluateConfig, result: dict[str, Any], runtime: runtimes.Runtime) -> None:
+    """Print what was measured; neighbours answer without probabilities."""
+    probe = result["linear_probe"]
+    corrupted = ["corrupted"] * bool(result["corruptions"])
+    listed = table("", "accuracy", "balanced", "calibration error", *corrupted)
+    listed.add_row(f"kNN, k {config.neighbours}", f"{result['knn_accuracy']:.1%}")
+    names = ("accuracy", "balanced_accuracy", "calibration_error", *(f"{name}_accuracy" for name in corrupted))
+    for name, metrics in result["classifiers"].items():
+        listed.add_row(name.replace("_", " "), *(f"{metrics[metric]:.1%}" for metric in names))
+    runtime.say(f"{config.path}: {result['num_images']} images of {config.split}")
+    runtime.say(drawn(listed))
+    runtime.say(f"linear probe: strength {probe['strength']:.2g}, chosen on validation")
+    if corrupted:
+        runtime.say("corrupted: the mean accuracy over corruptions and severities")
 
 
 def _check(config: EvaluateConfig) -> None:

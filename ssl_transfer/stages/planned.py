@@ -15,6 +15,7 @@ from torch import Tensor
 from ..engine.folder import RunFolder, check_held, held_result
 from ..engine.runtime import Runtime
 from ..engine.tracking import Tracker, TrackingConfig, drop_after
+from ..engine.words import drawn, table
 from ..evaluation.features import extract
 from ..evaluation.knn import knn_accuracy
 from ..evaluation.metrics import classification
@@ -36,8 +37,10 @@ class Identity:
     """What a run is: what tells it from others, and what is said of it."""
 
     stage: str
-    """transfer, adapt or distill."""
+    """pretrain, transfer, adapt or distill."""
+    config: Followed
     settings: dict[str, Any]
+    """The configuration as it is kept beside the result."""
     output: Path
     fingerprints: dict[str, str]
     """Of data and weights, by name."""
@@ -46,9 +49,6 @@ class Identity:
     introduction: str
     group: str
     title: str
-    fresh: bool
-    dry_run: bool
-    tracking: TrackingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,18 +101,19 @@ def within(
         describe: says a result.
         quiet: say nothing but the progress bar.
     """
-    output, volatile = identity.output, (*VOLATILE, *identity.volatile)
+    config, output, volatile = identity.config, identity.output, (*VOLATILE, *identity.volatile)
     settings, same = identity.settings, identity.fingerprints
-    if identity.dry_run:
-        if not identity.fresh:
+    if config.dry_run:
+        if not config.fresh:
             check_held(output, settings, same, volatile)
-        own = replace(identity, dry_run=False, fresh=False, tracking=TrackingConfig())
+        rehearsed = replace(config, dry_run=False, fresh=False, tracking=TrackingConfig())
 
         def rehearse(folder: Path) -> object:
-            return within(replace(own, output=folder), runtime, work, describe, quiet=True)
+            own = replace(identity, config=rehearsed, output=folder)
+            return within(own, runtime, work, describe, quiet=True)
 
         dry_run.single(output, settings, identity.introduction, runtime, rehearse)
-    with RunFolder(output, settings, runtime, identity=same, fresh=identity.fresh, volatile=volatile) as folder:
+    with RunFolder(output, settings, runtime, identity=same, fresh=config.fresh, volatile=volatile) as folder:
         if folder.result is not None:
             if not quiet:
                 runtime.say(f"{output}: finished before; nothing to do (--fresh starts over)")
@@ -121,7 +122,7 @@ def within(
         if not quiet:
             runtime.say(identity.introduction)
         named_so = {"group": identity.group, "job_type": identity.stage, "title": identity.title}
-        tracker = Tracker(folder.metrics, identity.tracking, runtime, settings=settings, **named_so)
+        tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, **named_so)
         result = work(folder, tracker)
         tracker.close()
         folder.finish(result)
@@ -229,13 +230,18 @@ def measure_start(training: Training) -> dict[str, float]:
 
 
 def describe(result: dict[str, Any], output: Path, runtime: Runtime) -> None:
-    """Print a run's accuracies."""
-    measured = dict(result["phases"], **({"teacher": result["teacher"]} if "teacher" in result else {}))
-    width = max(map(len, measured))
-    for name, one in measured.items():
-        preferred = "  <- preferred by validation" if name == result["chosen"] else ""
-        accuracies = [f"{split} {one[split]['accuracy']:.1%}" for split in ("validation", "test")]
-        runtime.say(f"  {name:{width}}  {'  '.join(accuracies)}{preferred}")
+    """Print each phase's accuracies, and which model the run left."""
+    listed = table("phase", "validation", "test", "seconds", "")
+    for name, one in result["phases"].items():
+        chosen = "preferred by validation" if name == result["chosen"] else ""
+        listed.add_row(name, *_accuracies(one), f"{one['seconds']:.1f}", chosen)
+    if "teacher" in result:
+        listed.add_row("teacher", *_accuracies(result["teacher"]))
+    runtime.say(drawn(listed))
     if "tuned" in result:
         runtime.say(f"  {summary(result['tuned'])}")
     runtime.say(f"run folder: {output}")
+
+
+def _accuracies(measured: dict[str, Any]) -> list[str]:
+    return [f"{measured[split]['accuracy']:.1%}" for split in ("validation", "test")]

@@ -216,15 +216,13 @@ def pretrain(
     )
     identity = planned.Identity(
         stage="pretrain",
+        config=config,
         settings=settings,
         output=output,
         fingerprints=fingerprints,
         introduction=introduction,
         group=group,
         title=title,
-        fresh=config.fresh,
-        dry_run=config.dry_run,
-        tracking=config.tracking,
     )
 
     def work(folder: RunFolder, tracker: Tracker) -> dict[str, Any]:

@@ -118,15 +118,13 @@ def transfer(
     )
     identity = planned.Identity(
         stage="transfer",
+        config=config,
         settings=settings,
         output=output,
         fingerprints=fingerprints,
         introduction=introduction,
         group=group,
         title=title,
-        fresh=config.fresh,
-        dry_run=config.dry_run,
-        tracking=config.tracking,
     )
     contents = None if dataset.contents is None else dataset.contents[labelled.numpy()]
     leaving = planned.Leaving(

@@ -143,11 +143,11 @@ def test_transfer_configuration_runs_again(run: Callable, tmp_path: Path, pretra
 
 
 @pytest.mark.parametrize(("split", "count"), [("validation", 201), ("test", 450)])
-def test_evaluate_prints_knn_accuracy(split: str, count: int, run: Callable, pretrained: Path) -> None:
+def test_evaluate_prints_the_accuracy_of_neighbours(split: str, count: int, run: Callable, pretrained: Path) -> None:
     answer = run("evaluate", pretrained, "--data", "digits", "--split", split)
     assert answer.status == 0, answer.err
-    assert f"kNN accuracy on {split}" in answer.out
-    assert f"({count} images, k 20)" in answer.out
+    assert f"{pretrained}: {count} images of {split}" in answer.out
+    assert "kNN, k 20" in answer.out
     if split == "validation":
         measured = json.loads((pretrained / "result.json").read_text())["knn_accuracy"]
         assert f"{measured:.1%}" in answer.out
