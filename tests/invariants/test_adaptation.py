@@ -92,9 +92,9 @@ def outcome(
 @pytest.mark.parametrize(
     ("name", "choose"),
     [
-        *(("dann", criterion) for criterion in CRITERIA),
+        *(pytest.param("dann", one, marks=[] if one == "importance" else pytest.mark.slow) for one in CRITERIA),
         ("source-only", "density"),
-        ("adabn", "information"),
+        pytest.param("adabn", "information", marks=pytest.mark.slow),
         ("self-training", "information"),
     ],
 )
@@ -172,11 +172,13 @@ def test_the_test_images_are_read_once_after_the_choice(
 @pytest.mark.parametrize(
     ("name", "more", "stop"),
     [
-        ("dann", ("--oracle", "--optimizer.ema-decay", 0.9), 3),
+        pytest.param("dann", ("--oracle", "--optimizer.ema-decay", 0.9), 3, marks=pytest.mark.slow),
         ("dann", ("--oracle", "--optimizer.ema-decay", 0.9), 40),
         ("cdan", ("--domain-norm", "separate", "--choose", "density"), 40),
-        ("self-training", ("--method.confidence", 0.2, "--stopping.patience", 2), 40),
-        ("adabn", ("--choose", "information"), 30),
+        pytest.param(
+            "self-training", ("--method.confidence", 0.2, "--stopping.patience", 2), 40, marks=pytest.mark.slow
+        ),
+        pytest.param("adabn", ("--choose", "information"), 30, marks=pytest.mark.slow),
     ],
 )
 def test_a_resumed_run_equals_one_that_never_stopped(

@@ -49,7 +49,9 @@ def lines_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("kind", ["closed", "silent", "broken", "refusing"])
+@pytest.mark.parametrize(
+    "kind", ["silent", "refusing", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("closed", "broken"))]
+)
 def test_a_server_that_does_not_serve(kind: str, tmp_path: Path) -> None:
     answer, seconds = run_against(kind, tmp_path / "run")
     assert (answer.returncode, answer.stdout) == (0, "done\n"), answer.stderr

@@ -76,19 +76,20 @@ def test_every_method_leaves_a_run(name: str, adapt: Callable, tmp_path: Path) -
         assert (tmp_path / "run" / file).is_file()
 
 
+@pytest.mark.parametrize(
+    "words", [pytest.param(("adabn",), marks=pytest.mark.slow), ("dann", "--domain-norm", "separate")]
+)
 def test_its_checkpoint_goes_through_evaluate_and_transfer(
-    adapt: Callable, run: Callable, target: str, tmp_path: Path
+    words: tuple[str, ...], adapt: Callable, run: Callable, target: str, tmp_path: Path
 ) -> None:
     """The exported model is the one that was tested: the same accuracy, with the target's statistics of BatchNorm."""
-    for name, flags in (("adabn", ()), ("dann", ("--domain-norm", "separate"))):
-        folder = tmp_path / name
-        assert adapt(name, *flags, "--output", folder).status == 0
-        tested = json.loads((folder / "result.json").read_text())["target_test"]["accuracy"]
-        written = tmp_path / f"{name}-evaluated"
-        answer = run("evaluate", folder, "--data", target, "--split", "test", "--output", written)
-        assert answer.status == 0, answer.err
-        found = json.loads((written / "evaluation.json").read_text())
-        assert found["classifiers"]["head"]["accuracy"] == pytest.approx(tested)
+    folder, written = tmp_path / "adapted", tmp_path / "evaluated"
+    assert adapt(*words, "--output", folder).status == 0
+    tested = json.loads((folder / "result.json").read_text())["target_test"]["accuracy"]
+    answer = run("evaluate", folder, "--data", target, "--split", "test", "--output", written)
+    assert answer.status == 0, answer.err
+    found = json.loads((written / "evaluation.json").read_text())
+    assert found["classifiers"]["head"]["accuracy"] == pytest.approx(tested)
     few = ("--labels", 2, "--epochs", 1, "--head-steps", 4, "--finetune-steps", 4)
     assert run("transfer", "--init", folder, "--data", target, *few).status == 0
 
