@@ -47,7 +47,7 @@ class MoCoV3Config:
     """Width of the projector's output, P (256 in the paper)."""
     freeze_patches: bool = False
     """Leave the patch projection of a vision transformer as it was drawn, which steadied large trainings in the paper
-    (section 4.1)."""
+    (section 4.2)."""
     augment: AugmentConfig = FIRST_VIEW
     """What makes the first view (BYOL's: always blurred)."""
     second_augment: AugmentConfig = SECOND_VIEW
