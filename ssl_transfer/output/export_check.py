@@ -54,7 +54,7 @@ def largest_difference(exported: Exported, loaded: Loaded, images: Tensor, toler
     """The largest difference of an output to the run's own model, on all images at once and on one alone.
 
     Raises:
-        InputError: it is above the tolerance, a share of the largest output (of 1, where that is smaller).
+        InputError: it is above the tolerance, a share of the largest output.
     """
     expected = exported.module(images)
     found = torch.cat([loaded(images), loaded(images[:1])])
@@ -63,7 +63,7 @@ def largest_difference(exported: Exported, loaded: Loaded, images: Tensor, toler
         raise InputError(f"The exported model gives {tuple(found.shape)} instead of {tuple(expected.shape)}.")
     difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
     # Written so that what is no number is refused.
-    if not difference <= tolerance * max(1.0, largest):
+    if not difference <= tolerance * largest:
         raise InputError(
             f"The exported model differs from the run's by {difference:.2g}, where the largest of its "
             f"{exported.output} is {largest:.2g}. Nothing is written. --tolerance {tolerance:g} is the share allowed."
