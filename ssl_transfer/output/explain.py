@@ -37,7 +37,7 @@ def explain(config: ExplainConfig) -> Path:
         sections += _looked_at(config, subject, wanted, folder, runtime, epsilons[-1])
         if "attacks" in wanted:
             found += _measured(config, subject, runtime, epsilons)
-    if len({one.images for one in found}) > 1:
+    if len({(one.condition, one.images) for one in found}) > len({one.condition for one in found}):
         raise InputError(
             "The runs are measured on different images of --data, as what one was trained on is left out. Give data "
             "that none has seen, or explain them one by one."

@@ -37,8 +37,9 @@ class ExplainConfig:
     """maps, grad-cam, neighbours, ideal, attacks; all leaves out what a run without a head cannot show."""
     data: str = ""
     """The images. Default: those of the first run, read and divided as it did."""
-    images: tuple[Path, ...] = ()
-    """Files, or folders of them, to look at. Default: some images of --data. Attacks are measured on --data anyway."""
+    images: tuple[str, ...] = ()
+    """Files, folders of them, or whatever else `predict` takes, to look at. Default: some images of --data. Attacks are
+    measured on --data anyway."""
     split: Literal["validation", "test"] = "test"
     """Which part of --data is looked at and attacked."""
     num_images: int = 6

@@ -15,7 +15,7 @@ from ..data.dataset import to_unit
 from ..data.given import given, read_as
 from ..data.sources import digits
 from ..engine.errors import InputError
-from .exported import Exported, is_eight_bit
+from .exported import Exported
 
 MOST = 32
 """Images that are looked at."""
@@ -34,8 +34,6 @@ def check_images(exported: Exported, words: Sequence[str]) -> Tensor:
         stored = digits.read()[1].pixels[torch.arange(MOST)]
         grey = F.interpolate(stored.float() / 255.0, size=(spec.image_size,) * 2, mode="bilinear")
         return grey.expand(-1, spec.in_chans, -1, -1).contiguous()
-    if exported.classifier is None and not is_eight_bit(exported):
-        raise InputError("--images: a backbone alone does not say how its images of more than 8 bits were stored.")
     images = [given(word, column=None, image_size=spec.image_size, loading=exported.loading) for word in words]
     found, problems = [], []
     for batch in read_as(images, exported.layout, to_grey=True, batch_size=MOST, workers=1):

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from ..data import sources
+from ..data.layout import kept
 from ..data.loaders import Loader
 from ..data.stream import open_stream
 from ..data.stream_loader import StreamLoader
@@ -285,7 +286,8 @@ def pretrain(
         if runtime.is_main:
             # Of a stream it is not known which images it brought.
             seen = dataset.contents[dataset.pool.numpy()] if dataset.contents is not None and stream is None else None
-            initialize.export(backbone, folder.path / "backbone", provenance, seen=seen_after(config, seen))
+            seen = seen_after(config, seen)
+            initialize.export(backbone, folder.path / "backbone", provenance, images=kept(dataset), seen=seen)
         return result
 
     return planned.within(identity, runtime, work, _describe, quiet=quiet)

@@ -222,7 +222,7 @@ def test_a_scale_of_its_own_is_no_excuse(transferred: Path) -> None:
     for parameter in exported.classifier.head.parameters():
         parameter.data *= 1e-6
     images = check_images(exported, ())
-    assert largest_difference(exported, module, images, 1e-4) == 0.0
+    assert largest_difference(exported, module, images, 1e-4) < 1e-9
     with pytest.raises(InputError, match="differs from the run's"):
         largest_difference(exported, lambda given: 0.0 * module(given), images, 1e-4)
 
