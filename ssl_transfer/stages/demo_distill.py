@@ -13,7 +13,7 @@ from ..data import sources, splits
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import FailedRunsError, InputError
-from ..engine.folder import RunFolder
+from ..engine.folder import RunFolder, check_held
 from ..engine.jobs import Outcome, workers
 from ..evaluation import tables
 from ..evaluation.speed import images_per_second
@@ -97,7 +97,9 @@ def demo(config: DistillDemoConfig, *, runtime: runtimes.Runtime | None = None) 
     jobs = [*pretrain_jobs, *(job for _, _, job in cells)]
     introduction = f"{dataset.describe()}\n{len(jobs)} runs for {', '.join(ARMS)}; {runtime.describe()}"
     if config.dry_run:
-        dry_run.several(output, jobs, introduction, runtime, at_a_time=config.jobs)
+        if not config.fresh:
+            check_held(output, settings, identity, volatile)
+        dry_run.several(output, jobs, introduction, runtime, at_a_time=config.jobs, fresh=config.fresh)
     with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile) as folder:
         runtime.say(introduction)
         with workers(config.jobs, runtime) as runner:
