@@ -9,12 +9,12 @@ from ..data.dataset import EIGHT_BITS, LoadingConfig, Range
 from ..data.decode import Layout
 from ..data.layout import CROP_MARGIN, as_stored
 from ..engine import checkpoint
-from ..engine import config as configuration
 from ..engine.errors import InputError
 from ..engine.words import counted
 from ..models import initialize
 from ..models.backbones import BackboneSpec
 from ..models.classifier import Classifier, has_head, load_classifier
+from ..stages.matching import loading_of
 from . import evaluation
 
 
@@ -66,18 +66,6 @@ def load_model(path: Path) -> RunModel:
         is_adapted="target_fingerprint" in provenance,
         note=note,
     )
-
-
-def loading_of(path: Path) -> LoadingConfig:
-    """How a run read its images; the defaults where its folder has no settings."""
-    settings = path / "config.yaml"
-    if not settings.is_file():
-        return LoadingConfig()
-    held = configuration.read_yaml(settings)
-    if "loading" not in held:
-        return LoadingConfig()
-    default = LoadingConfig()
-    return configuration.parse(LoadingConfig, held["loading"], (), program=str(settings), default=default)
 
 
 def temperature_of(path: Path) -> float | None:

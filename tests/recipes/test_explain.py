@@ -12,7 +12,7 @@ from PIL import Image
 from ssl_transfer.engine.runtime import Runtime
 from ssl_transfer.output import explained
 from ssl_transfer.output.explain_settings import names_of
-from ssl_transfer.output.run_model import loading_of
+from ssl_transfer.stages.matching import loading_of
 
 FEW = (
     # Of a model that has hardly learnt any weight of the variation would outweigh the scores.
