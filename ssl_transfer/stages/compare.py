@@ -22,7 +22,7 @@ from ..evaluation import tables
 from ..evaluation.statistics import TIMM, Cell, Row
 from . import augmentation as augmentations
 from . import dry_run, evidence, ready
-from . import pretrain as pretraining
+from . import pretrain_settings as pretraining
 from .arms import Arm, CompareConfig
 from .build import fitted
 from .grid import (

@@ -23,12 +23,13 @@ from ..models.backbones import BackboneConfig
 from ..models.heads import make_head
 from ..objectives.distillation import DistillationConfig
 from . import dry_run
-from . import pretrain as pretraining
+from . import pretrain_settings as pretraining
 from . import transfer as transferring
 from .distill import POOL_SHARE, DistillConfig, distill
 from .grid import Job, failures_of, listed, load_once
 from .initial import Initial, initial_backbone
 from .plan import TransferRecipe
+from .pretrain import pretrain
 from .run import VOLATILE, RunConfig, check_positive
 
 SETTINGS = Path(__file__).with_name("demo_distill.yaml")
@@ -140,10 +141,10 @@ def _jobs(config: DistillDemoConfig, output: Path) -> tuple[list[tuple[str, int,
     pretrained = [output / "pretrain" / f"seed{seed}" for seed in range(config.pretrain_seeds)]
     before = []
     for seed, place in enumerate(pretrained):
-        pretrain = pretraining.PretrainConfig(
+        first = pretraining.PretrainConfig(
             **shared, **configuration.shallow(config.simclr), image_size=config.image_size, seed=seed, output=place
         )
-        before.append(job(pretraining.pretrain, pretrain, f"pretraining {seed}"))
+        before.append(job(pretrain, first, f"pretraining {seed}"))
     cells = []
     for seed in config.seeds:
         start = pretrained[seed % config.pretrain_seeds]
