@@ -19,7 +19,7 @@ from ..engine.randomness import sample_keys
 from ..engine.runtime import Runtime
 from ..models.classifier import Classifier
 from .attacks import Attack, attacked, least_likely, scores_of
-from .statistics import Estimate, estimate, paired_difference
+from .statistics import SHARE, Estimate, estimate, paired_difference
 
 CLEAN = "clean"
 BATCH_SIZE = 128
@@ -185,7 +185,7 @@ def lines_of(found: Sequence[Outcome]) -> list[Line]:
         first = by_arm[arms[0], condition]
         for arm in arms:
             held = by_arm[arm, condition]
-            shares = {seed: one.reached for seed, one in held.items() if one.reached is not None}
+            shares = {seed: one.reached for seed, one in held.items() if one.reached is not None and len(one.reached)}
             lines.append(
                 Line(
                     arm=arm,
@@ -202,8 +202,7 @@ def lines_of(found: Sequence[Outcome]) -> list[Line]:
 
 def _estimate(images: Mapping[int, np.ndarray]) -> Estimate:
     """Over seeds; of one seed over its images."""
-    values = [float(one.mean()) if len(one) else math.nan for one in images.values()]
-    return estimate(values, next(iter(images.values())))
+    return estimate([float(one.mean()) for one in images.values()], next(iter(images.values())), within=SHARE)
 
 
 def _difference(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome]) -> Estimate:
@@ -214,6 +213,7 @@ def _difference(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome]) -> E
         {seed: float(hits.mean()) for seed, hits in their_hits.items()},
         our_hits,
         their_hits,
+        within=SHARE,
     )
 
 

@@ -17,7 +17,6 @@ from ..evaluation.adaptation_table import (
     Point,
     Run,
     choices_of,
-    interval,
     leader,
     lines_of,
     rows_of,
@@ -108,10 +107,10 @@ def _cells(line: Line) -> list[str]:
     marked = " (upper bound)" if line.uses_target_labels else ""
     return [
         f"{line.method}{marked}",
-        interval(line.test),
-        "" if line.difference is None else interval(line.difference, signed=True),
+        line.test.percent(),
+        "" if line.difference is None else line.difference.percent("+"),
         # Train-on-target knows no image of the source: its validation images are the target's.
-        "" if line.uses_target_labels else interval(line.source),
+        "" if line.uses_target_labels else line.source.percent(),
         "" if line.uses_target_labels else f"{line.told['a_distance']:.2f}",
         f"{line.seconds:.0f}",
     ]

@@ -23,7 +23,6 @@ from ..evaluation.attack_table import (
     run_rows,
 )
 from ..evaluation.attacks import Attack, attacked, least_likely, scores_of
-from ..evaluation.statistics import Estimate
 from ..models.classifier import Classifier
 from .evaluation import write_picture
 from .evaluation_figures import shown_name
@@ -95,19 +94,12 @@ def table_of(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[tuple[str, ..
 
 
 def _cell(line: Line) -> str:
-    parts = [_percent(line.accuracy)]
+    parts = [line.accuracy.percent()]
     if line.difference is not None:
-        found = line.difference
-        bounds = f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]" if math.isfinite(found.low) else ""
-        parts.append(f"{100 * found.mean:+.1f}{bounds} to {line.baseline}")
+        parts.append(f"{line.difference.percent('+')} to {line.baseline}")
     if line.target_share is not None:
-        parts.append(f"gets its class {_percent(line.target_share)}")
+        parts.append(f"gets its class {line.target_share.percent()}")
     return "\n".join(parts)
-
-
-def _percent(found: Estimate) -> str:
-    bounds = f" [{100 * found.low:.1f}, {100 * found.high:.1f}]" if math.isfinite(found.low) else ""
-    return f"{100 * found.mean:.1f}{bounds}"
 
 
 def _epsilons(lines: Sequence[Line]) -> list[float]:

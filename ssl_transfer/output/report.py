@@ -212,12 +212,9 @@ def _value_line(cell: Cell, baseline: str, value: LabelValue) -> dict[str, str]:
 
 def _interval(found: Estimate, sign: str = "") -> str:
     """A share as percent with its interval, or without one where there was one seed."""
-    mean = f"{100 * found.mean:{sign}.1f}"
-    if math.isinf(found.low):
-        return f"{mean} [one seed]" if found.count < 2 else f"{mean} [all seeds agree]"
-    # No accuracy lies outside 0..100, whatever Student's t says.
-    low, high = (found.low, found.high) if sign else (max(0.0, found.low), min(1.0, found.high))
-    return f"{mean} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]{' over images' if found.over == IMAGES else ''}"
+    if not found.over:
+        return f"{found.percent(sign)} [{'one seed' if found.count < 2 else 'all seeds agree'}]"
+    return f"{found.percent(sign)}{' over images' if found.over == IMAGES else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)

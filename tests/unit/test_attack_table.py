@@ -75,6 +75,21 @@ def test_intervals_over_seeds_and_differences_paired_by_seed():
     assert rows[1]["difference_low"] < rows[1]["difference"] < rows[1]["difference_high"]
 
 
+def test_no_interval_leaves_the_range_of_a_share():
+    """As of the steel surfaces, where a targeted attack got its class in 83.2 [65.1, 101.2] % of images."""
+    under = ("PGD, targeted", 0.1)
+    found = [
+        *(outcome("a/seed0", [0] * 10, under, [1] * 9 + [0]), outcome("a/seed1", [1, *[0] * 9], under, [1] * 10)),
+        *(outcome("b/seed0", [1] * 9 + [0], under, []), outcome("b/seed1", [0] * 10, under, [])),
+    ]
+    first, second = lines_of(found)
+    assert first.accuracy.percent() == "5.0 [0.0, 68.5]"
+    assert first.target_share.percent() == "95.0 [31.5, 100.0]"
+    assert second.difference.percent("+") == "+40.0 [-100.0, +100.0]"
+    # Where every image was of the class already, there is no share.
+    assert second.target_share is None
+
+
 def test_one_run_has_an_interval_over_its_images():
     (line,) = lines_of([outcome("mine", [1] * 80 + [0] * 20)])
     assert line.accuracy.over == "test images"
