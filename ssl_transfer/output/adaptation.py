@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from rich.table import Table
 
 from ..engine.checkpoint import write_text
+from ..engine.words import console
 from ..evaluation import tables
 from ..evaluation.adaptation_table import (
     ORACLE,
@@ -90,15 +92,12 @@ def write(
 
 def show(folder: Path, runs: Sequence[Run], *, title: str) -> None:
     """Print the table, the sentence and where the report lies."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console, table = Console(), Table(title="Accuracy in percent [95 % interval over seeds]")
+    table = Table(title="Accuracy in percent [95 % interval over seeds]")
     for heading in _HEADINGS:
         table.add_column(heading)
     for line in lines_of(runs):
         table.add_row(*_cells(line))
-    console.print(table)
+    console().print(table)
     print(sentence(runs, title))
     print(f"report: {folder / 'report.html'}")
 
