@@ -76,9 +76,17 @@ def _coarse_note(lines: Sequence[Line]) -> str:
     ]
     if not weaker:
         return ""
+    remedies = [
+        words
+        for name, words in (
+            ("PGD", "--pgd-steps makes those of PGD finer"),
+            ("FGSM", "FGSM has one, and PGD is the better measure"),
+        )
+        if any(attack.startswith(name) for attack in weaker)
+    ]
     return (
         "A larger epsilon allows all that a smaller one does, so where accuracy rises with it the attack's steps were "
-        f"too coarse ({'; '.join(weaker)}): of PGD --pgd-steps makes them finer."
+        f"too coarse ({'; '.join(weaker)}): {'; '.join(remedies)}."
     )
 
 
@@ -152,7 +160,7 @@ def examples(
     for image, name in enumerate(shown.names):
         label, goal = int(labels[image]), int(towards[image])
         words, colour = _says(before[image], classes, label)
-        cells = [Cell(pixels=pixels_of(shown.views[image]), caption=words, colour=colour)]
+        cells = [Cell(pixels=pixels_of(shown.views[image]), caption=f"image\n{words}", colour=colour)]
         for attack, moved, after in found:
             change = (moved[image] - shown.views[image]).cpu()
             goes = f" to {classes[goal]}" if attack.targeted else ""
