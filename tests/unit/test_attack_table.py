@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ssl_transfer.engine.errors import InputError
 from ssl_transfer.evaluation.attack_table import (
     ARM_COLUMNS,
     CLEAN,
@@ -82,14 +83,14 @@ def test_no_interval_leaves_the_range_of_a_share():
     under = ("PGD, targeted", 0.1)
     found = [
         *(outcome("a/seed0", [0] * 10, under, [1] * 9 + [0]), outcome("a/seed1", [1, *[0] * 9], under, [1] * 10)),
-        *(outcome("b/seed0", [1] * 9 + [0], under, []), outcome("b/seed1", [0] * 10, under, [])),
+        *(outcome("b/seed0", [1] * 9 + [0], under, [0, 1]), outcome("b/seed1", [0] * 10, under, [0, 0])),
     ]
     first, second = lines_of(found)
     assert first.accuracy.percent() == "5.0 [0.0, 68.5]"
     assert first.target_share.percent() == "95.0 [31.5, 100.0]"
     assert second.difference.percent("+") == "+40.0 [-100.0, +100.0]"
-    # Where every image was of the class already, there is no share.
-    assert second.target_share is None
+    assert second.target_share is not None
+    assert second.target_share.percent() == "25.0 [0.0, 100.0]"
 
 
 def test_one_run_has_an_interval_over_its_images():
@@ -183,5 +184,17 @@ def test_images_of_the_class_that_is_gone_to_do_not_count(classifier, runtime, m
         target=2,
         seed=0,
     )
-    assert len(found[1].reached) == 8
-    assert len(found[1].hits) == 12
+    assert len(found[0].hits) == 12
+    assert len(found[1].reached) == len(found[1].hits) == len(found[1].images) == 8
+    # A change without bounds takes all of them there: none is right any more, by its own class or otherwise.
+    assert found[1].reached.mean() == 1.0
+    assert found[1].hits.mean() == 0.0
+    assert found[1].mean_true_probability < 0.5
+
+
+def test_going_where_all_are_is_refused(classifier, runtime, make_dataset):
+    dataset = make_dataset()
+    own = dataset.splits["test"][dataset.labels[dataset.splits["test"]] == 2]
+    settings = {"run": "mine", "attacks": ATTACKS[1:], "epsilons": (0.5,), "target": 2, "seed": 0}
+    with pytest.raises(InputError, match="every image is of this class already"):
+        outcomes(classifier, dataset, own, runtime, **settings)
