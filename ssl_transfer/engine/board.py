@@ -61,19 +61,20 @@ class Guard:
         self.works = True
         self._tracker, self._folder, self._remedy = tracker, folder, remedy
 
-    def call(self, what: str, call: Callable[[], object]) -> None:
-        """Do it, unless something failed before."""
-        if not self.works:
+    def call(self, what: str, call: Callable[[], object], *, always: bool = False) -> None:
+        """Do it, unless something failed before; `always`: even then, and no further failure is said."""
+        if not (self.works or always):
             return
         try:
             call()
         except Exception as error:
             # Whatever it is: a run is worth more than its copy elsewhere.
+            if self.works:
+                _warn(
+                    f"{self._tracker} could not {what} ({_reason(error)}): {self._folder} goes on without. Its "
+                    f"metrics.jsonl has everything{self._remedy}."
+                )
             self.works = False
-            _warn(
-                f"{self._tracker} could not {what} ({_reason(error)}): {self._folder} goes on without. Its "
-                f"metrics.jsonl has everything{self._remedy}."
-            )
 
 
 def named(record: dict[str, Any]) -> dict[str, float]:
@@ -148,9 +149,9 @@ class Board:
 
         self._call("upload", upload)
 
-    def finish(self) -> None:
+    def finish(self, *, failed: bool = False) -> None:
         """Wait until all has been sent, as long as there is patience."""
-        self._call("end", lambda run: run.finish())
+        self._call("end", lambda run: run.finish(exit_code=int(failed)))
         self._run = None
 
     def _call(self, what: str, call: Callable[[Any], object]) -> None:

@@ -105,7 +105,7 @@ class Raising:
     def log_artifact(self, *_: object) -> None:
         self.did("log_artifact")
 
-    def finish(self) -> None:
+    def finish(self, **_: object) -> None:
         self.did("finish")
 
     def did(self, call: str) -> None:

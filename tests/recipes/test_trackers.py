@@ -10,27 +10,34 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 
 def logged(folder: Path) -> dict[tuple[str, int], float]:
-    """Each number of the log by its name and step."""
+    """Each number of the log by its name and step; what has none stands where the log was by then."""
     found: dict[tuple[str, int], float] = {}
+    step = 0
     for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        place = "/".join(record[key] for key in ("phase", "split"))
+        place, step = "/".join(record[key] for key in ("phase", "split")), record.get("step", step)
         for name, value in record.items():
             if isinstance(value, (int, float)) and name not in ("step", "epoch"):
-                found[f"{place}/{name}", record.get("step", 0)] = value
+                found[f"{place}/{name}", step] = value
     return found
 
 
-def test_tensorboard_has_every_metric(run: Callable, tiny: dict, tmp_path: Path) -> None:
+def test_tensorboard_has_every_metric(
+    run: Callable, killed_in_step: Callable, tiny: dict, tmp_path: Path
+) -> None:
+    """Each once, also those of a start that was killed."""
     folder = tmp_path / "run"
-    flags = (*tiny["transfer"], *tiny["convolutional"], "--output", folder, "--tracking.also", "tensorboard")
-    answer = run("transfer", *flags)
+    flags = (*tiny["transfer"], *tiny["convolutional"], "--tracking.also", "tensorboard")
+    killed_in_step(6, "transfer", *flags, output=folder)
+    answer = run("transfer", *flags, "--output", folder)
     assert answer.status == 0, answer.err
     assert "warning" not in answer.err
     (place,) = {path.parent for path in (folder / "tensorboard" / "run").glob("events*")}
     events = EventAccumulator(str(place), size_guidance={"scalars": 0})
     events.Reload()
-    held = {(name, one.step): one.value for name in events.Tags()["scalars"] for one in events.Scalars(name)}
+    scalars = [(name, one) for name in events.Tags()["scalars"] for one in events.Scalars(name)]
+    held = {(name, one.step): one.value for name, one in scalars}
+    assert len(held) == len(scalars)
     expected = logged(folder)
     assert held.keys() == expected.keys()
     assert len(held) > 50

@@ -36,6 +36,8 @@ class Told:
     """The same of those that it was made of."""
     shown: dict[str, object] = field(default_factory=dict)
     """The kind of each picture and table."""
+    status: int = -1
+    """Of its end; -1: it has none."""
 
 
 def records(path: Path) -> Iterator[Record]:
@@ -71,6 +73,8 @@ def told(path: Path) -> Told:
             found.shown |= shown
             if not shown:
                 found.history.append(own)
+        if record.HasField("exit"):
+            found.status = record.exit.exit_code
         for update in record.summary.update:
             name = "/".join(update.nested_key) or update.key
             # Wandb's own clocks aside.
@@ -199,19 +203,22 @@ def test_what_wandb_does_not_take_is_named(
 
 
 def test_a_run_shows_what_it_left_and_what_it_was_made_of(
-    run: Callable, pretrained: Path, tmp_path: Path, tiny: dict
+    run: Callable, killed_in_step: Callable, pretrained: Path, tmp_path: Path, tiny: dict
 ) -> None:
-    """Images -> pretraining -> transfer: what one run logs, the next names as its origin."""
+    """Images -> pretraining -> transfer: what one run logs, the next names as its origin; a killed one goes on."""
     before, after = tmp_path / "before", tmp_path / "after"
     shutil.copytree(pretrained, before)
     assert run("sync", before, "--tracking.wandb", "offline").status == 0
-    flags = [*tiny["transfer"][2:], "--init", before, "--output", after, "--tracking.wandb", "offline"]
-    answer = run("transfer", *flags)
+    flags = [*tiny["transfer"][2:], "--init", before, "--tracking.wandb", "offline"]
+    killed_in_step(6, "transfer", *flags, output=after)
+    answer = run("transfer", *flags, "--output", after)
     assert answer.status == 0, answer.err
     assert "warning: wandb" not in answer.err
     wandb.teardown()
     (first,) = (told(path) for path in before.rglob("*.wandb"))
-    (second,) = (told(path) for path in after.rglob("*.wandb"))
+    killed, second = sorted((told(path) for path in after.rglob("*.wandb")), key=lambda one: -one.status)
+    assert (killed.status, second.status) == (1, 0)
+    assert 0 < len(killed.history) < len(second.history)
     dataset = f"data-{json.loads((after / 'environment.json').read_text())['identity']['data']}"
     assert first.used == {dataset: "dataset"}
     ((backbone, kind),) = first.made.items()
