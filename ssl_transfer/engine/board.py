@@ -30,6 +30,10 @@ class TrackingConfig:
     online where a login is found, otherwise offline. Where it cannot be reached it is offline."""
     project: str = "ssl_transfer"
     """wandb's project. Only read when wandb is not off."""
+    pictures: bool = True
+    """Give wandb pictures of your images: the views that a run trains on, what it reconstructs, a table of a few tested
+    images, and a comparison's report.html. Without, it gets numbers, diagrams, names and weights. Only read when wandb is
+    not off."""
     also: tuple[Literal["tensorboard", "mlflow"], ...] = ()
     """Other trackers, each with an extra of its own (`pip install "ssl_transfer[tensorboard]"`): TensorBoard, with its
     files in the run's folder; MLflow, where MLFLOW_TRACKING_URI says, or a database in that folder."""
@@ -91,7 +95,7 @@ class Board:
     """
 
     def __init__(self, config: TrackingConfig, folder: Path, settings: dict[str, Any], names: Names) -> None:
-        self._asked = config.wandb != "off"
+        self._asked, self._of_images = config.wandb != "off", config.pictures
         self._guard = Guard("wandb", folder, f"; `ssl-transfer sync {folder}` shows it in wandb later")
         self._folder, self._settings = folder, settings
         self._run: Any = None
@@ -118,8 +122,9 @@ class Board:
     def _show(self, run: Any) -> None:
         import wandb
 
-        found: dict[str, Any] = {name: wandb.Image(str(path)) for name, path in leavings.pictures(self._folder).items()}
-        examples = leavings.examples(self._folder)
+        paths = leavings.pictures(self._folder, of_images=self._of_images)
+        found: dict[str, Any] = {name: wandb.Image(str(path)) for name, path in paths.items()}
+        examples = leavings.examples(self._folder) if self._of_images else []
         if examples:
             columns: list[str | int] = ["image", *examples[0].line]
             rows = [[wandb.Image(str(one.picture)), *one.line.values()] for one in examples]

@@ -52,13 +52,15 @@ def sync(folder: Path, config: TrackingConfig) -> int:
 def publish_comparison(config: TrackingConfig, folder: Path) -> bool:
     """Show in wandb what a finished comparison came to; whether wandb has all of it."""
     rows, hits = tables.read_results(folder), tables.read_hits(folder)
+    # The page holds what methods painted of images.
+    kinds = (".md", ".csv", ".png", *([".html"] if config.pictures else []))
     return publish(
         config,
         folder,
         settings_of(folder),
         job_type="compare",
         summary=tables.summary_numbers(rows, hits),
-        files=sorted(path for path in folder.iterdir() if path.suffix in (".html", ".md", ".csv", ".png")),
+        files=sorted(path for path in folder.iterdir() if path.suffix in kinds),
     )
 
 

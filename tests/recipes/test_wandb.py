@@ -138,6 +138,15 @@ def test_a_comparison_is_one_group(run: Callable, tmp_path: Path, tiny: dict) ->
     again = [told(path) for path in paths]
     for one in found:
         assert again.count(one) == 2, one.name
+    # And without anything in which one sees an image.
+    assert any("views" in one.shown for one in found)
+    assert run("sync", folder, "--tracking.no-pictures").status == 0
+    wandb.teardown()
+    blind = [told(path) for path in folder.rglob("*.wandb") if path not in paths]
+    assert [one.shown for one in blind] == [{}] * 6
+    (whole,) = (one for one in blind if one.job_type == "compare")
+    assert {"report.md", "results.csv", "label_efficiency.png"} <= whole.files["report"]
+    assert "report.html" not in whole.files["report"]
 
 
 def test_a_run_that_told_wandb_nothing_is_shown_later(run: Callable, pretrained: Path, tmp_path: Path) -> None:
@@ -228,6 +237,10 @@ def test_a_run_shows_what_it_left_and_what_it_was_made_of(
     assert first.shown == {"views": "image-file"}
     pictures = dict.fromkeys(("views", "confusion", "reliability", "curves"), "image-file")
     assert second.shown == {**pictures, "predictions": "table-file"}
+    assert run("sync", after, "--tracking.no-pictures").status == 0
+    wandb.teardown()
+    (blind,) = (one for path in after.rglob("*.wandb") if (one := told(path)) not in (killed, second))
+    assert blind.shown == {name: kind for name, kind in pictures.items() if name != "views"}
     assert {"pretrain", "simclr", "resnet10t", "digits"} <= set(first.tags)
     assert {"transfer", "init before", "labels 2"} <= set(second.tags)
     assert second.config["arm"] == "before"
