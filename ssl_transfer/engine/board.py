@@ -17,6 +17,7 @@ from . import leavings
 from .errors import InputError
 from .secrets import redacted, redacted_all
 
+Taken = Literal["online", "offline", ""]
 _down: list[str] = []
 """Why wandb could not be reached in this process: the next of many runs does not wait for it again."""
 
@@ -32,8 +33,8 @@ class TrackingConfig:
     """wandb's project. Only read when wandb is not off."""
     pictures: bool = True
     """Give wandb pictures of your images: the views that a run trains on, what it reconstructs, a table of a few tested
-    images, and a comparison's report.html. Without, it gets numbers, diagrams, names and weights. Only read when wandb is
-    not off."""
+    images, and a comparison's report.html. Without, it gets numbers, diagrams, names and weights. Only read when wandb
+    is not off."""
     also: tuple[Literal["tensorboard", "mlflow"], ...] = ()
     """Other trackers, each with an extra of its own (`pip install "ssl_transfer[tensorboard]"`): TensorBoard, with its
     files in the run's folder; MLflow, where MLFLOW_TRACKING_URI says, or a database in that folder."""
@@ -99,13 +100,14 @@ class Board:
         self._guard = Guard("wandb", folder, f"; `ssl-transfer sync {folder}` shows it in wandb later")
         self._folder, self._settings = folder, settings
         self._run: Any = None
+        self._mode: Literal["online", "offline"] = "offline"
         names = Names(name=redacted(names.name), group=redacted(names.group), job_type=names.job_type)
         self._call("begin", lambda _: self._begin(config, settings, names))
 
     @property
-    def works(self) -> bool:
-        """Whether wandb was asked for, and has taken everything so far."""
-        return self._asked and self._guard.works
+    def taken(self) -> Taken:
+        """Where wandb has everything so far; nothing where it was not asked for, or failed."""
+        return self._mode if self._asked and self._guard.works else ""
 
     def log(self, record: dict[str, Any]) -> None:
         """A line of `metrics.jsonl` as wandb has it."""
@@ -132,7 +134,7 @@ class Board:
         if found:
             run.log(found)
         for parcel in leavings.origins(self._folder, self._settings):
-            if run.settings._offline:
+            if self._mode == "offline":
                 # What use_artifact does of an artifact that is made here, which it refuses offline.
                 run._log_artifact(_artifact(parcel), is_user_created=True, use_after_commit=True)
             else:
@@ -193,7 +195,7 @@ class Board:
         if config.wandb != "offline" and not _down:
             try:
                 if config.wandb == "online" or wandb.login(prompt=False):
-                    self._run = begin("online")
+                    self._run, self._mode = begin("online"), "online"
                     return
             except Exception as error:
                 # Down, too slow, a wrong key, no quota: the files are kept, and can be sent when it is mended.

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .board import Board, Names, TrackingConfig
+from .board import Board, Names, Taken, TrackingConfig
 from .checkpoint import write_text
 from .errors import InputError
 from .records import whole_lines
@@ -87,7 +87,7 @@ class Tracker:
     def _catch_up(self) -> None:
         """Tell what earlier starts of this run logged, so that what sees this one sees all of it.
 
-        Only with this start's first line it is known which of those stand: a resumed training drops some (`drop_after`).
+        Which of those lines stand is known only by this start's first: a resumed training drops some (`drop_after`).
         """
         if self._behind:
             self._behind = False
@@ -113,7 +113,7 @@ def publish(
     job_type: str,
     summary: dict[str, float],
     files: Sequence[Path],
-) -> bool:
+) -> Taken:
     """Show in wandb what a group of runs came to: a run of its own with a summary, and files as an artifact.
 
     Args:
@@ -125,17 +125,17 @@ def publish(
         files: the report and the tables.
 
     Returns:
-        Whether wandb, online or offline, has all of it.
+        Whether wandb has all of it online, or in files offline; empty: it has not.
     """
     name = folder.resolve().name
     board = Board(config, folder, settings, Names(name=name, group=name, job_type=job_type))
     board.summarize(summary)
     board.attach(f"{name}-report", files)
     board.finish()
-    return board.works
+    return board.taken
 
 
-def send(config: TrackingConfig, folder: Path, settings: dict[str, Any]) -> bool:
+def send(config: TrackingConfig, folder: Path, settings: dict[str, Any]) -> Taken:
     """Show in wandb what a run has logged, as its tracker would have done.
 
     Args:
@@ -144,7 +144,7 @@ def send(config: TrackingConfig, folder: Path, settings: dict[str, Any]) -> bool
         settings: of the run.
 
     Returns:
-        Whether wandb, online or offline, has all of it.
+        Whether wandb has all of it online, or in files offline; empty: it has not.
     """
     names, summary = _names_of(folder)
     board = Board(config, folder, settings, names)
@@ -154,7 +154,7 @@ def send(config: TrackingConfig, folder: Path, settings: dict[str, Any]) -> bool
         board.summarize(summary)
     board.show()
     board.finish()
-    return board.works
+    return board.taken
 
 
 def _names_of(folder: Path) -> tuple[Names, dict[str, float]]:
@@ -183,9 +183,9 @@ def flush(path: Path) -> None:
 
 
 def drop_after(path: Path, phase: str, step: int) -> None:
-    """Forget all lines from the first of `phase` after `step` on: a resumed run writes them again, and each stands once.
+    """Forget all lines from the first of `phase` after `step` on: a resumed run writes them again.
 
-    What later phases logged came from there too. A line that was cut off by a kill is dropped as well.
+    What later phases logged came from there. A line that was cut off by a kill is dropped too.
     """
     if not path.is_file():
         return

@@ -7,11 +7,14 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import wandb
 import yaml
 from wandb.proto.wandb_internal_pb2 import Record
+
+from ssl_transfer.engine import board
 
 BLOCK = 32768
 
@@ -131,7 +134,9 @@ def test_a_comparison_is_one_group(run: Callable, tmp_path: Path, tiny: dict) ->
     assert pretraining.summary["images_seen"] == 1024
     # All of it once more from the folders alone is the same.
     answer = run("sync", folder)
-    assert (answer.status, answer.out) == (0, f"{folder}: 6 runs in wandb\n"), answer.err
+    assert answer.status == 0, answer.err
+    assert answer.out.startswith(f"{folder}: 6 runs written for wandb, offline: nothing was sent.")
+    assert f"`ssl-transfer sync {folder} --tracking.wandb online` sends" in answer.out
     wandb.teardown()
     paths = sorted(folder.rglob("*.wandb"))
     assert len(paths) == 12
@@ -168,6 +173,28 @@ def test_a_run_that_told_wandb_nothing_is_shown_later(run: Callable, pretrained:
     assert one.config == yaml.safe_load((folder / "config.yaml").read_text())
     result = json.loads((folder / "result.json").read_text())
     assert one.summary["images_seen"] == result["images_seen"]
+
+
+def test_what_was_sent_and_what_was_not(
+    run: Callable, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server takes the first run and is gone before the second: offline from there on, and said so."""
+    for name in ("one", "two"):
+        shutil.copytree(pretrained, tmp_path / "runs" / name)
+    taken = []
+
+    def begin(*, mode: str, **_: object) -> MagicMock:
+        if mode == "online" and taken:
+            raise OSError("no route")
+        taken.append(mode)
+        return MagicMock()
+
+    monkeypatch.setattr(wandb, "init", begin)
+    monkeypatch.setattr(board, "_down", [])
+    answer = run("sync", "runs", "--tracking.wandb", "online")
+    assert taken == ["online", "offline"]
+    assert answer.status == 0, answer.err
+    assert answer.out.startswith("runs: 1 run in wandb\nruns: 1 run written for wandb, offline: nothing was sent.")
 
 
 @pytest.mark.parametrize(
