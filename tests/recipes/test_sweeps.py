@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from types import ModuleType
 import pytest
 import wandb
 import yaml
+
+from ssl_transfer.methods import METHODS
 
 REPOSITORY = Path(__file__).parents[2]
 SWEEPS = sorted((REPOSITORY / "recipes" / "configs").glob("sweep_*.yaml"))
@@ -104,11 +107,27 @@ def test_the_dashboard(dashboard: ModuleType, capsys: pytest.CaptureFixture, mon
     made = json.loads(capsys.readouterr().out)
     assert (made["entity"], made["project"]) == ("mine", "digits")
     sections = {one["name"]: one["panels"] for one in made["spec"]["section"]["panelBankConfig"]["sections"]}
-    assert {"Accuracy", "Pretraining", "Transfer", "Pictures"} <= sections.keys()
-    regexes = [one["config"].get("metricRegex", "") for one in sections["Pretraining"]]
-    assert any("knn_accuracy" in one for one in regexes)
-    assert any("effective_rank" in one for one in regexes)
-    assert any("alarm" in one for one in regexes)
+    assert {"Accuracy", "Pictures"} <= sections.keys()
+
+    def places(metric: str) -> list[str]:
+        shown = [(name, one["config"].get("metricRegex")) for name, panels in sections.items() for one in panels]
+        return [name for name, regex in shown if regex is not None and re.search(regex, metric)]
+
+    watched = (
+        "train/loss",
+        "train/learning_rate",
+        "validation/knn_accuracy",
+        "validation/effective_rank",
+        "alarm/rank",
+    )
+    for metric in watched:
+        assert [places(f"{method}/{metric}") for method in METHODS] == [["Pretraining"]] * len(METHODS)
+    for phase in ("head", "finetune", "finetune-2"):
+        for metric in ("train/loss", "train/learning_rate", "train/images_per_second", "validation/accuracy"):
+            assert places(f"{phase}/{metric}") == ["Transfer"]
+        for metric in ("train/domain_distance", "train/discriminator_accuracy", "train/sure", "validation/a_distance"):
+            assert places(f"{phase}/{metric}") == ["Adaptation"]
+        assert places(f"{phase}/train/agreement") == ["Distillation"]
     assert sections["Accuracy"][0]["config"]["xAxis"] == "summary:num_train"
     (runs,) = made["spec"]["section"]["runSets"]
     assert [one["name"] for one in runs["grouping"]] == ["arm.value"]
