@@ -1,4 +1,4 @@
-"""Build a workspace in wandb for this project's runs: losses, kNN, rank, accuracy against labels, runs grouped by arm.
+"""Build a workspace in wandb for this project's runs: losses, kNN, rank, domains, accuracy against labels, by arm.
 
 pip install "ssl_transfer[dashboard]"
 python scripts/wandb_dashboard.py ENTITY/PROJECT
@@ -13,23 +13,39 @@ import sys
 import wandb_workspaces.reports.v2 as panels
 import wandb_workspaces.workspaces as workspaces
 
+from ssl_transfer.methods import METHODS
+
 NAME = "ssl_transfer"
+METHOD = f"^({'|'.join(METHODS)})"
+"""What the metrics of a pretraining begin with."""
+PHASE = "^(head|finetune)(-[0-9]+)?"
+"""The same of a plan: transfer, adaptation, distillation."""
 PRETRAINING = {
-    "loss": ".*/train/loss$",
-    "kNN accuracy, validation": "^(?!head|finetune).*/validation/knn_accuracy$",
-    "effective rank, validation": ".*/validation/effective_rank$",
-    "deviation of the features": ".*/train/feature_deviation$",
-    "collapse alarms: effective rank": ".*/alarm/.*",
-    "learning rate": ".*/train/learning_rate$",
-    "images per second": ".*/train/images_per_second$",
+    "loss": f"{METHOD}/train/loss$",
+    "kNN accuracy, validation": f"{METHOD}/validation/knn_accuracy$",
+    "effective rank, validation": f"{METHOD}/validation/effective_rank$",
+    "deviation of the features": f"{METHOD}/train/feature_deviation$",
+    "collapse alarms: effective rank": f"{METHOD}/alarm/.*",
+    "learning rate": f"{METHOD}/train/learning_rate$",
+    "images per second": f"{METHOD}/train/images_per_second$",
 }
 """By a panel's title, the metrics that it shows."""
 TRANSFER = {
-    "loss": "^(head|finetune).*/train/loss$",
-    "accuracy, validation": "^(head|finetune).*/validation/accuracy$",
-    "log-loss, validation": "^(head|finetune).*/validation/log_loss$",
-    "learning rate": "^(head|finetune).*/train/learning_rate$",
+    "loss": f"{PHASE}/train/loss$",
+    "accuracy, validation": f"{PHASE}/validation/accuracy$",
+    "log-loss, validation": f"{PHASE}/validation/log_loss$",
+    "learning rate": f"{PHASE}/train/learning_rate$",
+    "images per second": f"{PHASE}/train/images_per_second$",
 }
+DOMAINS = {
+    "distance of the domains": f"{PHASE}/train/domain_distance$",
+    "A-distance, validation": f"{PHASE}/validation/a_distance$",
+    "accuracy of the discriminator": f"{PHASE}/train/discriminator_accuracy$",
+    "information in the target's predictions": f"{PHASE}/validation/information$",
+    "neighbourhood density in the target": f"{PHASE}/validation/density$",
+    "self-training: share of sure predictions": f"{PHASE}/train/sure$",
+}
+DISTILLATION = {"agreement with the teacher": f"{PHASE}/train/agreement$"}
 PICTURES = ("views", "reconstructions", "confusion", "reliability", "curves")
 
 
@@ -45,6 +61,8 @@ def workspace(entity: str, project: str) -> workspaces.Workspace:
         workspaces.Section(name="Accuracy", panels=accuracy, is_open=True),
         workspaces.Section(name="Pretraining", panels=_lines(PRETRAINING), is_open=True),
         workspaces.Section(name="Transfer", panels=_lines(TRANSFER)),
+        workspaces.Section(name="Adaptation", panels=_lines(DOMAINS)),
+        workspaces.Section(name="Distillation", panels=_lines(DISTILLATION)),
         workspaces.Section(name="Pictures", panels=pictures),
     ]
     return workspaces.Workspace(

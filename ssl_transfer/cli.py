@@ -1,6 +1,7 @@
 """The `ssl-transfer` command: one subcommand a stage. A stage is imported only when it is called."""
 
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -94,7 +95,9 @@ def _main(arguments: Sequence[str] | None) -> None:
         if not message:
             raise
         print(redacted(f"error: {message}"), file=sys.stderr)
-        sys.exit(1)
+        # A name that no disk takes is a slip in what was asked for.
+        too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+        sys.exit(USER_ERROR if too_long else 1)
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, StoppedError) else signal.SIGINT
         if _speaks():

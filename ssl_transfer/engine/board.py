@@ -17,6 +17,7 @@ from . import leavings
 from .errors import InputError
 from .secrets import redacted, redacted_all
 
+Taken = Literal["online", "offline", ""]
 _down: list[str] = []
 """Why wandb could not be reached in this process: the next of many runs does not wait for it again."""
 
@@ -30,6 +31,10 @@ class TrackingConfig:
     online where a login is found, otherwise offline. Where it cannot be reached it is offline."""
     project: str = "ssl_transfer"
     """wandb's project. Only read when wandb is not off."""
+    pictures: bool = True
+    """Give wandb pictures of your images: the views that a run trains on, what it reconstructs, a table of a few tested
+    images, and a comparison's report.html. Without, it gets numbers, diagrams, names and weights. Only read when wandb
+    is not off."""
     also: tuple[Literal["tensorboard", "mlflow"], ...] = ()
     """Other trackers, each with an extra of its own (`pip install "ssl_transfer[tensorboard]"`): TensorBoard, with its
     files in the run's folder; MLflow, where MLFLOW_TRACKING_URI says, or a database in that folder."""
@@ -61,19 +66,20 @@ class Guard:
         self.works = True
         self._tracker, self._folder, self._remedy = tracker, folder, remedy
 
-    def call(self, what: str, call: Callable[[], object]) -> None:
-        """Do it, unless something failed before."""
-        if not self.works:
+    def call(self, what: str, call: Callable[[], object], *, always: bool = False) -> None:
+        """Do it, unless something failed before; `always`: even then, and no further failure is said."""
+        if not (self.works or always):
             return
         try:
             call()
         except Exception as error:
             # Whatever it is: a run is worth more than its copy elsewhere.
+            if self.works:
+                _warn(
+                    f"{self._tracker} could not {what} ({_reason(error)}): {self._folder} goes on without. Its "
+                    f"metrics.jsonl has everything{self._remedy}."
+                )
             self.works = False
-            _warn(
-                f"{self._tracker} could not {what} ({_reason(error)}): {self._folder} goes on without. Its "
-                f"metrics.jsonl has everything{self._remedy}."
-            )
 
 
 def named(record: dict[str, Any]) -> dict[str, float]:
@@ -90,17 +96,18 @@ class Board:
     """
 
     def __init__(self, config: TrackingConfig, folder: Path, settings: dict[str, Any], names: Names) -> None:
-        self._asked = config.wandb != "off"
+        self._asked, self._of_images = config.wandb != "off", config.pictures
         self._guard = Guard("wandb", folder, f"; `ssl-transfer sync {folder}` shows it in wandb later")
         self._folder, self._settings = folder, settings
         self._run: Any = None
+        self._mode: Literal["online", "offline"] = "offline"
         names = Names(name=redacted(names.name), group=redacted(names.group), job_type=names.job_type)
         self._call("begin", lambda _: self._begin(config, settings, names))
 
     @property
-    def works(self) -> bool:
-        """Whether wandb was asked for, and has taken everything so far."""
-        return self._asked and self._guard.works
+    def taken(self) -> Taken:
+        """Where wandb has everything so far; nothing where it was not asked for, or failed."""
+        return self._mode if self._asked and self._guard.works else ""
 
     def log(self, record: dict[str, Any]) -> None:
         """A line of `metrics.jsonl` as wandb has it."""
@@ -117,8 +124,9 @@ class Board:
     def _show(self, run: Any) -> None:
         import wandb
 
-        found: dict[str, Any] = {name: wandb.Image(str(path)) for name, path in leavings.pictures(self._folder).items()}
-        examples = leavings.examples(self._folder)
+        paths = leavings.pictures(self._folder, of_images=self._of_images)
+        found: dict[str, Any] = {name: wandb.Image(str(path)) for name, path in paths.items()}
+        examples = leavings.examples(self._folder) if self._of_images else []
         if examples:
             columns: list[str | int] = ["image", *examples[0].line]
             rows = [[wandb.Image(str(one.picture)), *one.line.values()] for one in examples]
@@ -126,7 +134,7 @@ class Board:
         if found:
             run.log(found)
         for parcel in leavings.origins(self._folder, self._settings):
-            if run.settings._offline:
+            if self._mode == "offline":
                 # What use_artifact does of an artifact that is made here, which it refuses offline.
                 run._log_artifact(_artifact(parcel), is_user_created=True, use_after_commit=True)
             else:
@@ -148,9 +156,9 @@ class Board:
 
         self._call("upload", upload)
 
-    def finish(self) -> None:
+    def finish(self, *, failed: bool = False) -> None:
         """Wait until all has been sent, as long as there is patience."""
-        self._call("end", lambda run: run.finish())
+        self._call("end", lambda run: run.finish(exit_code=int(failed)))
         self._run = None
 
     def _call(self, what: str, call: Callable[[Any], object]) -> None:
@@ -187,7 +195,7 @@ class Board:
         if config.wandb != "offline" and not _down:
             try:
                 if config.wandb == "online" or wandb.login(prompt=False):
-                    self._run = begin("online")
+                    self._run, self._mode = begin("online"), "online"
                     return
             except Exception as error:
                 # Down, too slow, a wrong key, no quota: the files are kept, and can be sent when it is mended.

@@ -21,6 +21,8 @@ PICTURES = {
     "curves": "evaluation/curves.png",
 }
 """By the name that trackers show them by."""
+OF_IMAGES = ("views", "reconstructions")
+"""Those in which one sees images of the data set; the others are diagrams."""
 PREDICTIONS = "evaluation/predictions.csv"
 EXAMPLES = "evaluation/examples"
 """Pictures of a few of the predicted images, each called by its line in `PREDICTIONS`, from 0."""
@@ -47,9 +49,10 @@ class Example:
     line: dict[str, str]
 
 
-def pictures(folder: Path) -> dict[str, Path]:
-    """The pictures that there are, by name."""
-    return {name: folder / place for name, place in PICTURES.items() if (folder / place).is_file()}
+def pictures(folder: Path, *, of_images: bool) -> dict[str, Path]:
+    """The pictures that there are, by name; without `of_images` only diagrams."""
+    names = [name for name in PICTURES if of_images or name not in OF_IMAGES]
+    return {name: folder / PICTURES[name] for name in names if (folder / PICTURES[name]).is_file()}
 
 
 def examples(folder: Path) -> list[Example]:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 class Bar(Protocol):
@@ -35,15 +36,16 @@ class _Live:
 class _Lines:
     """Where the output is no terminal (CI, a log file): a line every half minute."""
 
-    def __init__(self, description: str, total: int, seconds: float = 30.0) -> None:
-        self._description, self._total, self._seconds = description, total, seconds
+    def __init__(self, description: str, total: int, *, even: bool, seconds: float = 30.0) -> None:
+        self._description, self._total, self._even, self._seconds = description, total, even, seconds
         self._started = self._printed = time.monotonic()
 
     def update(self, done: int, status: str) -> None:
         now = time.monotonic()
         if now - self._printed >= self._seconds and done:
-            left = (now - self._started) / done * (self._total - done)
-            print(f"{self._description}: {done}/{self._total}  {status}  {left:.0f} s left", flush=True)
+            seconds = (now - self._started) / done * (self._total - done)
+            left = f"  {seconds:.0f} s left" if self._even else ""
+            print(f"{self._description}: {done}/{self._total}  {status}{left}", flush=True)
             self._printed = now
 
 
@@ -64,12 +66,30 @@ class _Remote:
         self._queue.put((self._key, self._description, self._total, -1, ""))
 
 
+class _Remaining(TimeRemainingColumn):
+    """The time left, of even work."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.fields["even"] else Text()
+
+
 class _Display:
     """The one live display of this process; bars inside bars share it."""
 
     progress: Progress | None = None
     depth = 0
     relay: Any = None
+    run = ""
+
+
+@contextlib.contextmanager
+def called(run: str) -> Iterator[None]:
+    """Bars of the `with` block begin with the name of one run of several."""
+    before, _Display.run = _Display.run, run
+    try:
+        yield
+    finally:
+        _Display.run = before
 
 
 def relay_bars(queue: Any) -> None:
@@ -110,8 +130,16 @@ def relayed_bars(queue: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def bar(description: str, total: int, *, active: bool = True) -> Iterator[Bar]:
-    """A progress bar with a status and the time left, for the `with` block. Bars may stand inside bars."""
+def bar(description: str, total: int, *, active: bool = True, even: bool = True) -> Iterator[Bar]:
+    """A progress bar with a status and the time left, for the `with` block. Bars may stand inside bars.
+
+    Args:
+        description: what is done.
+        total: units of it.
+        active: show anything.
+        even: a unit takes about as long as the next, so that those done say how long those left take.
+    """
+    description = f"{_Display.run}, {description}" if _Display.run else description
     if not active:
         yield _Silent()
     elif _Display.relay is not None:
@@ -121,7 +149,7 @@ def bar(description: str, total: int, *, active: bool = True) -> Iterator[Bar]:
         finally:
             remote.close()
     elif not sys.stdout.isatty():
-        yield _Lines(description, total)
+        yield _Lines(description, total, even=even)
     else:
         if _Display.progress is None:
             _Display.progress = Progress(
@@ -129,13 +157,13 @@ def bar(description: str, total: int, *, active: bool = True) -> Iterator[Bar]:
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[status]}"),
-                TimeRemainingColumn(),
+                _Remaining(),
                 console=Console(),
                 transient=True,
             )
             _Display.progress.start()
         progress = _Display.progress
-        task = progress.add_task(description, total=total, status="")
+        task = progress.add_task(description, total=total, status="", even=even)
         _Display.depth += 1
         try:
             yield _Live(progress, task)

@@ -219,7 +219,7 @@ class Cluster:
         waiting, total = list(jobs), len(jobs) + len(outcomes)
         deadlines: dict[Path, float] = {}
         pause, longest = PAUSES
-        with progress.bar("all runs", total) as bar:
+        with progress.bar("all runs", total, even=False) as bar:
             while waiting:
                 queue = self._queue()
                 for job in list(waiting):

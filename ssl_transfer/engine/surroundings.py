@@ -4,6 +4,7 @@ Without torch, as the command imports it before anything else.
 """
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -53,6 +54,8 @@ def explained(error: Exception) -> str:
         return ""
     if isinstance(error, OSError) and error.errno is not None:
         place = f"{error.filename}: " if error.filename else ""
+        if error.errno == errno.ENAMETOOLONG:
+            return f"{place}{error.strerror}. Give a shorter one."
         return f"{place}{error.strerror}.{notes} Mend that and call the same command again: it goes on where it can."
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         first = (str(error).splitlines() or [""])[0]

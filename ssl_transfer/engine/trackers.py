@@ -19,6 +19,7 @@ class Others:
 
     def __init__(self, config: TrackingConfig, folder: Path, settings: dict[str, Any], names: Names) -> None:
         self._held: list[tuple[Guard, Any]] = []
+        self._step = 0
         for name in dict.fromkeys(config.also):
             guard, found = Guard(name, folder), list[Any]()
             begin = _BEGIN[name]
@@ -35,22 +36,32 @@ class Others:
             self._held += [(guard, tracker) for tracker in found]
 
     def log(self, record: dict[str, Any]) -> None:
-        """A line of `metrics.jsonl` under the names that wandb has."""
-        step = record.get("step")
+        """A line of `metrics.jsonl` under the names that wandb has; one without a step stands at the last one's."""
+        self._step = step = record.get("step", self._step)
         values = {key: value for key, value in named(record).items() if key not in ("step", "epoch")}
         for guard, tracker in self._held:
             guard.call("log", lambda tracker=tracker: tracker.log(values, step=step))  # type: ignore[misc]
 
-    def finish(self) -> None:
-        """Write all that is left."""
+    def finish(self, *, failed: bool) -> None:
+        """Write all that is left. Even one that failed is ended: MLflow begins no run while another is open."""
         for guard, tracker in self._held:
-            guard.call("end", tracker.finish)
+            guard.call("end", lambda tracker=tracker: _end(tracker, failed), always=True)  # type: ignore[misc]
+
+
+def _end(tracker: Any, failed: bool) -> None:
+    if failed and tracker.name == "mlflow":
+        import mlflow
+
+        # Accelerate would call the run finished.
+        mlflow.end_run("FAILED")
+    tracker.finish()
 
 
 def _tensorboard(_: TrackingConfig, folder: Path, name: str) -> Any:
     from accelerate.tracking import TensorBoardTracker
 
-    return TensorBoardTracker(name.replace("/", "-"), logging_dir=str(folder / "tensorboard"))
+    # What an earlier start of the run wrote no longer counts: its lines come again.
+    return TensorBoardTracker(name.replace("/", "-"), logging_dir=str(folder / "tensorboard"), purge_step=0)
 
 
 def _mlflow(config: TrackingConfig, folder: Path, name: str) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .board import Board, Names, TrackingConfig
+from .board import Board, Names, Taken, TrackingConfig
 from .checkpoint import write_text
 from .errors import InputError
 from .records import whole_lines
@@ -26,7 +26,8 @@ NAMES = "tracking.json"
 class Tracker:
     """Writes metrics on rank 0. Values are Python floats, so one read back equals the one written.
 
-    `group`, `job_type` and `title` (by default the folder's name) are how wandb shows the run.
+    `group`, `job_type` and `title` (by default the folder's name) are how wandb shows the run. A `with` block ends it,
+    as a failed run where an exception leaves the block.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Tracker:
     ) -> None:
         self._board: Board | None = None
         self._path = path
-        self._active = runtime.is_main
+        self._active = self._behind = runtime.is_main
         if self._active:
             self._names = Names(name=title or path.parent.name, group=group, job_type=job_type)
             self._keep({})
@@ -53,27 +54,50 @@ class Tracker:
         """Append one record: a line of `metrics.jsonl`, flushed, so that a killed run keeps it."""
         if not self._active:
             return
+        self._catch_up()
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(redacted_all(record)) + "\n")
-        if self._board is not None:
-            self._board.log(record)
-            self._others.log(record)
+        self._tell(record)
 
     def summarize(self, values: dict[str, float]) -> None:
         """Let wandb's table of runs show these; `result.json` has them in any case."""
         if not self._active:
             return
         self._keep(values)
+        self._catch_up()
         if self._board is not None:
             self._board.summarize(values)
 
-    def close(self) -> None:
-        """Show what lies in the folder by now, and end."""
+    def close(self, *, failed: bool = False) -> None:
+        """Show what lies in the folder by now, and end; of a failed run only what it logged."""
+        self._catch_up()
         if self._board is not None:
-            self._board.show()
-            self._board.finish()
-            self._others.finish()
+            if not failed:
+                self._board.show()
+            self._board.finish(failed=failed)
+            self._others.finish(failed=failed)
             self._board = None
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.close(failed=error is not None)
+
+    def _catch_up(self) -> None:
+        """Tell what earlier starts of this run logged, so that what sees this one sees all of it.
+
+        Which of those lines stand is known only by this start's first: a resumed training drops some (`drop_after`).
+        """
+        if self._behind:
+            self._behind = False
+            for record in _logged(self._path):
+                self._tell(record)
+
+    def _tell(self, record: dict[str, Any]) -> None:
+        if self._board is not None:
+            self._board.log(record)
+            self._others.log(record)
 
     def _keep(self, summary: dict[str, float]) -> None:
         """For `send`."""
@@ -89,7 +113,7 @@ def publish(
     job_type: str,
     summary: dict[str, float],
     files: Sequence[Path],
-) -> bool:
+) -> Taken:
     """Show in wandb what a group of runs came to: a run of its own with a summary, and files as an artifact.
 
     Args:
@@ -101,17 +125,17 @@ def publish(
         files: the report and the tables.
 
     Returns:
-        Whether wandb, online or offline, has all of it.
+        Whether wandb has all of it online, or in files offline; empty: it has not.
     """
     name = folder.resolve().name
     board = Board(config, folder, settings, Names(name=name, group=name, job_type=job_type))
     board.summarize(summary)
     board.attach(f"{name}-report", files)
     board.finish()
-    return board.works
+    return board.taken
 
 
-def send(config: TrackingConfig, folder: Path, settings: dict[str, Any]) -> bool:
+def send(config: TrackingConfig, folder: Path, settings: dict[str, Any]) -> Taken:
     """Show in wandb what a run has logged, as its tracker would have done.
 
     Args:
@@ -120,17 +144,17 @@ def send(config: TrackingConfig, folder: Path, settings: dict[str, Any]) -> bool
         settings: of the run.
 
     Returns:
-        Whether wandb, online or offline, has all of it.
+        Whether wandb has all of it online, or in files offline; empty: it has not.
     """
     names, summary = _names_of(folder)
     board = Board(config, folder, settings, names)
-    for record in whole_lines(folder / "metrics.jsonl"):
+    for record in _logged(folder / "metrics.jsonl"):
         board.log(record)
     if summary:
         board.summarize(summary)
     board.show()
     board.finish()
-    return board.works
+    return board.taken
 
 
 def _names_of(folder: Path) -> tuple[Names, dict[str, float]]:
@@ -147,6 +171,10 @@ def _names_of(folder: Path) -> tuple[Names, dict[str, float]]:
         raise InputError(f"{path}: not readable ({error}). {remedy}") from error
 
 
+def _logged(path: Path) -> list[dict[str, Any]]:
+    return whole_lines(path) if path.is_file() else []
+
+
 def flush(path: Path) -> None:
     """Wait until the disk has all lines."""
     if path.is_file():
@@ -155,11 +183,13 @@ def flush(path: Path) -> None:
 
 
 def drop_after(path: Path, phase: str, step: int) -> None:
-    """Forget the lines of `phase` after `step`: a resumed run writes them again, and each stands once.
+    """Forget all lines from the first of `phase` after `step` on: a resumed run writes them again.
 
-    A line that was cut off by a kill is dropped too.
+    What later phases logged came from there. A line that was cut off by a kill is dropped too.
     """
     if not path.is_file():
         return
-    kept = [one for one in whole_lines(path) if one.get("phase") != phase or one.get("step", 0) <= step]
+    lines = whole_lines(path)
+    again = (number for number, one in enumerate(lines) if one.get("phase") == phase and one.get("step", 0) > step)
+    kept = lines[: next(again, len(lines))]
     write_text(path, "".join(f"{json.dumps(record)}\n" for record in kept))

@@ -21,6 +21,13 @@ def file_size(count: int) -> str:
     return f"{count / divisor:.{0 if count >= 10 * divisor or divisor == 1 else 1}f} {unit}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    if seconds < 90.0:
+        return f"{seconds:.0f} s" if seconds >= 1.0 else "1 s"
+    return f"{seconds / 60.0:.0f} min" if seconds < 5400.0 else f"{seconds / 3600.0:.1f} h"
+
+
 def table(*columns: str) -> Table:
     """An empty table of words in the first column and numbers in the others."""
     made = Table()

@@ -1,6 +1,8 @@
 """`ssl-transfer sync`: what runs have logged, shown in wandb later, as it would have been at once."""
 
 import re
+import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ import tyro
 import yaml
 
 from ..engine import config as configuration
+from ..engine.board import Taken
 from ..engine.errors import FailedRunsError, InputError
 from ..engine.tracking import TrackingConfig, publish, send
 from ..engine.words import counted
@@ -28,11 +31,11 @@ class SyncConfig:
     """Where to: auto is online where a login is found, otherwise offline files under each run's folder."""
 
 
-def sync(folder: Path, config: TrackingConfig) -> int:
+def sync(folder: Path, config: TrackingConfig) -> Counter[Taken]:
     """Show all runs in and below a folder.
 
     Returns:
-        How many.
+        How many wandb has online, and how many offline.
 
     Raises:
         InputError: there are none, or one has no readable settings.
@@ -42,23 +45,26 @@ def sync(folder: Path, config: TrackingConfig) -> int:
     comparisons = [path.parent for path in sorted(folder.rglob("comparison.json")) if _is_run(path.parent, folder)]
     if not runs and not comparisons:
         raise InputError(f"{folder}: holds no run (no config.yaml beside a metrics.jsonl). Give the folder of one.")
-    failed = [str(run) for run in runs if not send(config, run, settings_of(run))]
-    failed += [str(place) for place in comparisons if not publish_comparison(config, place)]
+    taken = [(run, send(config, run, settings_of(run))) for run in runs]
+    taken += [(place, publish_comparison(config, place)) for place in comparisons]
+    failed = [str(place) for place, where in taken if not where]
     if failed:
         raise FailedRunsError(f"wandb has not all of {', '.join(failed)}. The same command tries all again.")
-    return len(runs) + len(comparisons)
+    return Counter(where for _, where in taken)
 
 
-def publish_comparison(config: TrackingConfig, folder: Path) -> bool:
-    """Show in wandb what a finished comparison came to; whether wandb has all of it."""
+def publish_comparison(config: TrackingConfig, folder: Path) -> Taken:
+    """Show in wandb what a finished comparison came to; where wandb has it, as `publish`."""
     rows, hits = tables.read_results(folder), tables.read_hits(folder)
+    # The page holds what methods painted of images.
+    kinds = (".md", ".csv", ".png", *([".html"] if config.pictures else []))
     return publish(
         config,
         folder,
         settings_of(folder),
         job_type="compare",
         summary=tables.summary_numbers(rows, hits),
-        files=sorted(path for path in folder.iterdir() if path.suffix in (".html", ".md", ".csv", ".png")),
+        files=sorted(path for path in folder.iterdir() if path.suffix in kinds),
     )
 
 
@@ -86,4 +92,12 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer sync") -> None:
         raise InputError(f"Which run? {config.path!r} is no folder; as in `ssl-transfer sync runs/demo`.")
     if config.tracking.wandb == "off":
         raise InputError("--tracking.wandb off would show nothing. There are auto, online and offline.")
-    print(f"{folder}: {counted(sync(folder, config.tracking), 'run')} in wandb")
+    taken = sync(folder, config.tracking)
+    if taken["online"]:
+        print(f"{folder}: {counted(taken['online'], 'run')} in wandb")
+    if taken["offline"]:
+        again = f"`ssl-transfer sync {shlex.quote(str(folder))} --tracking.wandb online`"
+        print(
+            f"{folder}: {counted(taken['offline'], 'run')} written for wandb, offline: nothing was sent. After "
+            f"`wandb login`, {again} sends what they logged."
+        )

@@ -19,9 +19,10 @@ from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import FailedRunsError, InputError
 from ..engine.folder import RunFolder, check_held
-from ..engine.jobs import Failure, workers
+from ..engine.jobs import Failure
 from ..engine.tracking import TrackingConfig
 from ..engine.words import counted
+from ..engine.workers import workers
 from ..evaluation.adaptation_table import SOURCE_ONLY, Point, Run
 from ..evaluation.embedding import LEAST_IMAGES, embed
 from ..evaluation.features import extract
@@ -117,6 +118,11 @@ class AdaptJob:
         """What it is, whatever its seed."""
         return self.folder.parent.name
 
+    @property
+    def title(self) -> str:
+        """What it is called in its group."""
+        return f"{self.kind} seed {self.config.seed}"
+
     def elsewhere(self, place: Path, start: Path | None) -> "AdaptJob":
         """The same run in another folder, not logged anywhere else; it goes on from no other."""
         return replace(
@@ -125,7 +131,7 @@ class AdaptJob:
 
     def __call__(self) -> dict[str, Any]:
         """Run it in this process."""
-        return adapt(self.config, group=self.folder.parents[1].name, quiet=True)
+        return adapt(self.config, group=self.folder.parents[2].name, title=self.title, quiet=True)
 
 
 def compare_adaptations(config: AdaptDemoConfig) -> Path:

@@ -14,7 +14,8 @@ from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import FailedRunsError, InputError
 from ..engine.folder import RunFolder, check_held
-from ..engine.jobs import Outcome, workers
+from ..engine.jobs import Outcome
+from ..engine.workers import workers
 from ..evaluation import tables
 from ..evaluation.speed import images_per_second
 from ..evaluation.statistics import Row

@@ -21,7 +21,7 @@ from ..engine import rehearsal
 from ..engine.errors import RehearsedError
 from ..engine.folder import held_result
 from ..engine.runtime import Runtime
-from ..engine.words import counted, drawn, table
+from ..engine.words import counted, drawn, duration, table
 from .run import VOLATILE
 
 PATIENCE = 60.0
@@ -97,13 +97,13 @@ def single(
             f"{one.learning_rate:.3g}",
             f"{one.num_trained:,}",
             f"{one.step:.3g}",
-            _duration(one.seconds),
+            duration(one.seconds),
         )
     raise RehearsedError(
         _page(
             f"{introduction}\n{output}: {_state(output, fresh)}",
             listed,
-            f"{_settings(settings)}\nIn all about {_duration(seconds)}. {NOTE}",
+            f"{_settings(settings)}\nIn all about {duration(seconds)}. {NOTE}",
         )
     )
 
@@ -151,12 +151,12 @@ def several(
             str(kind.runs),
             str(kind.finished),
             "\n".join(f"{one.phase} {one.steps:,} ({one.num_trained:,})" for one in kind.trainings),
-            f"{_duration(each)}{'' if kind.seconds is not None else ' (mean)'}",
-            _duration(left),
+            f"{duration(each)}{'' if kind.seconds is not None else ' (mean)'}",
+            duration(left),
         )
-    shared = f", {_duration(total / at_a_time)} with {at_a_time} at a time on cores of their own" * (at_a_time > 1)
+    shared = f", {duration(total / at_a_time)} with {at_a_time} at a time on cores of their own" * (at_a_time > 1)
     count = sum(kind.runs - kind.finished for kind in kinds)
-    end = f"{counted(count, 'run')} to go, one after the other about {_duration(total)}{shared}. {NOTE}"
+    end = f"{counted(count, 'run')} to go, one after the other about {duration(total)}{shared}. {NOTE}"
     raise RehearsedError(_page(f"{introduction}\n{output}: {_state(output, fresh)}", listed, end))
 
 
@@ -206,12 +206,6 @@ def _settings(settings: Mapping[str, Any]) -> str:
         if value not in (None, False, "", []) and not any(name == one or name.startswith(f"{one}.") for one in groups)
     ]
     return f"settings: {', '.join(shown)}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90.0:
-        return f"{seconds:.0f} s" if seconds >= 1.0 else "1 s"
-    return f"{seconds / 60.0:.0f} min" if seconds < 5400.0 else f"{seconds / 3600.0:.1f} h"
 
 
 def _page(before: str, listed: Table, after: str) -> str:

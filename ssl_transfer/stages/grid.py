@@ -19,9 +19,10 @@ from ..engine import runtime as runtimes
 from ..engine import slurm
 from ..engine.errors import InputError
 from ..engine.folder import changes, held_result, set_aside
-from ..engine.jobs import RECORD, Failure, Launcher, Outcome, workers
+from ..engine.jobs import RECORD, Failure, Launcher, Outcome
 from ..engine.tracking import TrackingConfig
 from ..engine.words import counted
+from ..engine.workers import workers
 from ..evaluation.statistics import budget_title
 from . import pretrain_settings as pretraining
 from . import transfer as transferring
@@ -38,7 +39,7 @@ class Job:
     config: Any
     group: str
     title: str
-    """What wandb calls it, in its group."""
+    """What it is called in its group, by wandb and by the lines of its progress."""
     after: Path | None = None
     """The folder of the pretraining that it goes on from."""
 

@@ -122,9 +122,8 @@ def within(
         if not quiet:
             runtime.say(identity.introduction)
         named_so = {"group": identity.group, "job_type": identity.stage, "title": identity.title}
-        tracker = Tracker(folder.metrics, config.tracking, runtime, settings=settings, **named_so)
-        result = work(folder, tracker)
-        tracker.close()
+        with Tracker(folder.metrics, config.tracking, runtime, settings=settings, **named_so) as tracker:
+            result = work(folder, tracker)
         folder.finish(result)
         if not quiet:
             describe(result, output, runtime)
@@ -170,7 +169,7 @@ def run(
         if num_trials > 1:
             tuned = tune(training, phases, num_trials, folder=folder.path / "trials")
             if runtime.is_main:
-                replay(tuned, tracker, folder.metrics)
+                replay(tuned, tracker)
             trained = tuned.trained
         else:
             kept = folder.checkpoints if leaving.keep_model else None

@@ -25,7 +25,7 @@ from ..engine.checkpoint import write_text
 from ..engine.errors import DivergedError, InputError
 from ..engine.randomness import seed_from
 from ..engine.records import read_json, read_lines
-from ..engine.tracking import Tracker, TrackingConfig, drop_after
+from ..engine.tracking import Tracker, TrackingConfig
 from .phases import Training, run_phase
 from .plan import Phase, TransferRecipe
 
@@ -70,7 +70,6 @@ class Trained:
 class Tuned:
     """The trial that validation chose."""
 
-    phases: tuple[Phase, ...]
     trained: Trained
     place: Path
     """Its folder."""
@@ -186,7 +185,6 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
         training.learner.load_state_dict(first)
         held = _run(training, candidates[best], places[best], quiet=True)
     return Tuned(
-        phases=candidates[best].phases,
         trained=held,
         place=places[best],
         report={"chosen": best, "trials": reports},
@@ -204,10 +202,8 @@ def _run(training: Training, trial: Trial, place: Path, *, quiet: bool) -> Train
     return run_plan(own, trial.phases, tracker=tracker, metrics=metrics, states=_states(place))
 
 
-def replay(tuned: Tuned, tracker: Tracker, metrics: Path) -> None:
-    """Log what the chosen trial logged as the run's own; what a killed start replayed before is dropped."""
-    for phase in tuned.phases:
-        drop_after(metrics, phase.name, 0)
+def replay(tuned: Tuned, tracker: Tracker) -> None:
+    """Log what the chosen trial logged as the run's own."""
     for record in read_lines(tuned.place / "metrics.jsonl"):
         tracker.log(record)
 

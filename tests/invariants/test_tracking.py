@@ -105,7 +105,7 @@ class Raising:
     def log_artifact(self, *_: object) -> None:
         self.did("log_artifact")
 
-    def finish(self) -> None:
+    def finish(self, **_: object) -> None:
         self.did("finish")
 
     def did(self, call: str) -> None:
@@ -179,6 +179,18 @@ def test_the_next_run_does_not_wait_again(tmp_path: Path, runtime, monkeypatch: 
 def test_patience_is_above_nothing() -> None:
     with pytest.raises(InputError, match=r"--tracking.patience 0.0: more than 0 seconds"):
         TrackingConfig(patience=0.0)
+
+
+def test_what_came_after_is_dropped_with_it(tmp_path: Path) -> None:
+    """A phase that goes on from an older state: what later ones logged is written again too."""
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"phase": "head", "step": 4}, *({"phase": "finetune", "step": step} for step in (1, 2, 3))]
+    lines += [{"phase": "last", "step": 1}, {"phase": "chosen", "accuracy": 0.5}]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    drop_after(path, "head", 4)
+    assert lines_of(tmp_path) == lines
+    drop_after(path, "finetune", 2)
+    assert lines_of(tmp_path) == lines[:3]
 
 
 def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Running commands in this process, on tiny backbones, in a folder of the test's own."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ssl_transfer.cli import main
+from ssl_transfer.engine.state import State
+from ssl_transfer.objectives.supervised import Supervised
 
 CONVOLUTIONAL_FLAGS = (
     *("--backbone.name", "resnet10t", "--backbone.stem", "standard"),
@@ -56,6 +59,36 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
         return Answer(status=status, out=printed.out, err=printed.err)
 
     return run_command
+
+
+@pytest.fixture
+def killed_in_step(run: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`killed_in_step(6, "transfer", ..., output=FOLDER)`: ended before its sixth step on labelled images.
+
+    Every step saved its state. As after `kill -9`, the log has lines that the next start writes again.
+    """
+
+    def run_and_kill(number: int, *arguments: object, output: Path) -> None:
+        steps, plain = 0, Supervised.after_step
+
+        def after_step(self: Supervised, progress: float) -> None:
+            nonlocal steps
+            steps += 1
+            if steps == number:
+                raise KeyboardInterrupt
+            plain(self, progress)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(State, "due", True)
+            patched.setattr(Supervised, "after_step", after_step)
+            assert run(*arguments, "--output", output).status == 130
+        path = output / "metrics.jsonl"
+        last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({**last, "step": last["step"] + 1, "loss": 7.0}) + "\n")
+            file.write(json.dumps({"phase": "chosen", "split": "test", "accuracy": 7.0}) + "\n")
+
+    return run_and_kill
 
 
 @pytest.fixture(scope="session")

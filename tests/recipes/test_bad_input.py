@@ -75,6 +75,8 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown source": ((*PRETRAIN, "--data", "digit"), ("--data digit", "folder:PATH", "Did you mean digits")),
     "folder without its word": ((*PRETRAIN, "--data", "images"), ("--data images", "Write folder:images")),
     "folder without a path": ((*PRETRAIN, "--data", "folder:"), ("--data folder:", "needs more, as in folder:PATH")),
+    "name that no disk takes": ((*PRETRAIN, "--data", "long" * 1000), ("longlong", "too long", "Give a shorter one")),
+    "output that no disk takes": ((*PRETRAIN, "--output", "long" * 1000), ("longlong", "Give a shorter one")),
     "missing folder": ((*PRETRAIN, "--data", "folder:absent"), ("folder:absent", "no such folder")),
     "empty folder": ((*PRETRAIN, "--data", "folder:empty"), ("folder:empty", "no images", "PATH/<class>/*")),
     "one class": ((*COMPARE, "--data", "folder:single"), ("folder:single", "only one class, 'disc'", "unlabeled/")),

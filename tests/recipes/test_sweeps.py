@@ -2,6 +2,10 @@
 
 import importlib.util
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +13,8 @@ from types import ModuleType
 import pytest
 import wandb
 import yaml
+
+from ssl_transfer.methods import METHODS
 
 REPOSITORY = Path(__file__).parents[2]
 SWEEPS = sorted((REPOSITORY / "recipes" / "configs").glob("sweep_*.yaml"))
@@ -24,12 +30,19 @@ def ends(parameter: dict) -> tuple[object, object]:
     return values[0], values[-1]
 
 
-def called(sweep: dict, values: dict[str, object]) -> list[str]:
-    """The words behind the program, as wandb's agent makes them."""
-    args = [f"--{name}={value}" for name, value in values.items()]
-    words = [part for word in sweep["command"] for part in (args if word == "${args}" else [word])]
-    assert words[:3] == ["${env}", "${interpreter}", "${program}"]
-    return words[3:]
+def called(sweep: dict, values: dict[str, object], trial: str) -> list[str]:
+    """The words that the program gets where wandb's agent starts it."""
+    filled = {
+        "${env}": ["/usr/bin/env"],
+        "${interpreter}": [sys.executable, "-c", "import json, sys; print(json.dumps(sys.argv[1:]))"],
+        "${program}": [sweep["program"]],
+        "${args}": [f"--{name}={value}" for name, value in values.items()],
+    }
+    command = [part for word in sweep["command"] for part in filled.get(word, [word])]
+    environment = {**os.environ, "WANDB_RUN_ID": trial}
+    program, *words = json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+    assert program == sweep["program"]
+    return words
 
 
 def test_there_are_two() -> None:
@@ -44,7 +57,7 @@ def test_what_wandb_would_call_runs(
     sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
     stage = Path(sweep["program"]).stem
     assert (REPOSITORY / sweep["program"]).is_file()
-    words = called(sweep, {name: ends(one)[end] for name, one in sweep["parameters"].items()})
+    words = called(sweep, {name: ends(one)[end] for name, one in sweep["parameters"].items()}, f"trial{end}")
     at = words.index("--config") + 1
     words[at] = str(REPOSITORY / words[at])
     start = ("--init", pretrained) if stage == "transfer" else ()
@@ -52,24 +65,24 @@ def test_what_wandb_would_call_runs(
 
     class Run:
         summary = logged
-        settings = type("Settings", (), {"_offline": True})()
 
         def log(self, values: dict) -> None:
             logged.update(values)
 
-        def _log_artifact(self, *_: object, **__: object) -> None:
+        def log_artifact(self, *_: object, **__: object) -> None:
             pass
 
-        log_artifact = finish = _log_artifact
+        use_artifact = finish = log_artifact
 
     monkeypatch.setattr(wandb, "init", lambda **_: Run())
     monkeypatch.setattr(wandb, "login", lambda **_: True)
-    answer = run(stage, *words, *start, *FEW[stage], "--output", tmp_path / "run")
+    answer = run(stage, *words, *start, *FEW[stage])
     assert answer.status == 0, answer.err
     assert "warning" not in answer.err
     # What the sweep goes by is among what wandb is told.
     assert sweep["metric"]["name"] in logged
-    settings = (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
+    # Trials that run at the same time, or one after the other, have a folder each.
+    settings = (tmp_path / "runs" / path.stem / f"trial{end}" / "config.yaml").read_text(encoding="utf-8")
     for name, one in sweep["parameters"].items():
         held = yaml.safe_load(settings)
         for part in name.replace("-", "_").split("."):
@@ -94,11 +107,27 @@ def test_the_dashboard(dashboard: ModuleType, capsys: pytest.CaptureFixture, mon
     made = json.loads(capsys.readouterr().out)
     assert (made["entity"], made["project"]) == ("mine", "digits")
     sections = {one["name"]: one["panels"] for one in made["spec"]["section"]["panelBankConfig"]["sections"]}
-    assert {"Accuracy", "Pretraining", "Transfer", "Pictures"} <= sections.keys()
-    regexes = [one["config"].get("metricRegex", "") for one in sections["Pretraining"]]
-    assert any("knn_accuracy" in one for one in regexes)
-    assert any("effective_rank" in one for one in regexes)
-    assert any("alarm" in one for one in regexes)
+    assert {"Accuracy", "Pictures"} <= sections.keys()
+
+    def places(metric: str) -> list[str]:
+        shown = [(name, one["config"].get("metricRegex")) for name, panels in sections.items() for one in panels]
+        return [name for name, regex in shown if regex is not None and re.search(regex, metric)]
+
+    watched = (
+        "train/loss",
+        "train/learning_rate",
+        "validation/knn_accuracy",
+        "validation/effective_rank",
+        "alarm/rank",
+    )
+    for metric in watched:
+        assert [places(f"{method}/{metric}") for method in METHODS] == [["Pretraining"]] * len(METHODS)
+    for phase in ("head", "finetune", "finetune-2"):
+        for metric in ("train/loss", "train/learning_rate", "train/images_per_second", "validation/accuracy"):
+            assert places(f"{phase}/{metric}") == ["Transfer"]
+        for metric in ("train/domain_distance", "train/discriminator_accuracy", "train/sure", "validation/a_distance"):
+            assert places(f"{phase}/{metric}") == ["Adaptation"]
+        assert places(f"{phase}/train/agreement") == ["Distillation"]
     assert sections["Accuracy"][0]["config"]["xAxis"] == "summary:num_train"
     (runs,) = made["spec"]["section"]["runSets"]
     assert [one["name"] for one in runs["grouping"]] == ["arm.value"]

@@ -7,11 +7,14 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import wandb
 import yaml
 from wandb.proto.wandb_internal_pb2 import Record
+
+from ssl_transfer.engine import board
 
 BLOCK = 32768
 
@@ -36,6 +39,8 @@ class Told:
     """The same of those that it was made of."""
     shown: dict[str, object] = field(default_factory=dict)
     """The kind of each picture and table."""
+    status: int = -1
+    """Of its end; -1: it has none."""
 
 
 def records(path: Path) -> Iterator[Record]:
@@ -71,6 +76,8 @@ def told(path: Path) -> Told:
             found.shown |= shown
             if not shown:
                 found.history.append(own)
+        if record.HasField("exit"):
+            found.status = record.exit.exit_code
         for update in record.summary.update:
             name = "/".join(update.nested_key) or update.key
             # Wandb's own clocks aside.
@@ -127,13 +134,24 @@ def test_a_comparison_is_one_group(run: Callable, tmp_path: Path, tiny: dict) ->
     assert pretraining.summary["images_seen"] == 1024
     # All of it once more from the folders alone is the same.
     answer = run("sync", folder)
-    assert (answer.status, answer.out) == (0, f"{folder}: 6 runs in wandb\n"), answer.err
+    assert answer.status == 0, answer.err
+    assert answer.out.startswith(f"{folder}: 6 runs written for wandb, offline: nothing was sent.")
+    assert f"`ssl-transfer sync {folder} --tracking.wandb online` sends" in answer.out
     wandb.teardown()
     paths = sorted(folder.rglob("*.wandb"))
     assert len(paths) == 12
     again = [told(path) for path in paths]
     for one in found:
         assert again.count(one) == 2, one.name
+    # And without anything in which one sees an image.
+    assert any("views" in one.shown for one in found)
+    assert run("sync", folder, "--tracking.no-pictures").status == 0
+    wandb.teardown()
+    blind = [told(path) for path in folder.rglob("*.wandb") if path not in paths]
+    assert [one.shown for one in blind] == [{}] * 6
+    (whole,) = (one for one in blind if one.job_type == "compare")
+    assert {"report.md", "results.csv", "label_efficiency.png"} <= whole.files["report"]
+    assert "report.html" not in whole.files["report"]
 
 
 def test_a_run_that_told_wandb_nothing_is_shown_later(run: Callable, pretrained: Path, tmp_path: Path) -> None:
@@ -155,6 +173,28 @@ def test_a_run_that_told_wandb_nothing_is_shown_later(run: Callable, pretrained:
     assert one.config == yaml.safe_load((folder / "config.yaml").read_text())
     result = json.loads((folder / "result.json").read_text())
     assert one.summary["images_seen"] == result["images_seen"]
+
+
+def test_what_was_sent_and_what_was_not(
+    run: Callable, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server takes the first run and is gone before the second: offline from there on, and said so."""
+    for name in ("one", "two"):
+        shutil.copytree(pretrained, tmp_path / "runs" / name)
+    taken = []
+
+    def begin(*, mode: str, **_: object) -> MagicMock:
+        if mode == "online" and taken:
+            raise OSError("no route")
+        taken.append(mode)
+        return MagicMock()
+
+    monkeypatch.setattr(wandb, "init", begin)
+    monkeypatch.setattr(board, "_down", [])
+    answer = run("sync", "runs", "--tracking.wandb", "online")
+    assert taken == ["online", "offline"]
+    assert answer.status == 0, answer.err
+    assert answer.out.startswith("runs: 1 run in wandb\nruns: 1 run written for wandb, offline: nothing was sent.")
 
 
 @pytest.mark.parametrize(
@@ -199,19 +239,22 @@ def test_what_wandb_does_not_take_is_named(
 
 
 def test_a_run_shows_what_it_left_and_what_it_was_made_of(
-    run: Callable, pretrained: Path, tmp_path: Path, tiny: dict
+    run: Callable, killed_in_step: Callable, pretrained: Path, tmp_path: Path, tiny: dict
 ) -> None:
-    """Images -> pretraining -> transfer: what one run logs, the next names as its origin."""
+    """Images -> pretraining -> transfer: what one run logs, the next names as its origin; a killed one goes on."""
     before, after = tmp_path / "before", tmp_path / "after"
     shutil.copytree(pretrained, before)
     assert run("sync", before, "--tracking.wandb", "offline").status == 0
-    flags = [*tiny["transfer"][2:], "--init", before, "--output", after, "--tracking.wandb", "offline"]
-    answer = run("transfer", *flags)
+    flags = [*tiny["transfer"][2:], "--init", before, "--tracking.wandb", "offline"]
+    killed_in_step(6, "transfer", *flags, output=after)
+    answer = run("transfer", *flags, "--output", after)
     assert answer.status == 0, answer.err
     assert "warning: wandb" not in answer.err
     wandb.teardown()
     (first,) = (told(path) for path in before.rglob("*.wandb"))
-    (second,) = (told(path) for path in after.rglob("*.wandb"))
+    killed, second = sorted((told(path) for path in after.rglob("*.wandb")), key=lambda one: -one.status)
+    assert (killed.status, second.status) == (1, 0)
+    assert 0 < len(killed.history) < len(second.history)
     dataset = f"data-{json.loads((after / 'environment.json').read_text())['identity']['data']}"
     assert first.used == {dataset: "dataset"}
     ((backbone, kind),) = first.made.items()
@@ -221,6 +264,10 @@ def test_a_run_shows_what_it_left_and_what_it_was_made_of(
     assert first.shown == {"views": "image-file"}
     pictures = dict.fromkeys(("views", "confusion", "reliability", "curves"), "image-file")
     assert second.shown == {**pictures, "predictions": "table-file"}
+    assert run("sync", after, "--tracking.no-pictures").status == 0
+    wandb.teardown()
+    (blind,) = (one for path in after.rglob("*.wandb") if (one := told(path)) not in (killed, second))
+    assert blind.shown == {name: kind for name, kind in pictures.items() if name != "views"}
     assert {"pretrain", "simclr", "resnet10t", "digits"} <= set(first.tags)
     assert {"transfer", "init before", "labels 2"} <= set(second.tags)
     assert second.config["arm"] == "before"

@@ -17,6 +17,10 @@ class Sample:
     kind: str = "fine"
     after: Path | None = None
 
+    @property
+    def title(self) -> str:
+        return self.folder.name
+
     def __call__(self) -> dict[str, Any]:
         """Count the starts in the folder, then end as the kind says."""
         self.folder.mkdir(parents=True, exist_ok=True)

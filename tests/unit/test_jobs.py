@@ -10,6 +10,7 @@ import torch
 
 from ssl_transfer.engine import jobs
 from ssl_transfer.engine.jobs import Failure
+from ssl_transfer.engine.workers import workers
 
 sys.path.insert(0, str(Path(__file__).parent))
 from job_samples import Sample
@@ -31,7 +32,7 @@ def starts_of(job: Sample) -> int:
 
 
 def run_all(samples: list[Sample], runtime, at_a_time: int = 1, *, retry: bool = False) -> list:
-    with jobs.workers(at_a_time, runtime) as launcher:
+    with workers(at_a_time, runtime) as launcher:
         outcomes = launcher.run(samples, retry=retry)
     return [outcomes[job.folder] for job in samples]
 
