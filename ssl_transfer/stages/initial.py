@@ -3,10 +3,11 @@
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import tyro
 
 from ..data.dataset import Dataset
 from ..engine import checkpoint
@@ -31,7 +32,7 @@ def is_run(init: str) -> bool:
 class Initial:
     """Where a backbone comes from."""
 
-    init: str = "scratch"
+    init: Annotated[str, tyro.conf.arg(metavar="{scratch,imagenet}|timm:NAME|RUN")] = "scratch"
     """Where the backbone's weights come from: scratch, imagenet, timm:NAME (any weights of timm, such as
     timm:resnet18.a1_in1k), or the folder of a run."""
     image_size: int | None = None

@@ -1,4 +1,4 @@
-"""What people expect of a command: a version, exit statuses, completion, help at once, a doctor."""
+"""What people expect of a command: a version, exit statuses, help at once, a doctor."""
 
 import contextlib
 import os
@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 import ssl_transfer
-from ssl_transfer import cli
 from ssl_transfer.engine import help_pages
-from ssl_transfer.output import completion, doctor
+from ssl_transfer.output import doctor
 
 
 @pytest.fixture(autouse=True)
@@ -29,73 +28,6 @@ def test_version(run: Callable) -> None:
 def test_the_usage_names_the_exit_statuses(run: Callable) -> None:
     said = run("--help").out
     assert all(word in said for word in ("exit status: 0", " 1 ", " 2 ", "128 + N", "--dry-run"))
-
-
-PAGES = {
-    "": "usage: ssl-transfer COMMAND\n  data   look\n  pretrain  train\n",
-    "data": "usage: ssl-transfer data COMMAND\n  check   look\n",
-    "data check": "usage: ssl-transfer data check [OPTIONS]\n│ --images INT   see --other │\n",
-    "pretrain": "usage: ssl-transfer pretrain METHOD\n  simclr   one\n",
-    "pretrain simclr": "usage: [OPTIONS]\n│ -h, --help │\n│ --epochs INT │\n│ --tracking.wandb {off,auto} │\n"
-    "│ --fresh, --no-fresh │\n",
-}
-
-
-def completed(line: str, script: Path) -> list[str]:
-    """What a real bash completes of a line, by the function that `complete` registered."""
-    words = " ".join(f"'{word}'" for word in line.split(" "))
-    program = (
-        f"source {script}; complete -p ssl-transfer >/dev/null || exit 3; COMP_WORDS=({words}); "
-        "COMP_CWORD=$((${#COMP_WORDS[@]}-1)); _ssl_transfer; printf '%s\\n' \"${COMPREPLY[@]}\""
-    )
-    answer = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert answer.stderr == ""
-    return answer.stdout.split()
-
-
-@pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        ("ssl-transfer pre", ["pretrain"]),
-        ("ssl-transfer data ", ["check"]),
-        ("ssl-transfer data check --i", ["--images"]),
-        ("ssl-transfer pretrain sim", ["simclr"]),
-        ("ssl-transfer pretrain simclr --e", ["--epochs"]),
-        ("ssl-transfer pretrain simclr --no", ["--no-fresh"]),
-        ("ssl-transfer pretrain simclr --tracking.wandb ", ["off", "auto"]),
-        ("ssl-transfer pretrain simclr --epochs 3 --fr", ["--fresh"]),
-    ],
-)
-def test_bash_completes(line: str, found: list[str], tmp_path: Path) -> None:
-    script = tmp_path / "completion.bash"
-    script.write_text(completion.script("bash", PAGES))
-    assert completed(line, script) == found
-
-
-def test_every_shell_has_a_script() -> None:
-    for shell in completion.SHELLS:
-        text = completion.script(shell, PAGES)
-        assert all(word in text for word in ("pretrain", "simclr", "epochs")), shell
-
-
-def test_the_real_completion_has_every_command(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = {name: cli.COMMANDS[name] for name in ("data", "transfer", "report")}
-    monkeypatch.setattr(cli, "COMMANDS", chosen)
-    answer = run("--print-completion", "bash")
-    assert answer.status == 0, answer.err
-    script = tmp_path / "completion.bash"
-    script.write_text(answer.out)
-    assert completed("ssl-transfer data ", script)[:3] == ["cache", "check", "preview"]
-    assert completed("ssl-transfer transfer --optimizer.learn", script) == ["--optimizer.learning-rate"]
-    assert completed("ssl-transfer transfer --tracking.wandb of", script) == ["off", "offline"]
-    assert completed("ssl-transfer transfer --dry", script) == ["--dry-run"]
-
-
-@pytest.mark.parametrize("shell", ["", "bsh"])
-def test_a_shell_that_there_is_not(shell: str, run: Callable) -> None:
-    answer = run("--print-completion", shell)
-    assert answer.status == 2
-    assert "bash, zsh, fish, tcsh" in answer.err
 
 
 def test_help_is_kept(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
