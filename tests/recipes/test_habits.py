@@ -1,6 +1,7 @@
 """What people expect of a command: a version, exit statuses, help at once, a doctor."""
 
 import contextlib
+import io
 import os
 import pty
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import ssl_transfer
-from ssl_transfer.engine import help_pages
+from ssl_transfer.engine import help_pages, progress
 from ssl_transfer.output import doctor
 
 
@@ -132,3 +133,25 @@ def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
 
 def test_colours_are_off_where_nobody_sees_them(run: Callable, tmp_path: Path) -> None:
     assert "\x1b[" not in run("doctor", "--loading.cache", tmp_path).out
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_drawn"),
+    [("TERM", "xterm", True), ("CI", "", True), ("CI", "false", True), ("CI", "true", False), ("TERM", "dumb", False)],
+)
+def test_progress_is_drawn_where_it_can_be(
+    name: str, value: str, is_drawn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What CI shows is kept, so there it is a line now and then, as in a file."""
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv(name, value)
+    with progress.bar("reading", 3) as one:
+        one.update(2, "quickly")
+    assert ("\x1b[" in terminal.getvalue()) == is_drawn
