@@ -78,9 +78,9 @@ def export(config: ExportConfig) -> Path:
     output = config.output or path / "export" / config.format
     form = FORMS[config.format]
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        # Beside their place, so that they are moved there whole.
-        aside = Path(tempfile.mkdtemp(prefix=".export-", suffix=".part", dir=output))
+        # Near their place, so that they are moved there whole; where nothing comes of it the place is not made.
+        near = next(place for place in (output.absolute(), *output.absolute().parents) if place.exists())
+        aside = Path(tempfile.mkdtemp(prefix=".export-", suffix=".part", dir=near))
     except OSError as error:
         raise InputError(f"--output {output}: cannot be written ({error.strerror}). Give another folder.") from error
     try:
@@ -90,6 +90,7 @@ def export(config: ExportConfig) -> Path:
         write_json(aside / "model.json", told)
         if config.format == "huggingface":
             model_card.write(aside / "README.md", exported, told, licence=config.licence)
+        output.mkdir(parents=True, exist_ok=True)
         # Their description last: who finds it finds the others.
         for file in sorted(aside.iterdir(), key=lambda file: file.suffix == ".json"):
             os.replace(file, output / file.name)

@@ -236,6 +236,8 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None
     if not config.path:
         raise InputError("Which comparison? Give its folder, as in `ssl-transfer report runs/demo`.")
     folder = Path(config.path)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder. Give the --output of `compare`.")
     if not (folder / "comparison.json").is_file():
         raise InputError(
             f"{folder}: holds no finished comparison (no comparison.json). Give the --output of `compare`."

@@ -221,7 +221,7 @@ def test_a_run_of_an_earlier_version(run: Callable, on_digits: Path) -> None:
     [
         ((), "Which run, and which images?"),
         (("RUN",), "Which run, and which images?"),
-        (("nowhere", "digits"), "holds no backbone.json"),
+        (("nowhere", "digits"), "nowhere: there is no such folder"),
         (("RUN/backbone", "digits"), "a backbone without a head"),
         (("RUN", "nothing.png"), "nothing.png: no such file or folder"),
         (("RUN", "empty"), "empty: no images in this folder"),
