@@ -134,7 +134,8 @@ def _ours(case: Case) -> float:
     from dataclasses import replace
 
     from ssl_transfer.data.dataset import PARTS, Dataset
-    from ssl_transfer.stages.pretrain import PretrainConfig, default_recipe, pretrain
+    from ssl_transfer.stages.pretrain import pretrain
+    from ssl_transfer.stages.pretrain_settings import PretrainConfig, default_recipe
 
     nothing = torch.empty(0, dtype=torch.int64)
     splits = dict.fromkeys(PARTS, nothing) | {"unlabeled": torch.arange(case.images)}

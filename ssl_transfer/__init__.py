@@ -13,9 +13,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "pretrain": "stages.pretrain",
-    "PretrainConfig": "stages.pretrain",
-    "default_recipe": "stages.pretrain",
-    "pretrain_config": "stages.pretrain",
+    "PretrainConfig": "stages.pretrain_settings",
+    "default_recipe": "stages.pretrain_settings",
+    "pretrain_config": "stages.pretrain_settings",
     "transfer": "stages.transfer",
     "TransferConfig": "stages.transfer",
     "adapt": "stages.adapt",

@@ -2,16 +2,27 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from ..engine.errors import InputError
 from ..engine.words import counted
-from .dataset import LoadingConfig
+from .dataset import Dataset, LoadingConfig
 from .decode import Layout
 from .formats import DType, Header
 
 CROP_MARGIN = 8 / 7
 """Photographs are stored this much larger than models see them, as 256 is to 224, so that crops have room."""
 _GREYS = {"white": 255, "grey": 127, "black": 0}
+
+
+def kept(dataset: Dataset) -> dict[str, Any]:
+    """What a run keeps of how its images were stored, so that others can be read in the same way."""
+    return {
+        "channels": dataset.num_channels,
+        "dtype": str(dataset.pixels.dtype).removeprefix("torch."),
+        "side": dataset.pixels.shape[-1],
+        "value_range": list(dataset.value_range),
+    }
 
 
 def as_stored(*, channels: int, dtype: DType, side: int, config: LoadingConfig) -> Layout:

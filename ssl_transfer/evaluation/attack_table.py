@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data.augment import evaluation_view
 from ..data.dataset import Dataset
+from ..engine.errors import InputError
 from ..engine.progress import bar
 from ..engine.randomness import sample_keys
 from ..engine.runtime import Runtime
@@ -55,7 +56,7 @@ class Outcome:
     hits: np.ndarray
     """(N,) uint8: 1 where the true class was said."""
     reached: np.ndarray | None
-    """(M,) uint8 of a targeted attack: 1 where its class was said, of the images of other classes."""
+    """(N,) uint8 of a targeted attack: 1 where its class was said. Its images are those of other classes."""
     mean_true_probability: float
     """What is left of the true class's probability, the mean over images."""
 
@@ -119,8 +120,12 @@ def outcomes(
         run: the model's name.
         attacks: which.
         epsilons: in units of 0..1.
-        target: the class that targeted attacks go to; None: for each image the one that it looks least like.
+        target: the class that targeted attacks go to, whose own images these leave out; None: for each image the wrong
+            one that it looks least like.
         seed: of the random starts.
+
+    Raises:
+        InputError: every image is of the class that targeted attacks go to.
     """
     conditions = conditions_of(attacks, epsilons)
     names: list[Condition] = [(CLEAN, 0.0), *((attack.label, epsilon) for attack, epsilon in conditions)]
@@ -131,7 +136,7 @@ def outcomes(
     targeted = {attack.label for attack in attacks if attack.targeted}
     for views, labels, samples in _batches(dataset, indices, classifier, runtime, len(names), run):
         keys = sample_keys(seed, 0, samples).to(views.device)
-        towards = least_likely(scores, views) if target is None else torch.full_like(labels, target)
+        towards = least_likely(scores, views, labels) if target is None else torch.full_like(labels, target)
         wanted.append(towards.cpu())
         for (attack, epsilon), name in zip([(None, 0.0), *conditions], names, strict=True):
             shown = views
@@ -143,19 +148,21 @@ def outcomes(
             said[name].append(probabilities.argmax(dim=1).cpu())
             sure[name].append(probabilities[torch.arange(len(labels)), labels].cpu())
     truth, to = dataset.labels[indices], torch.cat(wanted)
-    others, images = truth != to, tuple(str(dataset.names[index]) for index in indices.tolist())
+    if targeted and not bool((truth != to).any()):
+        raise InputError(f"--target {dataset.classes[int(to[0])]}: every image is of this class already. Give another.")
     found = []
     for name in names:
-        answers = torch.cat(said[name])
-        reached = (answers == to)[others].numpy().astype(np.uint8) if name[0] in targeted else None
+        # Towards their own class images would be pushed into being right.
+        kept = truth != to if name[0] in targeted else torch.ones_like(truth, dtype=torch.bool)
+        answers = torch.cat(said[name])[kept]
         found.append(
             Outcome(
                 run=run,
-                images=images,
+                images=tuple(str(dataset.names[index]) for index in indices[kept].tolist()),
                 condition=name,
-                hits=(answers == truth).numpy().astype(np.uint8),
-                reached=reached,
-                mean_true_probability=float(torch.cat(sure[name]).double().mean()),
+                hits=(answers == truth[kept]).numpy().astype(np.uint8),
+                reached=(answers == to[kept]).numpy().astype(np.uint8) if name[0] in targeted else None,
+                mean_true_probability=float(torch.cat(sure[name])[kept].double().mean()),
             )
         )
     return found

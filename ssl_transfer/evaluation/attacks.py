@@ -88,6 +88,12 @@ def _gradient(scores: Scores, views: Tensor, classes: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def least_likely(scores: Scores, views: Tensor) -> Tensor:
-    """(B,) the class that each image looks least like: the hardest to go to (Kurakin, Goodfellow and Bengio 2017)."""
-    return scores(views).argmin(dim=1)
+def least_likely(scores: Scores, views: Tensor, labels: Tensor) -> Tensor:
+    """(B,) the wrong class that each looks least like: the hardest to go to (Kurakin, Goodfellow and Bengio 2017).
+
+    Args:
+        scores: of the model.
+        views: (B, C, S, S) in 0..1.
+        labels: (B,) int64, the true classes, which no attack goes to.
+    """
+    return scores(views).scatter(1, labels[:, None], torch.inf).argmin(dim=1)

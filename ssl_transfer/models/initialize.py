@@ -182,14 +182,23 @@ def _spec_of(description: Mapping[str, Any]) -> BackboneSpec:
     return BackboneSpec(**{**stored, **sequences})
 
 
-def export(backbone: Backbone, folder: Path, provenance: Mapping[str, Any], *, seen: np.ndarray | None = None) -> None:
+def export(
+    backbone: Backbone,
+    folder: Path,
+    provenance: Mapping[str, Any],
+    *,
+    images: Mapping[str, Any] | None = None,
+    seen: np.ndarray | None = None,
+) -> None:
     """Write `backbone.safetensors` (timm's own names) and `backbone.json` into `folder`.
 
-    `seen`, uint64 as in `Dataset.contents`, are the images that it was trained on; they go to `seen.npy`.
+    `images` says how those that it is for were stored, where that is known. `seen`, uint64 as in `Dataset.contents`,
+    are the images that it was trained on; they go to `seen.npy`.
     """
     if seen is not None:
         checkpoint.save_array(folder / _SEEN, np.unique(seen))
     description = {"backbone": asdict(backbone.spec), "provenance": dict(provenance)}
+    description |= {} if images is None else {"images": dict(images)}
     checkpoint.save_weights(folder, "backbone", backbone.model.state_dict(), description)
 
 

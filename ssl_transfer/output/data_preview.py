@@ -24,7 +24,7 @@ from ..methods import METHODS
 from ..methods.method import Reconstruction, View
 from ..models.backbones import BackboneConfig
 from ..stages import augmentation as augmentations
-from ..stages import pretrain as pretraining
+from ..stages import pretrain_settings as pretraining
 from ..stages.initial import Initial, initial_backbone
 from ..stages.plan import TransferRecipe
 from ..stages.run import check_positive, data_label

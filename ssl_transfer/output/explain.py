@@ -11,8 +11,9 @@ from ..engine.runtime import Runtime
 from ..evaluation.attack_table import Outcome, outcomes
 from ..evaluation.attacks import Attack
 from ..models.classifier import Classifier
+from ..stages.matching import own_images
 from . import explain_attacks, explain_page, explain_pictures, explained
-from .explain_settings import ExplainConfig, What, check, data_of, names_of, parts_of
+from .explain_settings import ExplainConfig, What, check, names_of, parts_of
 from .explained import Subject
 
 MOST_IDEALS = 100
@@ -24,6 +25,9 @@ def explain(config: ExplainConfig) -> Path:
     Returns:
         The page.
     """
+    if config.runs:
+        data, loading = own_images(Path(config.runs[0]), config.data, config.loading)
+        config = replace(config, data=data, loading=loading)
     epsilons = check(config)
     runtime = runtimes.start()
     names = names_of(config.runs)
@@ -37,7 +41,7 @@ def explain(config: ExplainConfig) -> Path:
         sections += _looked_at(config, subject, wanted, folder, runtime, epsilons[-1])
         if "attacks" in wanted:
             found += _measured(config, subject, runtime, epsilons)
-    if len({one.images for one in found}) > 1:
+    if len({(one.condition, one.images) for one in found}) > len({one.condition for one in found}):
         raise InputError(
             "The runs are measured on different images of --data, as what one was trained on is left out. Give data "
             "that none has seen, or explain them one by one."
@@ -142,12 +146,4 @@ def _measured(config: ExplainConfig, subject: Subject, runtime: Runtime, epsilon
 def main(arguments: Sequence[str], program: str = "ssl-transfer explain") -> None:
     """`explain RUN... [flags]`."""
     settings, rest = configuration.take_config(arguments)
-
-    def parsed(below: dict[str, object]) -> ExplainConfig:
-        merged = configuration.merge(below, settings)
-        return configuration.parse(ExplainConfig, merged, rest, program=program, default=ExplainConfig())
-
-    config = parsed({})
-    if config.runs and not config.data:
-        config = parsed(data_of(Path(config.runs[0])))
-    explain(config)
+    explain(configuration.parse(ExplainConfig, settings, rest, program=program, default=ExplainConfig()))

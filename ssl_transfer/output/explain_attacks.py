@@ -46,7 +46,8 @@ def table(folder: Path, found: Sequence[Outcome], *, split: str) -> Section:
     sentence = (
         f"Accuracy in percent on {len(found[0].hits):,} {split} images, no pixel moved by more than epsilon (in units "
         f"of 0..1), with 95 % intervals over {f'{seeds} seeds' if seeds > 1 else 'the images'}. Below it, of several "
-        "arms the difference to the first; of targeted attacks how often the model says what they want. "
+        "arms the difference to the first; of targeted attacks, which leave out the images "
+        "of the class that they want, how often the model says it. "
         "These attacks know the model and are bounds from above: stronger ones may leave less."
     )
     coarse = _coarse_note(lines)
@@ -148,7 +149,7 @@ def examples(
     labels = torch.tensor(shown.labels, device=shown.views.device)
     # Of files without a class the one that is said is what an attack leads away from.
     labels = torch.where(labels >= 0, labels, before.argmax(dim=1))
-    towards = least_likely(scores, shown.views) if target is None else torch.full_like(labels, target)
+    towards = least_likely(scores, shown.views, labels) if target is None else torch.full_like(labels, target)
     keys = sample_keys(seed, 0, torch.arange(len(labels))).to(labels.device)
     found = []
     for attack in attacks:

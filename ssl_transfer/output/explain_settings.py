@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 import tyro
 
 from ..data import sources
-from ..engine import config as configuration
 from ..engine.errors import InputError
 from ..evaluation.attack_table import is_seed
 from ..models.classifier import has_head
@@ -37,8 +36,9 @@ class ExplainConfig:
     """maps, grad-cam, neighbours, ideal, attacks; all leaves out what a run without a head cannot show."""
     data: str = ""
     """The images. Default: those of the first run, read and divided as it did."""
-    images: tuple[Path, ...] = ()
-    """Files, or folders of them, to look at. Default: some images of --data. Attacks are measured on --data anyway."""
+    images: tuple[str, ...] = ()
+    """Files, folders of them, or whatever else `predict` takes, to look at. Default: some images of --data. Attacks are
+    measured on --data anyway."""
     split: Literal["validation", "test"] = "test"
     """Which part of --data is looked at and attacked."""
     num_images: int = 6
@@ -129,13 +129,3 @@ def check(config: ExplainConfig) -> list[float]:
     if not 0.0 < epsilons[0] <= epsilons[-1] <= 1.0:
         raise InputError(f"--epsilons {' '.join(given)}: above 0 and at most 1, as pixels are 0..1.")
     return epsilons
-
-
-def data_of(run: Path) -> dict[str, object]:
-    """The settings of a run that say what its images are; of an adaptation those that it adapted to.
-
-    Empty where its folder does not say.
-    """
-    held = configuration.read_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
-    named = held.get("target", held.get("data"))
-    return {"data": named, "loading": held.get("loading", {})} if isinstance(named, str) else {}

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import layout as layouts
 from ..data import sources
 from ..data.augment import evaluation_view
-from ..data.dataset import EIGHT_BITS, Dataset, LoadingConfig, to_unit
-from ..data.decode import Layout, squares_of
-from ..data.formats import SUFFIXES, UnreadableError, header
+from ..data.dataset import Dataset, LoadingConfig, to_unit
+from ..data.given import given, read_as
 from ..engine import checkpoint
 from ..engine.errors import InputError
 from ..engine.runtime import Runtime
@@ -21,6 +20,7 @@ from ..models import initialize
 from ..models.backbones import Backbone, BackboneSpec, freeze
 from ..models.classifier import Classifier, has_head, load_classifier
 from ..stages.matching import matched
+from .run_model import images_of
 
 MOST_IMAGES = 100
 """Pictures of more would not be looked at."""
@@ -61,7 +61,7 @@ def load(
     *,
     data: str,
     loading: LoadingConfig,
-    files: Sequence[Path],
+    files: Sequence[str],
     split: str,
     count: int,
 ) -> Subject:
@@ -73,7 +73,7 @@ def load(
         runtime: the device.
         data: the run's data; empty: only `files` are looked at.
         loading: how the data is read.
-        files: images of the user's own; without any, `count` images of `split` are looked at.
+        files: images of the user's own, as `given` names them; without any, `count` images of `split` are looked at.
         split: of the data.
         count: how many.
     """
@@ -94,7 +94,7 @@ def load(
         classifier = load_classifier(path, backbone, classes, remedy=remedy).to(runtime.device)
         classifier.head.requires_grad_(False)
     if files:
-        shown = _shown_files(files, backbone.spec, runtime.device)
+        shown = _shown_files(files, path, backbone.spec, runtime)
     elif dataset is None:
         raise InputError("Which images? Give --images or --data.")
     else:
@@ -126,52 +126,20 @@ def _shown(dataset: Dataset, indices: Tensor, spec: BackboneSpec, device: torch.
     )
 
 
-def _shown_files(paths: Sequence[Path], spec: BackboneSpec, device: torch.device) -> Shown:
-    """Files, and the images in folders, as the model sees them."""
-    files = [file for path in paths for file in _files_of(path)]
-    if len(files) > MOST_IMAGES:
-        raise InputError(f"--images: {counted(len(files), 'image')}; at most {MOST_IMAGES} are shown. Give fewer.")
-    try:
-        pixels = torch.from_numpy(squares_of(files, _layout_of(files, spec)))
-    except (UnreadableError, OSError) as error:
-        raise InputError(f"--images: {error}") from error
-    if (pixels.dtype == torch.uint8) != (spec.value_range == EIGHT_BITS):
-        low, high = spec.value_range
-        raise InputError(
-            f"--images: of {pixels.dtype}, and the run was trained on values of {low:g} to {high:g}: another depth."
-        )
-    images = to_unit(pixels.to(device), spec.value_range)
-    view = evaluation_view(images, size=spec.image_size, interpolation=spec.interpolation)
-    return Shown(views=view, labels=(-1,) * len(files), names=tuple(str(file) for file in files))
-
-
-def _files_of(path: Path) -> list[Path]:
-    path = path.expanduser()
-    if path.is_file():
-        return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else []
-    if not found:
-        raise InputError(f"--images {path}: there is no such file, nor a folder with images.")
-    return found
-
-
-def _layout_of(files: Sequence[Path], spec: BackboneSpec) -> Layout:
-    """How these files are brought to what the model takes: 8-bit images to its channels, others as they are.
-
-    Raises:
-        UnreadableError: one is no image.
-        InputError: their channels are others.
-    """
-    headers, names = [], [str(file) for file in files]
-    for file in files:
-        try:
-            headers.append(header(file))
-        except UnreadableError as error:
-            raise UnreadableError(f"{file}: {error}") from error
-    found, _ = layouts.agree(headers, names, spec.image_size, LoadingConfig())
-    if found.dtype == "uint8" and spec.in_chans in (1, 3, 4) and found.channels != spec.in_chans:
-        asked = LoadingConfig(channels="grey" if spec.in_chans == 1 else "rgb" if spec.in_chans == 3 else "rgba")
-        found, _ = layouts.agree(headers, names, spec.image_size, asked)
-    if found.channels != spec.in_chans:
-        raise InputError(f"--images: of {found.channels} channels, and the run takes {spec.in_chans}.")
-    return found
+def _shown_files(words: Sequence[str], path: Path, spec: BackboneSpec, runtime: Runtime) -> Shown:
+    """Files, and the images in folders, as the run would see them."""
+    layout, value_range, loading, note = images_of(path, spec)
+    if note:
+        runtime.say(note)
+    images = [given(word, column=None, image_size=spec.image_size, loading=loading) for word in words]
+    count = sum(len(one.names) for one in images)
+    if count > MOST_IMAGES:
+        raise InputError(f"--images: {counted(count, 'image')}; at most {MOST_IMAGES} are shown. Give fewer.")
+    (read,) = read_as(images, layout, to_grey=True, batch_size=count, workers=1)
+    for one in read:
+        if one.pixels is None:
+            raise InputError(f"--images: {one.name}: {one.problem}")
+    stored = torch.from_numpy(np.stack([one.pixels for one in read if one.pixels is not None]))
+    values = to_unit(stored.to(runtime.device), value_range)
+    view = evaluation_view(values, size=spec.image_size, interpolation=spec.interpolation)
+    return Shown(views=view, labels=(-1,) * count, names=tuple(one.name for one in read))

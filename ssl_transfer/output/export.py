@@ -31,8 +31,9 @@ class ExportConfig:
     """The folder of a run."""
     format: Format = "safetensors"
     """safetensors: weights under the names of timm or torchvision, with the lines that load them. onnx and
-    torch-export: a graph with the normalisation in it, for batches of any size. huggingface: a folder for the hub,
-    which `timm.create_model("local-dir:...")` loads, with a model card."""
+    torch-export: a graph with the normalisation in it, for batches of any size. huggingface: a folder for the hub with
+    a model card, which `timm.create_model("local-dir:...")` loads where timm's constructor makes the network (not with
+    the small stem, nor one of torchvision: there its card has the lines that do)."""
     output: Path | None = None
     """The folder for it. None: export/FORMAT in the run's."""
     images: tuple[str, ...] = ()
@@ -89,7 +90,8 @@ def export(config: ExportConfig) -> Path:
         told = facts(exported, normalised_inside=form.normalised_inside, usage=usage, difference=difference)
         write_json(aside / "model.json", told)
         if config.format == "huggingface":
-            model_card.write(aside / "README.md", exported, told, licence=config.licence)
+            by_name = export_library.loads_by_name(aside)
+            model_card.write(aside / "README.md", exported, told, licence=config.licence, loads_by_name=by_name)
         output.mkdir(parents=True, exist_ok=True)
         # Their description last: who finds it finds the others.
         for file in sorted(aside.iterdir(), key=lambda file: file.suffix == ".json"):

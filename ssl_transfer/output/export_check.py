@@ -15,7 +15,7 @@ from ..data.dataset import to_unit
 from ..data.given import given, read_as
 from ..data.sources import digits
 from ..engine.errors import InputError
-from .exported import Exported, is_eight_bit
+from .exported import Exported
 
 MOST = 32
 """Images that are looked at."""
@@ -34,8 +34,6 @@ def check_images(exported: Exported, words: Sequence[str]) -> Tensor:
         stored = digits.read()[1].pixels[torch.arange(MOST)]
         grey = F.interpolate(stored.float() / 255.0, size=(spec.image_size,) * 2, mode="bilinear")
         return grey.expand(-1, spec.in_chans, -1, -1).contiguous()
-    if exported.classifier is None and not is_eight_bit(exported):
-        raise InputError("--images: a backbone alone does not say how its images of more than 8 bits were stored.")
     images = [given(word, column=None, image_size=spec.image_size, loading=exported.loading) for word in words]
     found, problems = [], []
     for batch in read_as(images, exported.layout, to_grey=True, batch_size=MOST, workers=1):
@@ -54,7 +52,7 @@ def largest_difference(exported: Exported, loaded: Loaded, images: Tensor, toler
     """The largest difference of an output to the run's own model, on all images at once and on one alone.
 
     Raises:
-        InputError: it is above the tolerance, a share of the largest output (of 1, where that is smaller).
+        InputError: it is above the tolerance, a share of the largest output.
     """
     expected = exported.module(images)
     found = torch.cat([loaded(images), loaded(images[:1])])
@@ -63,7 +61,7 @@ def largest_difference(exported: Exported, loaded: Loaded, images: Tensor, toler
         raise InputError(f"The exported model gives {tuple(found.shape)} instead of {tuple(expected.shape)}.")
     difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
     # Written so that what is no number is refused.
-    if not difference <= tolerance * max(1.0, largest):
+    if not difference <= tolerance * largest:
         raise InputError(
             f"The exported model differs from the run's by {difference:.2g}, where the largest of its "
             f"{exported.output} is {largest:.2g}. Nothing is written. --tolerance {tolerance:g} is the share allowed."

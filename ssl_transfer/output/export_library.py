@@ -54,9 +54,14 @@ def write_hub_folder(exported: Exported, folder: Path) -> str:
 
 def load_hub_folder(exported: Exported, folder: Path) -> Loaded:
     """What `write_hub_folder` wrote, as the hub's users load it."""
-    if "build" in json.loads((folder / CONFIG).read_text(encoding="utf-8")):
+    if not loads_by_name(folder):
         return load_weights(exported, folder)
     return _normalised(exported, timm.create_model(f"local-dir:{folder}", pretrained=True).eval())
+
+
+def loads_by_name(folder: Path) -> bool:
+    """Whether timm loads a folder that `write_hub_folder` filled from its `config.json` alone."""
+    return "build" not in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
 
 
 _LOADING = (
@@ -130,17 +135,18 @@ def _preprocessor(exported: Exported) -> dict[str, Any]:
     """How images become what the model takes, in the hub's words."""
     spec = exported.backbone.spec
     low, high = exported.value_range
+    # The hub's processors divide and know no offset, so that what is subtracted joins the mean.
+    offset = low / (high - low)
     return {
         "do_resize": True,
-        "size": {"shortest_edge": exported.layout.side},
+        "size": {"shortest_edge": round(spec.image_size / exported.crop)},
         "do_center_crop": True,
         "crop_size": {"height": spec.image_size, "width": spec.image_size},
         "resample": _BICUBIC if spec.interpolation == "bicubic" else _BILINEAR,
         "do_rescale": True,
         "rescale_factor": 1.0 / (high - low),
-        "rescale_offset": low,
         "do_normalize": True,
-        "image_mean": list(spec.mean),
+        "image_mean": [mean + offset for mean in spec.mean],
         "image_std": list(spec.std),
         "num_channels": spec.in_chans,
     }

@@ -10,14 +10,13 @@ import timm
 import torch
 import torchvision
 
-from ..data.dataset import EIGHT_BITS, LoadingConfig, Range
+from ..data.dataset import LoadingConfig, Range
 from ..data.decode import Layout
-from ..data.layout import CROP_MARGIN, as_stored
 from ..engine import checkpoint
 from ..models import initialize
 from ..models.backbones import Backbone
 from ..models.classifier import Classifier, Scoring, has_head
-from .run_model import load_model, loading_of
+from .run_model import images_of, load_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,7 @@ class Exported:
     """In the order of the scores; empty for a backbone alone."""
     temperature: float | None
     layout: Layout
-    """How its images were stored; of a backbone alone, as images of 8 bits are."""
+    """How its images were stored."""
     value_range: Range
     loading: LoadingConfig
     provenance: dict[str, Any]
@@ -75,16 +74,15 @@ def load_exported(path: Path) -> Exported:
             provenance=description["provenance"],
         )
     backbone, provenance = initialize.from_checkpoint(path)
-    loading = loading_of(path)
-    side = loading.stored_size or round(backbone.spec.image_size * CROP_MARGIN)
+    layout, value_range, loading, _ = images_of(path, backbone.spec)
     return Exported(
         path=path,
         backbone=backbone.eval(),
         classifier=None,
         classes=(),
         temperature=None,
-        layout=as_stored(channels=backbone.spec.in_chans, dtype="uint8", side=side, config=loading),
-        value_range=backbone.spec.value_range,
+        layout=layout,
+        value_range=value_range,
         loading=loading,
         provenance=provenance,
     )
@@ -129,8 +127,3 @@ def facts(exported: Exported, *, normalised_inside: bool, usage: str, difference
             "timm": timm.__version__,
         },
     }
-
-
-def is_eight_bit(exported: Exported) -> bool:
-    """Whether its images had 8 bits."""
-    return exported.layout.dtype == "uint8" and exported.value_range == EIGHT_BITS

@@ -22,7 +22,7 @@ _FEW = 10
 """More classes than these are counted, not named, in the first sentence."""
 
 
-def write(file: Path, exported: Exported, told: dict[str, Any], *, licence: str) -> None:
+def write(file: Path, exported: Exported, told: dict[str, Any], *, licence: str, loads_by_name: bool) -> None:
     """Write the card.
 
     Args:
@@ -30,10 +30,13 @@ def write(file: Path, exported: Exported, told: dict[str, Any], *, licence: str)
         exported: see its fields.
         told: what stands in the JSON file beside the weights (`exported.facts`).
         licence: of the weights, as the user gives it.
+        loads_by_name: whether `timm.create_model` loads the folder.
     """
     library = "torchvision" if is_torchvision(exported.backbone.spec.name) else "timm"
     task = "image-classification" if exported.classes else "image-feature-extraction"
-    header = {"license": licence, "library_name": library, "pipeline_tag": task, "tags": ["ssl_transfer", library]}
+    # The hub tells readers of a library's name to load the folder by it, which only some of timm's constructors can.
+    named = {"library_name": library} if loads_by_name else {}
+    header = {"license": licence, **named, "pipeline_tag": task, "tags": ["ssl_transfer", library]}
     found = _evaluation(exported.path)
     text = TEMPLATES.get_template("model_card.md.jinja").render(
         header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(),

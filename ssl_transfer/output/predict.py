@@ -168,7 +168,8 @@ class _Table:
         batches = read_as(
             self._images,
             self._model.layout,
-            to_grey=self._config.to_grey,
+            # What the run itself did to its images needs no leave.
+            to_grey=self._config.to_grey or self._model.loading.channels == "grey",
             batch_size=BATCH_SIZE,
             workers=self._config.workers,
         )

@@ -9,12 +9,12 @@ from ..data.dataset import EIGHT_BITS, LoadingConfig, Range
 from ..data.decode import Layout
 from ..data.layout import CROP_MARGIN, as_stored
 from ..engine import checkpoint
-from ..engine import config as configuration
 from ..engine.errors import InputError
 from ..engine.words import counted
 from ..models import initialize
 from ..models.backbones import BackboneSpec
 from ..models.classifier import Classifier, has_head, load_classifier
+from ..stages.matching import loading_of
 from . import evaluation
 
 
@@ -52,11 +52,9 @@ def load_model(path: Path) -> RunModel:
             f"{path}: holds a backbone without a head, which knows no classes. `ssl-transfer transfer --init {path} "
             "--data DATA` trains one."
         )
-    description = checkpoint.load_description(path, "head")
-    classes = tuple(description["classes"])
+    classes = tuple(checkpoint.load_description(path, "head")["classes"])
     classifier = load_classifier(path, backbone, classes, remedy="")
-    loading = loading_of(path)
-    layout, value_range, note = stored_in(path, description, backbone.spec, loading)
+    layout, value_range, loading, note = images_of(path, backbone.spec)
     return RunModel(
         path=path,
         classifier=classifier,
@@ -68,18 +66,6 @@ def load_model(path: Path) -> RunModel:
         is_adapted="target_fingerprint" in provenance,
         note=note,
     )
-
-
-def loading_of(path: Path) -> LoadingConfig:
-    """How a run read its images; the defaults where its folder has no settings."""
-    settings = path / "config.yaml"
-    if not settings.is_file():
-        return LoadingConfig()
-    held = configuration.read_yaml(settings)
-    if "loading" not in held:
-        return LoadingConfig()
-    default = LoadingConfig()
-    return configuration.parse(LoadingConfig, held["loading"], (), program=str(settings), default=default)
 
 
 def temperature_of(path: Path) -> float | None:
@@ -113,13 +99,22 @@ def held_above(model: RunModel, threshold: float, *, calibrated: bool) -> str:
     return f"{kept}; {sum(right) / len(right):.1%} of them are right, against {everything:.1%} of all."
 
 
-def stored_in(path: Path, description: dict, spec: BackboneSpec, loading: LoadingConfig) -> tuple[Layout, Range, str]:
-    """How the run's images were stored; for a run of an earlier version, which did not keep it, as most are."""
-    if "images" in description:
-        kept = description["images"]
-        low, high = kept["value_range"]
-        layout = as_stored(channels=kept["channels"], dtype=kept["dtype"], side=kept["side"], config=loading)
-        return layout, (low, high), ""
+def images_of(path: Path, spec: BackboneSpec) -> tuple[Layout, Range, LoadingConfig, str]:
+    """How the images of a run, or of its `backbone/`, were stored, those that became 0 and 1, and how they were read.
+
+    A run of an earlier version did not keep it, and most of these are taken to be: the last is a note that says so.
+
+    Raises:
+        InputError: it is not kept, and cannot be guessed.
+    """
+    loading = loading_of(path)
+    for part in ("backbone", "head") if has_head(path) else ("backbone",):
+        description = checkpoint.load_description(path, part)
+        if "images" in description:
+            kept = description["images"]
+            low, high = kept["value_range"]
+            layout = as_stored(channels=kept["channels"], dtype=kept["dtype"], side=kept["side"], config=loading)
+            return layout, (low, high), loading, ""
     if spec.value_range != EIGHT_BITS:
         raise InputError(
             f"{path}: an earlier version made it, which did not keep how its images were stored, and they were not "
@@ -128,4 +123,4 @@ def stored_in(path: Path, description: dict, spec: BackboneSpec, loading: Loadin
     side = loading.stored_size or round(spec.image_size * CROP_MARGIN)
     layout = as_stored(channels=spec.in_chans, dtype="uint8", side=side, config=loading)
     note = f"warning: {path} does not say how its images were stored; 8 bits and {side} pixels a side are taken."
-    return layout, spec.value_range, note
+    return layout, spec.value_range, loading, note

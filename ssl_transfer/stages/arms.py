@@ -12,7 +12,7 @@ from ..engine.optim import OptimizerConfig
 from ..engine.slurm import SlurmConfig
 from ..methods import METHODS
 from ..models.backbones import BackboneConfig
-from . import pretrain as pretraining
+from . import pretrain_settings as pretraining
 from . import ready
 from .initial import AUTO, WORDS, is_run
 from .plan import TransferRecipe

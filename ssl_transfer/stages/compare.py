@@ -15,14 +15,14 @@ from ..data import sources, splits
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import FailedRunsError, InputError
-from ..engine.folder import RunFolder
+from ..engine.folder import RunFolder, check_held
 from ..engine.jobs import Failure
 from ..engine.words import counted
 from ..evaluation import tables
 from ..evaluation.statistics import TIMM, Cell, Row
 from . import augmentation as augmentations
 from . import dry_run, evidence, ready
-from . import pretrain as pretraining
+from . import pretrain_settings as pretraining
 from .arms import Arm, CompareConfig
 from .build import fitted
 from .grid import (
@@ -143,7 +143,9 @@ def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -
         f"{len(pretrain_jobs)} pretraining and {len(transfer_jobs)} transfer runs; {runtime.describe()}"
     )
     if config.dry_run:
-        dry_run.several(output, jobs, introduction, runtime, at_a_time=config.jobs)
+        if not config.fresh:
+            check_held(output, _settings(config), identity, volatile)
+        dry_run.several(output, jobs, introduction, runtime, at_a_time=config.jobs, fresh=config.fresh)
     with RunFolder(
         output, _settings(config), runtime, identity=identity, fresh=config.fresh, volatile=volatile
     ) as folder:

@@ -18,7 +18,7 @@ from ..data.sources import LoadingConfig
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import FailedRunsError, InputError
-from ..engine.folder import RunFolder
+from ..engine.folder import RunFolder, check_held
 from ..engine.jobs import Failure, workers
 from ..engine.tracking import TrackingConfig
 from ..engine.words import counted
@@ -168,7 +168,11 @@ def compare_adaptations(config: AdaptDemoConfig) -> Path:
         f"{source.describe()}\n{target.describe()}\n{', '.join(methods)}: {len(jobs)} runs; {runtime.describe()}"
     )
     if config.dry_run:
-        dry_run.several(config.output, list(jobs.values()), introduction, runtime, at_a_time=config.jobs)
+        if not config.fresh:
+            check_held(config.output, settings, identity, volatile)
+        dry_run.several(
+            config.output, list(jobs.values()), introduction, runtime, at_a_time=config.jobs, fresh=config.fresh
+        )
     with RunFolder(config.output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile):
         runtime.say(introduction)
         with workers(config.jobs, runtime) as runner:

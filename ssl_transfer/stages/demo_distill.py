@@ -13,7 +13,7 @@ from ..data import sources, splits
 from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import FailedRunsError, InputError
-from ..engine.folder import RunFolder
+from ..engine.folder import RunFolder, check_held
 from ..engine.jobs import Outcome, workers
 from ..evaluation import tables
 from ..evaluation.speed import images_per_second
@@ -23,12 +23,13 @@ from ..models.backbones import BackboneConfig
 from ..models.heads import make_head
 from ..objectives.distillation import DistillationConfig
 from . import dry_run
-from . import pretrain as pretraining
+from . import pretrain_settings as pretraining
 from . import transfer as transferring
 from .distill import POOL_SHARE, DistillConfig, distill
 from .grid import Job, failures_of, listed, load_once
 from .initial import Initial, initial_backbone
 from .plan import TransferRecipe
+from .pretrain import pretrain
 from .run import VOLATILE, RunConfig, check_positive
 
 SETTINGS = Path(__file__).with_name("demo_distill.yaml")
@@ -97,7 +98,9 @@ def demo(config: DistillDemoConfig, *, runtime: runtimes.Runtime | None = None) 
     jobs = [*pretrain_jobs, *(job for _, _, job in cells)]
     introduction = f"{dataset.describe()}\n{len(jobs)} runs for {', '.join(ARMS)}; {runtime.describe()}"
     if config.dry_run:
-        dry_run.several(output, jobs, introduction, runtime, at_a_time=config.jobs)
+        if not config.fresh:
+            check_held(output, settings, identity, volatile)
+        dry_run.several(output, jobs, introduction, runtime, at_a_time=config.jobs, fresh=config.fresh)
     with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile) as folder:
         runtime.say(introduction)
         with workers(config.jobs, runtime) as runner:
@@ -138,10 +141,10 @@ def _jobs(config: DistillDemoConfig, output: Path) -> tuple[list[tuple[str, int,
     pretrained = [output / "pretrain" / f"seed{seed}" for seed in range(config.pretrain_seeds)]
     before = []
     for seed, place in enumerate(pretrained):
-        pretrain = pretraining.PretrainConfig(
+        first = pretraining.PretrainConfig(
             **shared, **configuration.shallow(config.simclr), image_size=config.image_size, seed=seed, output=place
         )
-        before.append(job(pretraining.pretrain, pretrain, f"pretraining {seed}"))
+        before.append(job(pretrain, first, f"pretraining {seed}"))
     cells = []
     for seed in config.seeds:
         start = pretrained[seed % config.pretrain_seeds]

@@ -70,6 +70,8 @@ def single(
     introduction: str,
     runtime: Runtime,
     work: Callable[[Path], object],
+    *,
+    fresh: bool,
 ) -> None:
     """Rehearse one run, and end with what it would do.
 
@@ -79,6 +81,7 @@ def single(
         introduction: what it says at its beginning.
         runtime: of the run.
         work: does the run in the folder that it is given.
+        fresh: whether it would start over.
 
     Raises:
         RehearsedError: always.
@@ -98,14 +101,16 @@ def single(
         )
     raise RehearsedError(
         _page(
-            f"{introduction}\n{output}: {_state(output)}",
+            f"{introduction}\n{output}: {_state(output, fresh)}",
             listed,
             f"{_settings(settings)}\nIn all about {_duration(seconds)}. {NOTE}",
         )
     )
 
 
-def several(output: Path, jobs: Sequence[Job], introduction: str, runtime: Runtime, *, at_a_time: int) -> None:
+def several(
+    output: Path, jobs: Sequence[Job], introduction: str, runtime: Runtime, *, at_a_time: int, fresh: bool
+) -> None:
     """Rehearse one run of each kind, as long as there is patience, and end with what all of them would do.
 
     Args:
@@ -114,6 +119,7 @@ def several(output: Path, jobs: Sequence[Job], introduction: str, runtime: Runti
         introduction: what is said at the beginning.
         runtime: of the runs.
         at_a_time: runs at a time.
+        fresh: whether all of them would start over.
 
     Raises:
         RehearsedError: always.
@@ -131,7 +137,7 @@ def several(output: Path, jobs: Sequence[Job], introduction: str, runtime: Runti
                 place = stack.enter_context(_shared_folder(runtime))
                 trainings, seconds = _rehearsed(lambda folder: first.elsewhere(folder, start)(), runtime, place)  # noqa: B023
                 places[first.folder] = place / "run"
-            finished = sum(held_result(job.folder) is not None for job in group)
+            finished = 0 if fresh else sum(held_result(job.folder) is not None for job in group)
             kinds.append(Kind(name=name, runs=len(group), finished=finished, trainings=trainings, seconds=seconds))
     measured = [kind.seconds for kind in kinds if kind.seconds is not None]
     usual = sum(measured) / len(measured)
@@ -151,7 +157,7 @@ def several(output: Path, jobs: Sequence[Job], introduction: str, runtime: Runti
     shared = f", {_duration(total / at_a_time)} with {at_a_time} at a time on cores of their own" * (at_a_time > 1)
     count = sum(kind.runs - kind.finished for kind in kinds)
     end = f"{counted(count, 'run')} to go, one after the other about {_duration(total)}{shared}. {NOTE}"
-    raise RehearsedError(_page(f"{introduction}\n{output}: {_state(output)}", listed, end))
+    raise RehearsedError(_page(f"{introduction}\n{output}: {_state(output, fresh)}", listed, end))
 
 
 def _can_begin(job: Job, places: Mapping[Path, Path]) -> bool:
@@ -181,7 +187,9 @@ def _shared_folder(runtime: Runtime) -> Iterator[Path]:
         runtime.wait()
 
 
-def _state(output: Path) -> str:
+def _state(output: Path, fresh: bool) -> str:
+    if fresh and (output / "config.yaml").is_file():
+        return "what is there would be moved aside, and all be done anew"
     if held_result(output) is not None:
         return "has finished before; nothing would be done"
     if (output / "config.yaml").is_file():

@@ -5,7 +5,7 @@ also where the test images are measured.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +27,7 @@ from ..evaluation.metrics import classification
 from ..evaluation.robustness import CorruptedAccuracy, corrupted_accuracies
 from ..models import initialize
 from ..models.classifier import Classifier, has_head, load_classifier
-from .matching import matched
+from .matching import matched, own_images
 
 OfFeatures = Callable[[Tensor], Tensor]
 """Features (N, D) -> logits (N, K)."""
@@ -43,8 +43,9 @@ class EvaluateConfig:
 
     path: Annotated[str, tyro.conf.Positional] = ""
     """The folder of a run that exported a backbone; its `backbone/` folder leaves the head out."""
-    data: str = "digits"
-    """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO or medmnist:NAME (see the README)."""
+    data: str = ""
+    """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO or medmnist:NAME (see the README). Default:
+    those of the run, read and divided as it did."""
     split: str = "validation"
     """Which images are classified: validation, or test. What is chosen on the way is chosen on validation."""
     neighbours: int = 20
@@ -71,8 +72,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     runtime = runtimes.start()
     path = Path(config.path)
     backbone, _ = initialize.from_checkpoint(path)
-    dataset = sources.load(config.data, image_size=backbone.spec.image_size, config=config.loading)
-    dataset = matched(dataset, backbone.spec, path, config.loading)
+    data, loading = own_images(path, config.data, config.loading)
+    if not data:
+        raise InputError(f"{path}: does not say which images it was trained on. Give --data.")
+    config = replace(config, data=data, loading=loading)
+    dataset = sources.load(data, image_size=backbone.spec.image_size, config=loading)
+    dataset = matched(dataset, backbone.spec, path, loading)
     remedy = f"Give its features alone, as {path / 'backbone'}, or data with the same classes."
     own = load_classifier(path, backbone, dataset.classes, remedy=remedy) if has_head(path) else None
     backbone.to(runtime.device).eval()
@@ -139,7 +144,7 @@ def _describe(config: EvaluateConfig, result: dict[str, Any], runtime: runtimes.
     names = ("accuracy", "balanced_accuracy", "calibration_error", *(f"{name}_accuracy" for name in corrupted))
     for name, metrics in result["classifiers"].items():
         listed.add_row(name.replace("_", " "), *(f"{metrics[metric]:.1%}" for metric in names))
-    runtime.say(f"{config.path}: {result['num_images']} images of {config.split}")
+    runtime.say(f"{config.path}: {result['num_images']} images of {config.split}, {config.data}")
     runtime.say(drawn(listed))
     runtime.say(f"linear probe: strength {probe['strength']:.2g}, chosen on validation")
     if corrupted:

@@ -23,9 +23,10 @@ from ..engine.jobs import RECORD, Failure, Launcher, Outcome, workers
 from ..engine.tracking import TrackingConfig
 from ..engine.words import counted
 from ..evaluation.statistics import budget_title
-from . import pretrain as pretraining
+from . import pretrain_settings as pretraining
 from . import transfer as transferring
 from .arms import Arm, CompareConfig
+from .pretrain import pretrain
 from .run import check_positive
 
 
@@ -99,7 +100,7 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
                 output=output / "pretrain" / f"{place}-seed{seed}",
             )
             title = f"{arm.name} {arm.label} pretraining {seed}"
-            pretrain_jobs.append(Job(stage=pretraining.pretrain, config=settings, group=group, title=title))
+            pretrain_jobs.append(Job(stage=pretrain, config=settings, group=group, title=title))
         for labels in config.labels:
             for seed in config.seeds:
                 own, after = arm.start, None

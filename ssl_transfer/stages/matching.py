@@ -4,19 +4,56 @@ Channels must be as many, values of one depth, and what measures the checkpoint 
 division depends on settings, and another seed puts images of one run's pool into the next one's test part.
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..data.dataset import LEAST_SHARED, MOST_SHARED, Dataset, LoadingConfig, overlap
+from ..engine import config as configuration
 from ..engine.errors import InputError
 from ..engine.words import counted
 from ..models import initialize
 from ..models.backbones import BackboneSpec
 
 MEASURING = ("validation", "test")
+
+
+def own_images(path: Path, data: str, loading: LoadingConfig) -> tuple[str, LoadingConfig]:
+    """Which images a run is measured on and how they are read: as asked or, where no data is named, as it did itself.
+
+    Args:
+        path: the run's folder, or its `backbone/`.
+        data: a DATA string; empty: those of the run, of an adaptation the target. It stays empty where the folder does
+            not say.
+        loading: what differs here from the defaults wins over what the run did.
+    """
+    if data:
+        return data, loading
+    folder = path.parent if path.name == "backbone" else path
+    held = _settings_of(folder)
+    default = LoadingConfig()
+    asked = {
+        field.name: value
+        for field in fields(LoadingConfig)
+        if (value := getattr(loading, field.name)) != getattr(default, field.name)
+    }
+    return str(held.get("target", held.get("data", ""))), replace(loading_of(folder), **asked)
+
+
+def loading_of(path: Path) -> LoadingConfig:
+    """How a run read its images; the defaults where its folder has no settings."""
+    held, default = _settings_of(path), LoadingConfig()
+    if "loading" not in held:
+        return default
+    return configuration.parse(LoadingConfig, held["loading"], (), program=str(path / "config.yaml"), default=default)
+
+
+def _settings_of(path: Path) -> dict[str, Any]:
+    file = path / "config.yaml"
+    return configuration.read_yaml(file) if file.is_file() else {}
 
 
 def matched(dataset: Dataset, spec: BackboneSpec, path: Path, loading: LoadingConfig) -> Dataset:

@@ -112,7 +112,7 @@ def within(
             own = replace(identity, config=rehearsed, output=folder)
             return within(own, runtime, work, describe, quiet=True)
 
-        dry_run.single(output, settings, identity.introduction, runtime, rehearse)
+        dry_run.single(output, settings, identity.introduction, runtime, rehearse, fresh=config.fresh)
     with RunFolder(output, settings, runtime, identity=same, fresh=config.fresh, volatile=volatile) as folder:
         if folder.result is not None:
             if not quiet:

@@ -18,7 +18,7 @@ from ..models.backbones import BackboneConfig, BackboneSpec
 from ..models.spec import stem_of
 from .initial import AUTO, label_of, timm_backbone
 from .matching import MEASURING, matched
-from .pretrain import Recipe
+from .pretrain_settings import Recipe
 
 
 def is_folder(name: str) -> bool:

@@ -9,7 +9,7 @@ from ..evaluation.statistics import CONTINUED, RUN, TIMM
 from ..methods import METHODS
 from ..models import backbones, initialize
 from ..models.backbones import BackboneConfig
-from . import pretrain as pretraining
+from . import pretrain_settings as pretraining
 from . import ready
 from .arms import Arm, CompareConfig
 from .initial import AUTO, named

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..data.dataset import Dataset
+from ..data.layout import kept
 from ..engine import checkpoint
 from ..engine import config as configuration
 from ..engine.finder import Finding
@@ -46,18 +47,9 @@ def leave_model(
         images: that it is for; how they were stored is kept, so that others can be read in the same way.
     """
     provenance = {**origin, "environment": environment(training.runtime)}
-    initialize.export(training.objective.backbone, folder / "backbone", provenance, seen=seen)
-    stored = {
-        "channels": images.num_channels,
-        "dtype": str(images.pixels.dtype).removeprefix("torch."),
-        "side": images.pixels.shape[-1],
-        "value_range": list(images.value_range),
-    }
-    description = {
-        "classes": list(training.dataset.classes),
-        "head": configuration.to_dict(head),
-        "images": stored,
-    }
+    backbone = training.objective.backbone
+    initialize.export(backbone, folder / "backbone", provenance, images=kept(images), seen=seen)
+    description = {"classes": list(training.dataset.classes), "head": configuration.to_dict(head)}
     checkpoint.save_weights(folder / "head", "head", training.objective.head.state_dict(), description)
 
 

@@ -13,7 +13,7 @@ from ssl_transfer.cli import COMMANDS
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.models import backbones, initialize
 from ssl_transfer.stages import demo, demo_distill
-from ssl_transfer.stages.pretrain import prepare
+from ssl_transfer.stages.pretrain_settings import prepare
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 PRETRAINING = tuple(f"{method}_digits" for method in METHODS)

@@ -70,7 +70,7 @@ def test_other_stages_take_it(run: Callable, student: tuple, teacher: Path, tiny
     assert result["num_pool"] == 1146
     answer = run("evaluate", folder)
     assert answer.status == 0, answer.err
-    assert "head: accuracy on validation" in answer.out
+    assert "│ head " in answer.out
     assert run("transfer", "--init", folder, *tiny["transfer"], "--output", tmp_path / "onward").status == 0
     answer = run("distill", "--teacher", folder, *student[3:], "--output", tmp_path / "further")
     assert answer.status == 0, answer.err

@@ -57,6 +57,12 @@ def test_a_comparison_counts_its_runs_and_what_is_done(run: Callable, tiny: dict
     assert "was begun before" in said or "has finished before" in said
     # Of the five the second seed's two transfers are left.
     assert "2 runs to go" in said
+    answer = run(*flags, "--seeds", 0, 1, "--dry-run", "--fresh")
+    assert "5 runs to go" in words(answer.out)
+    assert "what is there would be moved aside" in words(answer.out)
+    answer = run(*flags, "--seeds", 0, 1, "--dry-run", "--transfer.head-steps", 7)
+    assert answer.status == 2
+    assert "is now 7" in answer.err
     assert below(folder) == before
 
 
@@ -70,6 +76,8 @@ def test_a_wrong_plan_is_found(run: Callable, tiny: dict, pretrained: Path, tmp_
     assert "epochs was 2 and is now 9" in answer.err
     answer = run("pretrain", "simclr", *flags)
     assert (answer.status, "has finished before" in words(answer.out)) == (0, True), answer.err
+    answer = run("pretrain", "simclr", *flags, "--epochs", 9, "--fresh")
+    assert (answer.status, "what is there would be moved aside" in words(answer.out)) == (0, True), answer.err
     assert below(folder) == before
 
 

@@ -30,7 +30,7 @@ def transferred(tmp_path_factory: pytest.TempPathFactory, pretrained: Path, tiny
 def test_a_run_without_a_head(run: Callable, pretrained: Path) -> None:
     answer = run("evaluate", pretrained, "--split", "test", "--output", "out")
     assert answer.status == 0, answer.err
-    assert f"{pretrained}: 450 images of test" in answer.out
+    assert f"{pretrained}: 450 images of test, digits" in answer.out
     found = json.loads(Path("out/evaluation.json").read_text())
     assert list(found["classifiers"]) == ["linear_probe"]
     accuracy = found["classifiers"]["linear_probe"]["accuracy"]
@@ -74,6 +74,24 @@ def test_corruptions_as_rows_with_a_mean_and_a_picture(run: Callable, transferre
         assert found["classifiers"][name]["corrupted_accuracy"] == pytest.approx(sum(values) / 30)
         assert found["classifiers"][name]["corrupted_accuracy"] < found["classifiers"][name]["accuracy"]
         assert Path(f"out/corruptions-{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_data_it_is_measured_on_its_own(run: Callable, tiny: dict, draw_images: Callable) -> None:
+    """Read and divided as the run did, but for what is asked otherwise."""
+    draw_images(Path("images"), disc=20, square=20)
+    read = ("--loading.channels", "grey", "--loading.split-seed", 3, "--loading.cache", "cache")
+    flags = (*tiny["transfer"], *tiny["convolutional"], "--data", "folder:images", *read)
+    assert run("transfer", "--init", "scratch", *flags, "--output", "run").status == 0
+    answer = run("evaluate", "run", "--split", "test", "--output", "out", "--loading.cache", "another")
+    assert answer.status == 0, answer.err
+    found, result = (json.loads(Path(file).read_text()) for file in ("out/evaluation.json", "run/result.json"))
+    expected = result["phases"][result["chosen"]]["test"]
+    assert found["classifiers"]["head"]["log_loss"] == pytest.approx(expected["log_loss"], abs=1e-5)
+    assert found["settings"]["data"] == "folder:images"
+    assert found["settings"]["loading"]["cache"] == "another"
+    assert f"run: {found['num_images']} images of test, folder:images" in answer.out
+    (Path("run") / "config.yaml").unlink()
+    assert "run: does not say which images it was trained on. Give --data." in run("evaluate", "run").err
 
 
 def test_other_classes_are_named(run: Callable, transferred: Path, draw_images: Callable) -> None:

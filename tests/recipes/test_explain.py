@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from ssl_transfer.engine.runtime import Runtime
+from ssl_transfer.output import explained
 from ssl_transfer.output.explain_settings import names_of
+from ssl_transfer.stages.matching import loading_of
 
 FEW = (
     # Of a model that has hardly learnt any weight of the variation would outweigh the scores.
@@ -151,6 +155,24 @@ def test_files_of_ones_own(run: Callable, transferred: Path, draw_images: Callab
     assert "mine/disc/001.png: not an image" in answer.err
 
 
+@pytest.mark.parametrize("command", [("transfer", "--init", "scratch"), ("pretrain", "simclr")])
+def test_files_are_seen_as_the_run_saw_them(
+    command: tuple, run: Callable, tiny: dict, draw_images: Callable, runtime: Runtime
+) -> None:
+    """Larger than stored, cut from a store that is larger than the view: other pixels than a file alone would give."""
+    draw_images(Path("images"), disc=24, square=24)
+    data = ("--data", "folder:images", "--loading.cache", "cache", "--loading.stored-size", 19, "--batch-size", 16)
+    flags = (*tiny[command[0]], *tiny["convolutional"], *data, "--output", "run")
+    assert run(*command, *flags).status == 0
+    loading = loading_of(Path("run"))
+    own = explained.load(
+        Path("run"), "run", runtime, data="folder:images", loading=loading, files=(), split="test", count=4
+    )
+    files = [f"images/{name}" for name in own.shown.names]
+    found = explained.load(Path("run"), "run", runtime, data="", loading=loading, files=files, split="test", count=4)
+    assert torch.equal(found.shown.views, own.shown.views)
+
+
 def test_many_bands(run: Callable, tiny: dict) -> None:
     generator = np.random.default_rng(0)
     labels = np.arange(48) % 2
@@ -178,7 +200,7 @@ def test_many_bands(run: Callable, tiny: dict) -> None:
         (("--num-images", "0"), "0"),
         (("--num-images", "101"), "--num-images 101: at most 100"),
         (("--tv", "-1"), "--tv -1.0: 0 or more"),
-        (("--images", "nowhere"), "--images nowhere: there is no such file"),
+        (("--images", "nowhere"), "nowhere: no such file or folder"),
         (("--data", "nothing"), "--data nothing: not a known source"),
     ],
 )

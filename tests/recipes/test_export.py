@@ -7,19 +7,24 @@ import runpy
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import timm
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from ssl_transfer.cli import main
+from ssl_transfer.engine.errors import InputError
 from ssl_transfer.output import export_library
-from ssl_transfer.output.export_check import check_images
+from ssl_transfer.output.export_check import check_images, largest_difference
 from ssl_transfer.output.exported import load_exported
 
 FORMATS = ("safetensors", "onnx", "torch-export", "huggingface")
@@ -134,8 +139,45 @@ def test_timm_reads_it_in_each_of_its_ways(run: Callable, transferred: Path) -> 
     assert config["input_size"] == (1, 16, 16)
     assert tuple(config["mean"]) == exported.backbone.spec.mean
     assert json.loads(Path("folder/config.json").read_text())["label_names"] == [str(digit) for digit in range(10)]
-    facts = json.loads(Path("folder/preprocessor_config.json").read_text())
-    assert (facts["image_mean"], facts["size"]) == (list(exported.backbone.spec.mean), {"shortest_edge": 8})
+
+
+def processed(picture: Image.Image, facts: dict[str, Any]) -> torch.Tensor:
+    """(1, C, S, S): what a processor of the hub makes of a square picture by `preprocessor_config.json`."""
+    small = picture.resize((facts["size"]["shortest_edge"],) * 2, Image.Resampling(facts["resample"]))
+    side = facts["crop_size"]["width"]
+    edge = (small.width - side) // 2
+    cut = np.array(small.crop((edge, edge, edge + side, edge + side)))
+    pixels = torch.from_numpy(cut).float().reshape(side, side, -1).permute(2, 0, 1)
+    mean, std = (torch.tensor(facts[name]).view(-1, 1, 1) for name in ("image_mean", "image_std"))
+    return ((pixels * facts["rescale_factor"] - mean) / std)[None]
+
+
+@pytest.mark.parametrize("stored", [(), ("--loading.stored-size", 40)])
+def test_the_hubs_own_processing_shows_the_model_what_the_run_shows_it(
+    stored: tuple, run: Callable, tiny: dict, draw_images: Callable
+) -> None:
+    draw_images(Path("images"), disc=20, square=20)
+    flags = ("--data", "folder:images", "--loading.cache", "cache", "--loading.leakage", "allow", *stored)
+    folder = train(Path("run"), tiny, *flags)
+    assert run("export", folder, "--format", "huggingface", "--output", "out").status == 0
+    facts = json.loads(Path("out/preprocessor_config.json").read_text())
+    exported, (file, *_) = load_exported(folder), sorted(Path("images").rglob("*.png"))
+    Image.open(file).convert("RGB").resize((80, 80)).save("one.png")
+    picture = Image.open("one.png")
+    expected = exported.backbone.normalize(check_images(exported, ("one.png",)))
+    apart = (processed(picture, facts) - expected).abs()
+    assert float(apart.mean()) < 0.1
+    away = {**facts, "size": {"shortest_edge": 2 * facts["size"]["shortest_edge"]}}
+    assert float((processed(picture, away) - expected).abs().mean()) > 0.2
+
+
+def test_offsets_are_part_of_the_hubs_mean(transferred: Path) -> None:
+    """Stored values of 100 to 300 for 0 to 1."""
+    exported = replace(load_exported(transferred), value_range=(100.0, 300.0))
+    facts = export_library._preprocessor(exported)
+    mean, std = exported.backbone.spec.mean[0], exported.backbone.spec.std[0]
+    value = (180.0 * facts["rescale_factor"] - facts["image_mean"][0]) / facts["image_std"][0]
+    assert value == pytest.approx((0.4 - mean) / std)
 
 
 def test_onnx_takes_batches_of_any_size_and_pixels_in_0_to_1(run: Callable, transferred: Path) -> None:
@@ -169,6 +211,27 @@ def test_a_head_that_only_a_graph_can_hold(run: Callable, tiny: dict, monkeypatc
     for form in ("onnx", "torch-export"):
         assert run("export", folder, "--format", form).status == 0
         assert_same(folder, folder / "export" / form, monkeypatch)
+
+
+def test_only_what_timm_loads_by_name_says_so(run: Callable, small_stem: Path) -> None:
+    """The hub shows how to load a folder by the library that its card names."""
+    assert run("export", small_stem, "--format", "huggingface", "--output", "out").status == 0
+    header = Path("out/README.md").read_text().split("---\n", 2)[1]
+    assert "library_name" not in yaml.safe_load(header)
+    assert yaml.safe_load(header)["tags"] == ["ssl_transfer", "torchvision"]
+
+
+def test_a_scale_of_its_own_is_no_excuse(transferred: Path) -> None:
+    """Outputs that are all small are held against themselves."""
+    exported = load_exported(transferred)
+    assert exported.classifier is not None
+    module = exported.module
+    for parameter in exported.classifier.head.parameters():
+        parameter.data *= 1e-6
+    images = check_images(exported, ())
+    assert largest_difference(exported, module, images, 1e-4) < 1e-9
+    with pytest.raises(InputError, match="differs from the run's"):
+        largest_difference(exported, lambda given: 0.0 * module(given), images, 1e-4)
 
 
 def test_the_model_card(run: Callable, transferred: Path, monkeypatch: pytest.MonkeyPatch) -> None:

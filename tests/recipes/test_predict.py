@@ -94,6 +94,14 @@ def test_the_test_images_of_the_run_in_a_folder(run: Callable, shapes: Path) -> 
     assert "no column path; there are id, where" in answer.err
 
 
+def test_a_run_that_was_told_to_lose_colours_loses_them_again(run: Callable, draw_images: Callable, tiny: dict) -> None:
+    draw_images(Path("images"), disc=20, square=20)
+    grey = ("--loading.channels", "grey", "--loading.stored-size", 24)
+    folder = train(Path("run"), tiny, "--data", "folder:images", "--loading.cache", "cache", *grey)
+    assert run("predict", folder, "images").status == 0
+    of_test(folder, read(), prefix="images/")
+
+
 def test_deep_images_are_read_in_the_range_of_the_run(run: Callable, tiny: dict) -> None:
     generator = np.random.default_rng(0)
     for label, level in (("dark", 500), ("light", 2000)):
@@ -204,9 +212,9 @@ def test_a_run_that_was_adapted_is_for_the_target(run: Callable, tiny: dict) -> 
 def test_a_run_of_an_earlier_version(run: Callable, on_digits: Path) -> None:
     """It did not keep how its images were stored, nor its predictions of validation."""
     folder = shutil.copytree(on_digits, Path("older"))
-    description = json.loads((folder / "head" / "head.json").read_text())
+    description = json.loads((folder / "backbone" / "backbone.json").read_text())
     del description["images"], description["checksum"]
-    (folder / "head" / "head.json").write_text(json.dumps(description))
+    (folder / "backbone" / "backbone.json").write_text(json.dumps(description))
     (folder / "evaluation" / "predictions_validation.csv").unlink()
     answer = run("predict", folder, "digits", "--abstain-below", "0.5")
     assert answer.status == 0, answer.err

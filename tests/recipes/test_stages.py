@@ -146,7 +146,7 @@ def test_transfer_configuration_runs_again(run: Callable, tmp_path: Path, pretra
 def test_evaluate_prints_the_accuracy_of_neighbours(split: str, count: int, run: Callable, pretrained: Path) -> None:
     answer = run("evaluate", pretrained, "--data", "digits", "--split", split)
     assert answer.status == 0, answer.err
-    assert f"{pretrained}: {count} images of {split}" in answer.out
+    assert f"{pretrained}: {count} images of {split}, digits" in answer.out
     assert "kNN, k 20" in answer.out
     if split == "validation":
         measured = json.loads((pretrained / "result.json").read_text())["knn_accuracy"]

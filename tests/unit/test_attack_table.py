@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ssl_transfer.engine.errors import InputError
 from ssl_transfer.evaluation.attack_table import (
     ARM_COLUMNS,
     CLEAN,
@@ -140,5 +141,17 @@ def test_images_of_the_class_that_is_gone_to_do_not_count(classifier, runtime, m
         target=2,
         seed=0,
     )
-    assert len(found[1].reached) == 8
-    assert len(found[1].hits) == 12
+    assert len(found[0].hits) == 12
+    assert len(found[1].reached) == len(found[1].hits) == len(found[1].images) == 8
+    # A change without bounds takes all of them there: none is right any more, by its own class or otherwise.
+    assert found[1].reached.mean() == 1.0
+    assert found[1].hits.mean() == 0.0
+    assert found[1].mean_true_probability < 0.5
+
+
+def test_going_where_all_are_is_refused(classifier, runtime, make_dataset):
+    dataset = make_dataset()
+    own = dataset.splits["test"][dataset.labels[dataset.splits["test"]] == 2]
+    settings = {"run": "mine", "attacks": ATTACKS[1:], "epsilons": (0.5,), "target": 2, "seed": 0}
+    with pytest.raises(InputError, match="every image is of this class already"):
+        outcomes(classifier, dataset, own, runtime, **settings)

@@ -12,7 +12,7 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models import initialize
 from ssl_transfer.models.backbones import BackboneConfig, first_blocks
-from ssl_transfer.stages import pretrain as pretraining
+from ssl_transfer.stages import pretrain_settings as pretraining
 from ssl_transfer.stages.initial import AUTO, Initial, held, initial_backbone
 
 TINY = {"stem_type": "", "stem_width": 8, "channels": (8, 8, 16, 16), "zero_init_last": False}
