@@ -143,8 +143,10 @@ def test_what_cannot_be_read_is_told_and_stops_nothing(run: Callable, shapes: Pa
     assert problems["broken.png"] == "not an image"
     assert problems["missing.png"] == "there is no such file"
     for row in rows.values():
-        assert (row["predicted"] == "") == bool(row["error"]) == (row["abstained"] == "True")
-    assert "warning: 4 images without a prediction" in answer.err
+        assert (row["predicted"] == "") == bool(row["error"]) == (row["abstained"] == "")
+    abstained = sum(row["abstained"] == "True" for row in rows.values())
+    assert f"abstained on {abstained} of 22 images" in answer.out
+    assert "warning: 4 images without a prediction: missing.png and 1 more: there is no such file; " in answer.err
     assert "mixed/broken.png: not an image" in answer.err
     answer = run("predict", shapes, "list.csv", folder / "broken.png", "--output", "none.csv")
     assert answer.status == 2
