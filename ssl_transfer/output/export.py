@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from ..engine import config as configuration
 from ..engine.errors import InputError
 from . import export_graph, export_library, model_card
@@ -27,7 +25,7 @@ class ExportConfig:
     What was written is loaded again and held against the run's own model on real images before it is put in place.
     """
 
-    path: Annotated[str, tyro.conf.Positional] = ""
+    path: Annotated[str, *configuration.positional("RUN")] = ""
     """The folder of a run."""
     format: Format = "safetensors"
     """safetensors: weights under the names of timm or torchvision, with the lines that load them. onnx and

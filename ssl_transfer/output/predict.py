@@ -12,7 +12,6 @@ from typing import Annotated, TextIO
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 
 from ..data.augment import evaluation_view
@@ -40,9 +39,9 @@ class PredictConfig:
     be read, or is of another kind than those of the run, has a row with the reason as its error and nothing else.
     """
 
-    path: Annotated[str, tyro.conf.Positional] = ""
+    path: Annotated[str, *configuration.positional("RUN")] = ""
     """The folder of a run that leaves a model: of transfer, adapt or distill."""
-    images: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    images: Annotated[tuple[str, ...], *configuration.positional("IMAGES...")] = ()
     """Folders (with all below them), files, tables (.csv, .tsv) with a column of paths, DATA strings (digits,
     npz:FILE)."""
     output: Path = Path("predictions.csv")
@@ -51,8 +50,8 @@ class PredictConfig:
     """Of a table, the column of paths, which are absolute or relative to the table. None: one called path, file, image
     or the like."""
     abstain_below: float = 0.0
-    """Of images with less confidence than this the column abstained is True: leave them to a person. Of the others it is
-    False, and of those without a prediction empty."""
+    """Images with less confidence than this have True in the column abstained: leave them to a person. Those without a
+    prediction have nothing there."""
     uncalibrated: bool = False
     """Leave the probabilities as the model has them. Otherwise its scores are divided by the temperature that the run
     fitted on its validation images, where it has one."""
@@ -219,9 +218,10 @@ class _Table:
         """Why images have no prediction: the commonest reasons, each with how many have it and one of these."""
         kinds = sorted(self._problems.items(), key=lambda kind: -len(kind[1]))
         told = [
-            f"{names[0]}{f' and {len(names) - 1:,} more' * (len(names) > 1)}: {why}" for why, names in kinds[:_TOLD]
+            f"{names[0]}: {why}" if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more: {why}"
+            for why, names in kinds[:_TOLD]
         ]
-        return "; ".join([*told, *["and others"] * (len(kinds) > _TOLD)])
+        return "; ".join(told) + "; and other reasons" * (len(kinds) > _TOLD)
 
     def told_range(self) -> str:
         """The values that were seen, beside the run's."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -182,7 +181,7 @@ def _num_outputs(head: nn.Module) -> int:
 class SummaryConfig:
     """The blocks of a backbone, their parameters, and which of them each phase of a transfer trains."""
 
-    path: Annotated[str, tyro.conf.Positional] = ""
+    path: Annotated[str, *configuration.positional("BACKBONE")] = ""
     """A model of timm, torchvision/NAME, simple_cnn, or the folder of a run that exported a backbone."""
     image_size: int | None = None
     """Pixels a side. Default: 64, or those of the run."""

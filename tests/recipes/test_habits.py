@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import ssl_transfer
+from ssl_transfer.data.sources import SOURCES
 from ssl_transfer.engine import help_pages, progress
 from ssl_transfer.output import doctor
 
@@ -29,6 +30,21 @@ def test_version(run: Callable) -> None:
 def test_the_usage_names_the_exit_statuses(run: Callable) -> None:
     said = run("--help").out
     assert all(word in said for word in ("exit status: 0", " 1 ", " 2 ", "128 + N", "--dry-run"))
+
+
+@pytest.mark.parametrize(
+    ("command", "called"),
+    [("predict", "RUN IMAGES..."), ("explain", "RUN..."), ("summary", "BACKBONE"), ("report", "COMPARISON")],
+)
+def test_help_calls_words_what_they_are(command: str, called: str, run: Callable) -> None:
+    said = run(command, "--help").out
+    assert re.search(rf"usage: .*\] {re.escape(called)}", said)
+    assert "(default: )" not in said.partition("options")[0]
+
+
+def test_help_names_every_source(run: Callable) -> None:
+    said = " ".join(run("data", "check", "--help").out.split())
+    assert all(source in said for source in SOURCES)
 
 
 def test_help_is_kept(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
