@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +96,28 @@ def test_a_sound_machine(run: Callable, tmp_path: Path, monkeypatch: pytest.Monk
     assert "kkkk" not in answer.out
     assert "tttt" not in answer.out
     assert not (tmp_path / "cache").exists()
+
+
+def test_what_is_refused_without_an_extra(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name in ("onnxscript", "captum", "submitit"):
+            raise doctor.metadata.PackageNotFoundError(name)
+        return "9000"
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    answer = run("doctor", "--loading.cache", tmp_path)
+    assert answer.status == 0, answer.err
+    refused = answer.out.partition("Without an extra of this package these are refused:\n")[2]
+    assert [line.strip() for line in refused.splitlines()] == [
+        '--launcher slurm: pip install "ssl_transfer[slurm]"',
+        'export --format onnx: pip install "ssl_transfer[export]"',
+        'explain --what grad-cam: pip install "ssl_transfer[explain]"',
+    ]
+
+
+def test_the_doctor_knows_every_extra_that_is_for_users() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert doctor.EXTRAS.keys() == project["optional-dependencies"].keys() - {"docs", "dev"}
 
 
 def test_a_machine_on_which_things_would_fail(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
