@@ -19,7 +19,7 @@ import numpy as np
 
 from ssl_transfer.evaluation.inference import holm
 from ssl_transfer.evaluation.label_value import equal_count
-from ssl_transfer.evaluation.statistics import Estimate, Row, paired_difference
+from ssl_transfer.evaluation.statistics import SHARE, Estimate, Row, paired_difference
 from ssl_transfer.evaluation.verdict import findings
 from ssl_transfer.output.break_even import returns
 
@@ -57,7 +57,7 @@ def seed_coverage(num_seeds: int, comparisons: int = 2000, num_test: int = NUM_T
     """Of paired differences over seeds: one arm 4 points ahead. Seeds that agree have no interval: it holds."""
     rng, means = np.random.default_rng(num_seeds), np.array([[0.8], [0.84]])
     drawn = (accuracies(rng, means, num_seeds, num_test=num_test)[0][:, 0] for _ in range(comparisons))
-    return share_held((paired_difference(by_seed(ours), by_seed(theirs)) for theirs, ours in drawn), 0.04)
+    return share_held((paired_difference(by_seed(ours), by_seed(theirs), within=SHARE) for theirs, ours in drawn), 0.04)
 
 
 def image_coverage(num_images: int, only_ours: float, only_theirs: float, comparisons: int = 2000) -> float:
@@ -73,7 +73,7 @@ def image_coverage(num_images: int, only_ours: float, only_theirs: float, compar
     for _ in range(comparisons):
         kind = rng.choice(3, p=[only_ours, only_theirs, 1.0 - only_ours - only_theirs], size=num_images)
         ours, theirs = (kind != 1).astype(np.uint8), (kind != 0).astype(np.uint8)
-        held.append(paired_difference({0: ours.mean()}, {0: theirs.mean()}, {0: ours}, {0: theirs}))
+        held.append(paired_difference({0: ours.mean()}, {0: theirs.mean()}, {0: ours}, {0: theirs}, within=SHARE))
     return share_held(held, only_ours - only_theirs)
 
 
@@ -86,7 +86,8 @@ def image_coverage_of_draws(comparisons: int = 2000) -> float:
     for _ in range(comparisons):
         theirs, ours = accuracies(rng, np.array([[0.8], [0.84]]), 1)[0][:, 0, 0]
         hits = [(rng.random(NUM_TEST) < share).astype(np.uint8) for share in (ours, theirs)]
-        held.append(paired_difference({0: hits[0].mean()}, {0: hits[1].mean()}, {0: hits[0]}, {0: hits[1]}))
+        by_one = {0: hits[0].mean()}, {0: hits[1].mean()}
+        held.append(paired_difference(*by_one, {0: hits[0]}, {0: hits[1]}, within=SHARE))
     return share_held(held, 0.04)
 
 

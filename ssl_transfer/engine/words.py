@@ -1,8 +1,12 @@
 """Numbers and tables as people read them."""
 
+import os
+
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+_ENOUGH = 1000
+"""Columns where nobody's screen sets them: no table is wider."""
 _UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 
 
@@ -25,9 +29,17 @@ def table(*columns: str) -> Table:
     return made
 
 
+def console() -> Console:
+    """Where tables are printed: as wide as the terminal or COLUMNS; into a file or a pipe as wide as they need."""
+    made = Console(highlight=False)
+    if not (made.is_terminal or made.is_jupyter or "COLUMNS" in os.environ):
+        made.width = _ENOUGH
+    return made
+
+
 def drawn(*parts: RenderableType) -> str:
     """Tables and texts below each other, as this terminal shows them: colours where it has them, its width."""
-    console = Console(highlight=False)
-    with console.capture() as captured:
-        console.print(*parts, sep="\n")
+    screen = console()
+    with screen.capture() as captured:
+        screen.print(*parts, sep="\n")
     return captured.get().rstrip("\n")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .inference import CONFIDENCE, holm
-from .statistics import Estimate, estimate, paired_difference
+from .statistics import SHARE, Estimate, estimate, paired_difference
 
 SOURCE_ONLY, TARGET = "source-only", "target"
 """The ends of the scale: what all are held against, and the upper bound that uses the target's labels."""
@@ -65,15 +65,15 @@ def lines_of(runs: Sequence[Run]) -> list[Line]:
     found = []
     for method in methods_of(runs):
         mine = [run for run in runs if run.method == method]
-        difference = paired_difference(_tests(runs, method), _tests(runs, SOURCE_ONLY))
+        difference = paired_difference(_tests(runs, method), _tests(runs, SOURCE_ONLY), within=SHARE)
         found.append(
             Line(
                 method=method,
                 uses_target_labels=bool(mine[0].result["uses_target_labels"]),
-                test=estimate(list(_tests(runs, method).values())),
+                test=estimate(list(_tests(runs, method).values()), within=SHARE),
                 difference=None if method == SOURCE_ONLY else difference,
                 p_value=math.nan,
-                source=estimate([run.result["source_validation"]["accuracy"] for run in mine]),
+                source=estimate([run.result["source_validation"]["accuracy"] for run in mine], within=SHARE),
                 told=_means(
                     {name: run.result["after"][name] for name in ("information", "density", "importance", "a_distance")}
                     for run in mine
@@ -122,7 +122,7 @@ def sentence(runs: Sequence[Run], title: str) -> str:
             continue
         told = line.p_value <= 1.0 - CONFIDENCE
         group = ("ahead of it" if line.difference.mean > 0.0 else "behind it") if told else "not told apart from it"
-        points = interval(line.difference, signed=True)
+        points = line.difference.percent("+")
         groups[group].append(f"{line.method} {100 * line.test.mean:.1f} % ({points} points)")
     parts = [f"From {title}, training on the source alone gets {100 * base:.1f} % of the target's test images right"]
     parts += [f"{group}: {', '.join(words)}" for group, words in groups.items() if words]
@@ -156,17 +156,6 @@ def rows_of(runs: Iterable[Run]) -> list[tuple[object, ...]]:
 def methods_of(runs: Iterable[Run]) -> list[str]:
     """The methods, in the order in which they come."""
     return list(dict.fromkeys(run.method for run in runs))
-
-
-def interval(found: Estimate, *, signed: bool = False) -> str:
-    """An estimate in percent: `93.1 [91.0, 95.2]`, or with one seed `93.1`."""
-    form = "+.1f" if signed else ".1f"
-    mean = f"{100 * found.mean:{form}}"
-    if not np.isfinite(found.low):
-        return mean
-    # An accuracy lies within 0 and 100, whatever Student's t reaches.
-    low, high = (found.low, found.high) if signed else (max(found.low, 0.0), min(found.high, 1.0))
-    return f"{mean} [{100 * low:{form}}, {100 * high:{form}}]"
 
 
 def _tests(runs: Sequence[Run], method: str) -> dict[int, float]:

@@ -20,7 +20,7 @@ from ..engine.randomness import sample_keys
 from ..engine.runtime import Runtime
 from ..models.classifier import Classifier
 from .attacks import Attack, attacked, least_likely, scores_of
-from .statistics import Estimate, estimate, paired_difference
+from .statistics import SHARE, Estimate, estimate, paired_difference
 
 CLEAN = "clean"
 BATCH_SIZE = 128
@@ -209,8 +209,7 @@ def lines_of(found: Sequence[Outcome]) -> list[Line]:
 
 def _estimate(images: Mapping[int, np.ndarray]) -> Estimate:
     """Over seeds; of one seed over its images."""
-    values = [float(one.mean()) if len(one) else math.nan for one in images.values()]
-    return estimate(values, next(iter(images.values())))
+    return estimate([float(one.mean()) for one in images.values()], next(iter(images.values())), within=SHARE)
 
 
 def _difference(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome]) -> Estimate:
@@ -221,6 +220,7 @@ def _difference(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome]) -> E
         {seed: float(hits.mean()) for seed, hits in their_hits.items()},
         our_hits,
         their_hits,
+        within=SHARE,
     )
 
 

@@ -54,10 +54,14 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     found = minimize_scalar(loss, bounds=(math.log(LEAST), math.log(MOST)), method="bounded", options={"xatol": 1e-7})
     if not found.fun < loss(0.0) - 1e-12:
         return Temperature(value=1.0)
-    for edge, why in ((LEAST, "are classified too well"), (MOST, "are classified no better than by chance")):
+    edges = ((LEAST, "least", "too well"), (MOST, "most", "no better than by chance"))
+    for edge, end, why in edges:
         # Towards an edge without a minimum the loss may be flat long before it.
         if loss(math.log(edge)) <= found.fun + 1e-9:
-            note = f"warning: the {images} {why} to fit a temperature; it stops at {edge:g}."
+            note = (
+                f"warning: the {images} are classified {why} to fit a temperature; it stops at {edge:g}, the {end} "
+                "that is tried."
+            )
             return Temperature(value=edge, note=note)
     few = f"warning: the temperature is fitted on {images} only."
     return Temperature(value=math.exp(found.x), note=few if len(labels) < FEW else "")

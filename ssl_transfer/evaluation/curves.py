@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.words import counted
-from .statistics import paired_difference
+from .statistics import POSITIVE, SHARE, Limits, paired_difference
 
 Run = tuple[str, str, str, int]
 """(arm, backbone, labels, seed)."""
@@ -132,7 +132,8 @@ def transfer_benefits(
             starts = [_picked(held, seeds, 0) for held in known]
             measured["jumpstart"] = (starts[0], starts[1], "nearest neighbours in the features, before any training")
         for benefit, (our_values, their_values, note) in measured.items():
-            numbers = (*_compared(our_values, their_values), note)
+            within = POSITIVE if benefit == "steps_to_threshold" else SHARE
+            numbers = (*_compared(our_values, their_values, within), note)
             rows.append(dict(zip(BENEFIT_COLUMNS, (arm, backbone, labels, "scratch", benefit, *numbers), strict=True)))
     return rows
 
@@ -145,13 +146,13 @@ def _by_cell(curves: Mapping[Run, Curve]) -> dict[tuple[str, str, str], dict[int
     return cells
 
 
-def _compared(ours: dict[int, float], theirs: dict[int, float]) -> tuple[int | float, ...]:
+def _compared(ours: dict[int, float], theirs: dict[int, float], within: Limits) -> tuple[int | float, ...]:
     """The columns from `num_seeds` to `p_value`, over the seeds that both have."""
     shared = sorted(ours.keys() & theirs.keys())
     if not shared:
         return (0, *(math.nan,) * 3, -math.inf, math.inf, math.nan)
     means = [float(np.mean([held[seed] for seed in shared])) for held in (ours, theirs)]
-    found = paired_difference(ours, theirs)
+    found = paired_difference(ours, theirs, within=within)
     return (found.count, *means, found.mean, found.low, found.high, found.p_value)
 
 

@@ -19,6 +19,8 @@ from ..models.classifier import Classifier
 from .attacks import scores_of
 from .places import SpatialBlock, routed
 
+NEEDS = 'grad-cam needs captum. Install it with: pip install "ssl_transfer[explain]"'
+
 
 @dataclass(frozen=True, kw_only=True)
 class GradCam:
@@ -31,6 +33,11 @@ class GradCam:
     weights: Tensor
     """(B, S, S) in 0..1, enlarged to the image; the largest of each image is 1, and all are 0 where nothing spoke for
     the class."""
+
+
+def is_installed() -> bool:
+    """Whether there is a captum to compute it."""
+    return importlib.util.find_spec("captum") is not None
 
 
 def grad_cam(classifier: Classifier, blocks: Sequence[SpatialBlock], views: Tensor, classes: Tensor) -> GradCam:
@@ -47,8 +54,8 @@ def grad_cam(classifier: Classifier, blocks: Sequence[SpatialBlock], views: Tens
     Raises:
         InputError: captum is not installed; no block has a part in the scores.
     """
-    if importlib.util.find_spec("captum") is None:
-        raise InputError('--what grad-cam needs captum. Install it with: pip install "ssl_transfer[explain]"')
+    if not is_installed():
+        raise InputError(f"--what {NEEDS}")
     from captum.attr import LayerGradCam
 
     for block in reversed(blocks):

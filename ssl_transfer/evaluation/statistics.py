@@ -37,6 +37,12 @@ SUMMARY_COLUMNS = (
 )
 SEEDS, IMAGES = "seeds", "test images"
 """What an interval is over."""
+Limits = tuple[float, float]
+"""Between which a number lies, whatever is measured."""
+SHARE: Limits = (0.0, 1.0)
+"""Of accuracies, and of all else that is a part of a whole."""
+POSITIVE: Limits = (0.0, math.inf)
+"""Of counts, costs and losses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +82,9 @@ def budget_title(labels: str, noun: str = "") -> str:
 class Estimate:
     """A mean over seeds with its 95 % interval; (-inf, inf) where it is unknown.
 
-    It is unknown where all values agree: a few runs on a few hundred test images can, and that is no certainty. With
-    one seed it is unknown unless it was kept which test images were right.
+    No interval goes beyond what the number can be, whatever Student's t says. It is unknown where all values agree: a
+    few runs on a few hundred test images can, and that is no certainty. With one seed it is unknown unless it was kept
+    which test images were right.
     """
 
     mean: float
@@ -89,14 +96,25 @@ class Estimate:
     over: str = ""
     """What the interval is over: `SEEDS`, or `IMAGES` of one seed; empty where it is unknown."""
 
+    @property
+    def reach(self) -> tuple[float, float]:
+        """How far the interval goes below and above the mean; nowhere where it is unknown."""
+        return (self.mean - self.low, self.high - self.mean) if self.over else (0.0, 0.0)
 
-def estimate(values: Sequence[float], images: np.ndarray | None = None) -> Estimate:
+    def percent(self, sign: str = "") -> str:
+        """A share in percent, with `sign` `+` a difference of two: `93.1 [91.0, 95.2]`; `93.1` without an interval."""
+        bounds = f" [{100 * self.low:{sign}.1f}, {100 * self.high:{sign}.1f}]" if self.over else ""
+        return f"{100 * self.mean:{sign}.1f}{bounds}"
+
+
+def estimate(values: Sequence[float], images: np.ndarray | None = None, *, within: Limits) -> Estimate:
     """Student's t interval for the mean of independent values; of a single one the bootstrap interval over its images.
 
     Args:
         values: one a seed.
         images: (N,) whose mean the single value is: which test images were right, or a difference of two such. None
             where that is not known; of several values it is not looked at.
+        within: what the values can be at all.
     """
     count, mean = len(values), float(np.mean(values))
     if count == 1 and images is not None and np.ptp(images) > 0:
@@ -109,7 +127,8 @@ def estimate(values: Sequence[float], images: np.ndarray | None = None) -> Estim
     # scipy.stats has the same in a hundred times the time, and a report may have thousands.
     reach = error * float(special.stdtrit(count - 1, (1.0 + CONFIDENCE) / 2.0))
     p_value = 2.0 * float(special.stdtr(count - 1, -abs(mean) / error))
-    return Estimate(mean=mean, low=mean - reach, high=mean + reach, p_value=p_value, count=count, over=SEEDS)
+    low, high = max(within[0], mean - reach), min(within[1], mean + reach)
+    return Estimate(mean=mean, low=low, high=high, p_value=p_value, count=count, over=SEEDS)
 
 
 def paired_difference(
@@ -117,6 +136,8 @@ def paired_difference(
     theirs: Mapping[int, float],
     our_hits: Mapping[int, np.ndarray] | None = None,
     their_hits: Mapping[int, np.ndarray] | None = None,
+    *,
+    within: Limits,
 ) -> Estimate:
     """The mean difference over the seeds that both have; the same seed means the same labelled images.
 
@@ -125,11 +146,13 @@ def paired_difference(
         theirs: by seed.
         our_hits: by seed as in `Hits`; with one seed the interval is over these, paired by image.
         their_hits: the same of theirs.
+        within: what the values of either can be at all.
     """
     seeds, images = sorted(ours.keys() & theirs.keys()), None
     if len(seeds) == 1 and our_hits and their_hits and seeds[0] in our_hits and seeds[0] in their_hits:
         images = our_hits[seeds[0]].astype(np.int8) - their_hits[seeds[0]].astype(np.int8)
-    return estimate([ours[seed] - theirs[seed] for seed in seeds], images)
+    least, most = within
+    return estimate([ours[seed] - theirs[seed] for seed in seeds], images, within=(least - most, most - least))
 
 
 Cell = tuple[str, str, str, str, str]
@@ -150,16 +173,22 @@ def by_cell(rows: Iterable[Row], *, split: str) -> dict[Cell, dict[int, float]]:
     return dict(cells)
 
 
+def _limits_of(cell: Cell) -> Limits:
+    """All metrics of a split are shares but one."""
+    return POSITIVE if cell[4] == "log_loss" else SHARE
+
+
 def estimate_of(cell: Cell, cells: Cells, hits: Hits, beside: Cell | None = None) -> Estimate:
     """The mean of a cell; over the seeds that it shares with `beside`, where that is given."""
     shared = cells[cell] if beside is None else cells[beside]
     values, held = {seed: value for seed, value in cells[cell].items() if seed in shared}, hits.get(cell, {})
-    return estimate(list(values.values()), next((held[seed] for seed in values if seed in held), None))
+    images = next((held[seed] for seed in values if seed in held), None)
+    return estimate(list(values.values()), images, within=_limits_of(cell))
 
 
 def difference_of(ours: Cell, theirs: Cell, cells: Cells, hits: Hits) -> Estimate:
     """The paired difference of two cells."""
-    return paired_difference(cells[ours], cells[theirs], hits.get(ours), hits.get(theirs))
+    return paired_difference(cells[ours], cells[theirs], hits.get(ours), hits.get(theirs), within=_limits_of(ours))
 
 
 def summarize(rows: Sequence[Row], hits: Hits | None = None) -> list[dict[str, object]]:

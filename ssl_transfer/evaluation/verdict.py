@@ -270,7 +270,5 @@ def _points(difference: Estimate) -> str:
         why = "one seed" if difference.count < 2 else "all seeds agree"
         return f"{100 * difference.mean:+.1f} points, {why}, so no interval"
     over = " over test images" if difference.over == IMAGES else ""
-    # No difference of accuracies lies outside -100..100, whatever Student's t says.
-    low, high = max(-1.0, difference.low), min(1.0, difference.high)
-    interval = f"95 % interval{over} {100 * low:+.1f} to {100 * high:+.1f}"
+    interval = f"95 % interval{over} {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
     return f"{100 * difference.mean:+.1f} points, {interval}"

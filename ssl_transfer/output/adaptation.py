@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from rich.table import Table
 
 from ..engine.checkpoint import write_text
+from ..engine.words import console
 from ..evaluation import tables
 from ..evaluation.adaptation_table import (
     ORACLE,
@@ -17,7 +19,6 @@ from ..evaluation.adaptation_table import (
     Point,
     Run,
     choices_of,
-    interval,
     leader,
     lines_of,
     rows_of,
@@ -91,15 +92,12 @@ def write(
 
 def show(folder: Path, runs: Sequence[Run], *, title: str) -> None:
     """Print the table, the sentence and where the report lies."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console, table = Console(), Table(title="Accuracy in percent [95 % interval over seeds]")
+    table = Table(title="Accuracy in percent [95 % interval over seeds]")
     for heading in _HEADINGS:
         table.add_column(heading)
     for line in lines_of(runs):
         table.add_row(*_cells(line))
-    console.print(table)
+    console().print(table)
     print(sentence(runs, title))
     print(f"report: {folder / 'report.html'}")
 
@@ -108,10 +106,10 @@ def _cells(line: Line) -> list[str]:
     marked = " (upper bound)" if line.uses_target_labels else ""
     return [
         f"{line.method}{marked}",
-        interval(line.test),
-        "" if line.difference is None else interval(line.difference, signed=True),
+        line.test.percent(),
+        "" if line.difference is None else line.difference.percent("+"),
         # Train-on-target knows no image of the source: its validation images are the target's.
-        "" if line.uses_target_labels else interval(line.source),
+        "" if line.uses_target_labels else line.source.percent(),
         "" if line.uses_target_labels else f"{line.told['a_distance']:.2f}",
         f"{line.seconds:.0f}",
     ]

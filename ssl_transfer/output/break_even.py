@@ -13,7 +13,7 @@ import numpy as np
 
 from ..evaluation.curves import curves_of_runs, mean_curve
 from ..evaluation.inference import CONFIDENCE, holm
-from ..evaluation.statistics import CONTINUED, Estimate, Row, budget_title, by_cell, paired_difference
+from ..evaluation.statistics import CONTINUED, SHARE, Estimate, Row, budget_title, by_cell, paired_difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def returns(rows: Sequence[Row], curves: Sequence[Mapping[str, Any]]) -> list[Re
                 labels=labels,
                 seconds=seconds,
                 baseline=baseline,
-                gain=(gain := paired_difference(ours, theirs)),
+                gain=(gain := paired_difference(ours, theirs, within=SHARE)),
                 p_value=gain.p_value,
                 runs=seconds / one_run if one_run > 0.0 else math.nan,
                 late=late,
@@ -88,7 +88,7 @@ def lines_of(found: Sequence[Return]) -> list[dict[str, str]]:
             "baseline": one.baseline,
             "outcome": {"gain": "better", "loss": "worse", "open": "open"}[one.outcome],
             "seconds": f"{one.seconds:,.0f} s",
-            "gain": _gain(one.gain),
+            "gain": one.gain.percent("+"),
             "price": _price(one),
             "runs": "-" if math.isnan(one.runs) else f"{one.runs:,.1f}",
             "late": "-" if math.isnan(one.late) else f"{100 * one.late:+.1f}",
@@ -127,11 +127,6 @@ def _price(one: Return) -> str:
     # A corrected p value may be small where the interval of the difference by itself is not far from zero.
     price, low, high = (f"{price:,.0f}" if price >= 10.0 else f"{price:.2g}" for price in prices)
     return f"{price} s [{low}, {high}]"
-
-
-def _gain(gain: Estimate) -> str:
-    interval = "" if math.isinf(gain.low) else f" [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
-    return f"{100 * gain.mean:+.1f}{interval}"
 
 
 def _mean(values: Mapping[int, float]) -> float:

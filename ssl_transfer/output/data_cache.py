@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -13,7 +12,7 @@ from ..data.cache_entries import Entry, entries, evict
 from ..data.dataset import LoadingConfig
 from ..engine import config as configuration
 from ..engine.errors import InputError, did_you_mean
-from ..engine.words import file_size
+from ..engine.words import console, file_size
 
 DAY = 86400.0
 _SHORT = 8
@@ -93,7 +92,7 @@ def _list(folder: Path, found: Sequence[Entry]) -> None:
     for one in found:
         images = f"{one.num_images:,}" if one.complete else ""
         table.add_row(one.key[:_SHORT], Text(_what(one)), images, file_size(one.size), _ago(one.last_used))
-    Console(highlight=False).print(table)
+    console().print(table)
     print(
         f"{file_size(sum(one.size for one in found))} in all; --evict KEY or all removes, --older-than DAYS what is "
         "unused"

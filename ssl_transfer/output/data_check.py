@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -18,7 +17,7 @@ from ..engine import config as configuration
 from ..engine.checkpoint import write_text
 from ..engine.errors import InputError
 from ..engine.secrets import redacted_all
-from ..engine.words import counted
+from ..engine.words import console, counted
 from ..stages.run import data_label
 from .data_page import counts_of, page_of, parts_of
 from .pages import TEMPLATES
@@ -71,10 +70,9 @@ def verdict(found: Survey) -> str:
     return " and ".join(counted(count, severity) for severity, count in tally.items() if count) + "."
 
 
-def show(found: Survey, console: Console | None = None) -> None:
+def show(found: Survey) -> None:
     """Print the counts, the findings and the verdict."""
-    console = console or Console(highlight=False)
-    lines = counts_of(found)
+    screen, lines = console(), counts_of(found)
     table = Table(title=Text(found.dataset.source), title_justify="left")
     table.add_column("class")
     for name in parts_of(found):
@@ -84,7 +82,7 @@ def show(found: Survey, console: Console | None = None) -> None:
         if line is lines[-1] and len(shown) < len(lines):
             table.add_row(f"... {len(lines) - len(shown):,} more", *("" for _ in line["counts"]))
         table.add_row(Text(line["name"]), *(f"{count:,}" for count in line["counts"]))
-    console.print(table)
+    screen.print(table)
     listing = Table.grid(padding=(0, 2))
     listing.add_column(no_wrap=True)
     listing.add_column()
@@ -94,9 +92,9 @@ def show(found: Survey, console: Console | None = None) -> None:
         if one.remedy and one.severity != "fine":
             text.append(f" {one.remedy}", style="not bold italic")
         listing.add_row(Text(one.severity, style=COLOURS[one.severity]), text)
-    console.print(listing)
+    screen.print(listing)
     worst = next((one.severity for one in found.findings), "fine")
-    console.print(Text(verdict(found), style=COLOURS[worst]))
+    screen.print(Text(verdict(found), style=COLOURS[worst]))
 
 
 def write(found: Survey, output: Path, *, image_size: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.ticker import NullFormatter
 
 from ..engine.checkpoint import write_text
@@ -15,7 +16,7 @@ from ..engine.words import counted
 from ..evaluation import tables
 from ..evaluation.curves import curves_of_runs, mean_curve
 from ..evaluation.inference import CONFIDENCE, holm
-from ..evaluation.statistics import Estimate, Row, budget_title, estimate, paired_difference
+from ..evaluation.statistics import SHARE, Estimate, Row, budget_title, estimate, paired_difference
 from . import figures, markdown
 from .evaluation import write_picture
 
@@ -58,8 +59,8 @@ def lines_of(rows: Sequence[Row], speeds: Mapping[str, float], arms: Sequence[st
     return [
         Line(
             arm=arm,
-            accuracy=estimate(list(values[arm].values())),
-            difference=None if arm == first else paired_difference(values[arm], values[first]),
+            accuracy=estimate(list(values[arm].values()), within=SHARE),
+            difference=None if arm == first else paired_difference(values[arm], values[first], within=SHARE),
             num_parameters=sizes[arm],
             images_per_second=speeds["teacher" if arm == teacher else "student"],
         )
@@ -109,11 +110,10 @@ def draw(lines: Sequence[Line], curves: Sequence[dict[str, Any]]) -> bytes:
     for number, line in enumerate(lines):
         colour, marker = figures.COLOURS[number], figures.MARKERS[number]
         own = line.accuracy
-        reach = 0.0 if math.isinf(own.low) else own.mean - own.low
         style = {"color": colour, "marker": marker, "label": line.arm}
         # Students are equally fast: side by side, so that their intervals can be read.
         place = line.images_per_second * (1.0 + 0.04 * number if line is not lines[-1] else 1.0)
-        left.errorbar(place, own.mean, yerr=reach, capsize=3, linestyle="", **style)
+        left.errorbar(place, own.mean, yerr=np.array(own.reach)[:, None], capsize=3, linestyle="", **style)
         if line is not lines[-1]:
             mean = mean_curve(curve for run, curve in found.items() if run[0] == line.arm)
             right.plot(mean.steps, mean.values, color=colour, label=line.arm)
@@ -139,8 +139,8 @@ def _page(lines: Sequence[Line], facts: Mapping[str, Any]) -> str:
         "| arm | test accuracy | to the student alone | parameters | images per second |",
         "|---|---|---|---|---|",
         *(
-            f"| {markdown.escaped(line.arm)} | {_percent(line.accuracy)} | "
-            f"{'' if line.difference is None else _percent(line.difference, '+')} | {line.num_parameters:,} | "
+            f"| {markdown.escaped(line.arm)} | {line.accuracy.percent()} | "
+            f"{'' if line.difference is None else line.difference.percent('+')} | {line.num_parameters:,} | "
             f"{line.images_per_second:,.0f} |"
             for line in lines
         ),
@@ -178,21 +178,12 @@ def _sentence(lines: Sequence[Line]) -> str:
     corrected = holm([math.nan if line.difference is None else line.difference.p_value for line in taught])
     for line, p_value in zip(taught, corrected, strict=True):
         found, told = line.difference, p_value <= 1.0 - CONFIDENCE
-        if found is None or math.isinf(found.low):
+        if found is None or not found.over:
             parts.append(f"{line.arm}, not known (one seed, or all seeds agree)")
         elif told and found.mean > 0.0:
-            parts.append(f"{line.arm}, yes ({_percent(found, '+')} points)")
+            parts.append(f"{line.arm}, yes ({found.percent('+')} points)")
         elif told:
-            parts.append(f"{line.arm}, it loses ({_percent(found, '+')} points)")
+            parts.append(f"{line.arm}, it loses ({found.percent('+')} points)")
         else:
-            parts.append(f"{line.arm}, not told apart ({_percent(found, '+')} points)")
+            parts.append(f"{line.arm}, not told apart ({found.percent('+')} points)")
     return f"{'; '.join(parts)}."
-
-
-def _percent(found: Estimate, sign: str = "") -> str:
-    """A share as percent with its interval, where there is one."""
-    mean = f"{100 * found.mean:{sign}.1f}"
-    if math.isinf(found.low):
-        return mean
-    low, high = (found.low, found.high) if sign else (max(0.0, found.low), min(1.0, found.high))
-    return f"{mean} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"

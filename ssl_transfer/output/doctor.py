@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from packaging.requirements import Requirement
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -23,7 +22,7 @@ from ..data.cache_entries import entries
 from ..engine import board, hubs
 from ..engine import config as configuration
 from ..engine.errors import FailedRunsError
-from ..engine.words import counted, file_size
+from ..engine.words import console, counted, file_size
 from .data_cache import CacheFolder
 
 LEAST_DISK = 10**9
@@ -182,7 +181,7 @@ def show(findings: Sequence[Finding]) -> None:
         mark = Text(one.found, style="bold red" if one.problem else "")
         table.add_row(Text(one.group if one.group != last else "", style="bold"), one.name, mark)
         last = one.group
-    Console(highlight=False).print(table)
+    console().print(table)
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer doctor") -> None:

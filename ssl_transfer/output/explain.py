@@ -8,9 +8,10 @@ from ..engine import config as configuration
 from ..engine import runtime as runtimes
 from ..engine.errors import InputError, did_you_mean
 from ..engine.runtime import Runtime
+from ..evaluation import grad_cam
 from ..evaluation.attack_table import Outcome, outcomes
 from ..evaluation.attacks import Attack
-from ..models.classifier import Classifier
+from ..models.classifier import Classifier, has_head
 from ..stages.matching import own_images
 from . import explain_attacks, explain_page, explain_pictures, explained
 from .explain_settings import ExplainConfig, What, check, names_of, parts_of
@@ -29,17 +30,19 @@ def explain(config: ExplainConfig) -> Path:
         data, loading = own_images(Path(config.runs[0]), config.data, config.loading)
         config = replace(config, data=data, loading=loading)
     epsilons = check(config)
+    names, paths = names_of(config.runs), [Path(run) for run in config.runs]
+    wanted = [parts_of(config.what, path) for path in paths]
     runtime = runtimes.start()
-    names = names_of(config.runs)
+    if "all" in config.what and any(map(has_head, paths)) and not grad_cam.is_installed():
+        runtime.say(f"left out: {grad_cam.NEEDS}")
     output = config.output or Path("runs") / f"explain-{names[0].replace('/', '-')}"
     sections: list[explain_page.Section] = []
     found: list[Outcome] = []
-    for path, name in zip(map(Path, config.runs), names, strict=True):
-        wanted = parts_of(config.what, path)
-        subject = _load(config, path, name, runtime, wanted)
+    for path, name, parts in zip(paths, names, wanted, strict=True):
+        subject = _load(config, path, name, runtime, parts)
         folder = output if len(names) == 1 else output / name
-        sections += _looked_at(config, subject, wanted, folder, runtime, epsilons[-1])
-        if "attacks" in wanted:
+        sections += _looked_at(config, subject, parts, folder, runtime, epsilons[-1])
+        if "attacks" in parts:
             found += _measured(config, subject, runtime, epsilons)
     if len({(one.condition, one.images) for one in found}) > len({one.condition for one in found}):
         raise InputError(

@@ -23,7 +23,6 @@ from ..evaluation.attack_table import (
     run_rows,
 )
 from ..evaluation.attacks import Attack, attacked, least_likely, scores_of
-from ..evaluation.statistics import Estimate
 from ..models.classifier import Classifier
 from .evaluation import write_picture
 from .evaluation_figures import shown_name
@@ -78,9 +77,17 @@ def _coarse_note(lines: Sequence[Line]) -> str:
     ]
     if not weaker:
         return ""
+    remedies = [
+        words
+        for name, words in (
+            ("PGD", "--pgd-steps makes those of PGD finer"),
+            ("FGSM", "FGSM has one, and PGD is the better measure"),
+        )
+        if any(attack.startswith(name) for attack in weaker)
+    ]
     return (
         "A larger epsilon allows all that a smaller one does, so where accuracy rises with it the attack's steps were "
-        f"too coarse ({'; '.join(weaker)}): of PGD --pgd-steps makes them finer."
+        f"too coarse ({'; '.join(weaker)}): {'; '.join(remedies)}."
     )
 
 
@@ -96,19 +103,12 @@ def table_of(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[tuple[str, ..
 
 
 def _cell(line: Line) -> str:
-    parts = [_percent(line.accuracy)]
+    parts = [line.accuracy.percent()]
     if line.difference is not None:
-        found = line.difference
-        bounds = f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]" if math.isfinite(found.low) else ""
-        parts.append(f"{100 * found.mean:+.1f}{bounds} to {line.baseline}")
+        parts.append(f"{line.difference.percent('+')} to {line.baseline}")
     if line.target_share is not None:
-        parts.append(f"gets its class {_percent(line.target_share)}")
+        parts.append(f"gets its class {line.target_share.percent()}")
     return "\n".join(parts)
-
-
-def _percent(found: Estimate) -> str:
-    bounds = f" [{100 * found.low:.1f}, {100 * found.high:.1f}]" if math.isfinite(found.low) else ""
-    return f"{100 * found.mean:.1f}{bounds}"
 
 
 def _epsilons(lines: Sequence[Line]) -> list[float]:
@@ -161,7 +161,7 @@ def examples(
     for image, name in enumerate(shown.names):
         label, goal = int(labels[image]), int(towards[image])
         words, colour = _says(before[image], classes, label)
-        cells = [Cell(pixels=pixels_of(shown.views[image]), caption=words, colour=colour)]
+        cells = [Cell(pixels=pixels_of(shown.views[image]), caption=f"image\n{words}", colour=colour)]
         for attack, moved, after in found:
             change = (moved[image] - shown.views[image]).cpu()
             goes = f" to {classes[goal]}" if attack.targeted else ""

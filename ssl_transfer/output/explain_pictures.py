@@ -25,7 +25,7 @@ from .evaluation import write_picture
 from .evaluation_figures import shown_name
 from .explain_page import Section
 from .explained import Subject, views_of
-from .explanations import Cell, bands_note, grid, marked, pixels_of, short_name
+from .explanations import Cell, bands_note, channel_cell, grid, marked, pixels_of, short_name
 from .pictures import picture
 
 DEFAULT_BLOCKS = 4
@@ -47,8 +47,7 @@ def feature_maps(subject: Subject, folder: Path, *, names: Sequence[str], channe
             cells = cells if number == 0 else [None]
             cells.append(Cell(pixels=colours[number][image].numpy(), caption="components 1-3"))
             for channel, values in zip(best[number].tolist(), own, strict=True):
-                caption = f"channel {channel}\n{float(values.min()):.2g} to {float(values.max()):.2g}"
-                cells.append(Cell(pixels=values.numpy(), caption=caption, stretched=True))
+                cells.append(channel_cell(channel, values))
                 lines.append((name, block.name, channel, *(float(x) for x in (values.mean(), values.var()))))
             rows.append((f"{block.name}\n{' x '.join(map(str, maps.shape[1:]))}", cells))
         drawn = grid(f"maps of {subject.name}: {_titled(subject, image)}", rows)
@@ -58,8 +57,8 @@ def feature_maps(subject: Subject, folder: Path, *, names: Sequence[str], channe
     sentences = (
         "For each block the principal components of its maps, fitted over all places of all these images: the first "
         "three as red, green and blue, so that one colour means the same in every image. Beside them the channels that "
-        "vary most over all images, each from its own least to its own largest value. Of a transformer the tokens of "
-        "the patches are the places.",
+        "vary most over all images, each from its own least to its own largest value, or grey where it has but one. Of "
+        "a transformer the tokens of the patches are the places.",
         bands_note(shown.views.shape[1]),
     )
     return Section(title=f"Feature maps of {subject.name}", sentences=_said(sentences), pictures=tuple(pictures))

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from ..data import sources
 from ..engine import config as configuration
 from ..engine.errors import InputError
+from ..evaluation import grad_cam
 from ..evaluation.attack_table import is_seed
 from ..models.classifier import has_head
 from ..stages.run import check_positive
@@ -32,7 +33,8 @@ class ExplainConfig:
     runs: Annotated[tuple[str, ...], *configuration.positional("RUN...")] = ()
     """Folders of runs: transfer, adapt or distill; of pretrain for maps and neighbours."""
     what: tuple[What, ...] = ("all",)
-    """maps, grad-cam, neighbours, ideal, attacks; all leaves out what a run without a head cannot show."""
+    """maps, grad-cam, neighbours, ideal, attacks; all leaves out what a run without a head cannot show, and Grad-CAM
+    where captum is not installed."""
     data: str = ""
     """The images. Default: those of the first run, read and divided as it did."""
     images: tuple[str, ...] = ()
@@ -74,7 +76,7 @@ def parts_of(what: Sequence[What], path: Path) -> list[What]:
     """What is shown of a run.
 
     Raises:
-        InputError: it was asked for by name and needs a head, which the run does not have.
+        InputError: it was asked for by name and needs a head, which the run does not have, or what is not installed.
     """
     headless = not has_head(path)
     asked = [part for part in PARTS if part in what]
@@ -83,9 +85,12 @@ def parts_of(what: Sequence[What], path: Path) -> list[What]:
             f"--what {' '.join(part for part in asked if part in NEED_A_HEAD)}: {path} holds no classifier, only a "
             "backbone, of which maps and neighbours are shown. Give a run of transfer, adapt or distill."
         )
+    if "grad-cam" in asked and not grad_cam.is_installed():
+        raise InputError(f"--what {grad_cam.NEEDS}")
     if "all" not in what:
         return asked
-    return [part for part in PARTS if not (headless and part in NEED_A_HEAD)]
+    shown = [part for part in PARTS if not (headless and part in NEED_A_HEAD)]
+    return [part for part in shown if part != "grad-cam" or grad_cam.is_installed()]
 
 
 def names_of(runs: Sequence[str]) -> list[str]:

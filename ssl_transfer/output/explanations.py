@@ -20,6 +20,8 @@ _CHARACTERS = 26
 """Of a caption that fit beside each other."""
 _MOST_STEPS = 32.5
 """Of 8 bits; more are easier to grasp as a share."""
+_ROUNDING = 1e-6
+"""Of the largest value: differences within a map that are none."""
 _FEW_PIXELS = 64
 """Up to so many a side, pixels are shown as pixels."""
 
@@ -54,6 +56,14 @@ def pixels_of(view: Tensor) -> np.ndarray:
     """(C, S, S) in 0..1 as a picture: of two channels the first, of more the first three."""
     values = view.detach().cpu().clamp(0.0, 1.0).numpy()
     return values[:3].transpose(1, 2, 0) if len(values) >= 3 else values[0]
+
+
+def channel_cell(number: int, values: Tensor) -> Cell:
+    """One channel's map, (H, W); grey where it has one value at all places, for which there is no colour."""
+    low, high = float(values.min()), float(values.max())
+    if high - low <= _ROUNDING * max(abs(low), abs(high)):
+        return Cell(pixels=np.full(values.shape, 0.5), caption=f"channel {number}\nconstant {high:.2g}")
+    return Cell(pixels=values.numpy(), caption=f"channel {number}\n{low:.2g} to {high:.2g}", stretched=True)
 
 
 def bands_note(num_channels: int) -> str:

@@ -1,7 +1,6 @@
 """The report's pictures, drawn from the tables. Each comes back as the bytes of a PNG."""
 
 import io
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from ..evaluation.curves import curves_of_runs, mean_curve, phase_starts
-from ..evaluation.statistics import CONTINUED, Row, budget_title, by_cell, estimate
+from ..evaluation.statistics import CONTINUED, SHARE, Row, budget_title, by_cell, estimate
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; markers differ besides.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7F7F7F")
@@ -77,18 +76,20 @@ def label_efficiency(rows: Sequence[Row]) -> bytes:
     for index, pair in enumerate(pairs):
         # Where runs failed, a budget may have none.
         measured = [labels for labels in budgets if (*pair, labels, "chosen", "accuracy") in cells]
-        found = [estimate(list(cells[(*pair, labels, "chosen", "accuracy")].values())) for labels in measured]
+        found = [
+            estimate(list(cells[(*pair, labels, "chosen", "accuracy")].values()), within=SHARE) for labels in measured
+        ]
         # Points of one budget stand side by side, so that their intervals can be read.
         offset = (index - (len(pairs) - 1) / 2) * 0.06
         means = np.array([item.mean for item in found])
-        spread = np.array([0.0 if math.isinf(item.low) else item.mean - item.low for item in found])
-        floor = min(floor, float((means - spread).min()))
+        below, above = reaches = np.array([item.reach for item in found]).T
+        floor = min(floor, float((means - below).min()))
         style = styles[pair]
         places = np.array([budgets.index(labels) for labels in measured])
         axes.errorbar(
             places + offset,
             means,
-            yerr=spread,
+            yerr=reaches,
             label=names[pair],
             linestyle=style.dash,
             capsize=3,
@@ -96,7 +97,7 @@ def label_efficiency(rows: Sequence[Row]) -> bytes:
             marker=style.marker,
             markerfacecolor=style.colour if style.filled else "white",
         )
-        axes.fill_between(places + offset, means - spread, means + spread, color=style.colour, alpha=0.1, linewidth=0)
+        axes.fill_between(places + offset, means - below, means + above, color=style.colour, alpha=0.1, linewidth=0)
     axes.set_xticks(range(len(budgets)), ["all" if budget == "all" else budget_title(budget) for budget in budgets])
     axes.set_ylim(max(0.0, floor - 0.03), 1.0)
     axes.set(xlabel="labelled images", ylabel="test accuracy")
@@ -164,7 +165,7 @@ def cost(rows: Sequence[Row]) -> bytes:
             float(np.mean(list(train[(*pair, labels, "chosen", metric)].values())))
             for metric in ("pretrain_seconds", "transfer_seconds")
         )
-        accuracy = estimate(list(test[(*pair, labels, "chosen", "accuracy")].values())).mean
+        accuracy = float(np.mean(list(test[(*pair, labels, "chosen", "accuracy")].values())))
         style = styles[pair]
         axes.plot(
             [seconds],

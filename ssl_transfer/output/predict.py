@@ -24,7 +24,7 @@ from ..engine.errors import InputError
 from ..engine.progress import bar
 from ..engine.words import counted
 from ..evaluation.metrics import class_logits
-from .run_model import RunModel, held_above, load_model
+from .run_model import RunModel, held_above, how_calibrated, load_model
 
 BATCH_SIZE = 64
 _TOLD = 5
@@ -93,10 +93,9 @@ def predict(config: PredictConfig) -> Predicted:
         why = "--uncalibrated" if config.uncalibrated else "the run has fitted no temperature"
         runtime.say(f"probabilities are not calibrated ({why})")
     else:
-        whose = " of the source, not of the target" if model.is_adapted else ""
-        runtime.say(
-            f"probabilities are calibrated: temperature {temperature:.3g}, fitted on the run's validation images{whose}"
-        )
+        runtime.say(how_calibrated(model, temperature))
+        for doubt in model.doubts:
+            runtime.warn(doubt)
     model.classifier.to(runtime.device)
     table = _Table(config, model, images, runtime, temperature)
     try:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +16,7 @@ from ..engine import config as configuration
 from ..engine.checkpoint import write_text
 from ..engine.errors import InputError
 from ..engine.records import read_json
-from ..engine.words import counted
+from ..engine.words import console, counted
 from ..evaluation import tables
 from ..evaluation.curves import BENEFIT_COLUMNS, transfer_benefits
 from ..evaluation.label_value import LABEL_VALUE_COLUMNS, LabelValue, label_values, table_rows
@@ -102,7 +101,7 @@ def show(folder: Path) -> None:
     """Print the table of test accuracies, the answer and where the report lies."""
     rows = tables.read_results(folder)
     content = _content(folder, rows)
-    console = Console()
+    screen = console()
     table = Table(title="Test accuracy [95 % interval]; in round brackets the difference to scratch")
     for column in ("arm", "backbone", *content["budgets"]):
         table.add_column(column)
@@ -113,12 +112,12 @@ def show(folder: Path) -> None:
         ]
         # As text: rich would take what stands in square brackets for markup.
         table.add_row(*(Text(cell) for cell in (line["arm"], line["backbone"], *cells)))
-    console.print(table)
-    console.print(content["verdict"], highlight=False, markup=False)
+    screen.print(table)
+    screen.print(content["verdict"], markup=False)
     failures = content["comparison"].get("failures", [])
     missing = [f"{counted(len(failures), 'run')} failed, which the report names."] if failures else []
     for warning in [*content["comparison"].get("warnings", []), *missing]:
-        console.print(f"Warning: {warning}", style="bold", highlight=False, markup=False)
+        screen.print(f"Warning: {warning}", style="bold", markup=False)
     print(f"report: {folder / 'report.html'}")
 
 
@@ -211,12 +210,9 @@ def _value_line(cell: Cell, baseline: str, value: LabelValue) -> dict[str, str]:
 
 def _interval(found: Estimate, sign: str = "") -> str:
     """A share as percent with its interval, or without one where there was one seed."""
-    mean = f"{100 * found.mean:{sign}.1f}"
-    if math.isinf(found.low):
-        return f"{mean} [one seed]" if found.count < 2 else f"{mean} [all seeds agree]"
-    # No accuracy lies outside 0..100, whatever Student's t says.
-    low, high = (found.low, found.high) if sign else (max(0.0, found.low), min(1.0, found.high))
-    return f"{mean} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]{' over images' if found.over == IMAGES else ''}"
+    if not found.over:
+        return f"{found.percent(sign)} [{'one seed' if found.count < 2 else 'all seeds agree'}]"
+    return f"{found.percent(sign)}{' over images' if found.over == IMAGES else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,8 @@ class RunModel:
     """How they were read."""
     temperature: float | None
     """Fitted on validation; None where the run has none."""
+    doubts: tuple[str, ...]
+    """What the run's evaluation says against that temperature."""
     is_adapted: bool
     """Whether it is for another domain than the one that validation is of."""
     note: str = ""
@@ -55,6 +57,7 @@ def load_model(path: Path) -> RunModel:
     classes = tuple(checkpoint.load_description(path, "head")["classes"])
     classifier = load_classifier(path, backbone, classes, remedy="")
     layout, value_range, loading, note = images_of(path, backbone.spec)
+    temperature, doubts = temperature_of(path)
     return RunModel(
         path=path,
         classifier=classifier,
@@ -62,22 +65,31 @@ def load_model(path: Path) -> RunModel:
         layout=layout,
         value_range=value_range,
         loading=loading,
-        temperature=temperature_of(path),
+        temperature=temperature,
+        doubts=doubts,
         is_adapted="target_fingerprint" in provenance,
         note=note,
     )
 
 
-def temperature_of(path: Path) -> float | None:
-    """The temperature that a run fitted on its validation images."""
+def temperature_of(path: Path) -> tuple[float | None, tuple[str, ...]]:
+    """The temperature that a run fitted on its validation images, and what it found against it."""
     file = path / evaluation.FOLDER / "metrics.json"
     if not file.is_file():
-        return None
+        return None, ()
     try:
-        return float(json.loads(file.read_text(encoding="utf-8"))["metrics"]["validation"]["temperature"])
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return float(found["metrics"]["validation"]["temperature"]), tuple(map(str, found["notes"]))
     except (ValueError, KeyError, TypeError) as error:
         remedy = "Start the run's command again with another --output."
         raise InputError(f"{file}: not the metrics of an evaluation ({error}). {remedy}") from error
+
+
+def how_calibrated(model: RunModel, temperature: float) -> str:
+    """A sentence about what dividing scores by the run's temperature makes of its probabilities."""
+    whose = " of the source, not of the target" if model.is_adapted else ""
+    claim = "divided by a temperature, and not known to be calibrated" if model.doubts else "calibrated"
+    return f"probabilities are {claim}: temperature {temperature:.3g}, fitted on the run's validation images{whose}"
 
 
 def held_above(model: RunModel, threshold: float, *, calibrated: bool) -> str:

@@ -18,6 +18,16 @@ from .initial import seen_after
 from .plan import Phase
 from .transferred import leave_evaluation, leave_model, leave_predicted
 
+_SIGNS = {
+    "discriminator_accuracy": "near 50 %: it cannot tell the domains apart",
+    "domain_distance": "near 0: batches of both are alike",
+    "sure": "of the target's images the share that had a label to learn from",
+    "a_distance": "lower after: closer; at 0 a linear classifier cannot tell the domains apart, at 2 it always can",
+    "information": "higher after: surer answers, and all classes among them",
+    "density": "higher after: neighbours answer more alike, as they also do where nothing is known",
+}
+"""What tells whether adaptation worked without labels of the target, and what is good."""
+
 
 def logged(metrics: Path, choose: str, around: DomainTraining, phases: Sequence[Phase]) -> dict[str, Any]:
     """Of a run's result, from its log, which rank 0 has: `chosen`, `epoch`, `adapted`, `criteria` and `training`."""
@@ -80,18 +90,20 @@ def describe(result: dict[str, Any], output: Path, runtime: Runtime) -> None:
             f"{oracle['target_validation']:.1%}{tested}"
         )
     told = {
-        name: f"{value:.1%}" if name == "discriminator_accuracy" else f"{value:.3g}"
+        name: f"{value:.3g}" if name == "domain_distance" else f"{value:.1%}"
         for name, value in result["training"].items()
-        if name in ("discriminator_accuracy", "domain_distance", "sure")
+        if name in _SIGNS
     }
-    words = [f"{name.replace('_', ' ')} {value}" for name, value in told.items()]
-    words += [
-        f"{name.replace('_', '-') if name == 'a_distance' else name} {before[name]:.2f} before, {after[name]:.2f} after"
-        for name in ("a_distance", "information", "density")
+    told |= {
+        name: f"{before[name]:.2f} before, {after[name]:.2f} after" for name in ("a_distance", "information", "density")
+    }
+    signs = [
+        f"    {'A-distance' if name == 'a_distance' else name.replace('_', ' ')} {value} ({_SIGNS[name]})"
+        for name, value in told.items()
     ]
     if not result["adapted"] and ADAPTATIONS[result["method"]].term is not None:
         runtime.say(
             "  the head phase was chosen: what this run leaves was not adapted (another --choose, or --plan full)"
         )
-    runtime.say(f"  is it working? {'; '.join(words)}")
+    runtime.say("\n".join(["  is it working? signs, none of them with labels of the target:", *signs]))
     runtime.say(f"run folder: {output}")

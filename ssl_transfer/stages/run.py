@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.sources import LoadingConfig
+from ..data.sources import LoadingConfig, table
 from ..engine.errors import InputError
 from ..engine.runtime import MixedPrecision
 from ..engine.state_files import CheckpointConfig
@@ -65,6 +65,8 @@ def check_positive(**values: int) -> None:
 
 
 def data_label(source: str) -> str:
-    """A DATA string as part of a folder's name."""
+    """A DATA string as part of a folder's name; a table with its folder, as every other one is called labels.csv."""
     kind, _, rest = source.partition(":")
-    return Path(rest).name or kind
+    path = Path(rest)
+    folder = path.parent.name if kind == "folder" and path.suffix in table.SUFFIXES else ""
+    return f"{folder}-{path.name}" if folder else path.name or kind

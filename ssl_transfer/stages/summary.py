@@ -1,23 +1,22 @@
 """What a backbone is made of, block by block, and what each phase of a transfer would train of it."""
 
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from ..engine import checkpoint
 from ..engine import config as configuration
 from ..engine.errors import InputError
-from ..engine.words import counted
+from ..engine.words import console, counted
 from ..models import backbones, initialize
 from ..models.backbones import Backbone, BackboneConfig
 from ..models.blocks import Block
+from ..models.classifier import has_head
 from ..models.construct import probe
 from ..models.heads import HeadConfig
 from ..models.selection import select
@@ -193,29 +192,29 @@ class SummaryConfig:
     """As of `transfer`: a named plan (feature-extraction, fine-tune, partial, gradual, full, low-level, surgical) or
     phases."""
     head: HeadConfig = HeadConfig()
-    """What is put on the backbone."""
-    classes: int = 2
-    """Classes that the head tells apart."""
+    """What is put on the backbone. Of a run that has a head it is the run's own, where nothing is asked of it."""
+    classes: int | None = None
+    """Classes that the head tells apart. Default: 2, or those of the run."""
 
 
 def summary(config: SummaryConfig) -> Summary:
     """Print it."""
-    if config.classes < 2:
+    if config.classes is not None and config.classes < 2:
         raise InputError(f"--classes {config.classes}: it must be 2 or more.")
-    recipe = TransferRecipe(plan=config.plan, head=config.head)
-    backbone, head = fitted(recipe, _backbone(config), config.classes)
+    loaded = _backbone(config)
+    asked, classes = _head(config)
+    recipe = TransferRecipe(plan=config.plan, head=asked)
+    backbone, head = fitted(recipe, loaded, classes)
     phases = [(phase.name, phase.trained) for phase in recipe.phases(steps_per_epoch=1)]
     result = summarize(backbone, head, phases)
-    # Piped into a file nothing need be folded; a terminal has its own width.
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
-    spec, console = backbone.spec, Console(highlight=False, width=width)
-    console.print(f"{spec.label}, {spec.in_chans} x {spec.image_size} x {spec.image_size}, {spec.stem} stem")
-    console.print(f"head {config.head.kind}, {counted(1 if config.head.one_logit else config.classes, 'score')}\n")
-    console.print(table_of(result))
+    spec, screen = backbone.spec, console()
+    screen.print(f"{spec.label}, {spec.in_chans} x {spec.image_size} x {spec.image_size}, {spec.stem} stem")
+    screen.print(f"head {asked.kind}, {counted(1 if asked.one_logit else classes, 'score')}\n")
+    screen.print(table_of(result))
     with_statistics = f"; {result.num_parameters + result.num_statistics:,} with BatchNorm's statistics"
-    console.print(f"\n{result.num_parameters:,} parameters{with_statistics if result.num_statistics else ''}")
+    screen.print(f"\n{result.num_parameters:,} parameters{with_statistics if result.num_statistics else ''}")
     for name, trained in phases:
-        console.print(f"phase {name} ({trained}): {result.num_trained[name]:,} trained")
+        screen.print(f"phase {name} ({trained}): {result.num_trained[name]:,} trained")
     return result
 
 
@@ -238,6 +237,17 @@ def _backbone(config: SummaryConfig) -> Backbone:
         std=(0.25,) * in_chans,
     )
     return initialize.scratch(spec, seed=0)
+
+
+def _head(config: SummaryConfig) -> tuple[HeadConfig, int]:
+    """The head that is meant, and its classes."""
+    run = Path(config.path).expanduser()
+    if not run.is_dir() or not has_head(run):
+        return config.head, config.classes or 2
+    kept = checkpoint.load_description(run, "head")
+    if config.classes is None and config.head == HeadConfig():
+        return HeadConfig(**kept["head"]), len(kept["classes"])
+    return config.head, config.classes or len(kept["classes"])
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer summary") -> None:

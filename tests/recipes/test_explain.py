@@ -11,7 +11,7 @@ from PIL import Image
 
 from ssl_transfer.engine.runtime import Runtime
 from ssl_transfer.output import explained
-from ssl_transfer.output.explain_settings import names_of
+from ssl_transfer.output.explain_settings import names_of, parts_of
 from ssl_transfer.stages.matching import loading_of
 
 FEW = (
@@ -228,6 +228,15 @@ def test_without_captum_it_is_said_what_to_install(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "captum" else found(name, *rest)
     )
-    answer = run("explain", transferred, *FEW, "--what", "grad-cam", "--output", "out")
+    answer = run("explain", transferred, *FEW, "--what", "maps", "grad-cam", "--output", "out")
     assert answer.status == 2
     assert 'pip install "ssl_transfer[explain]"' in answer.err
+    # Before anything is computed.
+    assert not Path("out").exists()
+    # Of all that there is, the others do without it.
+    assert "grad-cam" not in parts_of(("all",), transferred)
+    answer = run("explain", transferred, *FEW, "--attack-images", "2", "--output", "out")
+    assert answer.status == 0, answer.err
+    assert 'left out: grad-cam needs captum. Install it with: pip install "ssl_transfer[explain]"' in answer.out
+    assert Path("out/attacks.csv").is_file()
+    assert not Path("out/grad_cam.csv").exists()

@@ -28,6 +28,7 @@ addEventListener("load", () => {
   parent.postMessage({
     width: innerWidth,
     widest: Math.max(document.documentElement.scrollWidth, ...outside.map(one => one.getBoundingClientRect().right)),
+    scrolled: [...document.querySelectorAll(".wide")].filter(one => one.scrollWidth > one.clientWidth).length,
     images: images.length,
     shown: images.filter(one => one.complete && one.naturalWidth > 0 && one.getBoundingClientRect().width > 100).length,
     scripts: document.scripts.length,
@@ -80,12 +81,13 @@ def page(tmp_path_factory: pytest.TempPathFactory, tiny: dict) -> Path:
     return folder / "run" / "report.html"
 
 
-@pytest.mark.parametrize(("width", "dark"), [(390, False), (1200, True)])
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (1000, True)])
 def test_the_page_is_shown_whole(page: Path, tmp_path: Path, width: int, dark: bool) -> None:
     found, said = look(page, tmp_path, width=width, dark=dark)
     assert said == []
     assert found["width"] == width
     assert found["widest"] <= width
+    assert (found["scrolled"] == 0) == (width == 1000)
     # Three of the results, two or four confusions, the map, and what the autoencoder painted.
     assert found["shown"] == found["images"] >= 3 + 2 + 1 + 1
     assert found["page"] == ("rgb(22, 24, 26)" if dark else "rgb(255, 255, 255)")

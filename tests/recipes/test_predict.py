@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 from ssl_transfer.cli import main
+from ssl_transfer.evaluation.calibration import fit_temperature
 
 
 def train(folder: Path, tiny: dict, *flags: object) -> Path:
@@ -187,6 +189,25 @@ def test_the_threshold_and_the_temperature(run: Callable, on_digits: Path) -> No
     powers = plain ** (1 / temperature)
     np.testing.assert_allclose(powers / powers.sum(axis=1, keepdims=True), scaled, atol=1e-3)
     assert np.abs(plain - scaled).max() > 1e-3
+
+
+def test_a_temperature_of_few_images_is_not_called_calibration(run: Callable, on_digits: Path) -> None:
+    """The model card of the same run says it in the same words."""
+    folder = shutil.copytree(on_digits, Path("few"))
+    file = folder / "evaluation" / "metrics.json"
+    held = json.loads(file.read_text())
+    # As validation images that are all right leave it.
+    doubt = fit_temperature(20.0 * torch.eye(9), torch.arange(9)).note
+    file.write_text(json.dumps({**held, "notes": [doubt]}))
+    Image.new("L", (16, 16), 100).save("one.png")
+    answer = run("predict", folder, "one.png")
+    assert "not known to be calibrated: temperature" in answer.out
+    assert "the 9 validation images are classified too well" in doubt
+    assert "stops at 0.1, the least that is tried" in doubt
+    assert doubt in answer.err
+    assert "too well" not in run("predict", folder, "one.png", "--uncalibrated").err
+    assert run("export", folder, "--format", "huggingface", "--output", "exported").status == 0
+    assert doubt in Path("exported/README.md").read_text()
 
 
 def test_one_logit(run: Callable, draw_images: Callable, tiny: dict) -> None:

@@ -8,13 +8,12 @@ from ssl_transfer.evaluation.adaptation_table import (
     Point,
     Run,
     choices_of,
-    interval,
     leader,
     lines_of,
     rows_of,
     sentence,
 )
-from ssl_transfer.evaluation.statistics import estimate
+from ssl_transfer.evaluation.statistics import SHARE, estimate
 from ssl_transfer.output import adaptation as report
 
 TOLD = {"information": 1.5, "density": 3.0, "importance": 0.5, "a_distance": 1.2}
@@ -115,9 +114,8 @@ def test_what_criteria_would_have_chosen_is_told_where_it_was_measured(runs):
 
 
 def test_one_seed_has_no_interval():
-    assert interval(estimate([0.5])) == "50.0"
-    assert interval(estimate([0.5, 0.6]), signed=True) == "+55.0 [-8.5, +118.5]"
-    assert interval(estimate([0.5, 0.6])) == "55.0 [0.0, 100.0]"
+    assert estimate([0.5], within=SHARE).percent() == "50.0"
+    assert estimate([0.5, 0.6], within=SHARE).percent() == "55.0 [0.0, 100.0]"
 
 
 def test_the_report_is_written(runs, tmp_path):

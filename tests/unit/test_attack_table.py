@@ -21,8 +21,10 @@ from ssl_transfer.evaluation.attack_table import (
 from ssl_transfer.evaluation.attacks import Attack
 from ssl_transfer.evaluation.features import class_scores_of
 from ssl_transfer.models.classifier import Classifier
+from ssl_transfer.output import explain_attacks
 from ssl_transfer.output.explain_attacks import panels_of, table, table_of
-from ssl_transfer.output.explanations import epsilon_text
+from ssl_transfer.output.explained import Shown, Subject
+from ssl_transfer.output.explanations import epsilon_text, grid
 
 ATTACKS = (Attack(name="fgsm", targeted=False), Attack(name="pgd", targeted=True, steps=3))
 
@@ -76,6 +78,21 @@ def test_intervals_over_seeds_and_differences_paired_by_seed():
     assert rows[1]["difference_low"] < rows[1]["difference"] < rows[1]["difference_high"]
 
 
+def test_no_interval_leaves_the_range_of_a_share():
+    """As of the steel surfaces, where a targeted attack got its class in 83.2 [65.1, 101.2] % of images."""
+    under = ("PGD, targeted", 0.1)
+    found = [
+        *(outcome("a/seed0", [0] * 10, under, [1] * 9 + [0]), outcome("a/seed1", [1, *[0] * 9], under, [1] * 10)),
+        *(outcome("b/seed0", [1] * 9 + [0], under, [0, 1]), outcome("b/seed1", [0] * 10, under, [0, 0])),
+    ]
+    first, second = lines_of(found)
+    assert first.accuracy.percent() == "5.0 [0.0, 68.5]"
+    assert first.target_share.percent() == "95.0 [31.5, 100.0]"
+    assert second.difference.percent("+") == "+40.0 [-100.0, +100.0]"
+    assert second.target_share is not None
+    assert second.target_share.percent() == "25.0 [0.0, 100.0]"
+
+
 def test_one_run_has_an_interval_over_its_images():
     (line,) = lines_of([outcome("mine", [1] * 80 + [0] * 20)])
     assert line.accuracy.over == "test images"
@@ -106,6 +123,32 @@ def test_an_attack_that_may_do_more_and_does_less_is_said(tmp_path):
     assert len(table(tmp_path / "strong", strong, split="test").sentences) == 1
     assert "too coarse (PGD on mine)" in table(tmp_path / "weak", weak, split="test").sentences[1]
     assert "too coarse" in (tmp_path / "weak" / "attacks.md").read_text()
+    assert "--pgd-steps" in table(tmp_path / "weak", weak, split="test").sentences[1]
+
+
+def test_an_attack_of_one_step_has_none_to_make_finer(tmp_path):
+    hits = {(CLEAN, 0.0): [1, 1, 1], ("FGSM", 0.1): [1, 0, 0], ("FGSM", 0.2): [1, 1, 0]}
+    found = [outcome("mine", right, condition) for condition, right in hits.items()]
+    _, note = table(tmp_path, found, split="test").sentences
+    assert "(FGSM on mine): FGSM has one, and PGD is the better measure." in note
+    assert "--pgd-steps" not in note
+
+
+def test_every_column_of_the_examples_says_what_it_is(classifier, tmp_path, monkeypatch):
+    captions: list[str] = []
+
+    def keep(title, rows):
+        captions.extend(cell.caption for _, cells in rows for cell in cells)
+        return grid(title, rows)
+
+    monkeypatch.setattr(explain_attacks, "grid", keep)
+    shown = Shown(views=torch.rand(1, 1, 16, 16), labels=(1,), names=("one",))
+    subject = Subject(
+        name="run", backbone=classifier.backbone, classifier=classifier, classes=tuple("abc"), dataset=None, shown=shown
+    )
+    explain_attacks.examples(subject, classifier, tmp_path, attacks=ATTACKS, epsilon=0.1, target=2, seed=0)
+    assert captions[0].startswith("image\n")
+    assert captions[1::2] == ["change by FGSM", "change by PGD to c"]
 
 
 def test_epsilons_as_they_are_known():

@@ -10,7 +10,8 @@ from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.methods import METHODS
 from ssl_transfer.objectives import ADAPTATIONS
-from ssl_transfer.stages import compare, pretrain
+from ssl_transfer.stages import compare
+from ssl_transfer.stages import pretrain_settings as pretraining
 from ssl_transfer.stages.compare import CompareConfig
 
 PACKAGE = Path(ssl_transfer.__file__).parent
@@ -21,13 +22,13 @@ def parse_compare(settings: dict, *flags: str) -> CompareConfig:
 
 
 def pretrain_default(name: str):
-    recipe = pretrain.default_recipe(name)
-    return pretrain.PretrainConfig[METHODS[name].config](**configuration.shallow(recipe))
+    recipe = pretraining.default_recipe(name)
+    return pretraining.PretrainConfig[METHODS[name].config](**configuration.shallow(recipe))
 
 
 def parse_pretrain(name: str, settings: dict, *flags: str):
     default = pretrain_default(name)
-    kind = pretrain.PretrainConfig[METHODS[name].config]
+    kind = pretraining.PretrainConfig[METHODS[name].config]
     return configuration.parse(kind, settings, flags, program="pretrain", default=default)
 
 
@@ -58,7 +59,7 @@ def test_compare_round_trip(tmp_path, flags):
 def test_pretrain_round_trip(tmp_path, name):
     flags = ("--epochs", "3", "--optimizer.learning-rate", "3e-4", "--method.augment.flip", "0", "--seed", "5")
     config = parse_pretrain(name, {}, *flags, "--mixed-precision", "bf16", "--backbone.stem", "small")
-    dumped = configuration.dump(pretrain.settings_of(config))
+    dumped = configuration.dump(pretraining.settings_of(config))
     settings = configuration.read_yaml(write(tmp_path / "config.yaml", dumped))
     assert settings["method"].pop("name") == name
     assert parse_pretrain(name, settings) == config

@@ -71,13 +71,14 @@ def test_the_three_benefits_by_hand(lines):
     assert all(tuple(row) == curves.BENEFIT_COLUMNS for row in rows.values())
     start = rows["jumpstart"]
     assert (start["arm"], start["baseline"], start["num_seeds"]) == ("simclr", "scratch", 2)
-    expected = estimate([0.3 - 0.1, 0.3 - 0.2])
+    expected = estimate([0.3 - 0.1, 0.3 - 0.2], within=(-1.0, 1.0))
     assert start["difference"] == pytest.approx(0.15)
     assert (start["difference_low"], start["difference_high"]) == pytest.approx((expected.low, expected.high))
     assert start["note"] == "measured before any training"
     # 0.9 x 0.8 = 0.72: step 14 against 30; 0.9 x 0.7 = 0.63: step 10 against 25.
     steps = rows["steps_to_threshold"]
     assert (steps["ours"], steps["theirs"], steps["difference"]) == (12.0, 27.5, -15.5)
+    assert steps["difference_low"] < -16.0
     assert steps["note"].startswith("threshold 0.675 (90% of scratch's final accuracy); reached in 2 of 2 runs")
     end = rows["asymptote"]
     assert (end["ours"], end["theirs"]) == pytest.approx((0.875, 0.75))

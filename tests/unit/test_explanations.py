@@ -4,10 +4,21 @@ import io
 import warnings
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from ssl_transfer.output.explanations import RIGHT, WRONG, Cell, bands_note, curves, grid, marked, pixels_of
+from ssl_transfer.output.explanations import (
+    RIGHT,
+    WRONG,
+    Cell,
+    bands_note,
+    channel_cell,
+    curves,
+    grid,
+    marked,
+    pixels_of,
+)
 
 
 def opened(picture: bytes) -> Image.Image:
@@ -52,6 +63,18 @@ def test_bands() -> None:
         (8, 8, 3),
     ]
     assert [bool(bands_note(count)) for count in (1, 2, 3, 5)] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("value", [6.0, 0.0, -3.0])
+def test_a_constant_map_is_grey_and_says_its_value(value: float) -> None:
+    """From the least to the largest colour, a map of six everywhere looked as dead as one of zero."""
+    cell = channel_cell(7, torch.full((4, 4), value) * (1.0 + 1e-7 * torch.rand(4, 4)))
+    assert cell.caption == f"channel 7\nconstant {value:.2g}"
+    assert not cell.stretched
+    picture = np.asarray(opened(grid("", [("", [cell])])).convert("RGB"))
+    assert (picture == 128).all(axis=2).sum() > 10_000
+    varied = channel_cell(7, torch.tensor([[1.0, 2.0]]))
+    assert (varied.stretched, varied.caption) == (True, "channel 7\n1 to 2")
 
 
 def test_curves_of_unknown_intervals() -> None:

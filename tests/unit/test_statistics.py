@@ -6,7 +6,9 @@ from scipy import stats
 
 from ssl_transfer.evaluation.statistics import (
     IMAGES,
+    POSITIVE,
     SEEDS,
+    SHARE,
     SUMMARY_COLUMNS,
     Row,
     baselines_of,
@@ -27,7 +29,7 @@ def row(arm, value, *, seed=0, backbone="resnet18", labels="5", phase="chosen", 
 
 def test_the_interval_is_students():
     values = [0.80, 0.84, 0.79, 0.90]
-    found = estimate(values)
+    found = estimate(values, within=SHARE)
     mean, deviation = np.mean(values), np.std(values, ddof=1)
     reach = stats.t.ppf(0.975, df=3) * deviation / math.sqrt(4)
     assert (found.mean, found.low, found.high) == pytest.approx((mean, mean - reach, mean + reach))
@@ -37,32 +39,64 @@ def test_the_interval_is_students():
 
 def test_a_known_interval():
     # Quantile of t with 2 degrees of freedom: 4.3027.
-    found = estimate([1.0, 2.0, 3.0])
+    found = estimate([1.0, 2.0, 3.0], within=(-math.inf, math.inf))
     assert found.high - found.mean == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
 
 
 def test_one_seed_has_no_interval():
-    found = estimate([0.7])
+    found = estimate([0.7], within=SHARE)
     assert (found.mean, found.low, found.high) == (0.7, -math.inf, math.inf)
     assert math.isnan(found.p_value)
 
 
 def test_equal_values_are_no_certainty():
     for values in ([0.5, 0.5], [0.1 + 0.2, 0.3, 0.3]):
-        found = estimate(values)
+        found = estimate(values, within=SHARE)
         assert (found.low, found.high) == (-math.inf, math.inf)
         assert math.isnan(found.p_value)
 
 
 def test_differences_are_paired_by_seed():
     ours, theirs = {0: 0.50, 1: 0.70, 2: 0.91}, {2: 0.90, 1: 0.68, 0: 0.49, 7: 0.1}
-    found = paired_difference(ours, theirs)
+    found = paired_difference(ours, theirs, within=SHARE)
     by_hand = stats.ttest_rel([0.50, 0.70, 0.91], [0.49, 0.68, 0.90])
     assert found.count == 3
     assert found.mean == pytest.approx(0.04 / 3)
     assert found.p_value == pytest.approx(by_hand.pvalue)
     interval = by_hand.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_no_interval_goes_beyond_what_the_number_can_be():
+    """Two seeds that differ: Student's t reaches much further on either side."""
+    ours, theirs = {0: 0.9, 1: 0.5}, {0: 0.2, 1: 0.8}
+    found = estimate(list(ours.values()), within=SHARE)
+    assert (found.low, found.high) == (0.0, 1.0)
+    assert found.reach == pytest.approx((0.7, 0.3))
+    assert found.percent() == "70.0 [0.0, 100.0]"
+    apart = paired_difference(ours, theirs, within=SHARE)
+    assert (apart.low, apart.high) == (-1.0, 1.0)
+    assert apart.percent("+") == "+20.0 [-100.0, +100.0]"
+    # Of a loss there is no most, and of the difference of two neither end.
+    assert estimate([0.9, 0.5], within=POSITIVE).low == 0.0
+    assert estimate([0.9, 0.5], within=POSITIVE).high > 1.0
+    assert paired_difference(ours, theirs, within=POSITIVE).low < -1.0
+
+
+def test_each_column_of_the_summary_is_limited_by_its_metric():
+    values = {"accuracy": (0.9, 0.5), "log_loss": (0.9, 0.5)}
+    rows = [
+        row(arm, value if arm == "simclr" else 0.7, seed=seed, metric=metric)
+        for arm in ("scratch", "simclr")
+        for metric, held in values.items()
+        for seed, value in enumerate(held)
+    ]
+    found = {line["metric"]: line for line in summarize(rows) if line["arm"] == "simclr"}
+    columns = ("low", "high", "difference_low", "difference_high")
+    assert [found["accuracy"][name] for name in columns] == [0.0, 1.0, -1.0, 1.0]
+    assert found["log_loss"]["low"] == 0.0
+    assert found["log_loss"]["high"] > 1.0
+    assert found["log_loss"]["difference_low"] < -1.0
 
 
 def test_cells_hold_one_split():
@@ -184,18 +218,18 @@ def test_one_seed_is_measured_over_its_images():
 def test_differences_over_images_are_paired():
     """Two models that are right on the same images have no difference to speak of, and are no certainty either."""
     ours, apart = images(70, 30), images(70, 30)[::-1]
-    same = paired_difference({0: 0.7}, {0: 0.7}, {0: ours}, {0: ours})
+    same = paired_difference({0: 0.7}, {0: 0.7}, {0: ours}, {0: ours}, within=SHARE)
     assert (same.low, same.high, same.over) == (-math.inf, math.inf, "")
-    found = paired_difference({0: 0.7}, {0: 0.7}, {0: ours}, {0: apart})
+    found = paired_difference({0: 0.7}, {0: 0.7}, {0: ours}, {0: apart}, within=SHARE)
     assert found.low < -0.1
     assert found.high > 0.1
     # More seeds are better than more images.
-    both = paired_difference({0: 0.7, 1: 0.8}, {0: 0.7, 1: 0.7}, {0: ours, 1: ours}, {0: apart, 1: apart})
+    both = paired_difference({0: 0.7, 1: 0.8}, {0: 0.7, 1: 0.7}, {0: ours, 1: ours}, {0: apart, 1: apart}, within=SHARE)
     assert both.over == SEEDS
 
 
 def test_images_that_were_not_kept_leave_no_interval():
-    found = paired_difference({0: 0.7}, {0: 0.6}, {0: images(70, 30)}, {1: images(60, 40)})
+    found = paired_difference({0: 0.7}, {0: 0.6}, {0: images(70, 30)}, {1: images(60, 40)}, within=SHARE)
     assert (found.low, found.over) == (-math.inf, "")
 
 

@@ -3,6 +3,8 @@ import torch
 from torch import nn
 
 from ssl_transfer import cli
+from ssl_transfer.engine import checkpoint
+from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.models import initialize
 from ssl_transfer.models.heads import HeadConfig, make_head
@@ -101,6 +103,21 @@ def test_a_runs_folder(make_backbone, tmp_path, capsys):
     assert "1 x 16 x 16" in capsys.readouterr().out
     with pytest.raises(InputError, match="Leave those flags out"):
         summary(SummaryConfig(path=str(tmp_path), image_size=32))
+
+
+def test_a_run_with_a_head_is_shown_with_it(make_backbone, tmp_path, capsys):
+    backbone, held = make_backbone("transformer", channels=1), HeadConfig(kind="hidden")
+    initialize.export(backbone, tmp_path / "backbone", {})
+    description = {"classes": list("abcd"), "head": configuration.to_dict(held)}
+    checkpoint.save_weights(tmp_path / "head", "head", make_head(held, backbone, 4).state_dict(), description)
+    own = summary(SummaryConfig(path=str(tmp_path)))
+    assert own.rows[-1].shape == (4,)
+    asked = summary(SummaryConfig(path=str(tmp_path), classes=3))
+    assert asked.rows[-1].shape == (3,)
+    bare = summary(SummaryConfig(path=str(tmp_path / "backbone")))
+    assert bare.rows[-1].shape == (2,)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("head") and "score" in line]
+    assert told == ["head hidden, 4 scores", "head linear, 3 scores", "head linear, 2 scores"]
 
 
 def test_phases_that_train_the_same_are_told_apart():

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.stages.run import data_label
 
 ROWS = [(f"photos/{index}.png", "ant" if index % 2 else "bee", f"p{index // 4}") for index in range(24)]
 
@@ -19,6 +20,22 @@ def table(root, scatter):
         return f"folder:{root / name}"
 
     return call
+
+
+@pytest.mark.parametrize(
+    ("source", "label"),
+    [
+        ("folder:a/labels.csv", "a-labels.csv"),
+        ("folder:/pictures/b/labels.parquet", "b-labels.parquet"),
+        ("folder:labels.csv", "labels.csv"),
+        ("folder:a/photographs", "photographs"),
+        ("npz:a/bands.npz", "bands.npz"),
+        ("digits", "digits"),
+    ],
+)
+def test_tables_of_one_name_have_folders_of_their_own(source, label):
+    """Of two checks the second wrote over the first."""
+    assert data_label(source) == label
 
 
 def test_a_table_of_labels(load, table):
