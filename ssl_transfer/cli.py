@@ -39,7 +39,8 @@ COMMANDS = {
 USER_ERROR = 2
 STATUSES = """\
 exit status: 0 done; 1 a run failed, the disk is full, memory is too small; 2 a mistake in what was asked for;
-128 + N stopped by signal N (130 Ctrl-C, 143 SIGTERM), the state saved: the same command goes on."""
+128 + N stopped by signal N (130 Ctrl-C, 143 SIGTERM), the state saved: the same command goes on;
+141 nobody reads its output any more."""
 
 
 def usage() -> str:

@@ -24,6 +24,10 @@ FORMAT = 1
 _WEIGHTS = "weights"
 """In such a file, the fingerprint of the weights beside it; older versions wrote none."""
 _EXPORT_AGAIN = "Take another copy, or remove the run's result.json and call its command again."
+_NOT_KEPT = (
+    "A comparison keeps what it pretrained, and no transferred models; `ssl-transfer transfer --init "
+    "COMPARISON/pretrain/NAME --data DATA` makes one."
+)
 _PROBE = 1 << 16
 """Bytes that are written where a library failed, to find out whether anything can be."""
 
@@ -144,9 +148,17 @@ def save_weights(folder: Path, name: str, weights: Mapping[str, Tensor], descrip
     """Export `NAME.safetensors` and, last of all, `NAME.json`: who finds the description finds the weights."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     weights_file = folder / f"{name}.safetensors"
-    write_atomically(weights_file, lambda aside: save_file(tensors, aside))
+    write_atomically(weights_file, lambda aside: save_tensors(aside, tensors))
     checked = {"format": FORMAT, **description, _WEIGHTS: file_fingerprint(weights_file)}
     write_text(folder / f"{name}.json", json.dumps(sealed(checked), indent=2) + "\n")
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file with the mode that the umask gives: the library lets its owner alone read it."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path)
+    path.chmod(mode)
 
 
 def weights_fingerprint(folder: Path, name: str) -> str:
@@ -192,11 +204,20 @@ def _read_description(folder: Path, name: str) -> dict[str, Any]:
 
 
 def export_folder(folder: Path, name: str) -> Path:
-    """Where an export lies: `folder` is it itself, or a run that holds it in a subfolder of that name."""
+    """Where an export lies: `folder` is it itself, or a run that holds it in a subfolder of that name.
+
+    Raises:
+        InputError: it is in neither; what is there instead.
+    """
     for candidate in (folder, folder / name):
         if (candidate / f"{name}.json").is_file():
             return candidate
-    raise InputError(
-        f"{folder}: holds no {name}.json. Give the folder of a finished run, or its `{name}/` folder; "
-        "or one of the words scratch, imagenet; or timm:NAME."
-    )
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder. Give that of a finished run.")
+    if (folder / "comparison.json").is_file():
+        raise InputError(
+            f"{folder}: a comparison, not one run. Give one of those in {folder / 'pretrain'}. {_NOT_KEPT}"
+        )
+    if (folder / "result.json").is_file():
+        raise InputError(f"{folder}: a finished run that keeps no model. {_NOT_KEPT}")
+    raise InputError(f"{folder}: holds no {name}.json. Give the folder of a finished run, or its `{name}/` folder.")

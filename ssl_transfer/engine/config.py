@@ -125,6 +125,14 @@ def parse(
     return config
 
 
+def positional(name: str) -> tuple[object, object]:
+    """What makes a field a word behind the command: `Annotated[str, *positional("RUN")]`; the help calls it `name`.
+
+    That it is empty by default is not told: the command then asks for it.
+    """
+    return tyro.conf.Positional, tyro.conf.arg(metavar=name, help_behavior_hint="")
+
+
 def _refuse_strange_values(settings: dict[str, Any]) -> None:
     """Raise InputError for what would pass most comparisons: NaN, infinity, whole numbers of more than 64 bits, NUL."""
     for name, held in flatten(settings).items():

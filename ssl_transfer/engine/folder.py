@@ -138,13 +138,15 @@ def check_held(path: Path, settings: dict[str, Any], identity: dict[str, str], v
     """Raise InputError where a folder holds another run than these settings and fingerprints are of."""
     if not (path / "config.yaml").is_file():
         return
-    before, recorded = _read_held(path)
+    before, recorded, command = _read_held(path)
+    start_over = "Give another --output, or --fresh to start over there (what is there is moved aside, not deleted)."
+    if not all(_is_one_of(name, (*LATER, *volatile)) for name in before.keys() ^ settings.keys()):
+        raise InputError(
+            f"{path} holds a run of another command, or of another version of this one: `{command}`. {start_over}"
+        )
     differing = changes(before, settings, volatile)
     if differing:
-        raise InputError(
-            f"{path} holds a run with other settings: {'; '.join(differing)}. Give another --output, "
-            "or --fresh to start over there (what is there is moved aside, not deleted)."
-        )
+        raise InputError(f"{path} holds a run with other settings: {'; '.join(differing)}. {start_over}")
     for name, value in identity.items():
         if recorded.get(name) != value:
             raise InputError(
@@ -153,13 +155,13 @@ def check_held(path: Path, settings: dict[str, Any], identity: dict[str, str], v
             )
 
 
-def _read_held(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The settings and the identity of the run that a folder holds."""
+def _read_held(path: Path) -> tuple[dict[str, Any], dict[str, str], str]:
+    """The settings and the identity of the run that a folder holds, and which command began it."""
     try:
         before = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        recorded = json.loads((path / "environment.json").read_text(encoding="utf-8"))["identity"]
-        return dict(before), dict(recorded)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
+        recorded = json.loads((path / "environment.json").read_text(encoding="utf-8"))
+        return dict(before), dict(recorded["identity"]), " ".join(recorded["command"].split()[:2])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise InputError(
             f"--output {path}: holds a config.yaml that is not a run's of this program ({error}). "
             "Give another --output."

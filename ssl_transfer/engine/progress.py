@@ -1,6 +1,7 @@
-"""Progress bars: one display for this process and its workers, or lines where the output is no terminal."""
+"""Progress bars: one display for this process and its workers, or lines where it cannot be drawn."""
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -34,7 +35,7 @@ class _Live:
 
 
 class _Lines:
-    """Where the output is no terminal (CI, a log file): a line every half minute."""
+    """Where nothing can be drawn over (CI, a log file): a line every half minute."""
 
     def __init__(self, description: str, total: int, *, even: bool, seconds: float = 30.0) -> None:
         self._description, self._total, self._even, self._seconds = description, total, even, seconds
@@ -129,6 +130,12 @@ def relayed_bars(queue: Any) -> Iterator[None]:
         thread.join(timeout=5.0)
 
 
+def _redraws() -> bool:
+    """Whether the output is a terminal that draws over what it shows. CI has one for the colours, and keeps it all."""
+    kept = os.environ.get("CI", "").lower() not in ("", "0", "false") or os.environ.get("TERM") == "dumb"
+    return sys.stdout.isatty() and not kept
+
+
 @contextlib.contextmanager
 def bar(description: str, total: int, *, active: bool = True, even: bool = True) -> Iterator[Bar]:
     """A progress bar with a status and the time left, for the `with` block. Bars may stand inside bars.
@@ -148,7 +155,7 @@ def bar(description: str, total: int, *, active: bool = True, even: bool = True)
             yield remote
         finally:
             remote.close()
-    elif not sys.stdout.isatty():
+    elif not _redraws():
         yield _Lines(description, total, even=even)
     else:
         if _Display.progress is None:

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from typing import TextIO
@@ -22,17 +23,23 @@ _NO_MEMORY = (
 
 @contextlib.contextmanager
 def printing() -> Iterator[None]:
-    """For the `with` block everything can be printed, and a reader that goes (`| head`) ends the program quietly."""
+    """For the `with` block everything can be printed.
+
+    A reader that goes (`| head`) ends the program quietly, with the status of one that the signal for it has ended.
+    """
     _prepare_streams()
     try:
         try:
             yield
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as stop:
+        # Where it was a table that nobody read, rich has said SystemExit(1).
+        if not any(isinstance(error, BrokenPipeError) for error in (stop, stop.__context__)):
+            raise
         # Python flushes once more at its end, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def _prepare_streams() -> None:

@@ -61,7 +61,12 @@ class Scoring(nn.Module):
 
 
 def has_head(path: Path) -> bool:
-    """Whether a run's folder holds a classifier, not only a backbone."""
+    """Whether a run's folder holds a classifier, not only a backbone.
+
+    Raises:
+        InputError: it holds neither.
+    """
+    checkpoint.export_folder(path, "backbone")
     return (path / "head" / "head.json").is_file()
 
 

@@ -2,13 +2,19 @@
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from ..engine.errors import InputError, did_you_mean
 
 PROGRAM = "ssl-transfer"
+_NAME = PROGRAM.replace("-", "_")
 _LINE = re.compile(r"^\W*?((?:-h, )?--[a-z0-9].*?)(?:  .*)?$", re.MULTILINE)
+_FOLDED = re.compile(r"[ │]*\n[ │] (?=[^\s│-])")
+"""Between two lines of a flag's values: what is said of the flag is further in."""
 _FLAG = re.compile(r"--[a-z0-9][\w.-]*")
 _CHOICES = re.compile(r"\{([\w.+-]+(?:,[\w.+-]+)+)\}")
+_MORE = "..."
+"""In the help, and behind a flag's values in a script: it takes several."""
 _BASH = """\
 # Completion of {program} for {shell}: eval "$({program} --print-completion {shell})"
 {before}_{name}_words() {{
@@ -22,29 +28,45 @@ _{name}_values() {{
     esac
 }}
 _{name}() {{
-    local current="${{COMP_WORDS[COMP_CWORD]}}" previous="${{COMP_WORDS[COMP_CWORD-1]}}" place="" word words
-    for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
-        case "$word" in -*) break ;; esac
-        [ -n "$(_{name}_words "$place${{place:+ }}$word")" ] || break
-        place="$place${{place:+ }}$word"
+    local current="${{COMP_WORDS[COMP_CWORD]}}" previous="${{COMP_WORDS[COMP_CWORD-1]}}" place="" flag="" word words=""
+    for word in "${{COMP_WORDS[@]:1:$((COMP_CWORD-1))}}"; do
+        case "$word" in -*) flag="$word" ;; esac
+        if [ -z "$flag" ] && [ -n "$(_{name}_words "$place${{place:+ }}$word")" ]; then
+            place="$place${{place:+ }}$word"
+        fi
     done
-    words="$(_{name}_values "$place $previous")"
-    if [ -z "$words" ]; then
-        words="$(_{name}_values "$previous")"
+    if [ -n "$flag" ]; then
+        words="$(_{name}_values "$place $flag")"
+        [ -n "$words" ] || words="$(_{name}_values "$flag")"
     fi
-    if [ -z "$words" ]; then
-        case "$previous:$current" in
-        -*:-*) words="$(_{name}_words "$place")" ;;
-        -*:*) words="" ;;
-        *) words="$(_{name}_words "$place")" ;;
-        esac
+    if [[ "$current" != -* && ("$previous" == -* || "$words" == *" {more}") ]]; then
+        words="${{words% {more}}}"
+    else
+        words="$(_{name}_words "$place")"
     fi
     COMPREPLY=($(compgen -W "$words" -- "$current"))
-    # Nothing fits: a file may.
-    [ ${{#COMPREPLY[@]}} -gt 0 ] || COMPREPLY=($(compgen -f -- "$current"))
 }}
-complete -o filenames -F _{name} {program}
+# Where nothing fits, a file may.
+complete -o default -F _{name} {program}
 """
+_ZSH = """\
+(( $+functions[compdef] )) || { autoload -U compinit && compinit }
+autoload -U +X bashcompinit && bashcompinit
+"""
+_FISH_AFTER = f"""\
+function __{_NAME}_after --description 'whether --FLAG is the last flag before the cursor'
+    set -l flags (string match -- '--*' (commandline -opc))
+    test (count $flags) -gt 0; and test "$flags[-1]" = "--$argv[1]"
+end"""
+
+
+class _Values(NamedTuple):
+    """What the help lists for a flag."""
+
+    words: str
+    several: bool
+    closed: bool
+    """Whether there is nothing else that it takes."""
 
 
 def script(shell: str, commands: Mapping[str, str]) -> str:
@@ -61,7 +83,7 @@ def script(shell: str, commands: Mapping[str, str]) -> str:
         near = did_you_mean(shell, SHELLS)
         raise InputError(f"--print-completion {shell or 'SHELL'}: for {', '.join(SHELLS)}.{near}")
     words = {name: _words(name, text, commands) for name, text in commands.items()}
-    values = {name: {flag: one for flag, one in _flags(text) if one} for name, text in commands.items()}
+    values = {name: {flag: ones for flag, ones in _flags(text) if ones} for name, text in commands.items()}
     if shell == "fish":
         return _fish(words, values)
     return _tcsh(words) if shell == "tcsh" else _bash(shell, words, values)
@@ -75,59 +97,68 @@ def _words(name: str, text: str, commands: Mapping[str, str]) -> list[str]:
     return [*direct, *dict.fromkeys(flag for flag, _ in _flags(text))]
 
 
-def _flags(text: str) -> list[tuple[str, str]]:
-    """The flags that a help describes, each with the values that it takes, or nothing where they are not listed."""
-    found = []
-    for head in _LINE.findall(text):
+def _flags(text: str) -> list[tuple[str, _Values | None]]:
+    """The flags that a help describes, each with the values that it takes, or None where they are not listed."""
+    found: list[tuple[str, _Values | None]] = []
+    for head in _LINE.findall(_FOLDED.sub("", text)):
         choices = _CHOICES.search(head)
-        found += [(flag, choices[1] if choices else "") for flag in _FLAG.findall(head)]
+        ones = choices and _Values(choices[1].replace(",", " "), _MORE in head, "|" not in head)
+        found += [(flag, ones) for flag in _FLAG.findall(head)]
     return found
 
 
-def _bash(shell: str, words: Mapping[str, list[str]], values: Mapping[str, Mapping[str, str]]) -> str:
+def _bash(shell: str, words: Mapping[str, list[str]], values: Mapping[str, Mapping[str, _Values]]) -> str:
     flags = [f'    "{name}") echo "{" ".join(found)}" ;;' for name, found in words.items()]
     shared: dict[str, set[str]] = {}
-    for found in values.values():
+    listed = {
+        name: {flag: ones.words + f" {_MORE}" * ones.several for flag, ones in found.items()}
+        for name, found in values.items()
+    }
+    for found in listed.values():
         for flag, one in found.items():
             shared.setdefault(flag, set()).add(one)
     # Most flags take the same words in every command.
-    lines = [
-        f'    "{flag}") echo "{next(iter(ones)).replace(",", " ")}" ;;'
-        for flag, ones in shared.items()
-        if len(ones) == 1
-    ]
+    lines = [f'    "{flag}") echo "{next(iter(ones))}" ;;' for flag, ones in shared.items() if len(ones) == 1]
     lines += [
-        f'    "{name} {flag}") echo "{one.replace(",", " ")}" ;;'
-        for name, found in values.items()
+        f'    "{name} {flag}") echo "{one}" ;;'
+        for name, found in listed.items()
         for flag, one in found.items()
         if len(shared[flag]) > 1
     ]
-    before = "autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else ""
+    before = _ZSH if shell == "zsh" else ""
     return _BASH.format(
         program=PROGRAM,
         shell=shell,
-        name=PROGRAM.replace("-", "_"),
+        name=_NAME,
+        more=_MORE,
         before=before,
         flags="\n".join(flags),
         values="\n".join(lines),
     )
 
 
-def _fish(words: Mapping[str, list[str]], values: Mapping[str, Mapping[str, str]]) -> str:
-    lines = [f"# Completion of {PROGRAM} for fish: {PROGRAM} --print-completion fish | source"]
+def _fish(words: Mapping[str, list[str]], values: Mapping[str, Mapping[str, _Values]]) -> str:
+    lines = [f"# Completion of {PROGRAM} for fish: {PROGRAM} --print-completion fish | source", _FISH_AFTER]
     for name, found in words.items():
         seen = " ".join(name.split())
         below = [word for word in found if not word.startswith("-")]
         conditions = [f"__fish_seen_subcommand_from {word}" for word in seen.split()]
         conditions += [f"not __fish_seen_subcommand_from {' '.join(below)}"] if below else []
-        condition = f"-n '{'; and '.join(conditions)}' " if conditions else ""
+        condition = _fish_condition(conditions)
         if below:
             lines.append(f"complete -c {PROGRAM} -f {condition}-a '{' '.join(below)}'")
-        for flag in found:
-            if flag.startswith("--"):
-                one = values[name].get(flag, "").replace(",", " ")
-                lines.append(f"complete -c {PROGRAM} {condition}-l {flag[2:]}" + (f" -x -a '{one}'" if one else ""))
+        for flag in (word[2:] for word in found if word.startswith("--")):
+            one = values[name].get(f"--{flag}")
+            value = f" {'-x' if one.closed else '-r'} -a '{one.words}'" if one else ""
+            lines.append(f"complete -c {PROGRAM} {condition}-l {flag}{value}")
+            if one and one.several:
+                after = _fish_condition([*conditions, f"__{_NAME}_after {flag}"])
+                lines.append(f"complete -c {PROGRAM} {'-f ' if one.closed else ''}{after}-a '{one.words}'")
     return "\n".join(lines) + "\n"
+
+
+def _fish_condition(conditions: list[str]) -> str:
+    return f"-n '{'; and '.join(conditions)}' " if conditions else ""
 
 
 def _tcsh(words: Mapping[str, list[str]]) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
 from rich.table import Table
 from rich.text import Text
 
@@ -35,8 +34,9 @@ class CheckConfig:
     source cannot be used.
     """
 
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = ""
-    """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO or medmnist:NAME (see the README)."""
+    source: Annotated[str, *configuration.positional("DATA")] = ""
+    """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO, medmnist:NAME, or made of others:
+    blended-digits, blend:DATA,PHOTOFOLDER, union:DATA,DATA (see the README)."""
     data: str = ""
     """The same, as a flag."""
     image_size: int = 64

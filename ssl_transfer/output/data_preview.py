@@ -83,7 +83,8 @@ class PreviewConfig:
     """
 
     data: str = "digits"
-    """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO or medmnist:NAME (see the README)."""
+    """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO, medmnist:NAME, or made of others:
+    blended-digits, blend:DATA,PHOTOFOLDER, union:DATA,DATA (see the README)."""
     method: tuple[str, ...] = NAMES
     """Whose views: any of the methods, and transfer."""
     image_size: int = 64

@@ -29,7 +29,19 @@ LEAST_DISK = 10**9
 """Bytes: a run's checkpoints and the pixels of a small data set."""
 LEAST_MEMORY = 2 * 10**9
 PACKAGE = "ssl_transfer"
-EXTRAS = {"table": "tables of labels in parquet", "hf": "hf: data", "medmnist": "medmnist: data", "slurm": "Slurm"}
+EXTRAS = {
+    "table": "tables of labels in parquet",
+    "hf": "hf: data",
+    "medmnist": "medmnist: data",
+    "slurm": "--launcher slurm",
+    "export": "export --format onnx",
+    "explain": "explain --what grad-cam",
+    "tensorboard": "--tracking.also tensorboard",
+    "mlflow": "--tracking.also mlflow",
+    "dashboard": "wandb_dashboard.py",
+    "notebooks": "notebooks",
+}
+"""Those that are for users of the package, and what each is for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +63,8 @@ class Finding:
     found: str
     problem: str = ""
     """What would fail, and the remedy; empty where all is well."""
+    lacking: str = ""
+    """The extra that would bring it, where one is missing."""
 
 
 def examine(config: DoctorConfig) -> list[Finding]:
@@ -63,14 +77,14 @@ def _versions() -> Iterator[Finding]:
     yield Finding(group="versions", name=PACKAGE, found=own)
     for requirement in _requirements():
         if requirement.marker is None:
-            yield _installed(requirement, "versions", needed=True)
+            yield _installed(requirement, "versions")
 
 
 def _extras() -> Iterator[Finding]:
     for extra, what in EXTRAS.items():
         for requirement in _requirements():
             if requirement.marker is not None and requirement.marker.evaluate({"extra": extra}):
-                yield _installed(requirement, what, needed=False)
+                yield _installed(requirement, what, extra=extra)
 
 
 def _requirements() -> list[Requirement]:
@@ -81,13 +95,14 @@ def _requirements() -> list[Requirement]:
         return []
 
 
-def _installed(requirement: Requirement, group: str, *, needed: bool) -> Finding:
+def _installed(requirement: Requirement, group: str, *, extra: str = "") -> Finding:
+    """What there is of a package that every command needs, or only what an extra is for."""
     name, wanted = requirement.name, str(requirement.specifier)
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
-        problem = f"{name} is missing: pip install {name!r}" if needed else ""
-        return Finding(group=group, name=name, found="not installed", problem=problem)
+        problem = "" if extra else f"{name} is missing: pip install {name!r}"
+        return Finding(group=group, name=name, found="not installed", problem=problem, lacking=extra)
     fits = requirement.specifier.contains(version, prereleases=True)
     problem = "" if fits else f"{name} {version}, where {wanted} is needed: pip install '{name}{wanted}'"
     return Finding(group=group, name=name, found=version, problem=problem)
@@ -181,4 +196,11 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer doctor") -> None
     problems = [one.problem for one in findings if one.problem]
     if problems:
         raise FailedRunsError("\n  ".join([f"{counted(len(problems), 'thing')} would fail here:", *problems]))
-    print("All that the commands need is here.")
+    print("All that every command needs is here.")
+    lacking = [extra for extra in EXTRAS if any(one.lacking == extra for one in findings)]
+    if lacking:
+        print("\n  ".join(["Without an extra of this package these are refused:", *map(_refused, lacking)]))
+
+
+def _refused(extra: str) -> str:
+    return f'{EXTRAS[extra]}: pip install "{PACKAGE}[{extra}]"'

@@ -6,9 +6,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from ..data import sources
+from ..engine import config as configuration
 from ..engine.errors import InputError
 from ..evaluation import grad_cam
 from ..evaluation.attack_table import is_seed
@@ -31,7 +30,7 @@ class ExplainConfig:
     mine/seed1) are one arm of the table of attacks.
     """
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    runs: Annotated[tuple[str, ...], *configuration.positional("RUN...")] = ()
     """Folders of runs: transfer, adapt or distill; of pretrain for maps and neighbours."""
     what: tuple[What, ...] = ("all",)
     """maps, grad-cam, neighbours, ideal, attacks; all leaves out what a run without a head cannot show, and Grad-CAM

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from ..engine import config as configuration
 from ..engine.errors import InputError
 from . import export_graph, export_library, model_card
@@ -27,7 +25,7 @@ class ExportConfig:
     What was written is loaded again and held against the run's own model on real images before it is put in place.
     """
 
-    path: Annotated[str, tyro.conf.Positional] = ""
+    path: Annotated[str, *configuration.positional("RUN")] = ""
     """The folder of a run."""
     format: Format = "safetensors"
     """safetensors: weights under the names of timm or torchvision, with the lines that load them. onnx and
@@ -79,9 +77,9 @@ def export(config: ExportConfig) -> Path:
     output = config.output or path / "export" / config.format
     form = FORMS[config.format]
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        # Beside their place, so that they are moved there whole.
-        aside = Path(tempfile.mkdtemp(prefix=".export-", suffix=".part", dir=output))
+        # Near their place, so that they are moved there whole; where nothing comes of it the place is not made.
+        near = next(place for place in (output.absolute(), *output.absolute().parents) if place.exists())
+        aside = Path(tempfile.mkdtemp(prefix=".export-", suffix=".part", dir=near))
     except OSError as error:
         raise InputError(f"--output {output}: cannot be written ({error.strerror}). Give another folder.") from error
     try:
@@ -92,6 +90,7 @@ def export(config: ExportConfig) -> Path:
         if config.format == "huggingface":
             by_name = export_library.loads_by_name(aside)
             model_card.write(aside / "README.md", exported, told, licence=config.licence, loads_by_name=by_name)
+        output.mkdir(parents=True, exist_ok=True)
         # Their description last: who finds it finds the others.
         for file in sorted(aside.iterdir(), key=lambda file: file.suffix == ".json"):
             os.replace(file, output / file.name)

@@ -6,10 +6,10 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ..engine.checkpoint import write_text
+from ..engine.checkpoint import save_tensors, write_text
 from ..models.library import LibraryModel, library_model
 from .export_check import Loaded
 from .exported import Exported
@@ -23,7 +23,7 @@ def write_weights(exported: Exported, folder: Path) -> str:
     """Write `model.safetensors`; how it is used."""
     model = library_model(exported.backbone, exported.classifier)
     tensors = {name: value.detach().contiguous() for name, value in model.model.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS)
+    save_tensors(folder / WEIGHTS, tensors)
     return _usage(exported, (*model.lines, "", *_LOADING))
 
 

@@ -12,7 +12,6 @@ from typing import Annotated, TextIO
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 
 from ..data.augment import evaluation_view
@@ -29,7 +28,7 @@ from .run_model import RunModel, held_above, how_calibrated, load_model
 
 BATCH_SIZE = 64
 _TOLD = 5
-"""Images without a prediction that are named on the screen; the table has all of them."""
+"""Reasons of images without a prediction that are told on the screen; the table has that of each image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +36,12 @@ class PredictConfig:
     """What the model of a run says of images: a table with a row for each, in the order that they are given in.
 
     Columns: path, predicted, confidence, abstained, error, and probability_CLASS for each class. An image that cannot
-    be read, or is of another kind than those of the run, has a row with the reason as its error and no prediction.
+    be read, or is of another kind than those of the run, has a row with the reason as its error and nothing else.
     """
 
-    path: Annotated[str, tyro.conf.Positional] = ""
+    path: Annotated[str, *configuration.positional("RUN")] = ""
     """The folder of a run that leaves a model: of transfer, adapt or distill."""
-    images: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    images: Annotated[tuple[str, ...], *configuration.positional("IMAGES...")] = ()
     """Folders (with all below them), files, tables (.csv, .tsv) with a column of paths, DATA strings (digits,
     npz:FILE)."""
     output: Path = Path("predictions.csv")
@@ -51,7 +50,8 @@ class PredictConfig:
     """Of a table, the column of paths, which are absolute or relative to the table. None: one called path, file, image
     or the like."""
     abstain_below: float = 0.0
-    """Images with less confidence than this are marked as abstained."""
+    """Images with less confidence than this have True in the column abstained: leave them to a person. Those without a
+    prediction have nothing there."""
     uncalibrated: bool = False
     """Leave the probabilities as the model has them. Otherwise its scores are divided by the temperature that the run
     fitted on its validation images, where it has one."""
@@ -134,7 +134,7 @@ class _Table:
         self.is_calibrated, self._temperature = temperature is not None, temperature or 1.0
         self._images, self.total = images, sum(len(one.names) for one in images)
         self._range = config.value_range or model.value_range
-        self.problems: list[str] = []
+        self._problems: dict[str, list[str]] = {}
         self.num_problems = self.num_abstained = 0
         self.seen: Range | None = None
 
@@ -153,10 +153,7 @@ class _Table:
         with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             self._fill(file)
         if self.num_problems == self.total:
-            raise InputError(
-                f"Not one of {counted(self.total, 'image')} can be used: {'; '.join(self.problems)}"
-                f"{' and others' * (self.total > _TOLD)}."
-            )
+            raise InputError(f"Not one of {counted(self.total, 'image')} can be used: {self.told_problems()}.")
 
     def _fill(self, file: TextIO) -> None:
         classes = self._model.classes
@@ -184,9 +181,8 @@ class _Table:
         for one in batch:
             if one.pixels is None:
                 self.num_problems += 1
-                if len(self.problems) < _TOLD:
-                    self.problems.append(f"{one.name}: {one.problem}")
-                yield [one.name, "", "", "True", one.problem, *[""] * len(self._model.classes)]
+                self._problems.setdefault(one.problem, []).append(one.name)
+                yield [one.name, "", "", "", one.problem, *[""] * len(self._model.classes)]
                 continue
             row = next(rows)
             confidence = max(row)
@@ -217,6 +213,15 @@ class _Table:
         if first and overlap(self.seen, self._range) < LEAST_SHARED:
             raise InputError(f"{self.told_range()}: they are of another depth. {_REMEDY}")
 
+    def told_problems(self) -> str:
+        """Why images have no prediction: the commonest reasons, each with how many have it and one of these."""
+        kinds = sorted(self._problems.items(), key=lambda kind: -len(kind[1]))
+        told = [
+            f"{names[0]}: {why}" if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more: {why}"
+            for why, names in kinds[:_TOLD]
+        ]
+        return "; ".join(told) + "; and other reasons" * (len(kinds) > _TOLD)
+
     def told_range(self) -> str:
         """The values that were seen, beside the run's."""
         (low, high), (least, most) = self.seen or self._range, self._range
@@ -240,9 +245,8 @@ def _describe(config: PredictConfig, model: RunModel, table: _Table, runtime: ru
             f"{config.abstain_below:g}). {held_above(model, config.abstain_below, calibrated=table.is_calibrated)}"
         )
     if table.num_problems:
-        more = f"; and {table.num_problems - _TOLD:,} more" if table.num_problems > _TOLD else ""
         runtime.warn(
-            f"warning: {counted(table.num_problems, 'image')} without a prediction: {'; '.join(table.problems)}{more}. "
+            f"warning: {counted(table.num_problems, 'image')} without a prediction: {table.told_problems()}. "
             "The column `error` has the reason of each."
         )
     runtime.say(f"written: {config.output} ({counted(table.total, 'row')})")

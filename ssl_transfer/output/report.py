@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
 from rich.table import Table
 from rich.text import Text
 
@@ -220,18 +219,20 @@ def _interval(found: Estimate, sign: str = "") -> str:
 class ReportConfig:
     """Draw a comparison's report again from its results."""
 
-    path: Annotated[str, tyro.conf.Positional] = ""
+    path: Annotated[str, *configuration.positional("COMPARISON")] = ""
     """The comparison's folder."""
     threshold: float | None = None
     """The validation accuracy, 0 to 1, to which steps are counted. None: 90 % of scratch's final one."""
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None:
-    """`report RUN`."""
+    """`report COMPARISON`."""
     config = configuration.parse(ReportConfig, {}, arguments, program=program, default=ReportConfig())
     if not config.path:
         raise InputError("Which comparison? Give its folder, as in `ssl-transfer report runs/demo`.")
     folder = Path(config.path)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder. Give the --output of `compare`.")
     if not (folder / "comparison.json").is_file():
         raise InputError(
             f"{folder}: holds no finished comparison (no comparison.json). Give the --output of `compare`."

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
 import yaml
 
 from ..engine import config as configuration
@@ -25,7 +24,7 @@ _MOVED_ASIDE = re.compile(r"\.old-\d+$")
 class SyncConfig:
     """Show in wandb what a run, or all runs below a folder, have logged. Each becomes a new run of wandb."""
 
-    path: Annotated[str, tyro.conf.Positional] = ""
+    path: Annotated[str, *configuration.positional("RUN")] = ""
     """The run's folder, or one that holds runs: a comparison with all of its own."""
     tracking: TrackingConfig = TrackingConfig(wandb="auto")
     """Where to: auto is online where a login is found, otherwise offline files under each run's folder."""

@@ -14,11 +14,13 @@ from ..methods import METHODS
 from ..models.backbones import BackboneConfig
 from . import pretrain_settings as pretraining
 from . import ready
-from .initial import AUTO, is_run
+from .initial import AUTO, WORDS, is_run
 from .plan import TransferRecipe
 from .run import IMAGE_SIZE, RunConfig
 
 M = TypeVar("M")
+_ARMS = f"{{{','.join((*WORDS, *METHODS))}}}|imagenet+METHOD|RUN|timm:NAME ..."
+"""As the help and the shells' completion have it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class CompareConfig(RunConfig):
 
     image_size: int = IMAGE_SIZE
     """Pixels a side of what the models see."""
-    arms: tuple[str, ...] = ("scratch", "simclr")
+    arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar=_ARMS)] = ("scratch", "simclr")
     """Any of scratch, imagenet, the methods, imagenet+METHOD, which goes on from ImageNet weights, the folder of a run
     (runs/mine), and timm:NAME, any weights of timm (timm:resnet18.a1_in1k). Scratch is added beside every backbone in
     use, imagenet beside that of every imagenet+METHOD."""

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 
 from ..data import sources
@@ -41,11 +40,12 @@ class EvaluateConfig:
     calibration, confusion and every prediction.
     """
 
-    path: Annotated[str, tyro.conf.Positional] = ""
+    path: Annotated[str, *configuration.positional("RUN")] = ""
     """The folder of a run that exported a backbone; its `backbone/` folder leaves the head out."""
     data: str = ""
-    """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO or medmnist:NAME (see the README). Default:
-    those of the run, read and divided as it did."""
+    """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO, medmnist:NAME, or made of others:
+    blended-digits, blend:DATA,PHOTOFOLDER, union:DATA,DATA (see the README). Default: those of the run, read
+    and divided as it did."""
     split: str = "validation"
     """Which images are classified: validation, or test. What is chosen on the way is chosen on validation."""
     neighbours: int = 20

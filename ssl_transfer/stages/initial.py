@@ -3,10 +3,11 @@
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import tyro
 
 from ..data.dataset import Dataset
 from ..engine import checkpoint
@@ -27,11 +28,24 @@ def is_run(init: str) -> bool:
     return init not in WORDS and not init.startswith(TIMM)
 
 
+def run_of(init: str) -> Path:
+    """The folder of the run that an initialisation names.
+
+    Raises:
+        InputError: there is no model, with all that could have been given.
+    """
+    try:
+        checkpoint.export_folder(Path(init), "backbone")
+    except InputError as error:
+        raise InputError(f"--init {error} Or give {', '.join(WORDS)} or timm:NAME.") from error
+    return Path(init)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Initial:
     """Where a backbone comes from."""
 
-    init: str = "scratch"
+    init: Annotated[str, tyro.conf.arg(metavar="{scratch,imagenet}|timm:NAME|RUN")] = "scratch"
     """Where the backbone's weights come from: scratch, imagenet, timm:NAME (any weights of timm, such as
     timm:resnet18.a1_in1k), or the folder of a run."""
     image_size: int | None = None
@@ -52,7 +66,7 @@ class Initial:
         """
         if not is_run(self.init):
             return IMAGE_SIZE if self.image_size is None else self.image_size
-        size = initialize.image_size_of(Path(self.init))
+        size = initialize.image_size_of(run_of(self.init))
         if self.image_size not in (None, size):
             raise InputError(f"--image-size {self.image_size}: --init {self.init} takes {size} pixels. Leave it out.")
         return size
@@ -131,7 +145,7 @@ def decided(
     """The network that an initialisation brings; where it brings none, the given one or the suggested."""
     if init.startswith(TIMM):
         return timm_backbone(init, given)
-    return held(Path(init), given) if is_run(init) else named(given, suggested)
+    return held(run_of(init), given) if is_run(init) else named(given, suggested)
 
 
 def timm_backbone(init: str, given: backbones.BackboneConfig) -> backbones.BackboneConfig:

@@ -51,7 +51,8 @@ class RunConfig(Followed):
     """Which images, where the run goes, how it is followed."""
 
     data: str = "digits"
-    """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO or medmnist:NAME (see the README)."""
+    """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO, medmnist:NAME, or made of others:
+    blended-digits, blend:DATA,PHOTOFOLDER, union:DATA,DATA (see the README)."""
 
 
 def check_positive(**values: int) -> None:

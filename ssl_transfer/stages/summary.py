@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import tyro
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -181,7 +180,7 @@ def _num_outputs(head: nn.Module) -> int:
 class SummaryConfig:
     """The blocks of a backbone, their parameters, and which of them each phase of a transfer trains."""
 
-    path: Annotated[str, tyro.conf.Positional] = ""
+    path: Annotated[str, *configuration.positional("BACKBONE")] = ""
     """A model of timm, torchvision/NAME, simple_cnn, or the folder of a run that exported a backbone."""
     image_size: int | None = None
     """Pixels a side. Default: 64, or those of the run."""
@@ -243,7 +242,7 @@ def _backbone(config: SummaryConfig) -> Backbone:
 def _head(config: SummaryConfig) -> tuple[HeadConfig, int]:
     """The head that is meant, and its classes."""
     run = Path(config.path).expanduser()
-    if not has_head(run):
+    if not run.is_dir() or not has_head(run):
         return config.head, config.classes or 2
     kept = checkpoint.load_description(run, "head")
     if config.classes is None and config.head == HeadConfig():

@@ -238,7 +238,7 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "pretraining from what is not there": (
         (*PRETRAIN, "--init", "absent"),
-        ("absent", "no backbone.json", "scratch, imagenet"),
+        ("--init absent: there is no such folder", "Or give scratch, imagenet or timm:NAME"),
     ),
     "pretraining from a run with another backbone": (
         # Also where it is the one that the method suggests.
@@ -254,7 +254,7 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("1 channel;", "has 3", "--loading.channels"),
     ),
     "init without a backbone": ((*TRANSFER, "--init", "empty"), ("empty", "no backbone.json", "scratch, imagenet")),
-    "init that is not there": ((*TRANSFER, "--init", "absent"), ("absent", "no backbone.json")),
+    "init that is not there": ((*TRANSFER, "--init", "absent"), ("--init absent: there is no such folder",)),
     "init with a backbone of one's own": (
         (*TRANSFER, "--init", "pretrained", "--backbone.name", "resnet34"),
         ("--backbone would be ignored", "--init pretrained"),
@@ -341,6 +341,10 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             *("--backbone.arguments", *TINY_ARGUMENTS, "zero_init_last=False"),
         ),
         ("pretrained holds a run with other settings", "method.name was 'simclr' and is now 'moco'", "--fresh"),
+    ),
+    "another command in the output": (
+        ("transfer", "--image-size", "16", "--labels", "2", "--output", "pretrained"),
+        ("pretrained holds a run of another command", "pretrain", "Give another --output, or --fresh"),
     ),
 }
 

@@ -158,7 +158,7 @@ def test_what_was_tested_on_is_not_taught(run: Callable, student: tuple) -> None
         (("--student", "resnet10t"), "--teacher: which run"),
         (("--teacher", "TEACHER"), "--student: which network"),
         (("--teacher", "PRETRAINED", "--student", "resnet10t"), "without a trained head"),
-        (("--teacher", "nowhere", "--student", "resnet10t"), "holds no backbone.json"),
+        (("--teacher", "nowhere", "--student", "resnet10t"), "nowhere: there is no such folder"),
         (("--teacher", "TEACHER", "--student", "resnet1"), "no such model"),
         ((*NAMED, "--backbone.name", "resnet26"), "give one of them"),
         ((*NAMED, "--pool-share", 0.5), "ignored without --pool"),

@@ -1,6 +1,7 @@
 """`export`: each format, read as its users read it, gives what the run's own model gives."""
 
 import json
+import os
 import re
 import runpy
 import shutil
@@ -76,13 +77,19 @@ def assert_same(run_folder: Path, output: Path, monkeypatch: pytest.MonkeyPatch)
     assert told["largest_difference"] <= 1e-4 * max(1.0, float(expected.abs().max()))
 
 
+def umask() -> int:
+    os.umask(held := os.umask(0o022))
+    return held
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_classifier(run: Callable, transferred: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = run("export", transferred, "--format", form, "--output", "out")
     assert answer.status == 0, answer.err
     assert re.search(r"checked on 32 images: the largest difference of the scores is \d", answer.out)
     assert_same(transferred, Path("out"), monkeypatch)
-    assert not list(Path("out").glob(".export*"))
+    assert not list(Path().rglob(".export*"))
+    assert {path.stat().st_mode & 0o777 for path in Path("out").iterdir()} == {0o666 & ~umask()}
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -199,7 +206,7 @@ def test_a_head_that_only_a_graph_can_hold(run: Callable, tiny: dict, monkeypatc
         answer = run("export", folder, "--format", form)
         assert answer.status == 2
         assert "which no model of timm or torchvision has. --format onnx and --format torch-export" in answer.err
-        assert not list((folder / "export" / form).iterdir())
+        assert not (folder / "export").exists()
         assert run("export", folder / "backbone", "--format", form, "--output", form).status == 0
     for form in ("onnx", "torch-export"):
         assert run("export", folder, "--format", form).status == 0
@@ -274,9 +281,9 @@ def test_names_from_outside_stay_text_in_the_card(run: Callable, transferred: Pa
 def test_what_differs_is_not_written(run: Callable, transferred: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("export", transferred, "--output", "out").status == 0
     before = Path("out/model.safetensors").read_bytes()
-    save = export_library.save_file
+    save = export_library.save_tensors
     monkeypatch.setattr(
-        export_library, "save_file", lambda tensors, file: save({k: v + 0.01 for k, v in tensors.items()}, file)
+        export_library, "save_tensors", lambda file, tensors: save(file, {k: v + 0.01 for k, v in tensors.items()})
     )
     answer = run("export", transferred, "--output", "out")
     assert answer.status == 2
@@ -288,7 +295,8 @@ def test_what_differs_is_not_written(run: Callable, transferred: Path, monkeypat
 
 def test_without_onnx(run: Callable, transferred: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    answer = run("export", transferred, "--format", "onnx", "--output", "out")
+    answer = run("export", transferred, "--format", "onnx", "--output", "deep/out")
+    assert not list(Path().iterdir())
     assert answer.status == 2
     assert 'needs onnxscript. Install it with: pip install "ssl_transfer[export]"' in answer.err
 
@@ -297,7 +305,7 @@ def test_without_onnx(run: Callable, transferred: Path, monkeypatch: pytest.Monk
     ("arguments", "message"),
     [
         ((), "Which run?"),
-        (("nowhere",), "holds no backbone.json"),
+        (("nowhere",), "nowhere: there is no such folder"),
         (("RUN", "--tolerance", "0"), "it must be above 0"),
         (("RUN", "--licence", "mit"), "--licence mit would be ignored"),
         (("RUN", "--output", "RUN"), "holds a run, whose own files stay"),

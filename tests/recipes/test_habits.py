@@ -1,20 +1,22 @@
-"""What people expect of a command: a version, exit statuses, completion, help at once, a doctor."""
+"""What people expect of a command: a version, exit statuses, help at once, a doctor."""
 
 import contextlib
+import io
 import os
 import pty
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import ssl_transfer
-from ssl_transfer import cli
-from ssl_transfer.engine import help_pages
-from ssl_transfer.output import completion, doctor
+from ssl_transfer.data.sources import SOURCES
+from ssl_transfer.engine import help_pages, progress
+from ssl_transfer.output import doctor
 
 
 @pytest.fixture(autouse=True)
@@ -31,71 +33,19 @@ def test_the_usage_names_the_exit_statuses(run: Callable) -> None:
     assert all(word in said for word in ("exit status: 0", " 1 ", " 2 ", "128 + N", "--dry-run"))
 
 
-PAGES = {
-    "": "usage: ssl-transfer COMMAND\n  data   look\n  pretrain  train\n",
-    "data": "usage: ssl-transfer data COMMAND\n  check   look\n",
-    "data check": "usage: ssl-transfer data check [OPTIONS]\n│ --images INT   see --other │\n",
-    "pretrain": "usage: ssl-transfer pretrain METHOD\n  simclr   one\n",
-    "pretrain simclr": "usage: [OPTIONS]\n│ -h, --help │\n│ --epochs INT │\n│ --tracking.wandb {off,auto} │\n"
-    "│ --fresh, --no-fresh │\n",
-}
-
-
-def completed(line: str, script: Path) -> list[str]:
-    """What a real bash completes of a line, by the function that `complete` registered."""
-    words = " ".join(f"'{word}'" for word in line.split(" "))
-    program = (
-        f"source {script}; complete -p ssl-transfer >/dev/null || exit 3; COMP_WORDS=({words}); "
-        "COMP_CWORD=$((${#COMP_WORDS[@]}-1)); _ssl_transfer; printf '%s\\n' \"${COMPREPLY[@]}\""
-    )
-    answer = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert answer.stderr == ""
-    return answer.stdout.split()
-
-
 @pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        ("ssl-transfer pre", ["pretrain"]),
-        ("ssl-transfer data ", ["check"]),
-        ("ssl-transfer data check --i", ["--images"]),
-        ("ssl-transfer pretrain sim", ["simclr"]),
-        ("ssl-transfer pretrain simclr --e", ["--epochs"]),
-        ("ssl-transfer pretrain simclr --no", ["--no-fresh"]),
-        ("ssl-transfer pretrain simclr --tracking.wandb ", ["off", "auto"]),
-        ("ssl-transfer pretrain simclr --epochs 3 --fr", ["--fresh"]),
-    ],
+    ("command", "called"),
+    [("predict", "RUN IMAGES..."), ("explain", "RUN..."), ("summary", "BACKBONE"), ("report", "COMPARISON")],
 )
-def test_bash_completes(line: str, found: list[str], tmp_path: Path) -> None:
-    script = tmp_path / "completion.bash"
-    script.write_text(completion.script("bash", PAGES))
-    assert completed(line, script) == found
+def test_help_calls_words_what_they_are(command: str, called: str, run: Callable) -> None:
+    said = run(command, "--help").out
+    assert re.search(rf"usage: .*\] {re.escape(called)}", said)
+    assert "(default: )" not in said.partition("options")[0]
 
 
-def test_every_shell_has_a_script() -> None:
-    for shell in completion.SHELLS:
-        text = completion.script(shell, PAGES)
-        assert all(word in text for word in ("pretrain", "simclr", "epochs")), shell
-
-
-def test_the_real_completion_has_every_command(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = {name: cli.COMMANDS[name] for name in ("data", "transfer", "report")}
-    monkeypatch.setattr(cli, "COMMANDS", chosen)
-    answer = run("--print-completion", "bash")
-    assert answer.status == 0, answer.err
-    script = tmp_path / "completion.bash"
-    script.write_text(answer.out)
-    assert completed("ssl-transfer data ", script)[:3] == ["cache", "check", "preview"]
-    assert completed("ssl-transfer transfer --optimizer.learn", script) == ["--optimizer.learning-rate"]
-    assert completed("ssl-transfer transfer --tracking.wandb of", script) == ["off", "offline"]
-    assert completed("ssl-transfer transfer --dry", script) == ["--dry-run"]
-
-
-@pytest.mark.parametrize("shell", ["", "bsh"])
-def test_a_shell_that_there_is_not(shell: str, run: Callable) -> None:
-    answer = run("--print-completion", shell)
-    assert answer.status == 2
-    assert "bash, zsh, fish, tcsh" in answer.err
+def test_help_names_every_source(run: Callable) -> None:
+    said = " ".join(run("data", "check", "--help").out.split())
+    assert all(source in said for source in SOURCES)
 
 
 def test_help_is_kept(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +96,28 @@ def test_a_sound_machine(run: Callable, tmp_path: Path, monkeypatch: pytest.Monk
     assert "kkkk" not in answer.out
     assert "tttt" not in answer.out
     assert not (tmp_path / "cache").exists()
+
+
+def test_what_is_refused_without_an_extra(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name in ("onnxscript", "captum", "submitit"):
+            raise doctor.metadata.PackageNotFoundError(name)
+        return "9000"
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    answer = run("doctor", "--loading.cache", tmp_path)
+    assert answer.status == 0, answer.err
+    refused = answer.out.partition("Without an extra of this package these are refused:\n")[2]
+    assert [line.strip() for line in refused.splitlines()] == [
+        '--launcher slurm: pip install "ssl_transfer[slurm]"',
+        'export --format onnx: pip install "ssl_transfer[export]"',
+        'explain --what grad-cam: pip install "ssl_transfer[explain]"',
+    ]
+
+
+def test_the_doctor_knows_every_extra_that_is_for_users() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert doctor.EXTRAS.keys() == project["optional-dependencies"].keys() - {"docs", "dev"}
 
 
 def test_a_machine_on_which_things_would_fail(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,3 +172,25 @@ def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
 
 def test_colours_are_off_where_nobody_sees_them(run: Callable, tmp_path: Path) -> None:
     assert "\x1b[" not in run("doctor", "--loading.cache", tmp_path).out
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_drawn"),
+    [("TERM", "xterm", True), ("CI", "", True), ("CI", "false", True), ("CI", "true", False), ("TERM", "dumb", False)],
+)
+def test_progress_is_drawn_where_it_can_be(
+    name: str, value: str, is_drawn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What CI shows is kept, so there it is a line now and then, as in a file."""
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv(name, value)
+    with progress.bar("reading", 3) as one:
+        one.update(2, "quickly")
+    assert ("\x1b[" in terminal.getvalue()) == is_drawn

@@ -145,8 +145,10 @@ def test_what_cannot_be_read_is_told_and_stops_nothing(run: Callable, shapes: Pa
     assert problems["broken.png"] == "not an image"
     assert problems["missing.png"] == "there is no such file"
     for row in rows.values():
-        assert (row["predicted"] == "") == bool(row["error"]) == (row["abstained"] == "True")
-    assert "warning: 4 images without a prediction" in answer.err
+        assert (row["predicted"] == "") == bool(row["error"]) == (row["abstained"] == "")
+    abstained = sum(row["abstained"] == "True" for row in rows.values())
+    assert f"abstained on {abstained} of 22 images" in answer.out
+    assert "warning: 4 images without a prediction: missing.png and 1 more: there is no such file; " in answer.err
     assert "mixed/broken.png: not an image" in answer.err
     answer = run("predict", shapes, "list.csv", folder / "broken.png", "--output", "none.csv")
     assert answer.status == 2
@@ -250,7 +252,7 @@ def test_a_run_of_an_earlier_version(run: Callable, on_digits: Path) -> None:
     [
         ((), "Which run, and which images?"),
         (("RUN",), "Which run, and which images?"),
-        (("nowhere", "digits"), "holds no backbone.json"),
+        (("nowhere", "digits"), "nowhere: there is no such folder"),
         (("RUN/backbone", "digits"), "a backbone without a head"),
         (("RUN", "nothing.png"), "nothing.png: no such file or folder"),
         (("RUN", "empty"), "empty: no images in this folder"),

@@ -266,5 +266,5 @@ def test_runs_that_cannot_be_compared(export):
     path = export("mine")
     with pytest.raises(InputError, match="hold the same weights"):
         found(path, f"{path}/backbone", image_size=16)
-    with pytest.raises(InputError, match=r"holds no backbone.json. Give the folder of a finished run"):
+    with pytest.raises(InputError, match=r"absent: there is no such folder. Give that of a finished run"):
         found("./absent")

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 import torch
@@ -74,7 +75,10 @@ def test_a_truncated_state_is_named(tmp_path, share):
 
 def test_weights_round_trip_from_the_export_and_from_its_run(tmp_path):
     weights = {"a": torch.randn(3, 4).T, "b": torch.tensor(5), "c": torch.ones(2, dtype=torch.float16)}
+    before = os.umask(0o027)
     checkpoint.save_weights(tmp_path / "run" / "backbone", "backbone", weights, {"note": "é"})
+    os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "run" / "backbone").iterdir()} == {0o640}
     for folder in (tmp_path / "run", tmp_path / "run" / "backbone"):
         loaded, description = checkpoint.load_weights(folder, "backbone")
         assert loaded.keys() == weights.keys()
@@ -87,8 +91,21 @@ def test_weights_round_trip_from_the_export_and_from_its_run(tmp_path):
 def test_an_export_without_its_description_does_not_count(tmp_path):
     checkpoint.save_weights(tmp_path, "backbone", {"a": torch.ones(1)}, {})
     (tmp_path / "backbone.json").unlink()
-    with pytest.raises(InputError, match=r"holds no backbone\.json.*scratch, imagenet"):
+    with pytest.raises(InputError, match=r"holds no backbone\.json. Give the folder of a finished run"):
         checkpoint.load_weights(tmp_path, "backbone")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("comparison.json", r"a comparison, not one run\. Give one of those in .*pretrain\..* no transferred models"),
+        ("result.json", r"a finished run that keeps no model\. .*`ssl-transfer transfer --init .*` makes one"),
+    ],
+)
+def test_a_folder_without_a_model_is_told_as_what_it_is(tmp_path, file, message):
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(InputError, match=message):
+        checkpoint.load_description(tmp_path, "backbone")
 
 
 def test_broken_exports_are_named(tmp_path):
