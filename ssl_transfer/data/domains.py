@@ -68,13 +68,13 @@ def alike(first: Dataset, second: Dataset) -> tuple[Dataset, Dataset]:
                 f"{first.source} has {first.num_channels} channels and the other domain {second.num_channels}, "
                 f"{second.source}: only grey is made to match colour. For 8-bit images --loading.channels rgb does so."
             )
-        first, second = _coloured(first), _coloured(second)
+        first, second = coloured(first), coloured(second)
     low = min(first.value_range[0], second.value_range[0])
     high = max(first.value_range[1], second.value_range[1])
     return first.with_range((low, high)), second.with_range((low, high))
 
 
-def _coloured(dataset: Dataset) -> Dataset:
+def coloured(dataset: Dataset) -> Dataset:
     """With three channels, where it has one."""
     if dataset.num_channels == 3:
         return dataset

@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from statistics import fmean
 
-from .folder import held_result
 from .words import duration
 
 
@@ -20,7 +19,7 @@ class Pace:
     def __init__(self, after: Mapping[Path, Path | None], at_a_time: int) -> None:
         starts = set(after.values())
         # One that an earlier start finished takes no time, which says nothing of the others.
-        self._kinds = {folder: folder in starts for folder in after if held_result(folder) is None}
+        self._kinds = {folder: folder in starts for folder in after if not (folder / "result.json").is_file()}
         self._seconds: dict[bool, list[float]] = {True: [], False: []}
         self._at_a_time = at_a_time
 

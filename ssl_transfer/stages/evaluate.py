@@ -74,7 +74,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     backbone, _ = initialize.from_checkpoint(path)
     data, loading = own_images(path, config.data, config.loading)
     if not data:
-        raise InputError(f"{path}: does not say which images it was trained on. Give --data.")
+        raise InputError(f"{path}: does not say which images it was trained on, or streamed them. Give --data.")
     config = replace(config, data=data, loading=loading)
     dataset = sources.load(data, image_size=backbone.spec.image_size, config=loading)
     dataset = matched(dataset, backbone.spec, path, loading)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..data.dataset import LEAST_SHARED, MOST_SHARED, Dataset, LoadingConfig, overlap
+from ..data.domains import coloured
 from ..engine import config as configuration
 from ..engine.errors import InputError
 from ..engine.words import counted
@@ -27,24 +28,24 @@ def own_images(path: Path, data: str, loading: LoadingConfig) -> tuple[str, Load
     Args:
         path: the run's folder, or its `backbone/`.
         data: a DATA string; empty: those of the run, of an adaptation the target. It stays empty where the folder does
-            not say.
+            not say, and of a stream, which is for pretraining alone.
         loading: what differs here from the defaults wins over what the run did.
     """
     if data:
         return data, loading
-    folder = path.parent if path.name == "backbone" else path
-    held = _settings_of(folder)
-    default = LoadingConfig()
+    held, own, default = _settings_of(path), loading_of(path), LoadingConfig()
+    if own.streaming:
+        return "", loading
     asked = {
         field.name: value
         for field in fields(LoadingConfig)
         if (value := getattr(loading, field.name)) != getattr(default, field.name)
     }
-    return str(held.get("target", held.get("data", ""))), replace(loading_of(folder), **asked)
+    return str(held.get("target", held.get("data", ""))), replace(own, **asked)
 
 
 def loading_of(path: Path) -> LoadingConfig:
-    """How a run read its images; the defaults where its folder has no settings."""
+    """How a run, or that of a `backbone/`, read its images; the defaults where its folder has no settings."""
     held, default = _settings_of(path), LoadingConfig()
     if "loading" not in held:
         return default
@@ -52,7 +53,7 @@ def loading_of(path: Path) -> LoadingConfig:
 
 
 def _settings_of(path: Path) -> dict[str, Any]:
-    file = path / "config.yaml"
+    file = (path.parent if path.name == "backbone" else path) / "config.yaml"
     return configuration.read_yaml(file) if file.is_file() else {}
 
 
@@ -69,6 +70,9 @@ def matched(dataset: Dataset, spec: BackboneSpec, path: Path, loading: LoadingCo
     Raises:
         InputError: another number of channels, values of another depth, images that were trained on.
     """
+    if (spec.in_chans, dataset.num_channels) == (3, 1) and "target" in _settings_of(path):
+        # An adaptation from colour to grey, or the reverse, saw it so.
+        dataset = coloured(dataset)
     if spec.in_chans != dataset.num_channels:
         raise InputError(
             f"{path} takes images of {counted(spec.in_chans, 'channel')}; {dataset.source} has {dataset.num_channels}. "

@@ -68,5 +68,5 @@ def data_label(source: str) -> str:
     """A DATA string as part of a folder's name; a table with its folder, as every other one is called labels.csv."""
     kind, _, rest = source.partition(":")
     path = Path(rest)
-    folder = path.parent.name if kind == "folder" and path.suffix in table.SUFFIXES else ""
+    folder = path.parent.name if kind == "folder" and path.suffix.lower() in table.SUFFIXES else ""
     return f"{folder}-{path.name}" if folder else path.name or kind

@@ -91,7 +91,9 @@ def test_without_data_it_is_measured_on_its_own(run: Callable, tiny: dict, draw_
     assert found["settings"]["loading"]["cache"] == "another"
     assert f"run: {found['num_images']} images of test, folder:images" in answer.out
     (Path("run") / "config.yaml").unlink()
-    assert "run: does not say which images it was trained on. Give --data." in run("evaluate", "run").err
+    assert (
+        "run: does not say which images it was trained on, or streamed them. Give --data." in run("evaluate", "run").err
+    )
 
 
 def test_other_classes_are_named(run: Callable, transferred: Path, draw_images: Callable) -> None:

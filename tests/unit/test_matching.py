@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from ssl_transfer.data.dataset import Dataset, LoadingConfig
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.models import initialize
 from ssl_transfer.models.backbones import BackboneConfig, make_spec
-from ssl_transfer.stages.matching import matched
+from ssl_transfer.stages.matching import matched, own_images
 
 
 @pytest.fixture
@@ -102,3 +103,37 @@ def test_a_checkpoint_keeps_what_every_training_saw(tmp_path: Path, checkpoint):
     _, path = checkpoint(seen=[9, 5, 5])
     assert initialize.seen_images(path).tolist() == [5, 9]
     assert initialize.seen_images(path / "backbone").tolist() == [5, 9]
+
+
+def settings_in(folder: Path, **held: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(held))
+    return folder
+
+
+def test_a_runs_own_images_are_read_as_it_read_them(tmp_path):
+    loading = {"channels": "grey", "split_seed": 3}
+    run = settings_in(tmp_path / "run", data="folder:images", loading=loading)
+    expected = ("folder:images", LoadingConfig(channels="grey", split_seed=4))
+    assert own_images(run, "", LoadingConfig(split_seed=4)) == expected
+    assert own_images(run / "backbone", "", LoadingConfig(split_seed=4)) == expected
+    assert own_images(run, "digits", LoadingConfig()) == ("digits", LoadingConfig())
+    adapted = settings_in(tmp_path / "adapted", source="folder:images", target="digits", loading={})
+    assert own_images(adapted, "", LoadingConfig()) == ("digits", LoadingConfig())
+
+
+def test_a_stream_and_a_folder_without_settings_name_no_images(tmp_path):
+    run = settings_in(tmp_path / "run", data="hf:photographs", loading={"streaming": True})
+    assert own_images(run, "", LoadingConfig())[0] == ""
+    assert own_images(tmp_path, "", LoadingConfig())[0] == ""
+
+
+def test_an_adaptation_that_saw_grey_as_colour_sees_it_so_again(images, checkpoint):
+    spec, path = checkpoint()
+    spec = replace(spec, in_chans=3, mean=(0.5,) * 3, std=(0.2,) * 3)
+    with pytest.raises(InputError, match="takes images of 3 channels"):
+        matched(images, spec, path, LoadingConfig())
+    settings_in(path, source="folder:colours", target="folder:images")
+    found = matched(images, spec, path, LoadingConfig())
+    assert found.num_channels == 3
+    assert torch.equal(found.pixels[:, 2], images.pixels[:, 0])
