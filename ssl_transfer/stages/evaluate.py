@@ -78,13 +78,15 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     config = replace(config, data=data, loading=loading)
     dataset = sources.load(data, image_size=backbone.spec.image_size, config=loading)
     dataset = matched(dataset, backbone.spec, path, loading)
-    remedy = f"Give its features alone, as {path / 'backbone'}, or data with the same classes."
-    own = load_classifier(path, backbone, dataset.classes, remedy=remedy) if has_head(path) else None
-    backbone.to(runtime.device).eval()
     needed = dict.fromkeys(("train", "validation", config.split))
     missing = [name for name in needed if not len(dataset.splits[name])]
     if missing:
-        raise InputError(f"--data {config.data}: has no labelled images for {' and '.join(missing)}.")
+        raise InputError(
+            f"--data {config.data}: has no labelled images for {' and '.join(missing)}. Give data that has."
+        )
+    remedy = f"Give its features alone, as {path / 'backbone'}, or data with the same classes."
+    own = load_classifier(path, backbone, dataset.classes, remedy=remedy) if has_head(path) else None
+    backbone.to(runtime.device).eval()
     for line in dataset.notes:
         runtime.say(line)
     features = {name: extract(backbone, dataset, dataset.splits[name], runtime) for name in needed}

@@ -133,7 +133,7 @@ def test_one_of_many_that_has_finished_builds_nothing(
     assert stage.adapt(config, quiet=True) == json.loads((tmp_path / "run" / "result.json").read_text())
 
 
-def test_grey_against_colour_and_a_target_without_any_label(adapt: Callable, tmp_path: Path) -> None:
+def test_grey_against_colour_and_a_target_without_any_label(adapt: Callable, run: Callable, tmp_path: Path) -> None:
     bare = write(tmp_path / "bare.npz", parts={"unlabeled": slice(0, 120)}, channels=3)
     answer = adapt("dann", "--output", tmp_path / "run", target=bare)
     assert answer.status == 0, answer.err
@@ -142,6 +142,9 @@ def test_grey_against_colour_and_a_target_without_any_label(adapt: Callable, tmp
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["target_test"] is None
     assert result["num_target"] + result["num_held"] == 120
+    answer = run("evaluate", tmp_path / "run")
+    assert answer.status == 2
+    assert f"--data {bare}: has no labelled images for train and validation. Give data that has." in answer.err
 
 
 def test_a_target_with_labels_for_its_test_alone(adapt: Callable, tmp_path: Path) -> None:
