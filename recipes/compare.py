@@ -17,7 +17,7 @@ Runs that failed are listed in the end; `--retry` runs them again, and what has 
 
 import sys
 
-from ssl_transfer.cli import main
+from ssl_transfer.cli.main import main
 
 if __name__ == "__main__":
     main(["compare", *sys.argv[1:]])

@@ -6,7 +6,7 @@ python recipes/evaluate.py runs/mine --data folder:images/mine --split test --co
 
 import sys
 
-from ssl_transfer.cli import main
+from ssl_transfer.cli.main import main
 
 if __name__ == "__main__":
     main(["evaluate", *sys.argv[1:]])

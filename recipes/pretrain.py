@@ -10,7 +10,7 @@ ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc_per_node 2 recip
 
 import sys
 
-from ssl_transfer.cli import main
+from ssl_transfer.cli.main import main
 
 if __name__ == "__main__":
     main(["pretrain", *sys.argv[1:]])

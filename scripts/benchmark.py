@@ -46,9 +46,9 @@ def augment(device: torch.device, _: Path | None) -> Iterator[Figure]:
     from lightly.transforms.utils import IMAGENET_NORMALIZE
     from PIL import Image
 
-    from ssl_transfer.data.augment import AugmentConfig
-    from ssl_transfer.data.augment import augment as make_view
-    from ssl_transfer.engine.memory import keep_freed_memory
+    from ssl_transfer.data.transforms.augment import AugmentConfig
+    from ssl_transfer.data.transforms.augment import augment as make_view
+    from ssl_transfer.engine.distributed.device_memory import keep_freed_memory
     from ssl_transfer.engine.randomness import sample_keys
 
     keep_freed_memory()  # for both sides: they share the process
@@ -141,8 +141,8 @@ def _second_epoch(device: torch.device, photographs: Path, folder: Path) -> Iter
 
     from ssl_transfer.data import sources
     from ssl_transfer.data.dataset import LoadingConfig
-    from ssl_transfer.data.loaders import Loader
-    from ssl_transfer.engine import runtime
+    from ssl_transfer.data.loaders.loader import Loader
+    from ssl_transfer.engine.distributed import runtime
 
     config = LoadingConfig(cache=folder / "cache", stored_size=96, near_duplicates="free")
     dataset = sources.load(f"folder:{photographs}", image_size=96, config=config)
@@ -179,8 +179,8 @@ _READ_LARGE_CACHE = """
 import resource, sys
 import numpy as np, torch
 from ssl_transfer.data.dataset import Dataset
-from ssl_transfer.data.loaders import Loader
-from ssl_transfer.data.pixels import OnDisk
+from ssl_transfer.data.loaders.loader import Loader
+from ssl_transfer.data.store.pixels import OnDisk
 from ssl_transfer.engine import runtime
 from pathlib import Path
 file, count = Path(sys.argv[1]), int(sys.argv[2])
@@ -230,8 +230,8 @@ def _flat(folder: Path) -> Iterator[Figure]:
 
     from ssl_transfer.data import sources
     from ssl_transfer.data.dataset import LoadingConfig
-    from ssl_transfer.data.loaders import Loader
-    from ssl_transfer.engine import runtime
+    from ssl_transfer.data.loaders.loader import Loader
+    from ssl_transfer.engine.distributed import runtime
 
     root = folder / "many"
     originals = []

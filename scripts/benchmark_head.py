@@ -10,16 +10,16 @@ import numpy as np
 import torch
 
 from ssl_transfer.data.dataset import PARTS, Dataset
-from ssl_transfer.engine import runtime as runtimes
-from ssl_transfer.engine.folder import RunFolder
-from ssl_transfer.engine.optim import OptimizerConfig
-from ssl_transfer.engine.tracking import Tracker, TrackingConfig
-from ssl_transfer.models import backbones, initialize
+from ssl_transfer.engine.distributed import runtime as runtimes
+from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.engine.runs.run_folder import RunFolder
+from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
+from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.heads import make_head
 from ssl_transfer.objectives.supervised import Supervised
-from ssl_transfer.stages import features
-from ssl_transfer.stages.phases import Training, run_phase
-from ssl_transfer.stages.plan import TransferRecipe
+from ssl_transfer.stages.transfer import feature_cache
+from ssl_transfer.stages.transfer.phases import Training, run_phase
+from ssl_transfer.stages.transfer.plan import TransferRecipe
 
 IMAGES, SIZE, EPOCHS, BATCH = 1024, 160, 10, 64
 BARS = {"feature-extraction": 8.0, "partial": 1.4}
@@ -90,11 +90,11 @@ def _phase(plan: str, once: bool, dataset: Dataset, runtime: runtimes.Runtime) -
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
     )
-    backbone = initialize.scratch(spec, seed=0)
+    backbone = pretrained.scratch(spec, seed=0)
     torch.manual_seed(0)
     head = make_head(recipe.head, backbone, 2)
     objective = Supervised(backbone, head, augment=recipe.augment, num_classes=2).to(runtime.device)
-    most, features.MOST_BYTES = features.MOST_BYTES, features.MOST_BYTES if once else 0
+    most, feature_cache.MOST_BYTES = feature_cache.MOST_BYTES, feature_cache.MOST_BYTES if once else 0
     try:
         with (
             tempfile.TemporaryDirectory() as scratch,
@@ -119,5 +119,5 @@ def _phase(plan: str, once: bool, dataset: Dataset, runtime: runtimes.Runtime) -
             run_phase(training, phase, seed=0, tracker=tracker, metrics=folder.metrics, state=None)
             took = time.perf_counter() - started
     finally:
-        features.MOST_BYTES = most
+        feature_cache.MOST_BYTES = most
     return took, {name: value.clone() for name, value in objective.state_dict().items()}

@@ -17,16 +17,16 @@ from unittest import mock
 
 import torch
 
-from ssl_transfer.engine import checkpoint
-from ssl_transfer.engine import runtime as runtimes
-from ssl_transfer.engine.agreement import Agreement, Answer
-from ssl_transfer.engine.contract import Batch
-from ssl_transfer.engine.optim import OptimizerConfig, parameter_groups
-from ssl_transfer.engine.skips import Skips
-from ssl_transfer.engine.state_files import StateFiles
-from ssl_transfer.engine.steps import Steps
+from ssl_transfer.engine.distributed import runtime as runtimes
+from ssl_transfer.engine.distributed.consensus import Agreement, Answer
+from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, parameter_groups
+from ssl_transfer.engine.runs.checkpoint_files import StateFiles
+from ssl_transfer.engine.training.nonfinite import Skips
+from ssl_transfer.engine.training.objective import Batch
+from ssl_transfer.engine.training.stepper import Steps
 from ssl_transfer.methods import METHODS
-from ssl_transfer.models import backbones, initialize
+from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import BackboneConfig
 
 BATCH, SIZE, STEPS, TURNS = 128, 32, 6, 5
@@ -65,7 +65,7 @@ def _states(device: torch.device) -> Iterator[dict[str, Any]]:
     spec = backbones.make_spec(
         BackboneConfig(name="resnet50"), in_chans=3, image_size=224, mean=(0.5,) * 3, std=(0.5,) * 3
     )
-    weights = initialize.scratch(spec, seed=0).state_dict()
+    weights = pretrained.scratch(spec, seed=0).state_dict()
     state = {str(number): {name: value.clone() for name, value in weights.items()} for number in range(3)}
     size = sum(value.numel() * value.element_size() for part in state.values() for value in part.values()) / 1e6
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +86,7 @@ def _stepping(method: str, settings: dict[str, Any]) -> Callable[[], None]:
     runtime, entry = runtimes.start(), METHODS[method]
     config = BackboneConfig(name="resnet18", stem="standard")
     spec = backbones.make_spec(config, in_chans=3, image_size=SIZE, mean=(0.5,) * 3, std=(0.25,) * 3)
-    module = entry.build(initialize.scratch(spec, seed=0), entry.config(**settings)).train()
+    module = entry.build(pretrained.scratch(spec, seed=0), entry.config(**settings)).train()
     groups = parameter_groups(module, learning_rate=1e-4, weight_decay=1e-4)
     steps = Steps(
         module,

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ssl_transfer.evaluation import diagnosis, tables
-from ssl_transfer.evaluation.statistics import Row
-from ssl_transfer.output import report
-from ssl_transfer.stages.evidence import CONFUSION_COLUMNS, EMBEDDING_COLUMNS
+from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison.estimates import Row
+from ssl_transfer.evaluation.features import transferability
+from ssl_transfer.reports.comparison import report
+from ssl_transfer.stages.compare.diagnostics import CONFUSION_COLUMNS, EMBEDDING_COLUMNS
 
 BAR_SECONDS = 30.0
 METHODS = ("simclr", "moco", "mae", "autoencoder", "byol", "dino", "barlow", "vicreg")
@@ -59,7 +60,7 @@ def write_comparison(folder: Path) -> None:
                 curves += _curves(key, level, generator)
     cells = [(arm, "resnet18", labels, "chosen", "accuracy") for arm in ARMS for labels in LABELS]
     hits = {cell: {seed: generator.integers(0, 2, NUM_TEST).astype(np.uint8) for seed in SEEDS} for cell in cells}
-    tables.write(folder, rows, curves, hits)
+    result_tables.write(folder, rows, curves, hits)
     confusions = [
         (arm, "resnet18", labels, true, guess, int(generator.integers(1, 400)))
         for arm in ARMS
@@ -67,17 +68,17 @@ def write_comparison(folder: Path) -> None:
         for true in CLASSES
         for guess in CLASSES
     ]
-    tables.write_lines(folder / "confusions.csv", CONFUSION_COLUMNS, confusions)
+    result_tables.write_lines(folder / "confusions.csv", CONFUSION_COLUMNS, confusions)
     places = generator.uniform(-1.0, 1.0, (len(ARMS), IMAGES, 2))
     maps = [
         (arm, "resnet18", f"image {image}", CLASSES[image % len(CLASSES)], *places[number, image].tolist())
         for number, arm in enumerate(ARMS)
         for image in range(IMAGES)
     ]
-    tables.write_lines(folder / "embeddings.csv", EMBEDDING_COLUMNS, maps)
+    result_tables.write_lines(folder / "embeddings.csv", EMBEDDING_COLUMNS, maps)
     found = [(arm, "resnet18", name, "", 0.5, 500) for arm in ARMS for name in ("distance", "separability")]
     found += [(arm, "resnet18", "similarity", "scratch", 0.5, 500) for arm in ARMS[1:]]
-    tables.write_lines(folder / "diagnosis.csv", diagnosis.COLUMNS, found)
+    result_tables.write_lines(folder / "diagnosis.csv", transferability.COLUMNS, found)
     (folder / "comparison.json").write_text(json.dumps(_comparison()), encoding="utf-8")
     environment = {"command": "", "devices": "", "python": "", "packages": {}, "git_commit": ""}
     (folder / "environment.json").write_text(json.dumps(environment), encoding="utf-8")

@@ -134,8 +134,8 @@ def _ours(case: Case) -> float:
     from dataclasses import replace
 
     from ssl_transfer.data.dataset import PARTS, Dataset
-    from ssl_transfer.stages.pretrain import pretrain
-    from ssl_transfer.stages.pretrain_settings import PretrainConfig, default_recipe
+    from ssl_transfer.stages.pretrain.config import PretrainConfig, default_recipe
+    from ssl_transfer.stages.pretrain.pretrain import pretrain
 
     nothing = torch.empty(0, dtype=torch.int64)
     splits = dict.fromkeys(PARTS, nothing) | {"unlabeled": torch.arange(case.images)}
@@ -183,7 +183,7 @@ def _plain(case: Case, device: torch.device, *, whole: bool = False) -> float:
     from lightly.loss import NTXentLoss
     from torch import nn
 
-    from ssl_transfer.data.augment import RECONSTRUCTION_DEFAULT, AugmentConfig, augment
+    from ssl_transfer.data.transforms.augment import RECONSTRUCTION_DEFAULT, AugmentConfig, augment
 
     pixels = _pixels(case).to(device)
     size = {"img_size": case.size} if case.backbone.startswith("vit") else {}
@@ -280,7 +280,7 @@ def _lightly(case: Case, device: torch.device, *, workers: int) -> float:
     from lightly.transforms import MAETransform, SimCLRTransform
     from torch import nn
 
-    from ssl_transfer.data.augment import AugmentConfig
+    from ssl_transfer.data.transforms.augment import AugmentConfig
 
     simclr, blur = case.method == "simclr", AugmentConfig().blur_at(case.size)
     transform: Any = MAETransform(input_size=case.size)
@@ -341,7 +341,7 @@ def _lightly(case: Case, device: torch.device, *, workers: int) -> float:
 
 def main() -> None:
     """One side of one case: `benchmark_train_step.py CASE SIDE DEVICE` prints its speed and peak."""
-    from ssl_transfer.engine.memory import peak_mb
+    from ssl_transfer.engine.distributed.device_memory import peak_mb
 
     described, side, name = sys.argv[1:]
     case, device = Case(**json.loads(described)), torch.device(name)

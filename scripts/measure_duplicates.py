@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from ssl_transfer.data import duplicates
-from ssl_transfer.data.decode import LOOK, Layout, measured
+from ssl_transfer.data.split import duplicates
+from ssl_transfer.data.store.decode import LOOK, Layout, measured
 
 Pixels = Image.Image
 

@@ -1,6 +1,6 @@
 """Record the golden loss curves again: `python scripts/record_golden.py [NAME...]`, by default all of them.
 
-tests/invariants/test_golden.py holds every method and objective to the curve that is on record. A curve that moves
+tests/invariants/training/test_golden.py holds every method and objective to the curve that is on record. A curve that moves
 means that everybody's trainings come out otherwise, so a new recording needs a reason in the message of its commit.
 What has moved is printed.
 """
@@ -28,7 +28,7 @@ def main() -> None:
     torch.set_num_threads(1)
     runtime, dataset = trainings.start(), trainings.digits()
     for name in names:
-        path = TESTS / "golden" / f"{name}.json"
+        path = TESTS / "training" / "golden" / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
         before = json.loads(path.read_text()) if path.is_file() else {}
         kinds = [kind for case, kind in trainings.CASES if case == name]

@@ -17,11 +17,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ssl_transfer.evaluation.inference import holm
-from ssl_transfer.evaluation.label_value import equal_count
-from ssl_transfer.evaluation.statistics import SHARE, Estimate, Row, paired_difference
-from ssl_transfer.evaluation.verdict import findings
-from ssl_transfer.output.break_even import returns
+from ssl_transfer.evaluation.comparison.estimates import SHARE, Estimate, Row, paired_difference
+from ssl_transfer.evaluation.comparison.label_efficiency import equal_count
+from ssl_transfer.evaluation.comparison.significance import holm
+from ssl_transfer.evaluation.comparison.verdict import findings
+from ssl_transfer.reports.comparison.break_even import returns
 
 SHARED, OWN, NUM_TEST = 0.03, 0.015, 450
 """Deviations over draws of labels (the digits at five labels a class have less), and images in the test split."""

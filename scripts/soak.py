@@ -93,7 +93,9 @@ def start(command: Sequence[str], workshop: Path, *, kill_at: int) -> int:
     """Run a command in a process of its own that dies at an event; 0: at none. Its exit status is returned."""
     context = multiprocessing.get_context("forkserver")
     # Imported once; each command is a fork of it.
-    context.set_forkserver_preload(["ssl_transfer.stages.adapt", "ssl_transfer.stages.distill", "sklearn.datasets"])
+    context.set_forkserver_preload(
+        ["ssl_transfer.stages.adapt.adapt", "ssl_transfer.stages.distill.distill", "sklearn.datasets"]
+    )
     process = context.Process(target=_child, args=(list(command), workshop, kill_at))
     process.start()
     process.join()
@@ -120,8 +122,8 @@ def run(command: list[str], workshop: Path, kill_at: int) -> None:
     """Run a command in this process, which dies at an event."""
     import torch
 
-    from ssl_transfer.cli import main
-    from ssl_transfer.engine.steps import Steps
+    from ssl_transfer.cli.main import main
+    from ssl_transfer.engine.training.stepper import Steps
 
     torch.set_num_threads(1)
     count = 0

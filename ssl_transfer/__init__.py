@@ -12,27 +12,27 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "pretrain": "stages.pretrain",
-    "PretrainConfig": "stages.pretrain_settings",
-    "default_recipe": "stages.pretrain_settings",
-    "pretrain_config": "stages.pretrain_settings",
-    "transfer": "stages.transfer",
-    "TransferConfig": "stages.transfer",
-    "adapt": "stages.adapt",
-    "AdaptConfig": "stages.adapt_settings",
+    "pretrain": "stages.pretrain.pretrain",
+    "PretrainConfig": "stages.pretrain.config",
+    "default_recipe": "stages.pretrain.config",
+    "pretrain_config": "stages.pretrain.config",
+    "transfer": "stages.transfer.transfer",
+    "TransferConfig": "stages.transfer.transfer",
+    "adapt": "stages.adapt.adapt",
+    "AdaptConfig": "stages.adapt.config",
     "ADAPTATIONS": "objectives",
-    "distill": "stages.distill",
-    "DistillConfig": "stages.distill",
-    "compare": "stages.compare",
-    "CompareConfig": "stages.arms",
+    "distill": "stages.distill.distill",
+    "DistillConfig": "stages.distill.distill",
+    "compare": "stages.compare.compare",
+    "CompareConfig": "stages.compare.config",
     "METHODS": "methods",
-    "predict": "output.predict",
-    "PredictConfig": "output.predict",
-    "export": "output.export",
-    "ExportConfig": "output.export",
-    "TransferRecipe": "stages.plan",
+    "predict": "stages.predict.predict",
+    "PredictConfig": "stages.predict.predict",
+    "export": "stages.export.export",
+    "ExportConfig": "stages.export.export",
+    "TransferRecipe": "stages.transfer.plan",
     "BackboneConfig": "models.backbones",
-    "report_section": "output.notebook",
+    "report_section": "reports.notebook",
 }
 __all__ = ["for_images", "load_backbone", "__version__", *_HOMES]
 
@@ -41,14 +41,14 @@ def load_backbone(path: str) -> Any:
     """The exported backbone of a run in evaluation mode: images (B, C, S, S) in 0..1 -> features (B, D)."""
     from pathlib import Path
 
-    from .models.initialize import from_checkpoint
+    from ssl_transfer.models.pretrained import from_checkpoint
 
     return from_checkpoint(Path(path))[0].eval()
 
 
 def for_images(config: Any, kind: str) -> Any:
     """Any settings with the augmentation for a kind of images: natural, greyscale, texture or digits."""
-    from .stages.augmentation import adapted
+    from ssl_transfer.stages.common.augmentation_flag import adapted
 
     return adapted(config, kind)
 

@@ -1,5 +1,5 @@
 """`python -m ssl_transfer` is the `ssl-transfer` command."""
 
-from .cli import main
+from ssl_transfer.cli.main import main
 
 main()

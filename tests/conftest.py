@@ -11,18 +11,18 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor
 
-from ssl_transfer.data.augment import SUPERVISED_DEFAULT
 from ssl_transfer.data.dataset import Dataset, to_unit
-from ssl_transfer.data.loaders import Loader
-from ssl_transfer.engine import loop, steps
-from ssl_transfer.engine import runtime as runtimes
-from ssl_transfer.engine.contract import Batch
-from ssl_transfer.engine.optim import OptimizerConfig, parameter_groups
+from ssl_transfer.data.loaders.loader import Loader
+from ssl_transfer.data.transforms.augment import SUPERVISED_DEFAULT
+from ssl_transfer.engine.distributed import runtime as runtimes
+from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.randomness import sample_keys
-from ssl_transfer.engine.state_files import StateFiles
-from ssl_transfer.engine.tracking import Tracker, TrackingConfig
-from ssl_transfer.evaluation.metrics import classification
-from ssl_transfer.models import backbones, initialize
+from ssl_transfer.engine.runs.checkpoint_files import StateFiles
+from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
+from ssl_transfer.engine.training import loop, stepper
+from ssl_transfer.engine.training.objective import Batch
+from ssl_transfer.evaluation.predictions.metrics import classification
+from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
 from ssl_transfer.models.heads import linear_head
 from ssl_transfer.objectives.supervised import Supervised
@@ -84,7 +84,7 @@ def make_backbone() -> Callable[..., Backbone]:
         spec = backbones.make_spec(
             config, in_chans=channels, image_size=size, mean=(0.5,) * channels, std=(0.25,) * channels
         )
-        return initialize.scratch(spec, seed=seed)
+        return pretrained.scratch(spec, seed=seed)
 
     return make
 
@@ -206,13 +206,13 @@ def train_phase(runtime, make_dataset, tmp_path) -> Callable[..., loop.Summary]:
 def traced_optimizers(monkeypatch) -> list[torch.optim.Optimizer]:
     """The optimisers that trainings build from now on, in order."""
     made: list[torch.optim.Optimizer] = []
-    plain = steps.make_optimizer
+    plain = stepper.make_optimizer
 
     def traced(*arguments: Any) -> torch.optim.Optimizer:
         made.append(plain(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(steps, "make_optimizer", traced)
+    monkeypatch.setattr(stepper, "make_optimizer", traced)
     return made
 
 
@@ -221,13 +221,13 @@ def before_steps(monkeypatch) -> Callable[[Callable[[torch.optim.Optimizer], Non
     """`before_steps(look)`: `look(optimizer)` is called before every optimiser step of a training."""
 
     def arrange(look: Callable[[torch.optim.Optimizer], None]) -> None:
-        plain = steps.make_optimizer
+        plain = stepper.make_optimizer
 
         def traced(*arguments: Any) -> torch.optim.Optimizer:
             made = plain(*arguments)
             made.register_step_pre_hook(lambda optimizer, *_: look(optimizer))
             return made
 
-        monkeypatch.setattr(steps, "make_optimizer", traced)
+        monkeypatch.setattr(stepper, "make_optimizer", traced)
 
     return arrange

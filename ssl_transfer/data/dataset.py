@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine.errors import InputError
+from ssl_transfer.engine.errors import InputError
 
 PARTS = ("unlabeled", "train", "validation", "test")
 UNLABELED = -1

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine.errors import InputError
+from ssl_transfer.engine.errors import InputError
+
 from .dataset import Dataset, Moments, Pixels
 
 

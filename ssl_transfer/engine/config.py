@@ -18,7 +18,7 @@ import tyro
 import yaml
 
 from .errors import InputError
-from .secrets import redacted
+from .redaction import redacted
 
 T = TypeVar("T")
 MOST_VALUES = 100_000

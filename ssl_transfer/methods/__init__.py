@@ -4,8 +4,8 @@ To add one, write `methods/NAME.py` that ends with `METHOD = Method(...)`, and a
 line, `compare` and the contract tests find it there.
 """
 
-from . import autoencoder, barlow, byol, dino, mae, moco, mocov3, simclr, simsiam, vicreg
-from .method import Method
+from . import autoencoder, barlow_twins, byol, dino, mae, moco, mocov3, simclr, simsiam, vicreg
+from .base import Method
 
 METHODS: dict[str, Method] = {
     "simclr": simclr.METHOD,
@@ -13,7 +13,7 @@ METHODS: dict[str, Method] = {
     "mocov3": mocov3.METHOD,
     "byol": byol.METHOD,
     "simsiam": simsiam.METHOD,
-    "barlow": barlow.METHOD,
+    "barlow": barlow_twins.METHOD,
     "vicreg": vicreg.METHOD,
     "dino": dino.METHOD,
     "mae": mae.METHOD,

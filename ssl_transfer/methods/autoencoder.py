@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.augment import RECONSTRUCTION_DEFAULT, AugmentConfig, augment
-from ..engine.contract import Batch, Objective, Output, scalar
-from ..engine.errors import InputError
-from ..engine.optim import OptimizerConfig
-from ..engine.randomness import normal, uniform
-from ..models.backbones import Backbone
-from .method import Method, Reconstruction, View, check_counts, feature_deviation
+from ssl_transfer.data.transforms.augment import RECONSTRUCTION_DEFAULT, AugmentConfig, augment
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.engine.randomness import normal, uniform
+from ssl_transfer.engine.training.objective import Batch, Objective, Output, scalar
+from ssl_transfer.models.backbones import Backbone
+
+from .base import Method, Reconstruction, View, check_counts, feature_deviation
 
 NOISE_STREAM, MASK_STREAM = 101, 102
 """Far from the views' numbers."""

@@ -19,12 +19,13 @@ import torch
 from lightly.loss import NegativeCosineSimilarity
 from torch import Tensor
 
-from ..data.augment import AugmentConfig
-from ..engine.contract import Batch, Objective, Output
-from ..engine.optim import OptimizerConfig
-from ..models.backbones import Backbone
-from .method import Method, View, check_counts, deviations, mlp
-from .momentum import FIRST_VIEW, SECOND_VIEW, check_momentum, copied, follow, momentum_at, view_pair
+from ssl_transfer.data.transforms.augment import AugmentConfig
+from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.engine.training.objective import Batch, Objective, Output
+from ssl_transfer.models.backbones import Backbone
+
+from .base import Method, View, check_counts, deviations, mlp
+from .momentum_encoder import FIRST_VIEW, SECOND_VIEW, check_momentum, copied, follow, momentum_at, view_pair
 
 
 @dataclass(frozen=True, kw_only=True)

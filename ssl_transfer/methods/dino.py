@@ -23,16 +23,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.augment import AugmentConfig
-from ..data.augment import augment as augment_images
-from ..engine import distributed
-from ..engine.contract import Batch, Objective, Output
-from ..engine.errors import InputError
-from ..engine.optim import OptimizerConfig
-from ..models.backbones import Backbone, BackboneConfig
-from ..models.sizes import smaller_size
-from .method import Method, View, check_counts, deviations
-from .momentum import FIRST_VIEW, SECOND_VIEW, check_momentum, copied, follow, momentum_at, view_pair
+from ssl_transfer.data.transforms.augment import AugmentConfig
+from ssl_transfer.data.transforms.augment import augment as augment_images
+from ssl_transfer.engine.distributed import collectives
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.engine.training.objective import Batch, Objective, Output
+from ssl_transfer.models.backbones import Backbone, BackboneConfig
+from ssl_transfer.models.small_images import smaller_size
+
+from .base import Method, View, check_counts, deviations
+from .momentum_encoder import FIRST_VIEW, SECOND_VIEW, check_momentum, copied, follow, momentum_at, view_pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +196,7 @@ class DINO(Objective):
 
         Every process has equally many images, so the mean over processes is the mean over images.
         """
-        mean = distributed.gather_without_gradient((self.teacher_sum / self.teacher_count)[None]).mean(dim=0)
+        mean = collectives.gather_without_gradient((self.teacher_sum / self.teacher_count)[None]).mean(dim=0)
         self.centre.lerp_(mean, 1.0 - self._centre_momentum)
         self.teacher_sum.zero_()
         self.teacher_count.zero_()

@@ -20,14 +20,15 @@ from timm.models import VisionTransformer
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ..data.augment import RECONSTRUCTION_DEFAULT, AugmentConfig, augment
-from ..engine.contract import Batch, Objective, Output, scalar
-from ..engine.errors import InputError
-from ..engine.optim import OptimizerConfig
-from ..engine.randomness import uniform
-from ..models.backbones import Backbone, BackboneConfig
-from ..models.heads import MOST_LAYERS
-from .method import Method, Reconstruction, View, check_counts, feature_deviation
+from ssl_transfer.data.transforms.augment import RECONSTRUCTION_DEFAULT, AugmentConfig, augment
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.engine.randomness import uniform
+from ssl_transfer.engine.training.objective import Batch, Objective, Output, scalar
+from ssl_transfer.models.backbones import Backbone, BackboneConfig
+from ssl_transfer.models.heads import MOST_LAYERS
+
+from .base import Method, Reconstruction, View, check_counts, feature_deviation
 
 MASK_STREAM = 100
 """Far from the views' numbers, so that the mask does not depend on the crop."""

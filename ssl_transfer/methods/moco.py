@@ -22,15 +22,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.augment import AugmentConfig
-from ..engine import distributed
-from ..engine.contract import Batch, Objective, Output
-from ..engine.errors import InputError
-from ..engine.optim import OptimizerConfig
-from ..engine.randomness import uniform
-from ..models.backbones import Backbone
-from .method import Method, augmented, check_counts, deviations, mlp
-from .momentum import Schedule, check_momentum, copied, follow, momentum_at
+from ssl_transfer.data.transforms.augment import AugmentConfig
+from ssl_transfer.engine.distributed import collectives
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.engine.randomness import uniform
+from ssl_transfer.engine.training.objective import Batch, Objective, Output
+from ssl_transfer.models.backbones import Backbone
+
+from .base import Method, augmented, check_counts, deviations, mlp
+from .momentum_encoder import Schedule, check_momentum, copied, follow, momentum_at
 
 SHUFFLE_STREAM = 103
 """Far from the views' numbers."""
@@ -129,7 +130,7 @@ class MoCo(Objective):
         with torch.autocast(views.device.type, enabled=False):
             loss = self.contrast(F.normalize(queries.float(), dim=1), keys)
         if self.training:
-            self.enqueue(distributed.gather_without_gradient(keys[:count]))
+            self.enqueue(collectives.gather_without_gradient(keys[:count]))
         return Output(loss, deviations(features, queries))
 
     def encode_keys(self, views: Tensor, order: Tensor) -> Tensor:

@@ -23,14 +23,15 @@ import torch.nn.functional as F
 from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
 
-from ..data.augment import AugmentConfig
-from ..engine import distributed
-from ..engine.contract import Batch, Objective, Output
-from ..engine.errors import InputError
-from ..engine.optim import OptimizerConfig
-from ..models.backbones import Backbone, BackboneConfig
-from .method import Method, View, check_counts, deviations
-from .momentum import FIRST_VIEW, SECOND_VIEW, check_momentum, copied, follow, momentum_at, view_pair
+from ssl_transfer.data.transforms.augment import AugmentConfig
+from ssl_transfer.engine.distributed import collectives
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.engine.training.objective import Batch, Objective, Output
+from ssl_transfer.models.backbones import Backbone, BackboneConfig
+
+from .base import Method, View, check_counts, deviations
+from .momentum_encoder import FIRST_VIEW, SECOND_VIEW, check_momentum, copied, follow, momentum_at, view_pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +106,9 @@ class MoCoV3(Objective):
     def contrast(self, queries: Tensor, keys: Tensor) -> Tensor:
         """The loss of queries (B, P) among the keys of all processes, here (B, P), in float32; keys get no gradient."""
         with torch.autocast(queries.device.type, enabled=False):
-            others = distributed.gather_without_gradient(F.normalize(keys.float(), dim=1))
+            others = collectives.gather_without_gradient(F.normalize(keys.float(), dim=1))
             logits = F.normalize(queries.float(), dim=1) @ others.T / self._temperature
-            own = torch.arange(len(queries), device=queries.device) + distributed.process_index() * len(queries)
+            own = torch.arange(len(queries), device=queries.device) + collectives.process_index() * len(queries)
             return 2.0 * self._temperature * F.cross_entropy(logits, own)
 
     def forward(self, batch: Batch) -> Output:

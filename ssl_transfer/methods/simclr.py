@@ -18,13 +18,14 @@ from dataclasses import dataclass
 import torch
 from lightly.loss import NTXentLoss
 
-from ..data.augment import AugmentConfig
-from ..engine import distributed
-from ..engine.contract import Batch, Objective, Output
-from ..engine.errors import InputError
-from ..engine.optim import OptimizerConfig
-from ..models.backbones import Backbone
-from .method import Method, augmented, deviations, projector
+from ssl_transfer.data.transforms.augment import AugmentConfig
+from ssl_transfer.engine.distributed import collectives
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.engine.training.objective import Batch, Objective, Output
+from ssl_transfer.models.backbones import Backbone
+
+from .base import Method, augmented, deviations, projector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class SimCLR(Objective):
         self.projector = projector(
             backbone.num_features, layers=projector_layers, hidden_width=hidden_width, output_width=output_width
         )
-        self.criterion = NTXentLoss(temperature=temperature, gather_distributed=distributed.num_processes() > 1)
+        self.criterion = NTXentLoss(temperature=temperature, gather_distributed=collectives.num_processes() > 1)
         self._augment = augment
 
     def forward(self, batch: Batch) -> Output:

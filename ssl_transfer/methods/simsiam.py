@@ -20,11 +20,12 @@ from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectionHead
 from torch import Tensor
 
-from ..data.augment import AugmentConfig
-from ..engine.contract import Batch, Objective, Output
-from ..engine.optim import OptimizerConfig
-from ..models.backbones import Backbone
-from .method import Method, augmented, check_counts, deviations
+from ssl_transfer.data.transforms.augment import AugmentConfig
+from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.engine.training.objective import Batch, Objective, Output
+from ssl_transfer.models.backbones import Backbone
+
+from .base import Method, augmented, check_counts, deviations
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,13 +23,14 @@ from dataclasses import dataclass
 import torch
 from lightly.loss import VICRegLoss
 
-from ..data.augment import AugmentConfig
-from ..engine import distributed
-from ..engine.contract import Batch, Objective, Output
-from ..engine.errors import InputError
-from ..engine.optim import OptimizerConfig
-from ..models.backbones import Backbone
-from .method import Method, augmented, deviations, projector
+from ssl_transfer.data.transforms.augment import AugmentConfig
+from ssl_transfer.engine.distributed import collectives
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.engine.training.objective import Batch, Objective, Output
+from ssl_transfer.models.backbones import Backbone
+
+from .base import Method, augmented, deviations, projector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ class VICReg(Objective):
         features = self.backbone(augmented(batch, self.backbone, self._augment))
         outputs = self.projector(features)
         # Two of (W * B, P).
-        first, second = (distributed.gather(view.float()) for view in outputs.chunk(2))
+        first, second = (collectives.gather(view.float()) for view in outputs.chunk(2))
         with torch.autocast(batch.images.device.type, enabled=False):
             loss = self.criterion(first, second)
         return Output(loss, deviations(features, outputs))

@@ -12,12 +12,13 @@ import torch
 from timm.models import VisionTransformer, group_parameters
 from torch import Tensor, nn
 
-from ..engine.errors import InputError
-from . import graph as graphs
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.models.layers.blocks import Block, ordered_blocks
+from ssl_transfer.models.layers.execution_order import Order
+
 from . import torchvision_models
-from .blocks import Block, ordered_blocks
-from .construct import create, prefix_tokens, probe
-from .order import Order
+from .factory import create, prefix_tokens, probe
+from .layers import fx_graph as graphs
 from .spec import SIMPLE_CNN, BackboneConfig, BackboneSpec, check_name, is_timm, is_vit_name, make_spec
 
 TOKENS = ("cls_token", "reg_token", "dist_token", "pos_embed", "class_token", "pos_embedding")

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..engine import checkpoint
-from ..engine.errors import InputError
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io import checkpoint
+
 from .backbones import Backbone
 from .heads import Head, HeadConfig, class_scores, features_for, make_head
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..engine.errors import InputError
+from ssl_transfer.engine.errors import InputError
+
 from .backbones import Backbone
 
 WIDTH, NARROW = 256, 100

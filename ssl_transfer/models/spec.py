@@ -5,7 +5,8 @@ from typing import Literal
 
 import timm
 
-from ..engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.errors import InputError, did_you_mean
+
 from . import torchvision_models
 
 SMALL_IMAGE = 64

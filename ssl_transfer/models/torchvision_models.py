@@ -10,8 +10,9 @@ import torchvision
 from torch import Tensor, fx, nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
-from ..engine.errors import InputError, did_you_mean
-from . import graph as graphs
+from ssl_transfer.engine.errors import InputError, did_you_mean
+
+from .layers import fx_graph as graphs
 
 PREFIX = "torchvision/"
 CLASSIFIERS = ("classifier", "fc", "heads", "head")

@@ -1,15 +1,15 @@
 """What the transfer stage can train towards, beside the labels themselves."""
 
-from . import alignment, baselines, dann, self_training
-from .adaptation import Adaptation
+from . import baselines, dann, mmd_coral, self_training
+from .domain_adaptation import Adaptation
 
 ADAPTATIONS: dict[str, Adaptation] = {
     "source-only": baselines.SOURCE_ONLY,
     "adabn": baselines.ADABN,
     "dann": dann.DANN_ADAPTATION,
     "cdan": dann.CDAN_ADAPTATION,
-    "mmd": alignment.MMD_ADAPTATION,
-    "coral": alignment.CORAL_ADAPTATION,
+    "mmd": mmd_coral.MMD_ADAPTATION,
+    "coral": mmd_coral.CORAL_ADAPTATION,
     "self-training": self_training.SELF_TRAINING_ADAPTATION,
     "target": baselines.TARGET,
 }

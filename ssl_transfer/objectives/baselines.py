@@ -6,8 +6,9 @@ trained on the source, and BatchNorm's means and variances are then those of the
 
 from dataclasses import dataclass
 
-from ..engine.errors import InputError
-from .adaptation import Adaptation
+from ssl_transfer.engine.errors import InputError
+
+from .domain_adaptation import Adaptation
 
 
 @dataclass(frozen=True, kw_only=True)

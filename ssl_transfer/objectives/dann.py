@@ -28,11 +28,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..engine import distributed
-from ..engine.contract import Output, scalar
-from ..engine.errors import InputError
-from ..models.heads import MOST_LAYERS
-from .adaptation import Adaptation, Domains, Term
+from ssl_transfer.engine.distributed import collectives
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.training.objective import Output, scalar
+from ssl_transfer.models.heads import MOST_LAYERS
+
+from .domain_adaptation import Adaptation, Domains, Term
 from .supervised import Supervised
 
 MOST_PRODUCTS = 4096
@@ -218,7 +219,7 @@ class CDAN(Adversarial):
         sure = 1.0 + torch.exp(-entropies)
         count = len(domains.source)
         # Over all processes: the mean of a share of the batch is another.
-        parts = [part / distributed.gather_without_gradient(part).mean() for part in (sure[:count], sure[count:])]
+        parts = [part / collectives.gather_without_gradient(part).mean() for part in (sure[:count], sure[count:])]
         return products, torch.cat(parts)
 
 

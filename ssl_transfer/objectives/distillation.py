@@ -26,12 +26,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.augment import AugmentConfig, augment, evaluation_view
-from ..engine import distributed
-from ..engine.contract import Batch, Objective, Output, scalar
-from ..engine.errors import InputError
-from ..models.backbones import Backbone, freeze
-from ..models.classifier import Classifier
+from ssl_transfer.data.transforms.augment import AugmentConfig, augment, evaluation_view
+from ssl_transfer.engine.distributed import collectives
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.training.objective import Batch, Objective, Output, scalar
+from ssl_transfer.models.backbones import Backbone, freeze
+from ssl_transfer.models.classifier import Classifier
+
 from .supervised import Seen, Supervised
 
 
@@ -224,8 +225,8 @@ def hints(projected: Tensor, teacher: Tensor) -> Tensor:
 def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     """See the module: (B, D) or maps (B, ...) of either width -> () float32, over the images of all processes."""
     with torch.autocast(student.device.type, enabled=False):
-        ours = distributed.gather(student.float().flatten(1))
-        theirs = distributed.gather_without_gradient(teacher.float().flatten(1))
+        ours = collectives.gather(student.float().flatten(1))
+        theirs = collectives.gather_without_gradient(teacher.float().flatten(1))
         return (_similarities(theirs) - _similarities(ours)).square().sum() / len(ours) ** 2
 
 

@@ -20,11 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..engine import distributed
-from ..engine.contract import Output, scalar
-from ..engine.errors import InputError
-from ..models.heads import features_for
-from .adaptation import Adaptation, Domains, Term
+from ssl_transfer.engine.distributed import collectives
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.training.objective import Output, scalar
+from ssl_transfer.models.heads import features_for
+
+from .domain_adaptation import Adaptation, Domains, Term
 from .supervised import Supervised
 
 MOST = 3.0
@@ -117,7 +118,7 @@ class SelfTraining(Term):
 
     def _count(self, sure: Tensor) -> None:
         """Frequencies of the labels that count, over all processes: (M, K)."""
-        everywhere = distributed.gather_without_gradient(sure).mean(dim=0)
+        everywhere = collectives.gather_without_gradient(sure).mean(dim=0)
         total = everywhere.sum()
         lately = torch.where(total > 0.0, everywhere / total.clamp_min(1e-6), self.frequencies)
         self.frequencies.lerp_(lately, 1.0 - MEMORY)

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.augment import AugmentConfig, augment, evaluation_view
-from ..data.mixing import mix
-from ..engine.contract import Batch, Objective, Output, scalar
-from ..models.backbones import Backbone
-from ..models.heads import Head, class_scores, features_for
-from ..models.selection import Selection, apply, hold, select
+from ssl_transfer.data.transforms.augment import AugmentConfig, augment, evaluation_view
+from ssl_transfer.data.transforms.mixup import mix
+from ssl_transfer.engine.training.objective import Batch, Objective, Output, scalar
+from ssl_transfer.models.backbones import Backbone
+from ssl_transfer.models.heads import Head, class_scores, features_for
+from ssl_transfer.models.trainable import Selection, apply, hold, select
 
 Function = Callable[[Tensor], Tensor]
 

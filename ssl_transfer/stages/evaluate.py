@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import sources
-from ..engine import config as configuration
-from ..engine import runtime as runtimes
-from ..engine.errors import InputError
-from ..engine.words import drawn, table
-from ..evaluation.features import class_scores_of, extract
-from ..evaluation.knn import knn_accuracy
-from ..evaluation.linear import linear_probe
-from ..evaluation.metrics import classification
-from ..evaluation.robustness import CorruptedAccuracy, corrupted_accuracies
-from ..models import initialize
-from ..models.classifier import Classifier, has_head, load_classifier
-from .matching import matched, own_images
+from ssl_transfer.data import sources
+from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.console.formatting import drawn, table
+from ssl_transfer.engine.distributed import runtime as runtimes
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.evaluation.features.extract import class_scores_of, extract
+from ssl_transfer.evaluation.features.knn import knn_accuracy
+from ssl_transfer.evaluation.features.linear_probe import linear_probe
+from ssl_transfer.evaluation.predictions.metrics import classification
+from ssl_transfer.evaluation.predictions.robustness import CorruptedAccuracy, corrupted_accuracies
+from ssl_transfer.models import pretrained
+from ssl_transfer.models.classifier import Classifier, has_head, load_classifier
+from ssl_transfer.stages.common.checkpoint_data import matched, own_images
 
 OfFeatures = Callable[[Tensor], Tensor]
 """Features (N, D) -> logits (N, K)."""
@@ -71,7 +71,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     _check(config)
     runtime = runtimes.start()
     path = Path(config.path)
-    backbone, _ = initialize.from_checkpoint(path)
+    backbone, _ = pretrained.from_checkpoint(path)
     data, loading = own_images(path, config.data, config.loading)
     if not data:
         raise InputError(f"{path}: does not say which images it was trained on, or streamed them. Give --data.")
@@ -183,7 +183,7 @@ def _write(
     config: EvaluateConfig, output: Path, dataset: sources.Dataset, logits: dict[str, Tensor], result: dict[str, Any]
 ) -> None:
     """`evaluation.json`, and the files about the first classifier: the head where there is one, or the probe."""
-    from ..output import evaluation
+    from ssl_transfer.reports import evaluation
 
     predictions = {}
     for name, values in logits.items():

@@ -9,20 +9,20 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from ..engine import checkpoint
-from ..engine import config as configuration
-from ..engine.errors import InputError
-from ..engine.words import console, counted
-from ..models import backbones, initialize
-from ..models.backbones import Backbone, BackboneConfig
-from ..models.blocks import Block
-from ..models.classifier import has_head
-from ..models.construct import probe
-from ..models.heads import HeadConfig
-from ..models.selection import select
-from .build import fitted
-from .plan import TransferRecipe
-from .run import IMAGE_SIZE
+from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.console.formatting import console, counted
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.models import backbones, pretrained
+from ssl_transfer.models.backbones import Backbone, BackboneConfig
+from ssl_transfer.models.classifier import has_head
+from ssl_transfer.models.factory import probe
+from ssl_transfer.models.heads import HeadConfig
+from ssl_transfer.models.layers.blocks import Block
+from ssl_transfer.models.trainable import select
+from ssl_transfer.stages.common.run_config import IMAGE_SIZE
+from ssl_transfer.stages.transfer.plan import TransferRecipe
+from ssl_transfer.stages.transfer.setup import fitted
 
 LONG_NAME = 28
 _STATISTICS = ("running_mean", "running_var")
@@ -224,7 +224,7 @@ def _backbone(config: SummaryConfig) -> Backbone:
     if Path(config.path).expanduser().is_dir():
         if config.image_size or config.in_chans or config.backbone != BackboneConfig(name=""):
             raise InputError(f"{config.path} names its own size, channels and backbone. Leave those flags out.")
-        return initialize.from_checkpoint(Path(config.path).expanduser())[0]
+        return pretrained.from_checkpoint(Path(config.path).expanduser())[0]
     if config.backbone.name:
         raise InputError(f"--backbone.name {config.backbone.name}: {config.path} names the backbone. Leave it out.")
     in_chans = config.in_chans or 3
@@ -236,7 +236,7 @@ def _backbone(config: SummaryConfig) -> Backbone:
         mean=(0.5,) * in_chans,
         std=(0.25,) * in_chans,
     )
-    return initialize.scratch(spec, seed=0)
+    return pretrained.scratch(spec, seed=0)
 
 
 def _head(config: SummaryConfig) -> tuple[HeadConfig, int]:

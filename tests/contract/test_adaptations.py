@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import ssl_transfer.objectives
-from ssl_transfer.engine.contract import Batch
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.gradients import check_accumulation
-from ssl_transfer.engine.optim import parameter_groups
+from ssl_transfer.engine.optimization.gradients import check_accumulation
+from ssl_transfer.engine.optimization.optimizers import parameter_groups
+from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.objectives import ADAPTATIONS
-from ssl_transfer.objectives.adaptation import Adaptation, Adapting
+from ssl_transfer.objectives.domain_adaptation import Adaptation, Adapting
 
 TERMS = [name for name, entry in ADAPTATIONS.items() if entry.term is not None]
 SETTINGS = {"self-training": {"confidence": 0.0}}

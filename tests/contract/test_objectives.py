@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 import ssl_transfer.methods
-from ssl_transfer.data.augment import SUPERVISED_DEFAULT
-from ssl_transfer.engine.contract import Batch, Objective, Output
+from ssl_transfer.data.transforms.augment import SUPERVISED_DEFAULT
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.gradients import accumulate_gradient
-from ssl_transfer.engine.optim import parameter_groups
+from ssl_transfer.engine.optimization.gradients import accumulate_gradient
+from ssl_transfer.engine.optimization.optimizers import parameter_groups
+from ssl_transfer.engine.training.objective import Batch, Objective, Output
 from ssl_transfer.methods import METHODS
-from ssl_transfer.methods.method import Method
+from ssl_transfer.methods.base import Method
 from ssl_transfer.models.classifier import Classifier
 from ssl_transfer.models.heads import linear_head
 from ssl_transfer.objectives.distillation import Distillation, Teacher

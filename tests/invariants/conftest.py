@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ssl_transfer.cli import main
+from ssl_transfer.cli.main import main
 
 FLAGS: dict[str, tuple[str, ...]] = {
     "convolutional": (

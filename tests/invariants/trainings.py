@@ -22,29 +22,29 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing import start_processes
 
-from ssl_transfer.data.augment import SUPERVISED_DEFAULT
 from ssl_transfer.data.dataset import Dataset
-from ssl_transfer.data.domain_loader import DomainLoader
-from ssl_transfer.data.loaders import Loader
+from ssl_transfer.data.loaders.loader import Loader
+from ssl_transfer.data.loaders.two_domains import DomainLoader
 from ssl_transfer.data.sources import LoadingConfig, load
-from ssl_transfer.engine import distributed
-from ssl_transfer.engine.contract import Batches, Objective
+from ssl_transfer.data.transforms.augment import SUPERVISED_DEFAULT
+from ssl_transfer.engine.distributed import collectives
+from ssl_transfer.engine.distributed.runtime import Runtime, start
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.loop import train
-from ssl_transfer.engine.optim import OptimizerConfig, parameter_groups
-from ssl_transfer.engine.runtime import Runtime, start
-from ssl_transfer.engine.tracking import Tracker, TrackingConfig
-from ssl_transfer.evaluation.features import extract, over_samples
-from ssl_transfer.evaluation.knn import knn_accuracy
-from ssl_transfer.evaluation.linear import linear_probe
+from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, parameter_groups
+from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
+from ssl_transfer.engine.training.loop import train
+from ssl_transfer.engine.training.objective import Batches, Objective
+from ssl_transfer.evaluation.features.extract import extract, over_samples
+from ssl_transfer.evaluation.features.knn import knn_accuracy
+from ssl_transfer.evaluation.features.linear_probe import linear_probe
 from ssl_transfer.methods import METHODS
-from ssl_transfer.models import backbones, initialize
+from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
 from ssl_transfer.models.classifier import Classifier
 from ssl_transfer.models.heads import HeadConfig, linear_head, make_head
 from ssl_transfer.objectives import ADAPTATIONS
-from ssl_transfer.objectives.adaptation import Adapting
 from ssl_transfer.objectives.distillation import Distillation, Teacher
+from ssl_transfer.objectives.domain_adaptation import Adapting
 from ssl_transfer.objectives.supervised import Supervised
 
 STEPS, BATCH_SIZE, CLASSES = 4, 8, 10
@@ -175,7 +175,7 @@ def _made(name: str, kind: str, dataset: Dataset, runtime: Runtime) -> tuple[Obj
 
 def _backbone(kind: str, *, seed: int = 0) -> Backbone:
     spec = backbones.make_spec(KINDS[kind], in_chans=1, image_size=16, mean=(0.5,), std=(0.25,))
-    backbone = initialize.scratch(spec, seed=seed)
+    backbone = pretrained.scratch(spec, seed=seed)
     backbone.register_forward_pre_hook(lambda _, images: images[0].double())
     return backbone
 
@@ -245,7 +245,7 @@ def one_rank(rank: int, count: int, port: int, folder: Path) -> None:
     held = {f"{name}, {kind}": training(name, kind, dataset, runtime) for name, kind in COMPARED}
     torch.save(measured(dataset, runtime), folder / f"few{count}-rank{rank}.pt")
     # From here on nothing is gathered.
-    distributed.num_processes = lambda: 1
+    collectives.num_processes = lambda: 1
     for name, kind in ALONE if count == 2 else []:
         held[f"{name}, {kind}, alone"] = training(name, kind, dataset, runtime, synchronized=False)
     torch.save(held, folder / f"world{count}-rank{rank}.pt")

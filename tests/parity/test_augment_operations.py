@@ -7,8 +7,8 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from ssl_transfer.data import operations
-from ssl_transfer.data.augment import AugmentConfig, augment, crop_matrices
+from ssl_transfer.data.transforms import operations
+from ssl_transfer.data.transforms.augment import AugmentConfig, augment, crop_matrices
 from ssl_transfer.engine.randomness import sample_keys, uniform
 
 CHANNELS = pytest.mark.parametrize("channels", [1, 3, 5])

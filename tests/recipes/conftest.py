@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from ssl_transfer.cli import main
-from ssl_transfer.engine.state import State
+from ssl_transfer.cli.main import main
+from ssl_transfer.engine.training.train_state import State
 from ssl_transfer.objectives.supervised import Supervised
 
 CONVOLUTIONAL_FLAGS = (

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ssl_transfer.data import sources
 from ssl_transfer.data.dataset import Dataset, LoadingConfig
-from ssl_transfer.models import backbones, initialize
+from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
 
 STORED = 16
@@ -100,7 +100,7 @@ def _built(name: str, extra: tuple[str, ...]) -> Backbone:
     size, arguments = FAMILIES[name]
     config = BackboneConfig(name=name, stem="standard", arguments=(*arguments, *extra))
     spec = backbones.make_spec(config, in_chans=3, image_size=size, mean=(0.4,) * 3, std=(0.25,) * 3)
-    return initialize.scratch(spec, seed=0)
+    return pretrained.scratch(spec, seed=0)
 
 
 @pytest.fixture(params=list(FAMILIES))

@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ...engine.errors import InputError, did_you_mean
-from .. import assemble, cache, domains
-from ..dataset import Dataset, LoadingConfig
-from ..formats import SUFFIXES
-from ..listing import Listing
-from ..stored import Stored
+from ssl_transfer.data import domains
+from ssl_transfer.data.dataset import Dataset, LoadingConfig
+from ssl_transfer.data.split import assemble
+from ssl_transfer.data.store import cache
+from ssl_transfer.data.store.columns import Stored
+from ssl_transfer.data.store.image_files import SUFFIXES
+from ssl_transfer.data.store.listing import Listing
+from ssl_transfer.engine.errors import InputError, did_you_mean
+
 from . import arrays, blend, digits, folder, huggingface, medmnist_sets, table, torchvision_sets
 
 __all__ = ["SOURCES", "SUFFIXES", "Dataset", "LoadingConfig", "load", "read"]

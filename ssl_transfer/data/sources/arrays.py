@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ...engine.errors import InputError
-from ..dataset import PARTS, UNLABELED
-from ..listing import NAMES, Listing, Lookup, part_number
+from ssl_transfer.data.dataset import PARTS, UNLABELED
+from ssl_transfer.data.store.listing import NAMES, Listing, Lookup, part_number
+from ssl_transfer.engine.errors import InputError
+
 from .folder import check_classes
 
 _FORMS = (

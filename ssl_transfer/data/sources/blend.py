@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from PIL import ImageOps
 
-from ...engine.errors import InputError
-from ...engine.randomness import permutation, sample_keys, uniform
-from ..dataset import Dataset, moments_of
-from ..domains import enlarged
-from ..formats import UnreadableError, header, open_image
+from ssl_transfer.data.dataset import Dataset, moments_of
+from ssl_transfer.data.domains import enlarged
+from ssl_transfer.data.store.image_files import UnreadableError, header, open_image
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.randomness import permutation, sample_keys, uniform
+
 from .folder import image_names
 
 MOST = 500

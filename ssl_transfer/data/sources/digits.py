@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ..dataset import PARTS
-from ..listing import NAMES, Listing
-from ..stored import Stored, in_memory
+from ssl_transfer.data.dataset import PARTS
+from ssl_transfer.data.store.columns import Stored, in_memory
+from ssl_transfer.data.store.listing import NAMES, Listing
 
 
 def read() -> tuple[Listing, Stored]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ...engine.errors import InputError, did_you_mean
-from ..dataset import PARTS, UNLABELED
-from ..formats import SUFFIXES
-from ..listing import NAMES, Listing
+from ssl_transfer.data.dataset import PARTS, UNLABELED
+from ssl_transfer.data.store.image_files import SUFFIXES
+from ssl_transfer.data.store.listing import NAMES, Listing
+from ssl_transfer.engine.errors import InputError, did_you_mean
 
 FORM = "images in PATH/train/<class>/*, with val/, test/ and unlabeled/ beside it, or PATH/<class>/*"
 _FOLDERS = {"unlabeled": "unlabeled", "train": "train", "val": "validation", "validation": "validation", "test": "test"}

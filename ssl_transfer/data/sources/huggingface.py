@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 from huggingface_hub import constants
 
-from ...engine.errors import InputError, did_you_mean
-from ...engine.hubs import check_hub
-from ..dataset import PARTS, UNLABELED, LoadingConfig
-from ..formats import Encoded
-from ..listing import NAMES, Listing, Lookup, part_number
-from .columns import image_column, is_scalar, label_column
-from .extras import need
-from .parts import Part, join
+from ssl_transfer.data.dataset import PARTS, UNLABELED, LoadingConfig
+from ssl_transfer.data.store.image_files import Encoded
+from ssl_transfer.data.store.listing import NAMES, Listing, Lookup, part_number
+from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.io.hub import check_hub
+
+from .hf_columns import image_column, is_scalar, label_column
+from .joined_parts import Part, join
+from .optional import need
 
 _OPTIONS = ("name", "revision", "image", "label", "train", "validation", "test", "unlabeled")
 _SAVED = ("dataset_dict.json", "state.json")

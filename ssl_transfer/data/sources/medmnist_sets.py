@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ...engine.errors import InputError, did_you_mean
-from ..dataset import LoadingConfig
-from ..listing import Listing
-from .extras import need
-from .fetching import alone
-from .parts import Part, join
+from ssl_transfer.data.dataset import LoadingConfig
+from ssl_transfer.data.store.listing import Listing
+from ssl_transfer.engine.errors import InputError, did_you_mean
+
+from .download import alone
+from .joined_parts import Part, join
+from .optional import need
 
 _PARTS = {"train": "train", "val": "validation", "test": "test"}
 

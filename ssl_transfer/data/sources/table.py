@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ...engine.errors import InputError, did_you_mean
-from ..dataset import PARTS
-from ..listing import NAMES, Listing, part_number
-from .extras import need
+from ssl_transfer.data.dataset import PARTS
+from ssl_transfer.data.store.listing import NAMES, Listing, part_number
+from ssl_transfer.engine.errors import InputError, did_you_mean
+
 from .folder import Files, check_classes, encode_labels
+from .optional import need
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 PATH_NAMES = ("path", "file", "filename", "file_name", "image", "image_path")

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from ...engine.errors import InputError, did_you_mean
-from ..dataset import LoadingConfig
-from ..listing import NAMES, Listing
-from .fetching import alone
+from ssl_transfer.data.dataset import LoadingConfig
+from ssl_transfer.data.store.listing import NAMES, Listing
+from ssl_transfer.engine.errors import InputError, did_you_mean
+
+from .download import alone
 from .folder import Files
-from .parts import Part, join, key_of
+from .joined_parts import Part, join, key_of
 
 Found = tuple[np.ndarray | list[Path], Sequence[int]]
 """The images, (N, H, W) or (N, H, W, C) or paths, and their labels."""

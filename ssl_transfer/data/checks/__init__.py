@@ -1,0 +1,1 @@
+"""Check images before training: unreadable files, copies, small classes."""

@@ -1,0 +1,1 @@
+"""Load batches: order, sharing among processes, two domains, streams."""

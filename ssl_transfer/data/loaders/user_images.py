@@ -1,0 +1,172 @@
+"""Images that somebody names one way or another, read one by one as those of a data set were stored.
+
+Nothing is listed twice, cached or divided: a million images take the memory of their names and of a few batches.
+"""
+
+import csv
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ssl_transfer.data import sources
+from ssl_transfer.data.dataset import LoadingConfig
+from ssl_transfer.data.sources.folder import image_names
+from ssl_transfer.data.sources.table import PATH_NAMES
+from ssl_transfer.data.store.decode import Layout, square
+from ssl_transfer.data.store.image_files import Encoded, UnreadableError, header
+from ssl_transfer.engine.console.formatting import counted
+from ssl_transfer.engine.errors import InputError, did_you_mean
+
+TABLES = {".csv": "excel", ".tsv": "excel-tab"}
+"""Suffixes of tables of paths, and what Python calls their form."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Images that belong together, N of them."""
+
+    names: Sequence[str] | np.ndarray
+    """(N,) of text."""
+    item: Callable[[int], Encoded]
+    """The encoded image of a position, 0..N-1."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """One image, or why there is none."""
+
+    name: str
+    pixels: np.ndarray | None
+    """(C, S, S) as the data set has them."""
+    problem: str = ""
+
+
+def given(text: str, *, column: str | None, image_size: int, loading: LoadingConfig) -> Given:
+    """The images behind a word of a command line: a DATA string, a folder, a table of paths, or one file.
+
+    Args:
+        text: `./digits` is a folder of this name, `digits` is not.
+        column: of a table, which holds paths relative to its folder, or absolute ones; None takes one called `path` or
+            the like.
+        image_size: pixels a side that the model sees, for data that is made of other data.
+        loading: how a DATA string is read.
+
+    Raises:
+        InputError: nothing of this name, or nothing in it.
+    """
+    path, kind = Path(text).expanduser(), text.partition(":")[0]
+    kinds = {form.partition(":")[0]: ":" in form for form in sources.SOURCES}
+    if kind in kinds and kinds[kind] == (":" in text):
+        return _of_data(text, kind, image_size, loading)
+    if path.is_dir():
+        names = image_names(path)
+        if not names:
+            raise InputError(f"{text}: no images in this folder ({', '.join(sorted(sources.SUFFIXES))}).")
+        return Given([os.path.join(text, name) for name in names], lambda index: path / names[index])
+    if not path.is_file():
+        forms = ", ".join(sources.SOURCES)
+        raise InputError(f"{text}: no such file or folder (looked from {Path.cwd()}), nor one of {forms}.")
+    if path.suffix.lower() in TABLES:
+        names = _paths_of(path, column)
+        return Given(names, lambda index: path.parent / Path(names[index]).expanduser())
+    return Given([text], lambda _: path)
+
+
+def read_as(
+    images: Sequence[Given], layout: Layout, *, to_grey: bool, batch_size: int, workers: int
+) -> Generator[list[Read]]:
+    """Batches of images as they are stored in a layout, in their order, decoded ahead by threads.
+
+    Images of another depth or other channels are problems, as unreadable ones are; only grey is repeated for colour.
+
+    Args:
+        images: all of them.
+        layout: of the data set.
+        to_grey: whether colours may be lost where the layout is grey.
+        batch_size: images of a batch; the last may have fewer.
+        workers: threads.
+    """
+    waiting: deque[Future[Read]] = deque()
+    batch: list[Read] = []
+
+    def read(one: Given, index: int) -> Read:
+        name = str(one.names[index])
+        try:
+            return Read(name, _pixels(one.item(index), layout, to_grey))
+        except UnreadableError as error:
+            return Read(name, None, str(error))
+        except Exception as error:  # Libraries raise many kinds for a broken file; each is named to the user.
+            return Read(name, None, f"{type(error).__name__}: {error}")
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for one in images:
+                for index in range(len(one.names)):
+                    waiting.append(pool.submit(read, one, index))
+                    if len(waiting) > 2 * batch_size:
+                        batch.append(waiting.popleft().result())
+                        if len(batch) == batch_size:
+                            yield batch
+                            batch = []
+            while waiting:
+                batch.append(waiting.popleft().result())
+                if len(batch) == batch_size or not waiting:
+                    yield batch
+                    batch = []
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _pixels(item: Encoded, layout: Layout, to_grey: bool) -> np.ndarray:
+    if isinstance(item, Path) and not item.is_file():
+        raise UnreadableError("there is no such file")
+    found = header(item)
+    if found.dtype != layout.dtype:
+        raise UnreadableError(f"has {found.dtype} values; the images of the run have {layout.dtype}")
+    # Of 8 bits, Pillow makes grey and RGB of each other, and with alpha RGBA: other bands it would drop.
+    pictures = layout.dtype == "uint8" and found.channels in (1, 3)
+    if pictures and layout.channels == 1 and found.channels == 3 and not to_grey:
+        raise UnreadableError("has colours; the images of the run are grey (--to-grey lets them be lost)")
+    if not (pictures and layout.channels in (1, 3, 4)) and found.channels != layout.channels:
+        raise UnreadableError(f"has {counted(found.channels, 'channel')}; the images of the run have {layout.channels}")
+    return square(item, layout)
+
+
+def _of_data(text: str, kind: str, image_size: int, loading: LoadingConfig) -> Given:
+    """The images of a DATA string. What lies decoded in memory is handed on as arrays (H, W, C)."""
+    if kind in sources.LISTERS:
+        listing = sources.LISTERS[kind](text.partition(":")[2], loading)
+        return Given(listing.names, lambda index: listing.items[index])
+    dataset = sources.load(text, image_size=image_size, config=loading)
+
+    def item(index: int) -> np.ndarray:
+        return dataset.pixels[torch.tensor([index])][0].permute(1, 2, 0).numpy()
+
+    return Given(dataset.names, item)
+
+
+def _paths_of(table: Path, column: str | None) -> list[str]:
+    """The column of paths of a table."""
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, dialect=TABLES[table.suffix.lower()], strict=True)
+            names = list(rows.fieldnames or ())
+            wanted = column or next((name for name in PATH_NAMES if name in names), "")
+            if wanted not in names:
+                raise InputError(
+                    f"{table}: no column {column or 'path'}; there are {', '.join(names) or 'none'}."
+                    f"{did_you_mean(column or 'path', names)} --column NAME says which one holds the paths."
+                )
+            paths = [row[wanted] or "" for row in rows]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table}: not a readable table in UTF-8 ({error}).") from error
+    if not paths:
+        raise InputError(f"{table}: no rows.")
+    return paths

@@ -1,0 +1,17 @@
+"""Downloads into a folder that several processes share."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+from ssl_transfer.engine.io.hub import no_endless_silence
+
+
+@contextlib.contextmanager
+def alone(root: Path, name: str) -> Iterator[None]:
+    """One process fetches; the others wait, and find it done."""
+    root.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(root / f".{name}.lock"), no_endless_silence():
+        yield

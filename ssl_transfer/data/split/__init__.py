@@ -1,0 +1,1 @@
+"""Split images into training, validation and test parts."""

@@ -1,0 +1,56 @@
+"""Whether an entry of the cache of pixels (`cache.py`) is as it was written.
+
+Its record and its columns, some hundred bytes an image, are held against checksums each time. The pixels are too many
+for that: their size, the head of their file and a few images, evenly picked, are, by the hash that each image has in a
+column. Large damage is found so, and a single flipped bit only where it meets one of these.
+"""
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssl_transfer.engine.io.checksum import unsealed
+
+from .decode import digest
+
+CHECKED = 16
+"""Images whose pixels are looked at."""
+_HEAD = 128
+"""Bytes of the head of numpy's format."""
+_PIXELS = "pixels.npy"
+
+
+def checksums(entry: Path) -> dict[str, int]:
+    """CRC-32 of each column, and of the head of the pixels."""
+    return {path.name: _checksum(path) for path in sorted(entry.glob("*.npy"))}
+
+
+def intact(entry: Path) -> dict[str, Any]:
+    """The record of an entry.
+
+    Raises:
+        ValueError: something is not as it was written; or what else the damage makes of it.
+    """
+    record = unsealed(dict(json.loads((entry / "record.json").read_text(encoding="utf-8"))))
+    pixels = entry / _PIXELS
+    # Without its pixels an entry is whole too: they are then decoded each time.
+    if pixels.is_file() and pixels.stat().st_size != record["pixels_bytes"]:
+        raise ValueError(f"{_PIXELS} has been cut short, or has grown")
+    for name, expected in record["checksums"].items():
+        if (name != _PIXELS or pixels.is_file()) and _checksum(entry / name) != expected:
+            raise ValueError(f"{name} does not have its checksum")
+    if pixels.is_file():
+        rows, digests = (np.load(entry / f"{name}.npy", allow_pickle=False) for name in ("rows", "digests"))
+        stored = np.load(pixels, mmap_mode="r", allow_pickle=False)
+        for place in np.unique(np.linspace(0, len(rows) - 1, CHECKED, dtype=np.int64)) if len(rows) else ():
+            if digest(stored[rows[place]]) != int(digests[place]):
+                raise ValueError(f"{_PIXELS} does not hold the image of row {rows[place]}")
+    return record
+
+
+def _checksum(path: Path) -> int:
+    with open(path, "rb") as file:
+        return zlib.crc32(file.read(_HEAD) if path.name == _PIXELS else file.read())

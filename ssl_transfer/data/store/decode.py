@@ -1,0 +1,284 @@
+"""One image to one stored square: pixels of the size, channels and depth that all of a data set have.
+
+Runs in worker processes, without torch.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .image_files import (
+    ALPHA_MODES,
+    GREY_MODES,
+    DType,
+    Encoded,
+    Header,
+    UnreadableError,
+    header,
+    is_deep,
+    is_deep_tiff,
+    open_image,
+    orientation_of,
+    read_tiff,
+    upright,
+)
+
+THUMBNAIL = 16
+"""Pixels a side of the grey thumbnail by which near duplicates are confirmed."""
+LOOK = 64
+"""Pixels a side of the picture of which hash and thumbnail are taken, whatever size is stored: a division that keeps
+near duplicates together must not change with the size."""
+DRAFT = 256
+"""JPEGs are decoded at a fraction of their size, but not below so many pixels a side, nor below the stored size."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How images are stored: the same for all of a data set."""
+
+    channels: int
+    """Alpha included, where it is kept."""
+    dtype: DType
+    side: int
+    """Pixels a side."""
+    background: int | None
+    """The grey (0..255) that transparent places show; None keeps alpha as the last channel."""
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one stored image."""
+        return self.channels * self.side**2 * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is kept of a stored image beside its pixels."""
+
+    content: int
+    """64 bits of a hash of the image as it came: a file's bytes, an array's values. Storing it otherwise changes
+    nothing."""
+    digest: int
+    """64 bits of a hash of the stored pixels: equal for exact duplicates."""
+    phash: int
+    """64 bits: the perceptual hash of the square in grey (Zauner 2010)."""
+    thumbnail: np.ndarray
+    """(16, 16) uint8: the square in grey."""
+    mean: np.ndarray
+    """(C,) float64: of each channel, in stored units."""
+    square: np.ndarray
+    """(C,) float64: the mean of the squares."""
+    low: float
+    """The value that a thousandth of the pixels lies below; a single hot pixel does not move it."""
+    high: float
+    """The value that a thousandth of the pixels lies above."""
+
+
+def square(item: Encoded, layout: Layout) -> np.ndarray:
+    """The middle square of an image, brought to the layout's size.
+
+    Returns:
+        (C, side, side) of the layout's dtype, antialiased when it shrinks, EXIF rotation undone.
+
+    Raises:
+        UnreadableError: as for `header`, and pixels that are cut short or not finite.
+    """
+    return _stored(_middle(item, layout), layout)
+
+
+def measured(item: Encoded, layout: Layout) -> tuple[np.ndarray, Measured]:
+    """What `square` returns, and what is kept beside it; raises as `square` does."""
+    import imagehash
+
+    middle = _middle(item, layout)
+    pixels = _stored(middle, layout)
+    grey = _grey_image(_stored(middle, replace(layout, side=LOOK)))
+    flat = pixels.reshape(len(pixels), -1).astype(np.float64)
+    if pixels.dtype == np.uint8:
+        low, high = 0.0, 255.0
+    else:
+        low, high = (float(value) for value in np.quantile(flat, (0.001, 0.999)))
+    return pixels, Measured(
+        content=content(item),
+        digest=digest(pixels),
+        phash=int("".join("1" if bit else "0" for bit in imagehash.phash(grey).hash.ravel()), 2),
+        thumbnail=np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)),
+        mean=flat.mean(axis=1),
+        square=np.square(flat).mean(axis=1),
+        low=low,
+        high=high,
+    )
+
+
+def content(item: Encoded) -> int:
+    """64 bits of a hash of the image as it came."""
+    if isinstance(item, np.ndarray):
+        return digest(item)
+    return _hash(item if isinstance(item, bytes) else item.read_bytes())
+
+
+def digest(pixels: np.ndarray) -> int:
+    """64 bits of a hash of the pixels."""
+    return _hash(pixels.tobytes())
+
+
+def _hash(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+
+
+def _grey_image(pixels: np.ndarray) -> Image.Image:
+    """(C, S, S) of any kind as an 8-bit grey picture, stretched to its own range where it is not 8-bit."""
+    if pixels.dtype == np.uint8 and len(pixels) == 3:
+        return Image.fromarray(pixels.transpose(1, 2, 0)).convert("L")
+    grey = pixels.astype(np.float32).mean(axis=0)
+    if pixels.dtype != np.uint8:
+        grey -= grey.min()
+        grey *= 255.0 / max(float(grey.max()), 1e-12)
+    return Image.fromarray(np.round(grey).astype(np.uint8))
+
+
+def _middle(item: Encoded, layout: Layout) -> Image.Image | np.ndarray:
+    """The middle square as large as it is decoded: 8-bit images in the layout's mode, others (H, H, C) as they are."""
+    if isinstance(item, np.ndarray):
+        # Arrays of 8-bit grey or RGB are treated as files of them.
+        if layout.dtype == "uint8" and item.dtype == np.uint8 and (item.ndim == 2 or item.shape[2] in (1, 3)):
+            flat = item[:, :, 0] if item.ndim == 3 and item.shape[2] == 1 else item
+            return _middle_of_image(Image.fromarray(np.ascontiguousarray(flat)), layout)
+        return _middle_of_array(item, layout)
+    if is_deep_tiff(item):
+        return _middle_of_array(read_tiff(item, header_only=False), layout)
+    with open_image(item) as image:
+        if layout.dtype != "uint8":
+            return _middle_of_array(_deep_array(item, image), layout)
+        least = max(DRAFT, layout.side)
+        image.draft("L" if layout.channels == 1 else "RGB", (least, least))
+        return _middle_of_image(ImageOps.exif_transpose(image), layout)
+
+
+def _middle_of_image(image: Image.Image, layout: Layout) -> Image.Image:
+    alpha = image.mode in ALPHA_MODES or "transparency" in image.info
+    if alpha and layout.background is not None:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, (layout.background,) * 3 + (255,))
+        image = Image.alpha_composite(paper, image)
+    return image.convert({1: "L", 3: "RGB", 4: "RGBA"}[layout.channels]).crop(_box(image.width, image.height))
+
+
+def _middle_of_array(values: np.ndarray, layout: Layout) -> np.ndarray:
+    if values.ndim == 2:
+        values = values[:, :, None]
+    if values.dtype == bool:
+        values = values * np.uint8(255)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise UnreadableError("has values that are not finite (NaN or infinity)")
+    if values.shape[2] == 1 and layout.channels == 3:
+        values = values.repeat(3, axis=2)
+    if values.shape[2] != layout.channels:
+        raise UnreadableError(f"has {values.shape[2]} channels; the others have {layout.channels}")
+    left, top, right, bottom = _box(values.shape[1], values.shape[0])
+    return values[top:bottom, left:right]
+
+
+def _box(width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the middle square; whole pixels, so that nothing is blurred by half a one."""
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def _deep_array(item: Path | bytes, image: Image.Image) -> np.ndarray:
+    """16-bit or float pixels (H, W) or (H, W, C) of a file that Pillow opens."""
+    if is_deep(image) and image.mode not in GREY_MODES:
+        # Pillow would drop the lower bits. Imported here: torch takes seconds, and few files need it.
+        import torch
+        from torchvision.io import decode_image
+
+        data = torch.frombuffer(bytearray(item if isinstance(item, bytes) else item.read_bytes()), dtype=torch.uint8)
+        return upright(decode_image(data).numpy().transpose(1, 2, 0), orientation_of(image))
+    values = np.asarray(ImageOps.exif_transpose(image))
+    if values.dtype == np.int32:
+        if values.min() < 0 or values.max() > 65535:
+            raise UnreadableError("32-bit integers: uint8, uint16, int16 and float32 are stored; convert it")
+        values = values.astype(np.uint16)
+    return values
+
+
+def _stored(middle: Image.Image | np.ndarray, layout: Layout) -> np.ndarray:
+    """A middle square as (C, side, side) of the layout's dtype; arrays are resized channel by channel in float32."""
+    size = (layout.side, layout.side)
+    if isinstance(middle, Image.Image):
+        values = np.asarray(middle.resize(size, Image.Resampling.BICUBIC))
+        return np.ascontiguousarray(values[None] if values.ndim == 2 else values.transpose(2, 0, 1))
+    dtype = np.dtype(layout.dtype)
+    if middle.shape[:2] == size:
+        return np.ascontiguousarray(middle.astype(dtype).transpose(2, 0, 1))
+    resized = np.stack([_resize(middle[:, :, channel], layout.side) for channel in range(layout.channels)])
+    if dtype.kind == "f":
+        return resized
+    limits = np.iinfo(dtype)
+    return np.clip(np.round(resized), limits.min, limits.max).astype(dtype)
+
+
+def _resize(channel: np.ndarray, side: int) -> np.ndarray:
+    image = Image.fromarray(np.ascontiguousarray(channel, dtype=np.float32))
+    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+
+
+def headers_of(items: Sequence[Encoded]) -> list[Header | str]:
+    """The header of each image, or the text of why there is none. Runs in a worker process."""
+    return [_answer(header, item) for item in items]
+
+
+def squares_of(items: Sequence[Encoded], layout: Layout) -> np.ndarray:
+    """(B, C, side, side) of images that were decoded before. Runs in a worker process.
+
+    Raises:
+        UnreadableError: one can no longer be read.
+    """
+    pixels = np.empty((len(items), layout.channels, layout.side, layout.side), np.dtype(layout.dtype))
+    for row, item in enumerate(items):
+        try:
+            pixels[row] = square(item, layout)
+        except UnreadableError as error:
+            named = f"{item}: " if isinstance(item, Path) else ""
+            raise UnreadableError(f"{named}{error} (it could be read when the run began)") from error
+    return pixels
+
+
+def store_squares(items: Sequence[Encoded], layout: Layout, file: str, offset: int) -> list[Measured | str]:
+    """Decode images and write them one behind the other into `file` from byte `offset`. Runs in a worker process.
+
+    Returns:
+        What is kept of each beside its pixels, or the text of why it cannot be read; its place is then left empty.
+        With `file` empty nothing is written.
+    """
+    answers: list[Measured | str] = []
+    descriptor = os.open(file, os.O_WRONLY) if file else -1
+    try:
+        for item in items:
+            answer = _answer(measured, item, layout)
+            if not isinstance(answer, str):
+                pixels, answer = answer
+                if file:
+                    os.pwrite(descriptor, pixels.tobytes(), offset)
+            answers.append(answer)
+            offset += layout.image_bytes
+    finally:
+        if file:
+            os.close(descriptor)
+    return answers
+
+
+def _answer(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What `function` returns, or the text of why it cannot: a broken file does not stop the others."""
+    try:
+        return function(*arguments)
+    except UnreadableError as error:
+        return str(error)
+    except Exception as error:  # Libraries raise many kinds for a broken file; each is named to the user.
+        return f"{type(error).__name__}: {error}"

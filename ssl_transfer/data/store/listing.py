@@ -1,0 +1,57 @@
+"""What a source finds before any pixel is decoded. N images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ssl_transfer.data.dataset import PARTS
+from ssl_transfer.engine.errors import InputError
+
+from .image_files import Encoded
+
+NAMES = np.dtypes.StringDType()
+"""Of arrays of names: a million of them in a list of Python's strings would take three times the memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The images of a source, with labels and parts as the source gives them."""
+
+    items: Sequence[Encoded]
+    """The encoded images, or arrays of them, looked up one by one."""
+    key: str
+    """Changes when the content of any image may have."""
+    names: np.ndarray
+    """(N,) of `NAMES`: what to call each in a message."""
+    labels: np.ndarray
+    """(N,) int64 class indices; -1 without a label."""
+    classes: tuple[str, ...]
+    parts: np.ndarray
+    """(N,) int8: positions in `PARTS`. Test and validation images that are missing are taken from training ones."""
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    """Further columns of a table of labels, (N,) each, by which images may be grouped."""
+
+
+def part_number(text: str, source: str) -> int:
+    """The position in `PARTS` of a part as people write it: train, val, valid, validation, test, unlabeled."""
+    aliases = {"val": "validation", "valid": "validation", "dev": "validation", "training": "train"}
+    aliases |= {"unlabelled": "unlabeled", "testing": "test"}
+    name = aliases.get(text.strip().lower(), text.strip().lower())
+    if name not in PARTS:
+        raise InputError(f"--data {source}: {text!r} is not a part; there are train, val, test and unlabeled.")
+    return PARTS.index(name)
+
+
+class Lookup(Sequence[Encoded]):
+    """Items that are computed one by one: `function(index)` for each index below `count`."""
+
+    def __init__(self, count: int, function: Callable[[int], Encoded]) -> None:
+        self._count, self._function = count, function
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._function(index)

@@ -1,0 +1,1 @@
+"""Transform batches on the device: augmentation, mixup, corruptions."""

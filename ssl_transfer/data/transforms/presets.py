@@ -1,0 +1,66 @@
+"""Augmentation for a kind of images: what the defaults of a method become where the images are not photographs.
+
+A method's own defaults are the starting point, so that a preset changes only what its images ask for. Digits get what
+was measured on the embedded ones (docs/decisions.md); the others follow from what the images are.
+"""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+from ssl_transfer.engine.errors import InputError, did_you_mean
+
+from .augment import RECONSTRUCTION_DEFAULT, SUPERVISED_DEFAULT, AugmentConfig
+
+Views = Literal["contrastive", "reconstruction", "supervised"]
+"""What views are for: to be recognised as one image, to be rebuilt, or to be classified."""
+
+KINDS = {
+    "natural": "photographs, upright",
+    "greyscale": "no colours to change; solarised now and then",
+    "texture": "surfaces and aerial images: no upper side, so all rotations and both flips, and milder crops",
+    "digits": "characters on black: never flipped, turned and slanted a little, larger and smaller",
+}
+"""Kinds of images, and what is done for them."""
+
+_DEFAULTS: dict[Views, AugmentConfig] = {
+    "contrastive": AugmentConfig(),
+    "reconstruction": RECONSTRUCTION_DEFAULT,
+    "supervised": SUPERVISED_DEFAULT,
+}
+_COLOURLESS: dict[str, Any] = {"saturation": 0.0, "hue": 0.0, "grey": 0.0}
+_WRITTEN: dict[str, Any] = {"padding": "zeros", "flip": 0.0, "vertical_flip": 0.0, **_COLOURLESS}
+_DIGITS: dict[Views, dict[str, Any]] = {
+    "contrastive": {
+        "crop_scale": (0.6, 1.6),
+        "crop_ratio": (0.8, 1.25),
+        "rotation": 20.0,
+        "shear": 15.0,
+        "jitter": 1.0,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "blur": 0.3,
+        "blur_sigma": (4.0, 10.0),
+    },
+    "reconstruction": {"crop_scale": (0.7, 1.4), "crop_ratio": (0.8, 1.25), "rotation": 15.0, "shear": 10.0},
+    "supervised": {"crop_scale": (0.8, 1.25), "crop_ratio": (1.0, 1.0), "rotation": 10.0, "shear": 6.0},
+}
+
+
+def preset(views: Views, kind: str, base: AugmentConfig | None = None) -> AugmentConfig:
+    """The augmentation for a kind of images.
+
+    Args:
+        views: what the views are for.
+        kind: a name in KINDS.
+        base: the settings for photographs that are adapted; by default those of `views`.
+    """
+    if kind not in KINDS:
+        raise InputError(f"--augmentation {kind}: there are {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
+    base = base or _DEFAULTS[views]
+    if kind == "greyscale":
+        # What the colours told apart no longer does; inverted lights and shadows stand in for some of it.
+        return replace(base, **_COLOURLESS, solarise=max(base.solarise, 0.1 if views == "contrastive" else 0.0))
+    if kind == "texture":
+        low, high = base.crop_scale
+        return replace(base, crop_scale=(min(high, max(low, 0.4)), high), rotation=180.0, flip=0.5, vertical_flip=0.5)
+    return replace(base, **_WRITTEN, **_DIGITS[views]) if kind == "digits" else base

@@ -1,0 +1,1 @@
+"""Write to the terminal: progress bars, tables, signals, closed pipes."""

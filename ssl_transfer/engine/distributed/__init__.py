@@ -1,0 +1,1 @@
+"""Run on one process or many: devices, collectives, consensus, BatchNorm over all."""

@@ -1,0 +1,1 @@
+"""Read and write files that are complete or absent, each with its checksum."""

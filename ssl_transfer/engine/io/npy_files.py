@@ -1,0 +1,34 @@
+"""Arrays in files that may come from others: read without a pickle, which could run code."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ssl_transfer.engine.errors import InputError
+
+
+def load_array(path: Path) -> np.ndarray:
+    """The array in a file of numpy's.
+
+    Raises:
+        InputError: it is damaged, or holds a pickle.
+    """
+    return _load(path, None)
+
+
+def map_array(path: Path) -> np.memmap:
+    """The same, left on the disk and read where it is asked for."""
+    return _load(path, "r")
+
+
+def _load(path: Path, mmap_mode: Literal["r"] | None) -> Any:
+    remedy = "Remove it: what wrote it makes it anew."
+    try:
+        found = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a readable array ({error}). {remedy}") from error
+    if not isinstance(found, np.ndarray):
+        found.close()
+        raise InputError(f"{path}: several arrays, where one is expected. {remedy}")
+    return found

@@ -1,0 +1,1 @@
+"""Optimise parameters: optimisers, learning-rate schedules, gradients, averages."""

@@ -1,0 +1,236 @@
+"""A run's folder: which settings it belongs to, whether it has finished, and what it ran on."""
+
+import errno
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import filelock
+import yaml
+
+from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.io.checkpoint import (remove_unfinished, write_text)
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.json_files import read_json
+from ssl_transfer.engine.distributed.runtime import Runtime
+from ssl_transfer.engine.redaction import (redacted, redacted_all)
+
+_PACKAGES = ("torch", "torchvision", "timm", "lightly", "accelerate", "numpy", "scikit-learn")
+
+
+class RunFolder:
+    """`config.yaml`, `environment.json`, `metrics.jsonl`, `checkpoints/`, and `result.json` once the run has finished.
+
+    A `with` block holds the folder's lock while a run is under way, so that no second process writes there.
+
+    Args:
+        path: the folder; made when absent.
+        settings: the resolved settings. A folder that holds others is refused by the names that differ.
+        runtime: rank 0 writes.
+        identity: fingerprints of what the settings only name (images, weights); a changed one is refused too.
+        fresh: move what is there aside (to `NAME.old-1`, ...) and start over. Nothing is deleted.
+        volatile: settings, or whole groups of them, that may change between two starts of one run.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: dict[str, Any],
+        runtime: Runtime,
+        *,
+        identity: dict[str, str],
+        fresh: bool,
+        volatile: tuple[str, ...] = (),
+    ) -> None:
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self._runtime = runtime
+        self._lock = filelock.FileLock(path / ".lock", blocking=False)
+        problem = ""
+        if runtime.is_main:
+            try:
+                if fresh and path.is_dir():
+                    self._move_aside()
+                self._open(settings, identity, volatile)
+            except InputError as error:
+                problem = str(error)
+        # Rank 0's problem is everybody's, or the others would wait for it.
+        problem = runtime.from_main(problem)
+        if problem:
+            raise InputError(problem)
+
+    def _open(self, settings: dict[str, Any], identity: dict[str, str], volatile: tuple[str, ...]) -> None:
+        check_held(self.path, settings, identity, volatile)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self.result is None:
+                self._acquire()
+                remove_unfinished(self.path)
+            if self.result is None:
+                record = {"identity": identity, **environment(self._runtime)}
+                write_text(self.path / "environment.json", json.dumps(record, indent=2) + "\n")
+            write_text(self.path / "config.yaml", configuration.dump(settings))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(
+                f"--output {self.path}: cannot be written ({error.strerror}). Give another folder."
+            ) from error
+
+    def _move_aside(self) -> None:
+        """Rename the folder, unless it holds something else than a run or a run is under way in it."""
+        if {path.name for path in self.path.iterdir()} <= {".lock", "environment.json"}:
+            # Empty, or killed when it had hardly begun.
+            return
+        if not (self.path / "config.yaml").is_file():
+            raise InputError(
+                f"--output {self.path} --fresh: it holds something else than a run. Give another --output."
+            )
+        self._acquire()
+        set_aside(self.path)
+        self._lock.release()
+
+    def _acquire(self) -> None:
+        try:
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            raise InputError(
+                f"{self.path}: another process is writing this run. Wait for it, or give another --output."
+            ) from error
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the finished run wrote; None while it has not finished."""
+        return held_result(self.path)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write the result: from here on the run counts as finished."""
+        self.write("result.json", result)
+        self._runtime.wait()
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file into the folder, on rank 0."""
+        if self._runtime.is_main:
+            write_text(self.path / name, json.dumps(redacted_all(content), indent=2) + "\n")
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._lock.release()
+        if isinstance(error, OSError):
+            error.add_note(self._whole())
+
+    def _whole(self) -> str:
+        """What a run that was broken off can go on from."""
+        saved = max(self.checkpoints.glob("*.pt"), key=lambda path: path.stat().st_mtime, default=None)
+        return f"{saved} is whole." if saved is not None else f"{self.path} has no checkpoint yet."
+
+
+def check_held(path: Path, settings: dict[str, Any], identity: dict[str, str], volatile: tuple[str, ...]) -> None:
+    """Raise InputError where a folder holds another run than these settings and fingerprints are of."""
+    if not (path / "config.yaml").is_file():
+        return
+    before, recorded, command = _read_held(path)
+    start_over = "Give another --output, or --fresh to start over there (what is there is moved aside, not deleted)."
+    if not all(_is_one_of(name, (*LATER, *volatile)) for name in before.keys() ^ settings.keys()):
+        raise InputError(
+            f"{path} holds a run of another command, or of another version of this one: `{command}`. {start_over}"
+        )
+    differing = changes(before, settings, volatile)
+    if differing:
+        raise InputError(f"{path} holds a run with other settings: {'; '.join(differing)}. {start_over}")
+    for name, value in identity.items():
+        if recorded.get(name) != value:
+            raise InputError(
+                f"{path} holds a run with another {name} (fingerprint {recorded.get(name)}, "
+                f"now {value}). Give another --output, or --fresh to start over there."
+            )
+
+
+def _read_held(path: Path) -> tuple[dict[str, Any], dict[str, str], str]:
+    """The settings and the identity of the run that a folder holds, and which command began it."""
+    try:
+        before = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        recorded = json.loads((path / "environment.json").read_text(encoding="utf-8"))
+        return dict(before), dict(recorded["identity"]), " ".join(recorded["command"].split()[:2])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(
+            f"--output {path}: holds a config.yaml that is not a run's of this program ({error}). "
+            "Give another --output."
+        ) from error
+
+
+LATER = ("deterministic", "optimizer.sync_batch_norm")
+"""Settings that earlier versions did not have: a run that one of these began takes any value. The groups that a setting
+lies in may have others around them."""
+
+
+def changes(before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, ...]) -> list[str]:
+    """What differs between the settings of a run as it was started and as it is now: `epochs was 2 and is now 3`."""
+    old, new = configuration.flatten(before), configuration.flatten(now)
+    for name in new.keys() - old.keys():
+        if _is_one_of(name, LATER):
+            old[name] = new[name]
+    return [
+        f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not _is_one_of(name, volatile)
+    ]
+
+
+def _is_one_of(name: str, settings: Sequence[str]) -> bool:
+    """Whether a setting is one of these, lies in a group of these, or is one of a group within a group."""
+    return any(
+        name == one or name.startswith(f"{one}.") or ("." in one and name.endswith(f".{one}")) for one in settings
+    )
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a folder to `NAME.old-1`, ...: what it holds is kept, and the next run begins anew."""
+    folder.rename(_free_name(folder))
+
+
+def held_result(folder: Path) -> dict[str, Any] | None:
+    """What the run in a folder has finished with; None where it has not, or there is none."""
+    path = folder / "result.json"
+    remedy = "Remove it, and the same command ends the run once more."
+    return read_json(path, remedy=remedy) if path.is_file() else None
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (candidate := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    return candidate
+
+
+def git_commit() -> str:
+    """The commit of the checkout that holds this package; empty where there is none."""
+    here = Path(__file__).resolve().parent
+    answer = subprocess.run(  # noqa: S603
+        ["git", "-C", str(here), "rev-parse", "HEAD"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return answer.stdout.strip()
+
+
+def environment(runtime: Runtime) -> dict[str, Any]:
+    """Versions, devices and command of this run, for whoever repeats it; credentials are left out."""
+    return {
+        "command": shlex.join(redacted(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "devices": runtime.describe(),
+        "git_commit": git_commit(),
+    }

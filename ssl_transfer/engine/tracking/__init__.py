@@ -1,0 +1,1 @@
+"""Track metrics and artifacts: metrics.jsonl, wandb, TensorBoard, MLflow."""

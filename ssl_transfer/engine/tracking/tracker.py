@@ -1,0 +1,196 @@
+"""What is kept of a run: `metrics.jsonl` always, wandb (`board.py`) and others (`trackers.py`) when asked.
+
+`metrics.jsonl` is the truth: `send` shows it in wandb at any later time, as the tracker would have done.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ssl_transfer.engine.distributed.runtime import Runtime
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.checkpoint import write_text
+from ssl_transfer.engine.io.json_files import whole_lines
+from ssl_transfer.engine.redaction import redacted_all
+
+from .other_trackers import Others
+from .wandb_run import Board, Names, Taken, TrackingConfig
+
+__all__ = ["Tracker", "TrackingConfig", "drop_after", "publish", "send"]
+NAMES = "tracking.json"
+"""Beside `metrics.jsonl`: what the run is called in wandb, and what its table of runs shows of it."""
+
+
+class Tracker:
+    """Writes metrics on rank 0. Values are Python floats, so one read back equals the one written.
+
+    `group`, `job_type` and `title` (by default the folder's name) are how wandb shows the run. A `with` block ends it,
+    as a failed run where an exception leaves the block.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: TrackingConfig,
+        runtime: Runtime,
+        *,
+        settings: dict[str, Any],
+        group: str,
+        job_type: str,
+        title: str = "",
+    ) -> None:
+        self._board: Board | None = None
+        self._path = path
+        self._active = self._behind = runtime.is_main
+        if self._active:
+            self._names = Names(name=title or path.parent.name, group=group, job_type=job_type)
+            self._keep({})
+            self._board = Board(config, path.parent, settings, self._names)
+            self._others = Others(config, path.parent, settings, self._names)
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one record: a line of `metrics.jsonl`, flushed, so that a killed run keeps it."""
+        if not self._active:
+            return
+        self._catch_up()
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(redacted_all(record)) + "\n")
+        self._tell(record)
+
+    def summarize(self, values: dict[str, float]) -> None:
+        """Let wandb's table of runs show these; `result.json` has them in any case."""
+        if not self._active:
+            return
+        self._keep(values)
+        self._catch_up()
+        if self._board is not None:
+            self._board.summarize(values)
+
+    def close(self, *, failed: bool = False) -> None:
+        """Show what lies in the folder by now, and end; of a failed run only what it logged."""
+        self._catch_up()
+        if self._board is not None:
+            if not failed:
+                self._board.show()
+            self._board.finish(failed=failed)
+            self._others.finish(failed=failed)
+            self._board = None
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.close(failed=error is not None)
+
+    def _catch_up(self) -> None:
+        """Tell what earlier starts of this run logged, so that what sees this one sees all of it.
+
+        Which of those lines stand is known only by this start's first: a resumed training drops some (`drop_after`).
+        """
+        if self._behind:
+            self._behind = False
+            for record in _logged(self._path):
+                self._tell(record)
+
+    def _tell(self, record: dict[str, Any]) -> None:
+        if self._board is not None:
+            self._board.log(record)
+            self._others.log(record)
+
+    def _keep(self, summary: dict[str, float]) -> None:
+        """For `send`."""
+        content = {**asdict(self._names), "summary": summary}
+        write_text(self._path.with_name(NAMES), json.dumps(redacted_all(content), indent=2) + "\n")
+
+
+def publish(
+    config: TrackingConfig,
+    folder: Path,
+    settings: dict[str, Any],
+    *,
+    job_type: str,
+    summary: dict[str, float],
+    files: Sequence[Path],
+) -> Taken:
+    """Show in wandb what a group of runs came to: a run of its own with a summary, and files as an artifact.
+
+    Args:
+        config: where to; nothing is done where wandb is off.
+        folder: of the group, whose name is the group's.
+        settings: of all.
+        job_type: which stage.
+        summary: numbers by name.
+        files: the report and the tables.
+
+    Returns:
+        Whether wandb has all of it online, or in files offline; empty: it has not.
+    """
+    name = folder.resolve().name
+    board = Board(config, folder, settings, Names(name=name, group=name, job_type=job_type))
+    board.summarize(summary)
+    board.attach(f"{name}-report", files)
+    board.finish()
+    return board.taken
+
+
+def send(config: TrackingConfig, folder: Path, settings: dict[str, Any]) -> Taken:
+    """Show in wandb what a run has logged, as its tracker would have done.
+
+    Args:
+        config: where to.
+        folder: the run's.
+        settings: of the run.
+
+    Returns:
+        Whether wandb has all of it online, or in files offline; empty: it has not.
+    """
+    names, summary = _names_of(folder)
+    board = Board(config, folder, settings, names)
+    for record in _logged(folder / "metrics.jsonl"):
+        board.log(record)
+    if summary:
+        board.summarize(summary)
+    board.show()
+    board.finish()
+    return board.taken
+
+
+def _names_of(folder: Path) -> tuple[Names, dict[str, float]]:
+    """What the run's tracker left for `send`: how wandb shows the run, and its summary."""
+    path = folder / NAMES
+    if not path.is_file():
+        # A run of an older version.
+        return Names(name=folder.resolve().name), {}
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return Names(name=held["name"], group=held["group"], job_type=held["job_type"]), dict(held["summary"])
+    except (ValueError, KeyError, TypeError) as error:
+        remedy = "Remove it: the run is then shown by its folder's name."
+        raise InputError(f"{path}: not readable ({error}). {remedy}") from error
+
+
+def _logged(path: Path) -> list[dict[str, Any]]:
+    return whole_lines(path) if path.is_file() else []
+
+
+def flush(path: Path) -> None:
+    """Wait until the disk has all lines."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+
+def drop_after(path: Path, phase: str, step: int) -> None:
+    """Forget all lines from the first of `phase` after `step` on: a resumed run writes them again.
+
+    What later phases logged came from there. A line that was cut off by a kill is dropped too.
+    """
+    if not path.is_file():
+        return
+    lines = whole_lines(path)
+    again = (number for number, one in enumerate(lines) if one.get("phase") == phase and one.get("step", 0) > step)
+    kept = lines[: next(again, len(lines))]
+    write_text(path, "".join(f"{json.dumps(record)}\n" for record in kept))

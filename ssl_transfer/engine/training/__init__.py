@@ -1,0 +1,1 @@
+"""Train an objective: the loop, its state, early stopping, non-finite losses."""

@@ -1,0 +1,1 @@
+"""Compare arms: estimates, significance, label efficiency, verdict, result tables."""

@@ -1,0 +1,1 @@
+"""Evaluate features: kNN, linear probe, collapse, t-SNE, transferability."""

@@ -1,0 +1,1 @@
+"""Evaluate predictions: metrics, calibration, corruptions, attacks, Grad-CAM."""

@@ -1,0 +1,255 @@
+"""Accuracy under attack: of single models over images, of arms over seeds, and the differences between arms.
+
+Shapes: N images, K classes.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.data.transforms.augment import evaluation_view
+from ssl_transfer.engine.console.progress import bar
+from ssl_transfer.engine.distributed.runtime import Runtime
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.randomness import sample_keys
+from ssl_transfer.evaluation.comparison.estimates import SHARE, Estimate, estimate, paired_difference
+from ssl_transfer.models.classifier import Classifier
+
+from .attacks import Attack, attacked, least_likely, scores_of
+
+CLEAN = "clean"
+BATCH_SIZE = 128
+_SEED = re.compile(r"[-_/ ]*seed[-_]?(\d+)$")
+RUN_COLUMNS = (
+    "run",
+    "arm",
+    "seed",
+    "attack",
+    "epsilon",
+    "num_images",
+    "accuracy",
+    "target_share",
+    "mean_true_probability",
+)
+ARM_COLUMNS = (
+    *("arm", "attack", "epsilon", "num_seeds", "num_images", "accuracy", "low", "high", "over"),
+    *("target_share", "target_low", "target_high"),
+    *("baseline", "difference", "difference_low", "difference_high", "p_value"),
+)
+Condition = tuple[str, float]
+"""(attack, epsilon); (`clean`, 0)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One model under one attack."""
+
+    run: str
+    images: tuple[str, ...]
+    """The names of N images."""
+    condition: Condition
+    hits: np.ndarray
+    """(N,) uint8: 1 where the true class was said."""
+    reached: np.ndarray | None
+    """(N,) uint8 of a targeted attack: 1 where its class was said. Its images are those of other classes."""
+    mean_true_probability: float
+    """What is left of the true class's probability, the mean over images."""
+
+    @property
+    def arm(self) -> str:
+        """The run's name without its seed: runs whose folders differ in nothing else are one arm."""
+        return _SEED.sub("", self.run)
+
+    @property
+    def seed(self) -> int:
+        """The number behind `seed` at the end of the run's name; 0 where there is none."""
+        found = _SEED.search(self.run)
+        return int(found.group(1)) if found else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """An arm under one attack."""
+
+    arm: str
+    condition: Condition
+    num_images: int
+    accuracy: Estimate
+    target_share: Estimate | None
+    """How often a targeted attack got where it went."""
+    baseline: str
+    """The first arm; empty for itself."""
+    difference: Estimate | None
+    """To the baseline, paired by seed; with one seed by image."""
+
+
+def is_seed(name: str) -> bool:
+    """Whether a run's name says nothing but its seed."""
+    return _SEED.fullmatch(name) is not None
+
+
+def conditions_of(attacks: Sequence[Attack], epsilons: Sequence[float]) -> list[tuple[Attack, float]]:
+    """Every attack at every epsilon."""
+    return [(attack, epsilon) for attack in attacks for epsilon in epsilons]
+
+
+def outcomes(
+    classifier: Classifier,
+    dataset: Dataset,
+    indices: Tensor,
+    runtime: Runtime,
+    *,
+    run: str,
+    attacks: Sequence[Attack],
+    epsilons: Sequence[float],
+    target: int | None,
+    seed: int,
+) -> list[Outcome]:
+    """A model on images as they are, then under every attack at every epsilon.
+
+    Args:
+        classifier: on the runtime's device.
+        dataset: holds the images.
+        indices: (N,) int64, of labelled ones.
+        runtime: the device.
+        run: the model's name.
+        attacks: which.
+        epsilons: in units of 0..1.
+        target: the class that targeted attacks go to, whose own images these leave out; None: for each image the wrong
+            one that it looks least like.
+        seed: of the random starts.
+
+    Raises:
+        InputError: every image is of the class that targeted attacks go to.
+    """
+    conditions = conditions_of(attacks, epsilons)
+    names: list[Condition] = [(CLEAN, 0.0), *((attack.label, epsilon) for attack, epsilon in conditions)]
+    said: dict[Condition, list[Tensor]] = {name: [] for name in names}
+    sure: dict[Condition, list[Tensor]] = {name: [] for name in names}
+    wanted = []
+    scores = scores_of(classifier)
+    targeted = {attack.label for attack in attacks if attack.targeted}
+    for views, labels, samples in _batches(dataset, indices, classifier, runtime, len(names), run):
+        keys = sample_keys(seed, 0, samples).to(views.device)
+        towards = least_likely(scores, views, labels) if target is None else torch.full_like(labels, target)
+        wanted.append(towards.cpu())
+        for (attack, epsilon), name in zip([(None, 0.0), *conditions], names, strict=True):
+            shown = views
+            if attack is not None:
+                classes = towards if attack.targeted else labels
+                shown = attacked(scores, views, classes, keys, attack=attack, epsilon=epsilon)
+            with torch.no_grad():
+                probabilities = scores(shown).softmax(dim=1)
+            said[name].append(probabilities.argmax(dim=1).cpu())
+            sure[name].append(probabilities[torch.arange(len(labels)), labels].cpu())
+    truth, to = dataset.labels[indices], torch.cat(wanted)
+    if targeted and not bool((truth != to).any()):
+        raise InputError(f"--target {dataset.classes[int(to[0])]}: every image is of this class already. Give another.")
+    found = []
+    for name in names:
+        # Towards their own class images would be pushed into being right.
+        kept = truth != to if name[0] in targeted else torch.ones_like(truth, dtype=torch.bool)
+        answers = torch.cat(said[name])[kept]
+        found.append(
+            Outcome(
+                run=run,
+                images=tuple(str(dataset.names[index]) for index in indices[kept].tolist()),
+                condition=name,
+                hits=(answers == truth[kept]).numpy().astype(np.uint8),
+                reached=(answers == to[kept]).numpy().astype(np.uint8) if name[0] in targeted else None,
+                mean_true_probability=float(torch.cat(sure[name])[kept].double().mean()),
+            )
+        )
+    return found
+
+
+def _batches(
+    dataset: Dataset, indices: Tensor, classifier: Classifier, runtime: Runtime, work: int, run: str
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Views and labels on the device, and indices, of a batch after the other, with a progress bar."""
+    spec, chunks, done = classifier.backbone.spec, indices.split(BATCH_SIZE), 0
+    with bar(f"attacks on {run}", len(indices), active=runtime.is_main) as progress:
+        for chunk, images in zip(chunks, dataset.batches(chunks, runtime.device), strict=True):
+            view = evaluation_view(images, size=spec.image_size, interpolation=spec.interpolation)
+            yield view, dataset.labels[chunk].to(runtime.device), chunk
+            done += len(chunk)
+            progress.update(done, f"images, {work} times each")
+
+
+def lines_of(found: Sequence[Outcome]) -> list[Line]:
+    """What arms came to, the first arm the baseline of the others."""
+    arms = list(dict.fromkeys(one.arm for one in found))
+    by_arm: dict[tuple[str, Condition], dict[int, Outcome]] = {}
+    for one in found:
+        by_arm.setdefault((one.arm, one.condition), {})[one.seed] = one
+    lines = []
+    for condition in dict.fromkeys(one.condition for one in found):
+        first = by_arm[arms[0], condition]
+        for arm in arms:
+            held = by_arm[arm, condition]
+            shares = {seed: one.reached for seed, one in held.items() if one.reached is not None}
+            lines.append(
+                Line(
+                    arm=arm,
+                    condition=condition,
+                    num_images=len(next(iter(held.values())).hits),
+                    accuracy=_estimate({seed: one.hits for seed, one in held.items()}),
+                    target_share=_estimate(shares) if shares else None,
+                    baseline="" if arm == arms[0] else arms[0],
+                    difference=_difference(held, first) if arm != arms[0] and held.keys() & first.keys() else None,
+                )
+            )
+    return lines
+
+
+def _estimate(images: Mapping[int, np.ndarray]) -> Estimate:
+    """Over seeds; of one seed over its images."""
+    return estimate([float(one.mean()) for one in images.values()], next(iter(images.values())), within=SHARE)
+
+
+def _difference(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome]) -> Estimate:
+    our_hits = {seed: one.hits for seed, one in ours.items()}
+    their_hits = {seed: one.hits for seed, one in theirs.items()}
+    return paired_difference(
+        {seed: float(hits.mean()) for seed, hits in our_hits.items()},
+        {seed: float(hits.mean()) for seed, hits in their_hits.items()},
+        our_hits,
+        their_hits,
+        within=SHARE,
+    )
+
+
+def run_rows(found: Sequence[Outcome]) -> list[tuple[object, ...]]:
+    """The lines of `attacks_runs.csv`, of the columns `RUN_COLUMNS`."""
+    return [
+        (
+            *(one.run, one.arm, one.seed, *one.condition, len(one.hits), float(one.hits.mean())),
+            *(math.nan if one.reached is None else float(one.reached.mean()), one.mean_true_probability),
+        )
+        for one in found
+    ]
+
+
+def arm_rows(lines: Sequence[Line]) -> list[tuple[object, ...]]:
+    """The lines of `attacks.csv`, of the columns `ARM_COLUMNS`; what is unknown is empty."""
+    rows: list[tuple[object, ...]] = []
+    for one in lines:
+        share, difference = _three(one.target_share), _three(one.difference)
+        p_value = one.difference.p_value if one.difference else math.nan
+        known = (one.accuracy.count, one.num_images, *_three(one.accuracy), one.accuracy.over)
+        rows.append((one.arm, *one.condition, *known, *share, one.baseline, *difference, p_value))
+    return rows
+
+
+def _three(found: Estimate | None) -> tuple[float, float, float]:
+    """Mean, low and high; nan where unknown."""
+    if found is None:
+        return math.nan, math.nan, math.nan
+    low, high = (bound if math.isfinite(bound) else math.nan for bound in (found.low, found.high))
+    return found.mean, low, high

@@ -1,0 +1,1 @@
+"""Analyse the layers of a network: blocks, execution order, call graph."""

@@ -1,0 +1,275 @@
+"""Where a backbone's weights come from: nothing, ImageNet, or a run; and where they go."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import timm
+import torch
+from timm.models import VGG, VisionTransformer, load_state_dict
+from torch import Tensor
+
+from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.io.hub import check_hub, no_endless_silence
+from ssl_transfer.engine.io.npy_files import load_array
+
+from . import torchvision_models
+from .backbones import Backbone, BackboneConfig, BackboneSpec, first_blocks
+from .spec import OWN
+from .torchvision_models import Preprocessing
+
+_SEEN = "seen.npy"
+_SUPPLY = "supply them with --imagenet-weights PATH (a .safetensors or .pth file with the library's own names)"
+_Weights = tuple[Preprocessing, Callable[[], dict[str, Tensor]], str]
+
+
+def scratch(spec: BackboneSpec, *, seed: int) -> Backbone:
+    """A backbone with random weights, a function of the seed."""
+    torch.manual_seed(seed)
+    return Backbone(spec)
+
+
+def imagenet(spec: BackboneSpec, *, weights: Path | None, name: str = "") -> Backbone:
+    """A backbone with ImageNet weights, or others of timm's, from a local file or from the hub of timm or torchvision.
+
+    The normalisation and the interpolation become those of the weights. A first layer for three channels is fitted to
+    others as timm does.
+
+    Args:
+        spec: of the backbone.
+        weights: a local file with the library's own names; None asks the hub.
+        name: of timm's weights, as in `pretrained_name`; by default those that timm prefers for this backbone.
+
+    Raises:
+        InputError: the weights cannot be had, or do not fit the architecture.
+    """
+    if spec.name in OWN:
+        raise InputError(f"{spec.name} has no ImageNet weights. Use --init scratch, or another backbone.")
+    whole = replace(spec, keep_blocks=None)
+    name = name or spec.name
+    read = _torchvision_weights if torchvision_models.is_torchvision(name) else _timm_weights
+    preprocessing, load, source = read(name, weights)
+    backbone = Backbone(
+        replace(
+            whole,
+            mean=_fit_channels(preprocessing.mean, spec.in_chans),
+            std=_fit_channels(preprocessing.std, spec.in_chans),
+            interpolation=preprocessing.interpolation,
+        )
+    )
+    try:
+        with no_endless_silence():
+            state = load()
+    except InputError:
+        raise
+    except Exception as error:  # Hub clients raise many kinds without a network; all mean that there are no weights.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        what = "ImageNet weights" if name == spec.name else "Weights"
+        raise InputError(f"{what} of {name} cannot be had from {source} ({reason}): {_SUPPLY}.") from error
+    _load_imagenet(backbone, state, source, name)
+    return backbone if spec.keep_blocks is None else first_blocks(backbone, spec.keep_blocks)
+
+
+def pretrained_name(name: str) -> tuple[str, str]:
+    """The architecture that weights of timm belong to, and their full name: resnet18 and resnet18.a1_in1k.
+
+    Args:
+        name: an architecture, for the weights that timm prefers for it, or with a tag behind a dot.
+
+    Raises:
+        InputError: timm has no such weights.
+    """
+    architecture, _, tag = name.partition(".")
+    known = timm.list_pretrained()
+    if not any(one == name or (not tag and one.partition(".")[0] == name) for one in known):
+        near = did_you_mean(name, known)
+        raise InputError(
+            f"timm:{name}: timm {timm.__version__} has no pretrained weights of this name.{near} "
+            "timm.list_pretrained() lists them."
+        )
+    return architecture, f"{architecture}.{tag or timm.get_pretrained_cfg(architecture).tag}"
+
+
+def _timm_weights(name: str, weights: Path | None) -> _Weights:
+    """The preprocessing that timm names, what reads the weights, and where they come from."""
+    model_config = timm.get_pretrained_cfg(name)
+    if weights is None and (model_config is None or not model_config.has_weights):
+        raise InputError(f"timm has no ImageNet weights for {name}: {_SUPPLY}, or choose another backbone.")
+    preprocessing = Preprocessing(
+        mean=tuple(model_config.mean) if model_config else (0.485, 0.456, 0.406),
+        std=tuple(model_config.std) if model_config else (0.229, 0.224, 0.225),
+        interpolation="bicubic" if model_config and model_config.interpolation == "bicubic" else "bilinear",
+    )
+
+    def download() -> dict[str, Tensor]:
+        _check_hub(model_config.hf_hub_id)
+        return timm.create_model(name, pretrained=True).state_dict()
+
+    if weights is not None:
+        return preprocessing, lambda: _read(weights), str(weights)
+    return preprocessing, download, f"timm's hub ({name})"
+
+
+def _torchvision_weights(name: str, weights: Path | None) -> _Weights:
+    """The same from torchvision."""
+    preprocessing = torchvision_models.preprocessing(name)
+    if weights is not None:
+        return preprocessing, lambda: _read(weights), str(weights)
+    return preprocessing, lambda: torchvision_models.download(name), f"torchvision's hub ({name})"
+
+
+def weights_file(weights: Path) -> Path:
+    """The user's own file of ImageNet weights.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not weights.expanduser().is_file():
+        raise InputError(f"--imagenet-weights {weights}: there is no such file.")
+    return weights.expanduser()
+
+
+def _read(weights: Path) -> dict[str, Tensor]:
+    return load_state_dict(str(weights_file(weights)), use_ema=False, weights_only=True)
+
+
+def from_checkpoint(path: Path, *, image_size: int | None = None) -> tuple[Backbone, dict[str, Any]]:
+    """A backbone that a run exported, and its provenance.
+
+    Args:
+        path: the run's folder, or its `backbone/`.
+        image_size: pixels a side of the images to come; by default those of the run. At another size a transformer's
+            position embedding is resampled.
+
+    Raises:
+        InputError: nothing exported there, or it does not fit the architecture that it names.
+    """
+    weights, description = checkpoint.load_weights(path, "backbone")
+    stored = _spec_of(description)
+    backbone = Backbone(replace(stored, image_size=image_size or stored.image_size))
+    if backbone.spec != stored:
+        weights = _fit_size(weights, backbone)
+    try:
+        backbone.model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(f"{path}: the weights do not fit {backbone.spec.label}: {error}") from error
+    return backbone, description["provenance"]
+
+
+def image_size_of(path: Path) -> int:
+    """Pixels a side that a run's backbone takes."""
+    return spec_of(path).image_size
+
+
+def config_of(path: Path) -> BackboneConfig:
+    """The network of a run's backbone, as a user would ask for it."""
+    spec = spec_of(path)
+    return BackboneConfig(name=spec.name, stem=spec.stem, arguments=spec.arguments)
+
+
+def spec_of(path: Path) -> BackboneSpec:
+    """What a run's backbone is."""
+    return _spec_of(checkpoint.load_description(path, "backbone"))
+
+
+def _spec_of(description: Mapping[str, Any]) -> BackboneSpec:
+    """The spec that an export's description holds."""
+    stored = description["backbone"]
+    sequences = {name: tuple(value) for name, value in stored.items() if isinstance(value, list)}
+    return BackboneSpec(**{**stored, **sequences})
+
+
+def export(
+    backbone: Backbone,
+    folder: Path,
+    provenance: Mapping[str, Any],
+    *,
+    images: Mapping[str, Any] | None = None,
+    seen: np.ndarray | None = None,
+) -> None:
+    """Write `backbone.safetensors` (timm's own names) and `backbone.json` into `folder`.
+
+    `images` says how those that it is for were stored, where that is known. `seen`, uint64 as in `Dataset.contents`,
+    are the images that it was trained on; they go to `seen.npy`.
+    """
+    if seen is not None:
+        checkpoint.save_array(folder / _SEEN, np.unique(seen))
+    description = {"backbone": asdict(backbone.spec), "provenance": dict(provenance)}
+    description |= {} if images is None else {"images": dict(images)}
+    checkpoint.save_weights(folder, "backbone", backbone.model.state_dict(), description)
+
+
+def seen_images(path: Path) -> np.ndarray | None:
+    """The images that a run's backbone was trained on, its own initialisation included; None where it does not say."""
+    file = checkpoint.export_folder(path, "backbone") / _SEEN
+    return load_array(file) if file.is_file() else None
+
+
+def _fit_channels(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
+    """ImageNet's three means or deviations for any number of channels: their average for each."""
+    return tuple(values) if in_chans == 3 else (sum(values) / len(values),) * in_chans
+
+
+def _check_hub(repository: str) -> None:
+    """Raise OSError at once where the hub cannot be reached and its files are not on this disk already."""
+    names = ("model.safetensors", "pytorch_model.bin")
+    if not any(isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str) for name in names):
+        check_hub()
+
+
+def _fit_timm(state: dict[str, Tensor], backbone: Backbone, name: str) -> dict[str, Tensor]:
+    """A classifier's state without its classifier, its first layer and position embedding fitted."""
+    model, spec = backbone.model, backbone.spec
+    model_config = timm.get_pretrained_cfg(name)
+    classifiers = model_config.classifier if model_config else "head"
+    names = [classifiers] if isinstance(classifiers, str) else list(classifiers)
+    if isinstance(model, VGG):
+        names.append("pre_logits")
+    state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{name}." for name in names))}
+    first_conv = model_config.first_conv if model_config else None
+    for name in (first_conv,) if isinstance(first_conv, str) else ():
+        if spec.in_chans != 3 and f"{name}.weight" in state:
+            state[f"{name}.weight"] = timm.models.adapt_input_conv(spec.in_chans, state[f"{name}.weight"])
+    return _fit_size(state, backbone)
+
+
+def _fit_size(state: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+    """A state with a transformer's position embedding and patches resampled for the backbone's size of images."""
+    model = backbone.model
+    if torchvision_models.is_torchvision(backbone.spec.name):
+        return torchvision_models.fit_size(state, model, backbone.spec.image_size)
+    if isinstance(model, VisionTransformer):
+        return timm.models.vision_transformer.checkpoint_filter_fn(state, model)
+    return state
+
+
+def _load_imagenet(backbone: Backbone, state: dict[str, Tensor], source: str, name: str) -> None:
+    """Load a classifier's state strictly, but for its classifier, which is dropped by the library's name for it."""
+    model, spec = backbone.model, backbone.spec
+    if torchvision_models.is_torchvision(spec.name):
+        state = torchvision_models.fit_state(state, model, spec.image_size)
+    else:
+        state = _fit_timm(state, backbone, name)
+    expected = model.state_dict()
+    wrong = [
+        *(f"{key} is missing" for key in expected if key not in state),
+        *(f"{key} is unknown" for key in state if key not in expected),
+        *(
+            f"{key} has shape {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+            for key in expected
+            if key in state and state[key].shape != expected[key].shape
+        ),
+    ]
+    if wrong:
+        shown = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        hint = (
+            " The small stem may have another first layer: try --backbone.stem standard."
+            if spec.stem == "small"
+            else ""
+        )
+        raise InputError(f"The weights from {source} do not fit {spec.label}: {shown}.{hint}")
+    model.load_state_dict(state)

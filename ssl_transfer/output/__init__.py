@@ -1,1 +1,0 @@
-"""What people read: made from run folders, runs nothing."""

@@ -1,0 +1,1 @@
+"""Draw pages, tables and pictures from run folders."""

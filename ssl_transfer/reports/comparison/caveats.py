@@ -1,0 +1,161 @@
+"""The report's section of what speaks against a transfer, or against trusting the comparison."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ssl_transfer.engine.console.formatting import counted
+from ssl_transfer.evaluation.comparison.estimates import Row, budget_title
+from ssl_transfer.evaluation.comparison.power import Resolution, resolutions
+
+FEW_SEEDS = 3
+"""With fewer the interval is as wide as anything can be (Student's factor for two is 12.7)."""
+COARSE = 0.05
+"""A difference of accuracy, 0..1, that people would like to see: what cannot show it is said."""
+FEW_VALIDATION = 50
+"""Images; with fewer one of them is more than two points."""
+FEW_POOL = 500
+"""Images; with fewer a warning stands. The digits, where pretraining helps, have 1,146."""
+_UNCHANGED = 0.9
+"""Similarity to random weights from which on pretraining is said to have changed little."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """What the section shows; each part may be empty."""
+
+    warnings: Sequence[str]
+    budgets: Sequence[Mapping[str, str]]
+    """`budget`, `validation`, `seeds`, `by_seeds`, `by_images`: a line each."""
+    features: Sequence[Mapping[str, str]]
+    """`arm`, `backbone`, `separability`, `apart`, `scratch`, `imagenet`: a line each."""
+    has_imagenet: bool
+    """Whether any features are held against those of ImageNet."""
+
+
+def section(rows: Sequence[Row], comparison: Mapping[str, Any], diagnosis: Sequence[Mapping[str, str]]) -> Trust:
+    """All of it.
+
+    Args:
+        rows: of `results.csv`.
+        comparison: what `comparison.json` holds.
+        diagnosis: the lines of `diagnosis.csv`.
+    """
+    found = resolutions(rows, num_test=comparison["num_test"])
+    features = _feature_lines(diagnosis)
+    return Trust(
+        warnings=[*_of_size(found, comparison), *_of_features(diagnosis)],
+        budgets=[_budget_line(one, comparison) for one in found],
+        features=features,
+        has_imagenet=any(line["imagenet"] for line in features),
+    )
+
+
+def _budget_line(one: Resolution, comparison: Mapping[str, Any]) -> dict[str, str]:
+    count = comparison["images"][one.labels][1]
+    return {
+        "budget": budget_title(one.labels),
+        "validation": f"{counted(count, 'image')}, {100 / count:.2g} points each",
+        "seeds": str(one.num_seeds),
+        "by_seeds": "unknown" if math.isnan(one.by_seeds) else f"{100 * one.by_seeds:.1f} points",
+        "by_images": f"{100 * one.by_images:.1f} points",
+    }
+
+
+def _of_size(found: Sequence[Resolution], comparison: Mapping[str, Any]) -> list[str]:
+    """Warnings where seeds, images or the pool are too few to tell."""
+    sentences = []
+    seeds, num_test, num_pool = len(comparison["seeds"]), comparison["num_test"], comparison["num_pool"]
+    if seeds < FEW_SEEDS:
+        sentences.append(
+            f"{counted(seeds, 'seed')}: too few to tell how much depends on which images were labelled. Give --seeds "
+            f"{' '.join(map(str, range(FEW_SEEDS)))} or more."
+        )
+    coarse = [one for one in found if one.by_seeds > COARSE]
+    if coarse:
+        places = "; ".join(f"{budget_title(one.labels)}: {100 * one.by_seeds:.1f} points" for one in coarse)
+        sentences.append(
+            f"A difference to scratch must be large to be found with {counted(seeds, 'seed')} ({places}): smaller ones "
+            "may be there and not show. More --seeds find them."
+        )
+    blurred = max((one.by_images for one in found), default=0.0)
+    if blurred > COARSE:
+        sentences.append(
+            f"{counted(num_test, 'test image')}: two models whose mistakes have nothing in common must differ by up to "
+            f"{100 * blurred:.1f} points to be told apart on them."
+        )
+    few = {labels: sizes[1] for labels, sizes in comparison["images"].items() if sizes[1] < FEW_VALIDATION}
+    if few:
+        places = "; ".join(f"{budget_title(labels)}: {counted(count, 'image')}" for labels, count in few.items())
+        sentences.append(f"Validation chooses the phase by few images ({places}): its luck is in what is measured.")
+    labelled = max(sizes[0] for sizes in comparison["images"].values())
+    if num_pool < FEW_POOL:
+        sentences.append(f"The pool for pretraining holds {counted(num_pool, 'image')}: few to learn features from.")
+    if num_pool <= labelled:
+        sentences.append(
+            f"At the largest budget all {counted(num_pool, 'image')} of the pool are labelled: pretraining sees none "
+            "that scratch does not see."
+        )
+    return sentences
+
+
+def _of_features(diagnosis: Sequence[Mapping[str, str]]) -> list[str]:
+    """Sentences about arms whose features speak against a transfer."""
+    held = {
+        (line["arm"], line["backbone"], line["measure"], line["reference"]): (
+            float(line["value"] or "nan"),
+            int(line["num_images"]),
+        )
+        for line in diagnosis
+    }
+    sentences = []
+    for (arm, backbone, measure, reference), (value, count) in held.items():
+        name = f"{arm} on {backbone}"
+        # Four standard errors of a guess, and no less than five of eight told apart.
+        if measure == "distance" and value > max(0.5, 4.0 * 2.0 / math.sqrt(2.0 * count)):
+            sentences.append(
+                f"In the features of {name} a linear classifier tells images of the pool from validation images in "
+                f"{_told_apart(value)} of cases (half would be a guess): the pool does not look like the task, or the "
+                "backbone has learned its single images by heart."
+            )
+        if measure == "separability" and arm != "scratch":
+            random, _ = held.get(("scratch", backbone, measure, ""), (math.nan, 0))
+            # At the ceiling there is nothing to be better by, and of few images one is many points.
+            if value <= random < 1.0 and count >= FEW_VALIDATION:
+                sentences.append(
+                    f"Frozen features of {name} separate the classes no better than random weights do "
+                    f"({value:.0%} and {random:.0%} of {counted(count, 'validation image')}): as far as so many show, "
+                    "fine-tuning has all to do."
+                )
+        if measure == "similarity" and reference == "scratch" and value > _UNCHANGED:
+            sentences.append(
+                f"Features of {name} are nearly those of random weights (similarity {value:.2f}): pretraining changed "
+                "little."
+            )
+    return sentences
+
+
+def _feature_lines(diagnosis: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """A line for each arm on its backbone; empty texts where nothing was measured."""
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for row in diagnosis:
+        pair = row["arm"], row["backbone"]
+        empty = dict.fromkeys(("separability", "apart", "scratch", "imagenet"), "")
+        line = lines.setdefault(pair, {"arm": pair[0], "backbone": pair[1], **empty})
+        value = float(row["value"] or "nan")
+        if math.isnan(value):
+            continue
+        if row["measure"] == "separability":
+            line["separability"] = f"{100 * value:.1f}"
+        elif row["measure"] == "distance":
+            line["apart"] = f"{value:.2f} ({_told_apart(value)})"
+        else:
+            name, _, other = row["reference"].partition(" ")
+            line[name] = f"{value:.2f}{f' {other}' if other else ''}"
+    return list(lines.values())
+
+
+def _told_apart(value: float) -> str:
+    """The share of images that a classifier of this proxy A-distance gets right."""
+    return f"{0.5 + value / 4.0:.0%}"

@@ -1,0 +1,157 @@
+"""The report's pictures of what `stages.evidence` kept: confusions, maps of features, reconstructions."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+from ssl_transfer.engine.console.formatting import counted
+from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison.estimates import Row, budget_title, by_cell
+from ssl_transfer.reports.evaluation_figures import confusion, shown_name
+from ssl_transfer.reports.figures import COLOURS, MARKERS, names_of, pairs_of, png
+
+_COLUMNS = 3
+"""Of maps in the picture."""
+_MOST_CLASSES = 24
+"""Told apart in a map; the others are grey."""
+_MIX_UPS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A picture of the report."""
+
+    name: str
+    """Of its file, without `.png`."""
+    content: bytes
+    caption: str
+    """What it shows."""
+
+
+def confusions(folder: Path, rows: Sequence[Row], comparison: Mapping[str, Any]) -> list[Shown]:
+    """Of the best and the worst arm at the least and the largest budget, added up over seeds. Validation says which.
+
+    Empty where no predictions were kept, as in comparisons of older versions.
+    """
+    counts: dict[tuple[str, str, str], list[Mapping[str, str]]] = defaultdict(list)
+    for line in result_tables.read_optional(folder / "confusions.csv"):
+        counts[line["arm"], line["backbone"], line["labels"]].append(line)
+    budgets = sorted({labels for *_, labels in counts}, key=lambda labels: comparison["images"][labels][0])
+    validation, names = by_cell(rows, split="validation"), names_of(pairs_of(rows))
+    found = []
+    for which, labels in {"least": budgets[:1], "largest": budgets[1:][-1:]}.items():
+        for budget in labels:
+            means = {
+                key[:2]: float(np.mean(list(validation[*key, "chosen", "accuracy"].values())))
+                for key in counts
+                if key[2] == budget
+            }
+            best, worst = max(means, key=lambda pair: means[pair]), min(means, key=lambda pair: means[pair])
+            for place, pair in {"best": best, "worst": worst}.items() if best != worst else [("best", best)]:
+                matrix = _matrix(counts[*pair, budget], comparison["classes"])
+                where = f"{names[pair]}, {budget_title(budget, 'label')}"
+                found.append(
+                    Shown(
+                        name=f"confusion_{which}_{place}",
+                        content=confusion(matrix, comparison["classes"], f"{place}: {where}"),
+                        caption=f"{where}: {_mix_ups(matrix, comparison['classes'])}",
+                    )
+                )
+    return found
+
+
+def _matrix(lines: Sequence[Mapping[str, str]], classes: Sequence[str]) -> np.ndarray:
+    """(K, K) int64 with true classes in rows."""
+    places = {name: place for place, name in enumerate(classes)}
+    matrix = np.zeros((len(classes), len(classes)), np.int64)
+    for line in lines:
+        matrix[places[line["class"]], places[line["predicted"]]] = int(line["num_images"])
+    return matrix
+
+
+def _mix_ups(matrix: np.ndarray, classes: Sequence[str]) -> str:
+    """The most frequent mistakes in words."""
+    mistakes = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:_MIX_UPS]
+    places = [divmod(int(place), len(classes)) for place in order]
+    said = [
+        f"{classes[row]} taken for {classes[column]} ({100 * mistakes[row, column] / matrix[row].sum():.0f} %)"
+        for row, column in places
+        if mistakes[row, column]
+    ]
+    total = f"{counted(int(mistakes.sum()), 'mistake')} in {int(matrix.sum()):,}"
+    return f"{total}{'; most often ' if said else ''}{', '.join(said)}."
+
+
+def embedding_map(folder: Path, rows: Sequence[Row]) -> Shown | None:
+    """Small multiples: each arm's frozen features of the same validation images. None where there are none."""
+    points: dict[tuple[str, str], list[Mapping[str, str]]] = defaultdict(list)
+    for line in result_tables.read_optional(folder / "embeddings.csv"):
+        points[line["arm"], line["backbone"]].append(line)
+    names = names_of(pairs_of(rows))
+    held = {pair: points[pair] for pair in names if pair in points}
+    if not held:
+        return None
+    classes = sorted({line["class"] for line in next(iter(held.values()))})
+    width = min(_COLUMNS, len(held))
+    height = math.ceil(len(held) / width)
+    figure, panels = plt.subplots(
+        height, width, figsize=(2.6 * width + 1.2, 2.75 * height), squeeze=False, layout="constrained"
+    )
+    for axes in panels.flat:
+        axes.set(xticks=[], yticks=[], xlim=(-1.08, 1.08), ylim=(-1.08, 1.08), aspect="equal")
+        axes.set_visible(False)
+    for axes, (pair, lines) in zip(panels.flat, held.items(), strict=False):
+        axes.set_visible(True)
+        axes.set_title(names[pair].replace("$", r"\$"), fontsize=10)
+        axes.spines[:].set_color("#BBBBBB")
+        for number, name in enumerate(classes):
+            own = np.array([(float(line["x"]), float(line["y"])) for line in lines if line["class"] == name])
+            told = number < _MOST_CLASSES
+            axes.scatter(
+                *own.reshape(-1, 2).T,
+                s=16 if told else 6,
+                linewidths=0.3,
+                edgecolors="white",
+                color=COLOURS[number % len(COLOURS)] if told else "#CCCCCC",
+                marker=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)] if told else ".",
+                label=shown_name(name) if told else None,
+                zorder=2 if told else 1,
+            )
+    handles, texts = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside right upper", frameon=False, fontsize=8, handletextpad=0.1)
+    count = len(next(iter(held.values())))
+    marked = f"each of the first {_MOST_CLASSES} of {len(classes)} classes"
+    caption = (
+        f"{counted(count, 'validation image')}, the same in every map; a colour and a mark for "
+        f"{'each class' if len(classes) <= _MOST_CLASSES else marked}."
+    )
+    return Shown(name="embeddings", content=png(figure), caption=caption)
+
+
+def reconstructions(folder: Path, comparison: Mapping[str, Any]) -> list[Shown]:
+    """What methods that paint have painted; their pictures lie in the runs' folders."""
+    return [
+        Shown(name=path.removesuffix(".png"), content=(folder / path).read_bytes(), caption=arm)
+        for arm, path in comparison.get("reconstructions", {}).items()
+        if (folder / path).is_file()
+    ]
+
+
+def setting_lines(comparison: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The arms in whose settings something differs, and for each such setting its name and its values by arm."""
+    settings: Mapping[str, Mapping[str, Any]] = comparison.get("settings", {})
+    arms = list(dict.fromkeys(arm for values in settings.values() for arm in values))
+    return arms, [
+        (name, [_value(values[arm]) if arm in values else "" for arm in arms]) for name, values in settings.items()
+    ]
+
+
+def _value(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)

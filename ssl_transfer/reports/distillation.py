@@ -1,0 +1,194 @@
+"""The report of the distillation demo: a table of its arms with intervals, a picture, and one sentence."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import NullFormatter
+
+from ssl_transfer.engine.console.formatting import counted
+from ssl_transfer.engine.io.checkpoint import write_text
+from ssl_transfer.engine.redaction import redacted
+from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison.curves import curves_of_runs, mean_curve
+from ssl_transfer.evaluation.comparison.estimates import SHARE, Estimate, Row, budget_title, estimate, paired_difference
+from ssl_transfer.evaluation.comparison.significance import CONFIDENCE, holm
+
+from . import figures, markdown
+from .evaluation import write_picture
+
+PICTURE = "distillation.png"
+COLUMNS = (
+    *("arm", "num_seeds", "mean", "low", "high", "difference", "difference_low", "difference_high", "p_value"),
+    *("num_parameters", "images_per_second"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One arm."""
+
+    arm: str
+    accuracy: Estimate
+    difference: Estimate | None
+    """To the first arm, paired by seed; None of that arm itself."""
+    num_parameters: int
+    """Of the backbone."""
+    images_per_second: float
+
+
+def lines_of(rows: Sequence[Row], speeds: Mapping[str, float], arms: Sequence[str]) -> list[Line]:
+    """The table's lines: the first arm is what the others are compared with, the last one is the teacher.
+
+    Args:
+        rows: of `results.csv`.
+        speeds: images a second of `student` and `teacher`.
+        arms: in the table's order.
+    """
+    values: dict[str, dict[int, float]] = {arm: {} for arm in arms}
+    sizes: dict[str, int] = {}
+    for row in rows:
+        if (row.phase, row.split, row.metric) == ("chosen", "test", "accuracy"):
+            values[row.arm][row.seed] = row.value
+        if row.metric == "num_parameters":
+            sizes[row.arm] = int(row.value)
+    first, *_, teacher = arms
+    return [
+        Line(
+            arm=arm,
+            accuracy=estimate(list(values[arm].values()), within=SHARE),
+            difference=None if arm == first else paired_difference(values[arm], values[first], within=SHARE),
+            num_parameters=sizes[arm],
+            images_per_second=speeds["teacher" if arm == teacher else "student"],
+        )
+        for arm in arms
+    ]
+
+
+def write(
+    folder: Path,
+    rows: Sequence[Row],
+    curves: Sequence[dict[str, Any]],
+    speeds: Mapping[str, float],
+    *,
+    arms: Sequence[str],
+    facts: Mapping[str, Any],
+) -> None:
+    """Write `results.csv`, `curves.csv`, `summary.csv`, the picture and `report.md`.
+
+    Args:
+        folder: the demo's.
+        rows: of all runs.
+        curves: their logs in long form.
+        speeds: see `lines_of`.
+        arms: see `lines_of`.
+        facts: what the text says around the table.
+    """
+    lines = lines_of(rows, speeds, arms)
+    result_tables.write_lines(
+        folder / "results.csv", result_tables.RESULT_COLUMNS, (list(asdict(row).values()) for row in rows)
+    )
+    result_tables.write_lines(
+        folder / "curves.csv",
+        result_tables.CURVE_COLUMNS,
+        ([line[name] for name in result_tables.CURVE_COLUMNS] for line in curves),
+    )
+    result_tables.write_lines(folder / "summary.csv", COLUMNS, map(_columns, lines))
+    write_picture(folder / PICTURE, draw(lines, curves))
+    write_text(folder / "report.md", redacted(_page(lines, facts)))
+
+
+def _columns(line: Line) -> list[object]:
+    own, other = line.accuracy, line.difference
+    compared = ("", "", "", "") if other is None else (other.mean, other.low, other.high, other.p_value)
+    return [line.arm, own.count, own.mean, own.low, own.high, *compared, line.num_parameters, line.images_per_second]
+
+
+def draw(lines: Sequence[Line], curves: Sequence[dict[str, Any]]) -> bytes:
+    """Left the accuracies over the speed, right the students' validation accuracy while they train."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    found = curves_of_runs(curves, split="validation", metric="accuracy")
+    for number, line in enumerate(lines):
+        colour, marker = figures.COLOURS[number], figures.MARKERS[number]
+        own = line.accuracy
+        style = {"color": colour, "marker": marker, "label": line.arm}
+        # Students are equally fast: side by side, so that their intervals can be read.
+        place = line.images_per_second * (1.0 + 0.04 * number if line is not lines[-1] else 1.0)
+        left.errorbar(place, own.mean, yerr=np.array(own.reach)[:, None], capsize=3, linestyle="", **style)
+        if line is not lines[-1]:
+            mean = mean_curve(curve for run, curve in found.items() if run[0] == line.arm)
+            right.plot(mean.steps, mean.values, color=colour, label=line.arm)
+    left.set(xlabel="images per second", ylabel="test accuracy", xscale="log")
+    left.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    # Within a decade no power of ten may be shown.
+    left.set_xticks(sorted({round(line.images_per_second, -2) for line in lines}))
+    left.xaxis.set_minor_formatter(NullFormatter())
+    right.set(xlabel="optimiser steps", ylabel="validation accuracy, mean over seeds")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    return figures.png(figure)
+
+
+def _page(lines: Sequence[Line], facts: Mapping[str, Any]) -> str:
+    first, *_, teacher = lines
+    smaller = teacher.num_parameters / first.num_parameters
+    faster = first.images_per_second / teacher.images_per_second
+    seeds = f"{facts['num_seeds']} seed{'s' if facts['num_seeds'] > 1 else ''}"
+    again = f"ssl-transfer evaluate {facts['model']}"
+    table = [
+        "| arm | test accuracy | to the student alone | parameters | images per second |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {markdown.escaped(line.arm)} | {line.accuracy.percent()} | "
+            f"{'' if line.difference is None else line.difference.percent('+')} | {line.num_parameters:,} | "
+            f"{line.images_per_second:,.0f} |"
+            for line in lines
+        ),
+    ]
+    return "\n".join(
+        [
+            "# Does a small model gain by a teacher?",
+            "",
+            f"> {markdown.escaped(_sentence(lines))}",
+            "",
+            f"The student has {smaller:.1f} times fewer parameters than the teacher and is {faster:.1f} times as fast.",
+            "",
+            *table,
+            "",
+            f"![Accuracy over speed, and learning curves]({PICTURE})",
+            "",
+            f"Percent, mean over {seeds} with 95 % intervals (Student's t); differences are paired by seed, which "
+            f"draws the labelled images of all arms. {budget_title(facts['labels'], 'label')}: {facts['num_train']} "
+            f"images to train on and {facts['num_validation']} for choosing; the pool has {facts['num_pool']} images, "
+            f"{facts['num_test']} are tested on, once. The teacher was pretrained with SimCLR on the pool "
+            f"({counted(facts['pretrain_seeds'], 'backbone')}, in turns) and fine-tuned on the labelled images. Images "
+            "per second: classified in batches of 256 on this machine, without a GPU on one of its cores.",
+            "",
+            f"    {facts['data']}".replace("\n", "\n    "),
+            "",
+            f"The students that learnt on the pool can be used as any run: {markdown.code(again)}.",
+            "",
+        ]
+    )
+
+
+def _sentence(lines: Sequence[Line]) -> str:
+    """The answer, for each arm that was taught, by p values corrected for their number (Holm 1979)."""
+    parts, taught = [], lines[1:-1]
+    corrected = holm([math.nan if line.difference is None else line.difference.p_value for line in taught])
+    for line, p_value in zip(taught, corrected, strict=True):
+        found, told = line.difference, p_value <= 1.0 - CONFIDENCE
+        if found is None or not found.over:
+            parts.append(f"{line.arm}, not known (one seed, or all seeds agree)")
+        elif told and found.mean > 0.0:
+            parts.append(f"{line.arm}, yes ({found.percent('+')} points)")
+        elif told:
+            parts.append(f"{line.arm}, it loses ({found.percent('+')} points)")
+        else:
+            parts.append(f"{line.arm}, not told apart ({found.percent('+')} points)")
+    return f"{'; '.join(parts)}."

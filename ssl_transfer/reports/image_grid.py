@@ -1,0 +1,88 @@
+"""Images of a data set as small pictures in a page: one file, nothing beside it."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ssl_transfer.data.dataset import Dataset
+
+LARGEST = 128
+"""Pixels a side; larger images are shrunk."""
+_LOSSLESS = 40
+"""Up to so many pixels a side JPEG saves nothing and shows."""
+CPU = torch.device("cpu")
+
+
+def picture(image: Tensor) -> Image.Image:
+    """(C, H, W) float32 in 0..1, any C, as a picture: of two channels the first, of more the first three."""
+    channels = image[:3] if len(image) >= 3 else image[:1]
+    values = (channels.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy().transpose(1, 2, 0)
+    return Image.fromarray(np.ascontiguousarray(values[:, :, 0] if values.shape[2] == 1 else values))
+
+
+def encoded(image: Tensor) -> bytes:
+    """(C, H, W) float32 in 0..1 as the bytes of a PNG, enlarged where it is too small to be looked at."""
+    shown = picture(image)
+    if shown.width < _LOSSLESS:
+        shown = shown.resize((64, 64), Image.Resampling.NEAREST)
+    return png(shown)
+
+
+def png(image: Image.Image) -> bytes:
+    """The bytes of its PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def sources_of(dataset: Dataset, indices: Sequence[int]) -> dict[int, str]:
+    """What an <img> shows: for each of these images the text of its `src`."""
+    wanted = torch.tensor(sorted(set(indices)), dtype=torch.int64)
+    chunks = wanted.split(256)
+    found: dict[int, str] = {}
+    for chunk, images in zip(chunks, dataset.batches(chunks, CPU), strict=True):
+        for index, image in zip(chunk.tolist(), images, strict=True):
+            found[index] = _source(picture(image))
+    return found
+
+
+def _source(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    if max(image.size) > LARGEST:
+        image.thumbnail((LARGEST, LARGEST))
+    kind = "png" if max(image.size) <= _LOSSLESS else "jpeg"
+    image.save(buffer, format=kind, **({"quality": 88} if kind == "jpeg" else {}))
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def sheet(title: str, rows: Sequence[str], columns: Sequence[tuple[str, Tensor]], *, side: int) -> Image.Image:
+    """Images in rows and columns, each named.
+
+    Args:
+        title: stands above all.
+        rows: what each of B rows is called.
+        columns: a title and (B, C, H, W) images in 0..1, which are enlarged or shrunk to `side`.
+        side: pixels a side of one image.
+    """
+    font, heading = ImageFont.load_default(13), ImageFont.load_default(17)
+    gap, top = 6, 56
+    left = gap + max([0, *(round(font.getlength(name)) + gap for name in rows)])
+    width = max(left + len(columns) * (side + gap), round(heading.getlength(title)) + 2 * gap)
+    paper = Image.new("RGB", (width, top + len(rows) * (side + gap)), "white")
+    pen = ImageDraw.Draw(paper)
+    pen.text((gap, gap), title, fill="black", font=heading)
+    for number, name in enumerate(rows):
+        pen.text((gap, top + number * (side + gap) + side // 2), name, fill="black", font=font, anchor="lm")
+    for place, (name, images) in enumerate(columns):
+        x = left + place * (side + gap)
+        pen.text((x, top - 22), name, fill="black", font=font)
+        # Few pixels are shown as pixels, as models get them.
+        way = Image.Resampling.NEAREST if images.shape[3] < side // 2 else Image.Resampling.BICUBIC
+        for number, image in enumerate(images):
+            paper.paste(picture(image).resize((side, side), way), (x, top + number * (side + gap)))
+    return paper

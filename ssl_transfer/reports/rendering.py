@@ -1,0 +1,26 @@
+"""The templates of the pages: what stands in them comes from outside, so HTML escapes it, and no page has a secret."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from ssl_transfer.engine.redaction import redacted
+
+from . import markdown
+
+
+def _without_secrets(value: Any) -> Any:
+    """What a macro made is of a type of its own, escaped already, of values that went through here."""
+    return redacted(value) if type(value) is str else value
+
+
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    # Names of classes and files come from outside: in HTML everything is escaped.
+    autoescape=jinja2.select_autoescape(["html.jinja"], default=False),
+    finalize=_without_secrets,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.filters.update(escaped=markdown.escaped, code=markdown.code)

@@ -1,0 +1,1 @@
+"""Adapt to another domain: `ssl-transfer adapt`."""

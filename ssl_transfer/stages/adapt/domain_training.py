@@ -1,0 +1,229 @@
+"""What adaptation puts around the phases of a plan: batches of two domains, criteria without labels of the target."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.data.loaders.two_domains import SOURCE_SHARE, DomainLoader
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.json_files import read_lines
+from ssl_transfer.engine.training.early_stopping import Stopper, Watched
+from ssl_transfer.evaluation import adaptation_criteria as criteria
+from ssl_transfer.evaluation.features.extract import BATCH_SIZE, over_images
+from ssl_transfer.evaluation.features.transferability import distance
+from ssl_transfer.evaluation.predictions.metrics import classification
+from ssl_transfer.objectives.domain_adaptation import Adaptation, Adapting
+from ssl_transfer.objectives.domain_batch_norm import kept_norms
+from ssl_transfer.stages.transfer.phases import PhaseTraining, Training
+from ssl_transfer.stages.transfer.plan import Phase
+
+Choose = Literal["source", "information", "density", "importance"]
+CRITERIA: dict[str, Watched] = {
+    "source": Watched(metric="log_loss", higher_is_better=False),
+    "information": Watched(metric="information", higher_is_better=True),
+    "density": Watched(metric="density", higher_is_better=True),
+    "importance": Watched(metric="importance", higher_is_better=False),
+}
+"""By what a candidate can be chosen, and its metric in the log."""
+ORACLE = Watched(metric="target_accuracy", higher_is_better=True)
+"""What nobody has who needs adaptation: the accuracy on labelled validation images of the target."""
+
+
+class DomainTraining:
+    """Takes the place of a plain phase (`phases.Around`): each evaluation is a candidate, and the best one is kept.
+
+    Args:
+        training: of the labelled images; its dataset is the source, or for train-on-target the target.
+        adaptation: the method.
+        module: its objective around that of `training`.
+        target: images to adapt to.
+        pool: (P,) int64, those of the target that are adapted on.
+        held: (M,) int64, those that the criteria are computed on. Their labels are read for the oracle alone.
+        choose: the criterion that decides.
+        oracle: whether the best candidate by labels of `held` is kept beside it.
+        images: at most so many images of the pool give the target's statistics, where those are estimated.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        adaptation: Adaptation,
+        module: Adapting,
+        *,
+        target: Dataset,
+        pool: Tensor,
+        held: Tensor,
+        choose: Choose,
+        oracle: bool,
+        images: int | None,
+    ) -> None:
+        self.training, self.adaptation, self.module, self.target = training, adaptation, module, target
+        self.pool, self.held, self.watched, self.oracle, self.images = pool, held, CRITERIA[choose], oracle, images
+        self.oracles: dict[str, Stopper] = {}
+
+    def adapts(self, phase: Phase) -> bool:
+        """Whether features are trained in it: those of a frozen backbone cannot be brought together."""
+        return self.adaptation.term is not None and phase.trained != "head"
+
+    def loader(self) -> DomainLoader:
+        """Batches of both domains."""
+        training = self.training
+        return DomainLoader(
+            training.dataset,
+            self.target,
+            source_indices=training.labelled,
+            target_indices=self.pool,
+            batch_size=training.recipe.batch_size,
+            seed=training.seed,
+            runtime=training.runtime,
+            source_share=SOURCE_SHARE,
+            balanced=training.recipe.imbalance == "sampling",
+        )
+
+    def begin(self, phase: Phase, plain: PhaseTraining) -> PhaseTraining:
+        """See `phases.Around`."""
+        adapting = self.adapts(phase)
+        batches = self.loader() if adapting else plain.batches
+        if isinstance(batches, DomainLoader):
+            # With few labels the source has not enough images for its half.
+            self.module.begin(adapting=True, source_share=batches.source_share)
+        else:
+            self.module.begin(adapting=False)
+        # Without early stopping a phase runs to its end, and still keeps its best candidate.
+        patience = plain.stopping.patience or phase.epochs
+        if self.oracle:
+            self.oracles[phase.name] = Stopper(patience=phase.epochs, min_delta=0.0, watched=ORACLE)
+        return replace(
+            plain,
+            batches=batches,
+            validate=self.measure,
+            watched=self.watched,
+            stopping=replace(plain.stopping, patience=patience),
+            noting=[self.oracles[phase.name]] if self.oracle else [],
+        )
+
+    def measure(self) -> dict[str, float]:
+        """Metrics of the source's validation images, and what can be said of the target without labels.
+
+        With BatchNorm's statistics of the target apart, each domain is measured with its own.
+        """
+        training = self.training
+        dataset, labels = training.dataset, training.dataset.labels[training.validation]
+        logits, features = self.outputs(dataset, training.validation)
+        _, known = self.outputs(dataset, criteria.few(training.labelled))
+        if self.adaptation.estimates_statistics and self.module.statistics is not None:
+            self.module.statistics.estimate(self._views())
+        with self.module.in_target():
+            target_logits, target_features = self.outputs(self.target, self.held)
+        weights = criteria.density_ratio(known, target_features, features)
+        losses = F.cross_entropy(logits.double(), labels, reduction="none")
+        found = {
+            **classification(logits, labels),
+            "information": criteria.information(target_logits),
+            "density": criteria.neighbourhood_density(target_logits),
+            "importance": criteria.importance_weighted_loss(losses, weights),
+            "a_distance": distance(criteria.few(features), criteria.few(target_features), seed=0),
+        }
+        if self.oracle:
+            right = target_logits.argmax(dim=1) == self.target.labels[self.held]
+            found[ORACLE.metric] = float(right.double().mean())
+        return found
+
+    def _views(self) -> Iterator[Tensor]:
+        """Images of the target's pool as they are in evaluation, in batches of two or more."""
+        chunks = criteria.few(self.pool, self.images or len(self.pool)).split(BATCH_SIZE)
+        for images in self.target.batches([one for one in chunks if len(one) > 1], self.training.runtime.device):
+            yield self.module.supervised.plain_view(images)
+
+    def outputs(self, dataset: Dataset, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (N, K) and features (N, D) of these images, float32 on the CPU."""
+        found = over_images(self.module.outputs, dataset, indices, self.training.runtime, "evaluating")
+        count = len(self.training.dataset.classes)
+        return found[:, :count], found[:, count:]
+
+    def oracle_of(self, test: Tensor) -> dict[str, Any]:
+        """The candidate that labels of the target prefer: an upper bound. The module holds its weights afterwards."""
+        described = {phase: one.describe() for phase, one in self.oracles.items()}
+        name = f"best_{ORACLE.metric}"
+        phase = max(described, key=lambda one: described[one][name])
+        self.oracles[phase].restore(self.module)
+        tested = classification(self.target_logits(test), self.target.labels[test]) if len(test) else None
+        found = described[phase]
+        return {
+            "upper_bound": True,
+            "phase": phase,
+            "epoch": int(found["best_epoch"]),
+            "target_validation": found[name],
+            "target_test": tested,
+        }
+
+    def target_logits(self, indices: Tensor) -> Tensor:
+        """(N, K) of images of the target, by the model for it."""
+        with self.module.in_target():
+            return self.outputs(self.target, indices)[0]
+
+
+def check_norms(module: Any, adaptation: Adaptation, name: str, *, separate: bool) -> None:
+    """Raise InputError where statistics are to be the target's own, and the backbone keeps none."""
+    if kept_norms(module) or not (separate or adaptation.estimates_statistics):
+        return
+    asked = "--domain-norm separate" if separate else name
+    raise InputError(
+        f"{asked}: sets BatchNorm's statistics, and {module.spec.label} has no BatchNorm. Take another backbone, "
+        f"{'leave it out' if separate else 'or another method'}."
+    )
+
+
+def candidates(metrics: Path) -> dict[str, dict[str, Any]]:
+    """By criterion the candidate that it prefers: `phase`, `epoch`, `value`, and what else was measured of it.
+
+    Read from a run's log. The first of equals, as the training keeps it.
+    """
+    measured = evaluations(metrics)
+    watched = {**CRITERIA, "oracle": ORACLE}
+    found = {}
+    for name, one in watched.items():
+        rows = [line for line in measured if one.metric in line]
+        if rows:
+            sign = 1.0 if one.higher_is_better else -1.0
+            best = max(rows, key=lambda line: sign * line[one.metric])
+            found[name] = {"phase": best["phase"], "epoch": best["epoch"], "value": best[one.metric]} | {
+                key: best[key] for key in ("accuracy", ORACLE.metric) if key in best
+            }
+    return found
+
+
+def evaluations(metrics: Path) -> list[dict[str, Any]]:
+    """A log's lines of candidates: without the start, and without what a phase measured of its best weights again."""
+    over, found = set(), []
+    for line in read_lines(metrics):
+        if line["split"] == "stopping":
+            over.add(line["phase"])
+        elif line["split"] == "validation" and line["epoch"] > 0 and line["phase"] not in over:
+            found.append(line)
+    return found
+
+
+def kept(metrics: Path, choose: str) -> dict[str, Any]:
+    """The candidate whose weights were kept: `phase`, `epoch`.
+
+    It is the one that a criterion prefers but for `stopping.min_delta`, by which a little better is no better.
+    """
+    watched = CRITERIA[choose]
+    lines = read_lines(metrics)
+    name, sign = f"best_{watched.metric}", 1.0 if watched.higher_is_better else -1.0
+    best = max((one for one in lines if one["split"] == "stopping" and name in one), key=lambda one: sign * one[name])
+    return {"phase": best["phase"], "epoch": int(best["best_epoch"])}
+
+
+def training_of(metrics: Path, candidate: dict[str, Any], *, adapted: bool) -> dict[str, float]:
+    """What a run's log says of the training batches of a candidate's epoch; where it has not adapted, of the last."""
+    rows = [row for row in read_lines(metrics) if row["split"] == "train"]
+    own = [row for row in rows if (row["phase"], row["epoch"]) == (candidate["phase"], candidate["epoch"])]
+    row = own[0] if own and adapted else rows[-1]
+    return {key: value for key, value in row.items() if key not in ("phase", "epoch", "step", "split")}

@@ -1,0 +1,1 @@
+"""Share between commands: configuration, initialisation, dry run, run template."""

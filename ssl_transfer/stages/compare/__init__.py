@@ -1,0 +1,1 @@
+"""Compare initialisations: `ssl-transfer compare`."""

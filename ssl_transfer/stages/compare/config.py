@@ -1,0 +1,136 @@
+"""What a comparison compares: its settings, and what an arm is. `resolve` makes the one of the other."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import tyro
+
+from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.launch.slurm import SlurmConfig
+from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.methods import METHODS
+from ssl_transfer.models.backbones import BackboneConfig
+from ssl_transfer.stages.common.initialization import AUTO, WORDS, is_run
+from ssl_transfer.stages.common.run_config import IMAGE_SIZE, RunConfig
+from ssl_transfer.stages.pretrain import config as pretraining
+from ssl_transfer.stages.transfer.plan import TransferRecipe
+
+from . import finished_arms
+
+M = TypeVar("M")
+_ARMS = f"{{{','.join((*WORDS, *METHODS))}}}|imagenet+METHOD|RUN|timm:NAME ..."
+"""As the help and the shells' completion have it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmRecipe(Generic[M]):
+    """How one method pretrains in a comparison; what is left open is taken from the settings for all methods."""
+
+    method: M
+    """The method's own settings."""
+    backbone: BackboneConfig = BackboneConfig(name=AUTO)
+    """What is pretrained. auto: --backbone where the method can use it, otherwise what the method suggests."""
+    optimizer: OptimizerConfig
+    """How it is stepped."""
+    epochs: int | None = None
+    """Passes over the pool. None: --epochs, or what the method suggests."""
+    batch_size: int | None = None
+    """Images per optimiser step. None: --batch-size, or what the method suggests."""
+    evaluate_every: int = 10
+    """Epochs between measurements of kNN accuracy."""
+
+
+Recipes: Any = dataclasses.make_dataclass(
+    "Recipes",
+    [
+        # Each method's settings as flags: --simclr.epochs, --mae.backbone.name, --moco.method.queue-size, ...
+        (name, ArmRecipe[entry.config], field(default=ArmRecipe(method=entry.config(), optimizer=entry.optimizer)))  # type: ignore[name-defined]
+        for name, entry in METHODS.items()
+    ],
+    frozen=True,
+    kw_only=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(RunConfig):
+    """Compare ways to initialise a backbone: every arm gets the same transfer plan, labels, seeds and tuning."""
+
+    image_size: int = IMAGE_SIZE
+    """Pixels a side of what the models see."""
+    arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar=_ARMS)] = ("scratch", "simclr")
+    """Any of scratch, imagenet, the methods, imagenet+METHOD, which goes on from ImageNet weights, the folder of a run
+    (runs/mine), and timm:NAME, any weights of timm (timm:resnet18.a1_in1k). Scratch is added beside every backbone in
+    use, imagenet beside that of every imagenet+METHOD."""
+    labels: tuple[str, ...] = ("5", "20", "all")
+    """Label budgets: images per class, a share of each class (0.1 or 10%), or all. Smaller ones lie in larger ones."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the transfer runs. One seed draws the same labelled images in every arm."""
+    pretrain_seeds: int = 1
+    """How many times each method pretrains, with other seeds; the transfer runs take turns with them."""
+    epochs: int | None = None
+    """Passes over the pool for every method that does not set its own (--simclr.epochs)."""
+    batch_size: int | None = None
+    """Images per step in pretraining, for every method that does not set its own (--simclr.batch-size)."""
+    backbone: BackboneConfig = BackboneConfig(name=AUTO)
+    """The backbone of every arm that does not set its own and can use it. auto: what each method suggests."""
+    backbones: tuple[str, ...] = ()
+    """Several names instead of --backbone.name: every method runs on each that it can use, with --backbone.stem and
+    --backbone.arguments, and imagenet, where asked for, stands beside every backbone in use."""
+    imagenet: BackboneConfig = BackboneConfig(name=AUTO)
+    """The backbone of the imagenet arm, and of each imagenet+METHOD that can use it. auto: imagenet+METHOD has that of
+    METHOD; imagenet the same as --backbone, or without one those of the imagenet+METHOD arms. Every run that is an arm
+    has imagenet beside it too, where that is asked for."""
+    imagenet_weights: Path | None = None
+    """A local file with ImageNet weights in timm's names, for imagenet and imagenet+METHOD; without them for the one
+    timm:NAME."""
+    tune: int = 1
+    """Trials of the transfer plan in every run, the same for all arms: the plan as it stands, then others whose
+    learning rates and weight decay are each within a factor of ten of its own. Each run chooses one on its own
+    validation images and then reads the test images once. Transfer costs as many times as much; 1 tunes nothing."""
+    jobs: int = 1
+    """Runs at a time on this machine. The cores are divided among them, and each has a GPU of its own where there are
+    as many. With one thread a run (OMP_NUM_THREADS=1) the numbers are the same at any; more threads round otherwise."""
+    retry: bool = False
+    """Run again what failed at an earlier start. What was only stopped goes on without."""
+    launcher: Literal["local", "slurm"] = "local"
+    """Where the runs run: on this machine, or on a Slurm cluster that shares the folder of the output with it."""
+    slurm: SlurmConfig = SlurmConfig()
+    """What each run gets on a cluster."""
+    transfer: TransferRecipe = TransferRecipe()
+    """The transfer plan, the same for every arm."""
+    recipes: Annotated[Recipes, tyro.conf.arg(name="")] = field(default_factory=Recipes)
+    """How each method pretrains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One initialisation of one backbone."""
+
+    name: str
+    init: str
+    """Where its weights come from before any pretraining: scratch, imagenet, timm:NAME, or the folder of a run."""
+    backbone: BackboneConfig
+    recipe: pretraining.Recipe[Any] | None
+    """How it pretrains; None for arms that do not."""
+    label: str
+    """The backbone as tables name it: timm's name, with its settings where two of that name are compared."""
+    weights: Path | None = None
+    """A local file with the weights that `init` names, instead of a hub."""
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """The settings of `Initial` before any pretraining."""
+        if is_run(self.init):
+            return {"init": self.init}
+        return {"init": self.init, "backbone": self.backbone, "imagenet_weights": self.weights}
+
+    @property
+    def place(self) -> str:
+        """What its folders are called."""
+        if is_run(self.init):
+            return finished_arms.place_of(self.init, self.backbone.name)
+        names = [text.replace("/", "-").replace(":", "-") for text in (self.name, self.backbone.name)]
+        return "-".join([*names, configuration.fingerprint(self.backbone)[:6]])

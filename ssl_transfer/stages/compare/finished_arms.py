@@ -1,0 +1,116 @@
+"""Arms of a comparison that take weights as they are: of a run that has finished, or of timm."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssl_transfer.data.dataset import Dataset, LoadingConfig
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.runs.run_folder import held_result
+from ssl_transfer.evaluation.comparison.estimates import RUN, TIMM
+from ssl_transfer.models import pretrained
+from ssl_transfer.models.backbones import BackboneConfig, BackboneSpec
+from ssl_transfer.models.spec import stem_of
+from ssl_transfer.stages.common.checkpoint_data import MEASURING, matched
+from ssl_transfer.stages.common.initialization import AUTO, label_of, timm_backbone
+from ssl_transfer.stages.pretrain.config import Recipe
+
+
+def is_folder(name: str) -> bool:
+    """Whether an arm is the folder of a run: a path, with a separator, so that no folder hides a method of its name."""
+    return not name.startswith(TIMM) and ("/" in name or os.sep in name)
+
+
+def is_ready(name: str) -> bool:
+    """Whether an arm takes weights as they are."""
+    return name.startswith(TIMM) or is_folder(name)
+
+
+def backbone_of(name: str, image_size: int, in_use: Iterable[BackboneConfig]) -> BackboneConfig:
+    """The network of an arm; one of those in use where it comes to the same at this size, so that they share scratch.
+
+    Raises:
+        InputError: the run holds no backbone, one for images of another size, or a part of one.
+    """
+    if name.startswith(TIMM):
+        found = timm_backbone(name, BackboneConfig(name=AUTO))
+    else:
+        spec = pretrained.spec_of(Path(name))
+        if spec.image_size != image_size:
+            raise InputError(
+                f"--arms {name}: takes images of {spec.image_size} px, and all arms of a comparison the same, here "
+                f"{image_size}. Give --image-size {spec.image_size}, or leave the arm out."
+            )
+        if spec.keep_blocks is not None:
+            raise InputError(
+                f"--arms {name}: holds only the first {spec.keep_blocks} blocks of {spec.name}, and no scratch is like "
+                "it. Give a run with a whole backbone."
+            )
+        found = pretrained.config_of(Path(name))
+    return next((one for one in in_use if replace(one, stem=stem_of(one, image_size)) == found), found)
+
+
+def table_names(names: Sequence[str]) -> dict[str, str]:
+    """What tables call these arms: timm's as they are, runs by the shortest ends of their paths that differ.
+
+    Raises:
+        InputError: two are the same.
+    """
+    folders = {name: _folder(name).parts for name in names if is_folder(name)}
+    weights = {name: checkpoint.weights_fingerprint(Path(name), "backbone") for name in folders}
+    for name in folders:
+        same = [other for other in folders if weights[other] == weights[name]]
+        if len(same) > 1:
+            raise InputError(f"--arms {' '.join(same)}: they hold the same weights. Give each only once.")
+    named = {name: name for name in names}
+    for name, parts in folders.items():
+        others = [other for key, other in folders.items() if key != name]
+        length = next(count for count in range(1, len(parts) + 1) if parts[-count:] not in [o[-count:] for o in others])
+        named[name] = RUN + "/".join(parts[-length:])
+    return named
+
+
+def place_of(name: str, backbone: str) -> str:
+    """What a run's folders in a comparison are called: by its weights, wherever they lie and whatever stands beside."""
+    fingerprint = checkpoint.weights_fingerprint(Path(name), "backbone")
+    return f"run-{label_of(_folder(name).name)}-{label_of(backbone)}-{fingerprint[:6]}"
+
+
+def cost_of(name: str) -> dict[str, Any] | None:
+    """What the pretraining stage said of a run; None where it is not known."""
+    found = held_result(_folder(name)) or {}
+    return found if {"seconds", "images_seen", "peak_memory_mb"} <= found.keys() else None
+
+
+def recipe_of(name: str) -> dict[str, Any] | None:
+    """How a run was pretrained, as plain settings; None where it was not, or its folder does not say."""
+    path = _folder(name) / "config.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    names = [field.name for field in fields(Recipe)]
+    return {name: settings[name] for name in names} if settings.keys() >= set(names) else None
+
+
+def check_images(name: str, spec: BackboneSpec, dataset: Dataset, loading: LoadingConfig) -> list[str]:
+    """What is to be known of a run and the images that all arms are measured on.
+
+    Raises:
+        InputError: the run does not fit the images, or was trained on some that would measure it.
+    """
+    found = matched(dataset, spec, Path(name), loading)
+    if any(len(found.splits[part]) < len(dataset.splits[part]) for part in MEASURING):
+        raise InputError(
+            f"{found.notes[-1]} That would measure this arm on fewer images than the others. Divide as that run did "
+            "(its config.yaml has the --loading settings), or leave the arm out."
+        )
+    return [note.removeprefix("warning: ") for note in found.notes[len(dataset.notes) :]]
+
+
+def _folder(name: str) -> Path:
+    """Of the run, also where its `backbone/` was given."""
+    path = Path(name).resolve()
+    return path.parent if path.name == "backbone" else path

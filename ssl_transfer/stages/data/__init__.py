@@ -1,0 +1,1 @@
+"""Inspect images and their cache: `ssl-transfer data`."""

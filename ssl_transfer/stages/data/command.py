@@ -1,0 +1,32 @@
+"""`ssl-transfer data`: looking at images before anything is trained on them, and at what is kept of them."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ssl_transfer.engine.errors import InputError, did_you_mean
+
+COMMANDS = {
+    "check": ("check", "unreadable files, copies within and across parts, classes, sizes, colours; as a page"),
+    "preview": ("preview", "draw views of some images, as each method's augmentation makes them"),
+    "cache": ("cache", "list the decoded pixels that are kept on disk, or remove them"),
+}
+USER_ERROR = 2
+
+
+def usage(program: str) -> str:
+    """The list of what can be done."""
+    lines = "\n".join(f"  {name:8} {summary}" for name, (_, summary) in COMMANDS.items())
+    return f"usage: {program} COMMAND [--help] [flags]\n\n{lines}"
+
+
+def main(arguments: Sequence[str], program: str = "ssl-transfer data") -> None:
+    """`data check DATA`, `data preview --data DATA`, `data cache`."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(program))
+        sys.exit(0 if arguments else USER_ERROR)
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise InputError(f"{name!r} is not a command of data.{did_you_mean(name, COMMANDS)}\n\n{usage(program)}")
+    # Each is imported when it is called: listing the cache needs no drawing.
+    importlib.import_module(f".{COMMANDS[name][0]}", __package__).main(rest, f"{program} {name}")

@@ -1,0 +1,217 @@
+"""`ssl-transfer data preview`: some images of the pool as each method sees them, a sheet a method, to be looked at."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import torch
+import tyro
+from torch import Tensor
+
+from ssl_transfer.data import sources
+from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.data.transforms.augment import AugmentConfig, augment, evaluation_view, ignored
+from ssl_transfer.data.transforms.presets import preset
+from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.io.checkpoint import write_atomically
+from ssl_transfer.engine.randomness import sample_keys
+from ssl_transfer.engine.training.objective import Batch
+from ssl_transfer.methods import METHODS
+from ssl_transfer.methods.base import Reconstruction, View
+from ssl_transfer.models.backbones import BackboneConfig
+from ssl_transfer.reports.image_grid import CPU, sheet
+from ssl_transfer.stages.common import augmentation_flag as augmentations
+from ssl_transfer.stages.common.initialization import Initial, initial_backbone
+from ssl_transfer.stages.common.run_config import check_positive, data_label
+from ssl_transfer.stages.pretrain import config as pretraining
+from ssl_transfer.stages.transfer.plan import TransferRecipe
+
+TRANSFER = "transfer"
+NAMES = (*METHODS, TRANSFER)
+M = TypeVar("M")
+MOST_CELLS = 200
+"""Images, or epochs, of a sheet."""
+Column = tuple[str, Tensor]
+"""A title, and (B, C, H, W) images in 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSettings(Generic[M]):
+    """What of a method's settings decides what it sees."""
+
+    method: M
+    """The method's own settings."""
+    backbone: BackboneConfig
+    """Of a vision transformer, the size of the patches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferSettings:
+    """What of the transfer stage's settings decides what it sees."""
+
+    augment: AugmentConfig = TransferRecipe().augment
+    """What happens to training images."""
+
+
+def _field(name: str) -> tuple[str, Any, Any]:
+    """A method's own settings as a field of `Settings`."""
+    if name == TRANSFER:
+        return name, TransferSettings, field(default=TransferSettings())
+    entry = METHODS[name]
+    value = MethodSettings(method=entry.config(), backbone=entry.backbone)
+    return name, MethodSettings[entry.config], field(default=value)  # type: ignore[name-defined]
+
+
+Settings: Any = dataclasses.make_dataclass(
+    "Settings",
+    # As flags: --simclr.method.augment.flip, --mae.method.mask-ratio, --transfer.augment.rotation, ...
+    [_field(name) for name in NAMES],
+    frozen=True,
+    kw_only=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewConfig:
+    """Draw some images of the pool as each method sees them: a sheet a method.
+
+    --config also takes the config.yaml of a run, and shows what that run sees.
+    """
+
+    data: str = "digits"
+    """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO, medmnist:NAME, or made of others:
+    blended-digits, blend:DATA,PHOTOFOLDER, union:DATA,DATA (see the README)."""
+    method: tuple[str, ...] = NAMES
+    """Whose views: any of the methods, and transfer."""
+    image_size: int = 64
+    """Pixels a side of what the models see."""
+    images: int = 8
+    """Rows: images, evenly spaced over the classes."""
+    epochs: int = 3
+    """How many epochs' views are shown."""
+    seed: int = 0
+    """Seed of the views, as in training."""
+    output: Path | None = None
+    """Folder for the sheets, or one file if it ends in .png. Default: runs/preview- and what the images are called."""
+    loading: sources.LoadingConfig = sources.LoadingConfig()
+    """How images are read and divided."""
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+    """Each method's settings, as in compare."""
+
+
+def default_config(kind: str) -> PreviewConfig:
+    """Every method's own settings for a kind of images (`data.presets.KINDS`)."""
+    config = augmentations.adapted(PreviewConfig(), kind)
+    supervised = TransferSettings(augment=preset("supervised", kind, TransferRecipe().augment))
+    return replace(config, settings=replace(config.settings, transfer=supervised))
+
+
+def preview(config: PreviewConfig) -> list[Path]:
+    """Draw the sheets; the files."""
+    check_positive(images=config.images, epochs=config.epochs)
+    if max(config.images, config.epochs) > MOST_CELLS:
+        raise InputError(f"--images {config.images}, --epochs {config.epochs}: a sheet shows at most {MOST_CELLS}.")
+    for name in config.method:
+        if name not in NAMES:
+            raise InputError(f"--method {name}: there are {', '.join(NAMES)}.{did_you_mean(name, NAMES)}")
+    dataset = sources.load(config.data, image_size=config.image_size, config=config.loading)
+    if not len(dataset.pool):
+        raise InputError(f"--data {config.data}: has no unlabelled or training images, which methods see.")
+    indices = _spread(dataset, config.images)
+    images = next(dataset.batches([indices], CPU))
+    files = []
+    for name in dict.fromkeys(config.method):
+        settings = getattr(config.settings, name)
+        used = (View(settings.augment),) if name == TRANSFER else METHODS[name].views(settings.method)
+        columns = [("stored", images), ("evaluation", evaluation_view(images, size=config.image_size))]
+        columns += _views(name, used, dataset, indices, images, config)
+        file = _file(config, name)
+        labels = [dataset.classes[label] if label >= 0 else "" for label in dataset.labels[indices].tolist()]
+        title = f"{name} on {config.data}, {config.image_size} px"
+        drawn = sheet(title, labels, columns, side=max(96, config.image_size))
+        write_atomically(file, functools.partial(drawn.save, format="png"))
+        print(f"{name}: {file}")
+        without = dict.fromkeys(lost for view in used for lost in ignored(view.augment, dataset.num_channels))
+        if without:
+            print(f"  {', '.join(without)} need three channels, and do nothing to these images")
+        files.append(file)
+    return files
+
+
+def _spread(dataset: Dataset, count: int) -> Tensor:
+    """Images of the pool, evenly spaced when it is sorted by class."""
+    order = dataset.pool[dataset.labels[dataset.pool].argsort(stable=True)]
+    # The middle of each of as many stretches.
+    places = (torch.arange(min(count, len(order))) + 0.5) * (len(order) / min(count, len(order)))
+    return order[places.long()]
+
+
+def _views(
+    name: str, used: tuple[View, ...], dataset: Dataset, indices: Tensor, images: Tensor, config: PreviewConfig
+) -> list[Column]:
+    """The columns behind the images themselves: what the method makes of them, epoch by epoch."""
+    size = config.image_size
+    keys = {epoch: sample_keys(config.seed, epoch, indices) for epoch in range(config.epochs)}
+    paint = None if name == TRANSFER else METHODS[name].reconstruct
+    if paint is not None:
+        recipe = replace(pretraining.default_recipe(name), **configuration.shallow(getattr(config.settings, name)))
+        start = Initial(backbone=recipe.backbone, image_size=size, seed=config.seed)
+        module = pretraining.prepare(recipe, initial_backbone(start, dataset)[0])
+        return _painted(functools.partial(paint, module.eval()), images, keys)
+    columns: list[Column] = []
+    for epoch, own in keys.items():
+        for number, view in enumerate(used):
+            side = max(1, round(size * view.side))
+            title = "" if len(used) == 1 else f", view {number + 1}"
+            made = augment(images, own, view=number, size=side, config=view.augment)
+            columns.append((f"epoch {epoch + 1}{title}" + (f", {side} px" if side != size else ""), made))
+    return columns
+
+
+def _painted(paint: Callable[[Batch], Reconstruction], images: Tensor, keys: dict[int, Tensor]) -> list[Column]:
+    """For a method that paints: in each epoch the view and, where it is not all of it, what is seen of it."""
+    columns: list[Column] = []
+    for epoch, own in keys.items():
+        found = paint(Batch(images=images, labels=torch.full_like(own, -1), keys=own))
+        columns.append((f"epoch {epoch + 1}", found.target))
+        if not torch.equal(found.seen, found.target):
+            columns.append(("what it sees", found.seen))
+    return columns
+
+
+def _file(config: PreviewConfig, name: str) -> Path:
+    place = config.output or Path(f"runs/preview-{data_label(config.data)}")
+    if place.suffix != ".png":
+        return place / f"{name}.png"
+    return place if len(set(config.method)) == 1 else place.with_stem(f"{place.stem}-{name}")
+
+
+def settings_of_run(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of the settings of a pretraining, a transfer or a comparison those that a preview reads."""
+    kept: dict[str, Any] = {name: settings[name] for name in ("data", "image_size", "loading") if name in settings}
+    shared = {TRANSFER: {"augment": settings.get("augment", settings.get(TRANSFER, {}).get("augment", {}))}}
+    method = settings.get("method")
+    if isinstance(method, dict):
+        name = method.get("name", "")
+        own = {key: value for key, value in method.items() if key != "name"}
+        return {**kept, "method": [name], name: {"method": own, "backbone": settings.get("backbone", {})}}
+    if "arms" in settings:
+        # Of imagenet+simclr simclr.
+        arms = [name.rpartition("+")[2] for name in settings["arms"]]
+        names = [name for name in dict.fromkeys(arms) if name in METHODS]
+        own = {name: {"method": settings.get(name, {}).get("method", {})} for name in names}
+        return {**kept, "method": [*names, TRANSFER], **own, **shared}
+    return {**kept, "method": [TRANSFER], **shared} if "init" in settings else settings
+
+
+def main(arguments: Sequence[str], program: str = "ssl-transfer data preview") -> None:
+    """`data preview --data DATA [flags]`."""
+    images, settings, rest = augmentations.take(*configuration.take_config(arguments))
+    default, note = default_config(images), augmentations.HELP
+    preview(
+        configuration.parse(PreviewConfig, settings_of_run(settings), rest, program=program, default=default, note=note)
+    )

@@ -1,0 +1,1 @@
+"""Demonstrate comparison, adaptation and distillation: `ssl-transfer demo`."""

@@ -1,0 +1,260 @@
+"""`demo adapt`: every way to adapt, from digits to digits over photographs, over several seeds, in one table.
+
+Nothing is downloaded: the digits are scikit-learn's, the photographs scikit-image's. All methods have the same plan,
+seeds, labelled images and settings of the recipe, and a criterion that needs no label of the target chooses in each
+run. The target's validation labels are read too, for the marked upper bound.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssl_transfer.data import sources
+from ssl_transfer.data.domains import together
+from ssl_transfer.data.sources import LoadingConfig
+from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.console.formatting import counted
+from ssl_transfer.engine.distributed import runtime as runtimes
+from ssl_transfer.engine.errors import FailedRunsError, InputError
+from ssl_transfer.engine.launch.jobs import Failure
+from ssl_transfer.engine.launch.local import workers
+from ssl_transfer.engine.runs.run_folder import RunFolder, check_held
+from ssl_transfer.engine.tracking.tracker import TrackingConfig
+from ssl_transfer.evaluation.comparison.adaptation_table import SOURCE_ONLY, Point, Run
+from ssl_transfer.evaluation.features.extract import extract
+from ssl_transfer.evaluation.features.tsne import LEAST_IMAGES, embed
+from ssl_transfer.models import pretrained
+from ssl_transfer.models.backbones import BackboneConfig
+from ssl_transfer.objectives import ADAPTATIONS
+from ssl_transfer.objectives.baselines import AdaBNConfig
+from ssl_transfer.objectives.dann import CDANConfig, DANNConfig
+from ssl_transfer.objectives.mmd_coral import CORALConfig, MMDConfig
+from ssl_transfer.objectives.self_training import SelfTrainingConfig
+from ssl_transfer.stages.adapt.adapt import adapt
+from ssl_transfer.stages.adapt.config import AdaptConfig, method_named
+from ssl_transfer.stages.adapt.domain_training import Choose
+from ssl_transfer.stages.common import dry_run
+from ssl_transfer.stages.common.run_config import VOLATILE, check_positive
+from ssl_transfer.stages.compare.grid import failures_of, listed
+from ssl_transfer.stages.transfer.plan import TransferRecipe
+
+SETTINGS = Path(__file__).with_name("adapt.yaml")
+MAPPED = 150
+"""Validation images of each domain that the map of features shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptDemoConfig:
+    """Ways to adapt beside each other, over several seeds."""
+
+    source: str = "digits"
+    """The labelled images."""
+    target: str = "blended-digits"
+    """The images to adapt to; labels of its validation images are needed for the upper bound, of its test images for
+    the table."""
+    methods: tuple[str, ...] = tuple(ADAPTATIONS)
+    """Which; source-only is added, as all others are held against it."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run of each method a seed."""
+    labels: str = "all"
+    """Labelled images per class of the source, a share of each class, or all."""
+    image_size: int = 24
+    """Pixels a side that models see."""
+    init: str = "scratch"
+    """What all methods begin with: scratch, imagenet, timm:NAME or the folder of a run."""
+    imagenet_weights: Path | None = None
+    """ImageNet weights from a file instead of timm's hub."""
+    backbone: BackboneConfig = BackboneConfig()
+    """The network of all methods."""
+    recipe: TransferRecipe = TransferRecipe()
+    """The plan and its settings, the same for all methods."""
+    choose: Choose = "source"
+    """What chooses among the candidates of each run."""
+    adabn: AdaBNConfig = AdaBNConfig()
+    """Settings of adabn."""
+    dann: DANNConfig = DANNConfig()
+    """Settings of dann."""
+    cdan: CDANConfig = CDANConfig()
+    """Settings of cdan."""
+    mmd: MMDConfig = MMDConfig()
+    """Settings of mmd."""
+    coral: CORALConfig = CORALConfig()
+    """Settings of coral."""
+    self_training: SelfTrainingConfig = SelfTrainingConfig()
+    """Settings of self-training."""
+    jobs: int = 2
+    """Runs at a time."""
+    output: Path = Path("runs/demo-adapt")
+    """Folder of the tables, the report and the runs. Started again, only what is missing is run."""
+    fresh: bool = False
+    """Move what an earlier start left aside, and start over."""
+    retry: bool = False
+    """Run again what failed before."""
+    dry_run: bool = False
+    """Train nothing: say what would be done, with counts and an estimate of the time from a few steps, and leave
+    nothing but decoded pixels in the cache."""
+    mixed_precision: runtimes.MixedPrecision = "no"
+    """Train under autocast: bf16 or fp16."""
+    loading: LoadingConfig = LoadingConfig()
+    """How images are read, stored and divided."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where metrics go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptJob:
+    """One run; a plain value, so that it can go to another process."""
+
+    config: AdaptConfig[Any]
+    folder: Path
+    """Of the run."""
+    after: Path | None = None
+
+    @property
+    def kind(self) -> str:
+        """What it is, whatever its seed."""
+        return self.folder.parent.name
+
+    @property
+    def title(self) -> str:
+        """What it is called in its group."""
+        return f"{self.kind} seed {self.config.seed}"
+
+    def elsewhere(self, place: Path, start: Path | None) -> "AdaptJob":
+        """The same run in another folder, not logged anywhere else; it goes on from no other."""
+        return replace(
+            self, config=replace(self.config, output=place, tracking=TrackingConfig()), folder=place, after=start
+        )
+
+    def __call__(self) -> dict[str, Any]:
+        """Run it in this process."""
+        return adapt(self.config, group=self.folder.parents[2].name, title=self.title, quiet=True)
+
+
+def compare_adaptations(config: AdaptDemoConfig) -> Path:
+    """Run what is missing, then write `results.csv`, `report.md`, `report.html` and the pictures.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: a method that there is not; no seeds.
+        FailedRunsError: no run of source-only has finished, or no other.
+    """
+    from ssl_transfer.reports import adaptation as report
+
+    check_positive(jobs=config.jobs)
+    methods = tuple(dict.fromkeys((SOURCE_ONLY, *config.methods)))
+    for name in methods:
+        method_named(name)
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise InputError("--seeds: at least one, each only once.")
+    runtime = runtimes.start(config.mixed_precision)
+    if runtime.num_processes > 1:
+        raise InputError("demo adapt runs each run in one process: start it without a launcher, with --jobs.")
+    source, target = (
+        sources.load(name, image_size=config.image_size, config=config.loading)
+        for name in (config.source, config.target)
+    )
+    source, target = together(source, target)
+    for part in ("validation", "test"):
+        if not len(target.splits[part]) or not bool((target.labels[target.splits[part]] >= 0).all()):
+            raise InputError(
+                f"--target {config.target}: the table holds what methods get right, and its {part} images have no "
+                "labels. Give such, or adapt with one method: ssl-transfer adapt METHOD."
+            )
+    volatile = (*VOLATILE, "methods", "seeds", "retry")
+    identity = {"source": source.fingerprint, "target": target.fingerprint}
+    settings = configuration.to_dict(config)
+    jobs = {(name, seed): _job(config, name, seed) for name in methods for seed in config.seeds}
+    introduction = (
+        f"{source.describe()}\n{target.describe()}\n{', '.join(methods)}: {len(jobs)} runs; {runtime.describe()}"
+    )
+    if config.dry_run:
+        if not config.fresh:
+            check_held(config.output, settings, identity, volatile)
+        dry_run.several(
+            config.output, list(jobs.values()), introduction, runtime, at_a_time=config.jobs, fresh=config.fresh
+        )
+    with RunFolder(config.output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile):
+        runtime.say(introduction)
+        with workers(config.jobs, runtime) as runner:
+            outcomes = runner.run(list(jobs.values()), retry=config.retry)
+        failures = failures_of(outcomes)
+        runs = [
+            Run(method=name, seed=seed, result=outcome)
+            for (name, seed), job in jobs.items()
+            if not isinstance(outcome := outcomes[job.folder], Failure)
+        ]
+        finished = {run.method for run in runs}
+        if SOURCE_ONLY not in finished or len(finished) < 2:
+            raise FailedRunsError(f"Without source-only and another method there is no table.\n{listed(failures)}")
+        if failures:
+            runtime.warn(f"{counted(len(failures), 'run')} of {len(jobs)} failed; the tables hold what finished.")
+        leading = report.leader(runs)
+        maps = {
+            run.method: _map(jobs[run.method, run.seed].folder, source, target, runtime)
+            for run in runs
+            if run.method in (SOURCE_ONLY, leading) and run.seed == config.seeds[0]
+        }
+        title = f"{config.source} to {config.target}"
+        report.write(
+            config.output,
+            runs,
+            maps,
+            title=title,
+            backbone=config.backbone.name,
+            labels=config.labels,
+            choose=config.choose,
+            failures=failures,
+        )
+        report.show(config.output, runs, title=title)
+    return config.output
+
+
+def _job(config: AdaptDemoConfig, name: str, seed: int) -> AdaptJob:
+    """One run, with its settings."""
+    folder = config.output / "runs" / name / f"seed{seed}"
+    kind = ADAPTATIONS[name].config
+    own = {
+        type(one): one
+        for one in (config.adabn, config.dann, config.cdan, config.mmd, config.coral, config.self_training)
+    }
+    shared = ("source", "target", "labels", "image_size", "init", "imagenet_weights", "backbone", "choose")
+    filled = AdaptConfig(
+        method=own[kind] if kind in own else kind(),
+        **{field: getattr(config, field) for field in (*shared, "mixed_precision", "loading", "tracking")},
+        seed=seed,
+        oracle=True,
+        output=folder,
+    )
+    return AdaptJob(config=replace(filled, **configuration.shallow(config.recipe)), folder=folder)
+
+
+def _map(folder: Path, source: sources.Dataset, target: sources.Dataset, runtime: runtimes.Runtime) -> list[Point]:
+    """Where a run's model has the validation images of both domains, in the plane."""
+    backbone, _ = pretrained.from_checkpoint(folder / "backbone")
+    backbone.to(runtime.device)
+    chosen = [one.splits["validation"][:MAPPED] for one in (source, target)]
+    features = [extract(backbone, one, index, runtime) for one, index in zip((source, target), chosen, strict=True)]
+    if sum(map(len, chosen)) < LEAST_IMAGES:
+        return []
+    places = embed(torch.cat(features), seed=0)
+    names = [
+        (part, one.classes[label] if label >= 0 else "")
+        for part, one, index in (("source", source, chosen[0]), ("target", target, chosen[1]))
+        for label in one.labels[index].tolist()
+    ]
+    return [Point(domain=part, label=label, x=x, y=y) for (part, label), (x, y) in zip(names, places, strict=True)]
+
+
+def main(arguments: Sequence[str], program: str = "ssl-transfer demo adapt") -> None:
+    """`demo adapt [flags]`, with the settings of `demo_adapt.yaml` where no flag says otherwise."""
+    settings, rest = configuration.take_config(arguments)
+    settings = configuration.merge(configuration.read_yaml(SETTINGS), settings)
+    compare_adaptations(
+        configuration.parse(AdaptDemoConfig, settings, rest, program=program, default=AdaptDemoConfig())
+    )

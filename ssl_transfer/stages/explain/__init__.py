@@ -1,0 +1,1 @@
+"""Explain a model with pictures: `ssl-transfer explain`."""

@@ -1,0 +1,136 @@
+"""What `explain` is asked for, and what that comes to for the runs at hand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Literal
+
+from ssl_transfer.data import sources
+from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.evaluation.predictions import grad_cam
+from ssl_transfer.evaluation.predictions.attack_table import is_seed
+from ssl_transfer.models.classifier import has_head
+from ssl_transfer.stages.common.run_config import check_positive
+
+from .subject import MOST_IMAGES
+
+What = Literal["maps", "grad-cam", "neighbours", "ideal", "attacks", "all"]
+PARTS: tuple[What, ...] = ("maps", "grad-cam", "neighbours", "ideal", "attacks")
+NEED_A_HEAD = ("grad-cam", "ideal", "attacks")
+PHOTOGRAPHS, DIGITS = ("2/255", "4/255", "8/255"), ("0.05", "0.1", "0.2")
+"""Epsilons by default. Digits are black and white, and bear more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainConfig:
+    """Show what the network of a run sees: maps, Grad-CAM, nearest neighbours, ideal images, adversarial examples.
+
+    Several runs stand side by side; those whose folders differ only in a seed at the end of their names (mine/seed0,
+    mine/seed1) are one arm of the table of attacks.
+    """
+
+    runs: Annotated[tuple[str, ...], *configuration.positional("RUN...")] = ()
+    """Folders of runs: transfer, adapt or distill; of pretrain for maps and neighbours."""
+    what: tuple[What, ...] = ("all",)
+    """maps, grad-cam, neighbours, ideal, attacks; all leaves out what a run without a head cannot show, and Grad-CAM
+    where captum is not installed."""
+    data: str = ""
+    """The images. Default: those of the first run, read and divided as it did."""
+    images: tuple[str, ...] = ()
+    """Files, folders of them, or whatever else `predict` takes, to look at. Default: some images of --data. Attacks are
+    measured on --data anyway."""
+    split: Literal["validation", "test"] = "test"
+    """Which part of --data is looked at and attacked."""
+    num_images: int = 6
+    """Images of --data that are looked at, evenly spaced over the classes."""
+    blocks: tuple[str, ...] = ()
+    """Whose maps: names as `ssl-transfer summary RUN` lists them. Grad-CAM takes the last of them.
+    Default: maps of four over the depth, Grad-CAM of the last one."""
+    channels: int = 6
+    """Channels of each block that are shown, those that vary most."""
+    neighbours: int = 5
+    """Training images beside each image."""
+    steps: int = 300
+    """Of the optimisation of ideal images."""
+    tv: float = 0.05
+    """Weight of an ideal image's total variation, a sum over its places: more is smoother."""
+    epsilons: tuple[str, ...] = ()
+    """Most that an attack moves a pixel, in units of 0..1: 8/255 or 0.03. Default: 2/255 4/255 8/255; on the
+    digits 0.05 0.1 0.2."""
+    pgd_steps: int = 20
+    """Of PGD."""
+    target: str = ""
+    """The class that targeted attacks go to. Default: for each image the class that it looks least like."""
+    attack_images: int = 1000
+    """Most images that are attacked, evenly spaced over the classes."""
+    seed: int = 0
+    """Seed of the ideal images and of PGD's start."""
+    output: Path | None = None
+    """Folder for it all. Default: runs/explain- and the run's name."""
+    loading: sources.LoadingConfig = field(default_factory=sources.LoadingConfig)
+    """How --data is read and divided."""
+
+
+def parts_of(what: Sequence[What], path: Path) -> list[What]:
+    """What is shown of a run.
+
+    Raises:
+        InputError: it was asked for by name and needs a head, which the run does not have, or what is not installed.
+    """
+    headless = not has_head(path)
+    asked = [part for part in PARTS if part in what]
+    if headless and set(asked) & set(NEED_A_HEAD):
+        raise InputError(
+            f"--what {' '.join(part for part in asked if part in NEED_A_HEAD)}: {path} holds no classifier, only a "
+            "backbone, of which maps and neighbours are shown. Give a run of transfer, adapt or distill."
+        )
+    if "grad-cam" in asked and not grad_cam.is_installed():
+        raise InputError(f"--what {grad_cam.NEEDS}")
+    if "all" not in what:
+        return asked
+    shown = [part for part in PARTS if not (headless and part in NEED_A_HEAD)]
+    return [part for part in shown if part != "grad-cam" or grad_cam.is_installed()]
+
+
+def names_of(runs: Sequence[str]) -> list[str]:
+    """Short names for runs: their paths without the folders that all of them share."""
+    parts = [Path(run).resolve().parts for run in runs]
+    shared = 0
+    while all(len(one) > shared + 1 and one[shared] == parts[0][shared] for one in parts):
+        shared += 1
+    # A seed alone is no name.
+    while shared and any(is_seed("/".join(one[shared:])) for one in parts):
+        shared -= 1
+    return ["/".join(one[shared:]) for one in parts]
+
+
+def check(config: ExplainConfig) -> list[float]:
+    """Find what cannot be before anything is computed; the epsilons, the least first."""
+    if not config.runs:
+        raise InputError("Which run? Give its folder, as in `ssl-transfer explain runs/NAME`.")
+    if len(set(map(Path, config.runs))) < len(config.runs):
+        raise InputError("A run stands there twice. Give each once.")
+    check_positive(
+        num_images=config.num_images,
+        channels=config.channels,
+        neighbours=config.neighbours,
+        steps=config.steps,
+        pgd_steps=config.pgd_steps,
+        attack_images=config.attack_images,
+    )
+    if config.num_images > MOST_IMAGES:
+        raise InputError(f"--num-images {config.num_images}: at most {MOST_IMAGES}.")
+    if config.tv < 0:
+        raise InputError(f"--tv {config.tv}: 0 or more.")
+    if config.output is not None and (config.output / "config.yaml").is_file():
+        raise InputError(f"--output {config.output}: holds a run, whose own files stay. Give another folder.")
+    given = config.epsilons or (DIGITS if config.data == "digits" else PHOTOGRAPHS)
+    try:
+        epsilons = sorted({float(Fraction(text)) for text in given})
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise InputError(f"--epsilons {' '.join(given)}: numbers such as 8/255 or 0.03.") from error
+    if not 0.0 < epsilons[0] <= epsilons[-1] <= 1.0:
+        raise InputError(f"--epsilons {' '.join(given)}: above 0 and at most 1, as pixels are 0..1.")
+    return epsilons

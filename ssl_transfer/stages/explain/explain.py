@@ -1,0 +1,156 @@
+"""`ssl-transfer explain`: what a network sees, as pictures, tables and one page."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.distributed import runtime as runtimes
+from ssl_transfer.engine.distributed.runtime import Runtime
+from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.evaluation.predictions import grad_cam
+from ssl_transfer.evaluation.predictions.attack_table import Outcome, outcomes
+from ssl_transfer.evaluation.predictions.attacks import Attack
+from ssl_transfer.models.classifier import Classifier, has_head
+from ssl_transfer.stages.common.checkpoint_data import own_images
+
+from . import attacks as explain_attacks
+from . import page as explain_page
+from . import subject as explained
+from . import views
+from .config import ExplainConfig, What, check, names_of, parts_of
+from .subject import Subject
+
+MOST_IDEALS = 100
+
+
+def explain(config: ExplainConfig) -> Path:
+    """Draw and write all that is asked for.
+
+    Returns:
+        The page.
+    """
+    if config.runs:
+        data, loading = own_images(Path(config.runs[0]), config.data, config.loading)
+        config = replace(config, data=data, loading=loading)
+    epsilons = check(config)
+    names, paths = names_of(config.runs), [Path(run) for run in config.runs]
+    wanted = [parts_of(config.what, path) for path in paths]
+    runtime = runtimes.start()
+    if "all" in config.what and any(map(has_head, paths)) and not grad_cam.is_installed():
+        runtime.say(f"left out: {grad_cam.NEEDS}")
+    output = config.output or Path("runs") / f"explain-{names[0].replace('/', '-')}"
+    sections: list[explain_page.Section] = []
+    found: list[Outcome] = []
+    for path, name, parts in zip(paths, names, wanted, strict=True):
+        subject = _load(config, path, name, runtime, parts)
+        folder = output if len(names) == 1 else output / name
+        sections += _looked_at(config, subject, parts, folder, runtime, epsilons[-1])
+        if "attacks" in parts:
+            found += _measured(config, subject, runtime, epsilons)
+    if len({(one.condition, one.images) for one in found}) > len({one.condition for one in found}):
+        raise InputError(
+            "The runs are measured on different images of --data, as what one was trained on is left out. Give data "
+            "that none has seen, or explain them one by one."
+        )
+    if found:
+        sections.insert(0, explain_attacks.table(output, found, split=config.split))
+    page = output / "explain.html"
+    explain_page.write(page, ", ".join(names), sections)
+    runtime.say(f"written: {page}")
+    return page
+
+
+def _load(config: ExplainConfig, path: Path, name: str, runtime: Runtime, wanted: Sequence[What]) -> Subject:
+    # Files alone need no data for what is found in them.
+    needed = not config.images or bool({"neighbours", "attacks"} & set(wanted))
+    return explained.load(
+        path,
+        name,
+        runtime,
+        data=config.data if needed else "",
+        loading=config.loading,
+        files=config.images,
+        split=config.split,
+        count=config.num_images,
+    )
+
+
+def _looked_at(
+    config: ExplainConfig, subject: Subject, wanted: Sequence[What], folder: Path, runtime: Runtime, epsilon: float
+) -> list[explain_page.Section]:
+    """The sections about images that are looked at one by one."""
+    makers: dict[What, Callable[[], explain_page.Section]] = {
+        "maps": lambda: views.feature_maps(subject, folder, names=config.blocks, channels=config.channels),
+        "neighbours": lambda: views.neighbours(subject, folder, runtime, count=config.neighbours),
+    }
+    if subject.classifier is not None:
+        classifier: Classifier = subject.classifier
+        target = _target(config, subject)
+        makers |= {
+            "grad-cam": lambda: views.class_activation(subject, classifier, folder, names=config.blocks),
+            "ideal": lambda: views.ideals(
+                subject,
+                classifier,
+                folder,
+                classes=range(min(MOST_IDEALS, len(subject.classes))),
+                steps=config.steps,
+                variation_weight=config.tv,
+                seed=config.seed,
+            ),
+            "attacks": lambda: explain_attacks.examples(
+                subject,
+                classifier,
+                folder,
+                attacks=attacks(config.pgd_steps)[1::2],
+                epsilon=epsilon,
+                target=target,
+                seed=config.seed,
+            ),
+        }
+    sections = []
+    for part in wanted:
+        runtime.say(f"{subject.name}: {part}")
+        sections.append(makers[part]())
+    return sections
+
+
+def attacks(pgd_steps: int) -> tuple[Attack, ...]:
+    """FGSM and PGD, away from the true class and towards another."""
+    return tuple(
+        replace(attack, targeted=targeted)
+        for targeted in (False, True)
+        for attack in (Attack(name="fgsm", targeted=False), Attack(name="pgd", targeted=False, steps=pgd_steps))
+    )
+
+
+def _target(config: ExplainConfig, subject: Subject) -> int | None:
+    if config.target and config.target not in subject.classes:
+        raise InputError(
+            f"--target {config.target}: the classes are {', '.join(subject.classes[:20])}."
+            f"{did_you_mean(config.target, subject.classes)}"
+        )
+    return subject.classes.index(config.target) if config.target else None
+
+
+def _measured(config: ExplainConfig, subject: Subject, runtime: Runtime, epsilons: Sequence[float]) -> list[Outcome]:
+    dataset, classifier = subject.dataset, subject.classifier
+    if dataset is None or classifier is None or (dataset.labels[dataset.splits[config.split]] < 0).any():
+        raise InputError("--what attacks needs images with classes. Give --data that has some.")
+    return outcomes(
+        classifier,
+        dataset,
+        explained.spread(dataset, config.split, config.attack_images),
+        runtime,
+        run=subject.name,
+        attacks=attacks(config.pgd_steps),
+        epsilons=epsilons,
+        target=_target(config, subject),
+        seed=config.seed,
+    )
+
+
+def main(arguments: Sequence[str], program: str = "ssl-transfer explain") -> None:
+    """`explain RUN... [flags]`."""
+    settings, rest = configuration.take_config(arguments)
+    explain(configuration.parse(ExplainConfig, settings, rest, program=program, default=ExplainConfig()))

@@ -1,0 +1,31 @@
+"""The page of `explain`: sections with sentences, pictures and tables, in one file."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ssl_transfer.engine.io.checkpoint import write_text
+from ssl_transfer.reports.rendering import TEMPLATES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One thing that was looked at."""
+
+    title: str
+    sentences: tuple[str, ...]
+    pictures: tuple[tuple[str, bytes], ...] = ()
+    """Of each what it shows, and a PNG."""
+    headings: tuple[str, ...] = ()
+    lines: tuple[tuple[str, ...], ...] = field(default=())
+    """A table under these headings."""
+
+
+def write(path: Path, title: str, sections: Sequence[Section]) -> None:
+    """Write the page whole or not at all."""
+    shown = [
+        (section, [(alt, base64.b64encode(picture).decode()) for alt, picture in section.pictures])
+        for section in sections
+    ]
+    write_text(path, TEMPLATES.get_template("explain.html.jinja").render(title=title, sections=shown))

@@ -1,0 +1,70 @@
+"""Whether what was exported gives what the run's own model gives, on real images.
+
+Shapes: N images, C channels, S pixels a side.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_transfer.data.dataset import to_unit
+from ssl_transfer.data.loaders.user_images import given, read_as
+from ssl_transfer.data.sources import digits
+from ssl_transfer.data.transforms.augment import evaluation_view
+from ssl_transfer.engine.errors import InputError
+
+from .model import Exported
+
+MOST = 32
+"""Images that are looked at."""
+Loaded = Callable[[Tensor], Tensor]
+"""What was exported, loaded again: images (N, C, S, S) in 0..1 -> scores or features."""
+
+
+def check_images(exported: Exported, words: Sequence[str]) -> Tensor:
+    """(N, C, S, S) float32 in 0..1: the first images that the words of a command line name, or handwritten digits.
+
+    Raises:
+        InputError: not one of them can be used.
+    """
+    spec = exported.backbone.spec
+    if not words:
+        stored = digits.read()[1].pixels[torch.arange(MOST)]
+        grey = F.interpolate(stored.float() / 255.0, size=(spec.image_size,) * 2, mode="bilinear")
+        return grey.expand(-1, spec.in_chans, -1, -1).contiguous()
+    images = [given(word, column=None, image_size=spec.image_size, loading=exported.loading) for word in words]
+    found, problems = [], []
+    for batch in read_as(images, exported.layout, to_grey=True, batch_size=MOST, workers=1):
+        found += [one.pixels for one in batch if one.pixels is not None]
+        problems += [f"{one.name}: {one.problem}" for one in batch if one.pixels is None]
+        if len(found) >= MOST:
+            break
+    if not found:
+        raise InputError(f"--images: not one of them can be used ({'; '.join(problems[:3])}).")
+    values = to_unit(torch.from_numpy(np.stack(found[:MOST])), exported.value_range)
+    return evaluation_view(values, size=spec.image_size, interpolation=spec.interpolation)
+
+
+@torch.inference_mode()
+def largest_difference(exported: Exported, loaded: Loaded, images: Tensor, tolerance: float) -> float:
+    """The largest difference of an output to the run's own model, on all images at once and on one alone.
+
+    Raises:
+        InputError: it is above the tolerance, a share of the largest output.
+    """
+    expected = exported.module(images)
+    found = torch.cat([loaded(images), loaded(images[:1])])
+    expected = torch.cat([expected, expected[:1]])
+    if found.shape != expected.shape:
+        raise InputError(f"The exported model gives {tuple(found.shape)} instead of {tuple(expected.shape)}.")
+    difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
+    # Written so that what is no number is refused.
+    if not difference <= tolerance * largest:
+        raise InputError(
+            f"The exported model differs from the run's by {difference:.2g}, where the largest of its "
+            f"{exported.output} is {largest:.2g}. Nothing is written. --tolerance {tolerance:g} is the share allowed."
+        )
+    return difference

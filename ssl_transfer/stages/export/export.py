@@ -1,0 +1,121 @@
+"""`ssl-transfer export`: a run's model for those who have not this project, checked before anything is put in place."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.reports.evaluation import write_json
+
+from . import graph, library, model_card
+from .check import Loaded, check_images, largest_difference
+from .model import Exported, facts, load_exported
+
+Format = Literal["safetensors", "onnx", "torch-export", "huggingface"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """A run's model in a form that others read; of a pretraining run, or of RUN/backbone, its features.
+
+    What was written is loaded again and held against the run's own model on real images before it is put in place.
+    """
+
+    path: Annotated[str, *configuration.positional("RUN")] = ""
+    """The folder of a run."""
+    format: Format = "safetensors"
+    """safetensors: weights under the names of timm or torchvision, with the lines that load them. onnx and
+    torch-export: a graph with the normalisation in it, for batches of any size. huggingface: a folder for the hub with
+    a model card, which `timm.create_model("local-dir:...")` loads where timm's constructor makes the network (not with
+    the small stem, nor one of torchvision: there its card has the lines that do)."""
+    output: Path | None = None
+    """The folder for it. None: export/FORMAT in the run's."""
+    images: tuple[str, ...] = ()
+    """What it is checked on, at most 32 of them: folders, files, tables or DATA strings, as `predict` takes them. None:
+    handwritten digits, brought to the model's size."""
+    tolerance: float = 1e-4
+    """Largest difference to the run's own model, as a share of its largest output."""
+    licence: str = "unknown"
+    """Of the weights, for the model card of huggingface: apache-2.0, cc-by-4.0, ..."""
+
+
+@dataclass(frozen=True)
+class _Form:
+    write: Callable[[Exported, Path], str]
+    """Fill a folder; the Python that uses what is there."""
+    load: Callable[[Exported, Path], Loaded]
+    normalised_inside: bool
+
+
+FORMS: dict[Format, _Form] = {
+    "safetensors": _Form(library.write_weights, library.load_weights, False),
+    "onnx": _Form(graph.write_onnx, lambda _, folder: graph.load_onnx(folder), True),
+    "torch-export": _Form(graph.write_torch_export, lambda _, folder: graph.load_torch_export(folder), True),
+    "huggingface": _Form(library.write_hub_folder, library.load_hub_folder, False),
+}
+
+
+def export(config: ExportConfig) -> Path:
+    """Export, check, and put the files in place.
+
+    Returns:
+        The folder that holds them.
+
+    Raises:
+        InputError: no model, one that the format cannot hold, a difference above the tolerance.
+    """
+    _check(config)
+    path = Path(config.path)
+    exported = load_exported(path)
+    images = check_images(exported, config.images)
+    output = config.output or path / "export" / config.format
+    form = FORMS[config.format]
+    try:
+        # Near their place, so that they are moved there whole; where nothing comes of it the place is not made.
+        near = next(place for place in (output.absolute(), *output.absolute().parents) if place.exists())
+        aside = Path(tempfile.mkdtemp(prefix=".export-", suffix=".part", dir=near))
+    except OSError as error:
+        raise InputError(f"--output {output}: cannot be written ({error.strerror}). Give another folder.") from error
+    try:
+        usage = form.write(exported, aside)
+        difference = largest_difference(exported, form.load(exported, aside), images, config.tolerance)
+        told = facts(exported, normalised_inside=form.normalised_inside, usage=usage, difference=difference)
+        write_json(aside / "model.json", told)
+        if config.format == "huggingface":
+            by_name = library.loads_by_name(aside)
+            model_card.write(aside / "README.md", exported, told, licence=config.licence, loads_by_name=by_name)
+        output.mkdir(parents=True, exist_ok=True)
+        # Their description last: who finds it finds the others.
+        for file in sorted(aside.iterdir(), key=lambda file: file.suffix == ".json"):
+            os.replace(file, output / file.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    _describe(exported, output, len(images), difference)
+    return output
+
+
+def _check(config: ExportConfig) -> None:
+    if not config.path:
+        raise InputError("Which run? As in `ssl-transfer export runs/NAME --format onnx`.")
+    if not config.tolerance > 0:
+        raise InputError(f"--tolerance {config.tolerance:g}: it must be above 0.")
+    if config.licence != ExportConfig.licence and config.format != "huggingface":
+        raise InputError(f"--licence {config.licence} would be ignored: only --format huggingface has a model card.")
+    if config.output is not None and (config.output / "config.yaml").is_file():
+        raise InputError(f"--output {config.output}: holds a run, whose own files stay. Give another folder.")
+
+
+def _describe(exported: Exported, output: Path, num_images: int, difference: float) -> None:
+    print(f"checked on {num_images} images: the largest difference of the {exported.output} is {difference:.2g}")
+    print(f"written: {output} ({', '.join(sorted(path.name for path in output.iterdir()))})")
+
+
+def main(arguments: Sequence[str], program: str = "ssl-transfer export") -> None:
+    """`export RUN --format FORMAT [flags]`."""
+    settings, rest = configuration.take_config(arguments)
+    export(configuration.parse(ExportConfig, settings, rest, program=program, default=ExportConfig()))

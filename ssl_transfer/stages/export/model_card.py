@@ -1,0 +1,151 @@
+"""The model card of an exported model: README.md, generated from what the run's folder says of its origin."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ssl_transfer.engine.console.formatting import counted
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.checkpoint import write_text
+from ssl_transfer.evaluation.comparison.significance import bootstrap_interval
+from ssl_transfer.models.torchvision_models import is_torchvision
+from ssl_transfer.reports import evaluation
+from ssl_transfer.reports.rendering import TEMPLATES
+from ssl_transfer.stages.common.run_config import data_label
+
+from .model import Exported
+
+_FEW = 10
+"""More classes than these are counted, not named, in the first sentence."""
+
+
+def write(file: Path, exported: Exported, told: dict[str, Any], *, licence: str, loads_by_name: bool) -> None:
+    """Write the card.
+
+    Args:
+        file: README.md.
+        exported: see its fields.
+        told: what stands in the JSON file beside the weights (`exported.facts`).
+        licence: of the weights, as the user gives it.
+        loads_by_name: whether `timm.create_model` loads the folder.
+    """
+    library = "torchvision" if is_torchvision(exported.backbone.spec.name) else "timm"
+    task = "image-classification" if exported.classes else "image-feature-extraction"
+    # The hub tells readers of a library's name to load the folder by it, which only some of timm's constructors can.
+    named = {"library_name": library} if loads_by_name else {}
+    header = {"license": licence, **named, "pipeline_tag": task, "tags": ["ssl_transfer", library]}
+    found = _evaluation(exported.path)
+    text = TEMPLATES.get_template("model_card.md.jinja").render(
+        header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(),
+        licence=licence,
+        library=library,
+        told=told,
+        parameters=f"{sum(one.numel() for one in exported.backbone.parameters()):,}",
+        num_classes=len(exported.classes),
+        named=list(exported.classes) if len(exported.classes) <= _FEW else [],
+        steps=history(exported.provenance),
+        labelled=_labelled(exported.path),
+        results=_results(exported.path, found),
+        notes=found["notes"] if found else [],
+        temperature=exported.temperature,
+        errors=_calibration(found),
+        adapted="target_fingerprint" in exported.provenance,
+    )
+    write_text(file, f"{text.rstrip()}\n")
+
+
+def history(provenance: dict[str, Any]) -> list[str]:
+    """Where weights come from, a sentence a training, the first one first; `init` leads to what was before."""
+    if "settings" not in provenance:
+        return [f"Initialisation: {provenance['init']}."]
+    settings = provenance["settings"]
+    steps = history(provenance["init"])
+    data = f"on {_data(settings, 'data', provenance['data_fingerprint'])}" if "data" in settings else ""
+    if "target_fingerprint" in provenance:
+        source = _data(settings, "source", provenance["data_fingerprint"])
+        target = _data(settings, "target", provenance["target_fingerprint"])
+        return [*steps, f"Adaptation by {provenance['method']} from {source} to {target}."]
+    if "method" in provenance:
+        return [
+            *steps,
+            f"Pretraining without labels by {provenance['method']} {data}, {provenance['images_seen']:,} images seen.",
+        ]
+    plan = " ".join(settings["plan"])
+    seed = f"plan {plan}, labels a class: {settings['labels']}, seed {settings['seed']}"
+    if "teacher" in provenance:
+        return [*steps, f"Distillation of another model of this project {data}: {seed}."]
+    return [*steps, f"Transfer with labels {data}: {seed}."]
+
+
+def _data(settings: dict[str, Any], name: str, fingerprint: str) -> str:
+    """A data set by its kind and last name, not by its place on somebody's disk, and its fingerprint."""
+    source = str(settings[name])
+    kind, colon, _ = source.partition(":")
+    return f"{kind}{colon}{data_label(source) if colon else ''} (fingerprint {fingerprint})"
+
+
+def _evaluation(path: Path) -> dict[str, Any] | None:
+    """What the run measured; None where it measured nothing."""
+    file = path / evaluation.FOLDER / "metrics.json"
+    return _read(file) if file.is_file() else None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: not readable ({error}).") from error
+
+
+def _labelled(path: Path) -> str:
+    """How many images had labels, and how many chose."""
+    file = path / "result.json"
+    result = _read(file) if file.is_file() else {}
+    if "num_train" not in result:
+        return ""
+    return (
+        f"{counted(result['num_train'], 'labelled image')} trained it, "
+        f"{counted(result['num_validation'], 'other')} chose between its phases."
+    )
+
+
+def _results(path: Path, found: dict[str, Any] | None) -> list[dict[str, str]]:
+    """A line for each split that was measured; intervals where every prediction is kept."""
+    if found is None:
+        return []
+    lines = []
+    for split, file in (("test", evaluation.PREDICTIONS), ("validation", evaluation.HELD_PREDICTIONS)):
+        if split not in found["metrics"] or (split == "test" and found["split"] != "test"):
+            continue
+        metrics, interval = found["metrics"][split], ""
+        table = path / evaluation.FOLDER / file
+        if table.is_file():
+            with open(table, encoding="utf-8", newline="") as opened:
+                hits = np.array([row["label"] == row["predicted"] for row in csv.DictReader(opened)], dtype=float)
+            low, high = bootstrap_interval(hits)
+            interval = f" [{100 * low:.1f}, {100 * high:.1f}]"
+        lines.append(
+            {
+                "split": split,
+                "images": f"{found['num_images'][split]:,}",
+                "accuracy": f"{100 * metrics['accuracy']:.1f}{interval}",
+                "balanced": f"{100 * metrics['balanced_accuracy']:.1f}",
+                "macro_f1": f"{100 * metrics['macro_f1']:.1f}",
+            }
+        )
+    return lines
+
+
+def _calibration(found: dict[str, Any] | None) -> dict[str, str]:
+    """The calibration error on the test images in percent, without and with the temperature."""
+    if found is None or "test" not in found["metrics"]:
+        return {}
+    metrics = found["metrics"]["test"]
+    return {
+        "plain": f"{100 * metrics['calibration_error']:.1f}",
+        "scaled": f"{100 * metrics['calibration_error_scaled']:.1f}",
+    }

@@ -1,0 +1,1 @@
+"""Predict classes of images: `ssl-transfer predict`."""

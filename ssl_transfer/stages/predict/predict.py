@@ -1,0 +1,259 @@
+"""`ssl-transfer predict`: what the model of a run says of images, as a table of probabilities.
+
+Images are read, cut and scaled as the run's own were when it was evaluated, so that on those it says the same.
+"""
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_transfer.data.dataset import LEAST_SHARED, MOST_SHARED, Range, overlap, to_unit
+from ssl_transfer.data.loaders.user_images import Given, Read, given, read_as
+from ssl_transfer.data.transforms.augment import evaluation_view
+from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.console.formatting import counted
+from ssl_transfer.engine.console.progress import bar
+from ssl_transfer.engine.distributed import runtime as runtimes
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.checkpoint import write_atomically
+from ssl_transfer.evaluation.predictions.metrics import class_logits
+
+from .loaded_run import RunModel, held_above, how_calibrated, load_model
+
+BATCH_SIZE = 64
+_TOLD = 5
+"""Reasons of images without a prediction that are told on the screen; the table has that of each image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """What the model of a run says of images: a table with a row for each, in the order that they are given in.
+
+    Columns: path, predicted, confidence, abstained, error, and probability_CLASS for each class. An image that cannot
+    be read, or is of another kind than those of the run, has a row with the reason as its error and nothing else.
+    """
+
+    path: Annotated[str, *configuration.positional("RUN")] = ""
+    """The folder of a run that leaves a model: of transfer, adapt or distill."""
+    images: Annotated[tuple[str, ...], *configuration.positional("IMAGES...")] = ()
+    """Folders (with all below them), files, tables (.csv, .tsv) with a column of paths, DATA strings (digits,
+    npz:FILE)."""
+    output: Path = Path("predictions.csv")
+    """The table."""
+    column: str | None = None
+    """Of a table, the column of paths, which are absolute or relative to the table. None: one called path, file, image
+    or the like."""
+    abstain_below: float = 0.0
+    """Images with less confidence than this have True in the column abstained: leave them to a person. Those without a
+    prediction have nothing there."""
+    uncalibrated: bool = False
+    """Leave the probabilities as the model has them. Otherwise its scores are divided by the temperature that the run
+    fitted on its validation images, where it has one."""
+    to_grey: bool = False
+    """Let colour images lose their colours for a run on grey ones, instead of refusing them."""
+    value_range: Range | None = None
+    """The stored values that become 0 and 1. None: as the run has it."""
+    workers: int = 4
+    """Threads that decode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """What came out."""
+
+    num_images: int
+    num_unreadable: int
+    num_abstained: int
+    """Of the images that were read."""
+    temperature: float
+    """1 where nothing was calibrated."""
+
+
+def predict(config: PredictConfig) -> Predicted:
+    """Predict, write the table and say what there is to say.
+
+    Raises:
+        InputError: no model, no images, values of another depth, or not one image that can be used.
+    """
+    _check(config)
+    runtime = runtimes.start()
+    model = load_model(Path(config.path))
+    size = model.classifier.backbone.spec.image_size
+    images = [given(text, column=config.column, image_size=size, loading=model.loading) for text in config.images]
+    if model.note:
+        runtime.say(model.note)
+    temperature = None if config.uncalibrated else model.temperature
+    if temperature is None:
+        why = "--uncalibrated" if config.uncalibrated else "the run has fitted no temperature"
+        runtime.say(f"probabilities are not calibrated ({why})")
+    else:
+        runtime.say(how_calibrated(model, temperature))
+        for doubt in model.doubts:
+            runtime.warn(doubt)
+    model.classifier.to(runtime.device)
+    table = _Table(config, model, images, runtime, temperature)
+    try:
+        write_atomically(config.output, table.write)
+    except OSError as error:
+        raise InputError(f"--output {config.output}: cannot be written ({error.strerror}). Give another.") from error
+    _describe(config, model, table, runtime)
+    return table.found()
+
+
+def _check(config: PredictConfig) -> None:
+    if not config.path or not config.images:
+        raise InputError("Which run, and which images? As in `ssl-transfer predict runs/NAME photographs/ one.jpg`.")
+    if not 0.0 <= config.abstain_below <= 1.0:
+        raise InputError(f"--abstain-below {config.abstain_below:g}: a probability, 0 to 1.")
+    if config.workers < 1:
+        raise InputError(f"--workers {config.workers}: at least 1.")
+    if config.value_range is not None and not config.value_range[0] < config.value_range[1]:
+        raise InputError(f"--value-range {config.value_range}: two numbers, the smaller first.")
+    if config.output.is_dir():
+        raise InputError(f"--output {config.output}: is a folder. Give the name of a file, as predictions.csv.")
+
+
+class _Table:
+    """The rows, one batch at a time, and what is counted on the way."""
+
+    def __init__(
+        self,
+        config: PredictConfig,
+        model: RunModel,
+        images: Sequence[Given],
+        runtime: runtimes.Runtime,
+        temperature: float | None,
+    ) -> None:
+        self._config, self._model, self._runtime = config, model, runtime
+        self.is_calibrated, self._temperature = temperature is not None, temperature or 1.0
+        self._images, self.total = images, sum(len(one.names) for one in images)
+        self._range = config.value_range or model.value_range
+        self._problems: dict[str, list[str]] = {}
+        self.num_problems = self.num_abstained = 0
+        self.seen: Range | None = None
+
+    def found(self) -> Predicted:
+        """What came out."""
+        return Predicted(
+            num_images=self.total,
+            num_unreadable=self.num_problems,
+            num_abstained=self.num_abstained,
+            temperature=self._temperature,
+        )
+
+    def write(self, path: Path) -> None:
+        """Fill the file."""
+        # A file's name may be no text in any encoding; the others are still readable then.
+        with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            self._fill(file)
+        if self.num_problems == self.total:
+            raise InputError(f"Not one of {counted(self.total, 'image')} can be used: {self.told_problems()}.")
+
+    def _fill(self, file: TextIO) -> None:
+        classes = self._model.classes
+        lines = csv.writer(file)
+        columns = ("path", "predicted", "confidence", "abstained", "error")
+        lines.writerow([*columns, *(f"probability_{name}" for name in classes)])
+        done = 0
+        batches = read_as(
+            self._images,
+            self._model.layout,
+            # What the run itself did to its images needs no leave.
+            to_grey=self._config.to_grey or self._model.loading.channels == "grey",
+            batch_size=BATCH_SIZE,
+            workers=self._config.workers,
+        )
+        with bar("predicting", self.total, active=self._runtime.is_main) as progress, closing(batches):
+            for batch in batches:
+                lines.writerows(self._rows(batch))
+                done += len(batch)
+                progress.update(done, "")
+
+    def _rows(self, batch: list[Read]) -> Iterator[list[str]]:
+        pixels = [one.pixels for one in batch if one.pixels is not None]
+        rows = iter(self._probabilities(np.stack(pixels)).tolist() if pixels else ())
+        for one in batch:
+            if one.pixels is None:
+                self.num_problems += 1
+                self._problems.setdefault(one.problem, []).append(one.name)
+                yield [one.name, "", "", "", one.problem, *[""] * len(self._model.classes)]
+                continue
+            row = next(rows)
+            confidence = max(row)
+            abstained = confidence < self._config.abstain_below
+            self.num_abstained += abstained
+            name = self._model.classes[row.index(confidence)]
+            yield [one.name, name, f"{confidence:.6f}", str(abstained), "", *(f"{value:.6f}" for value in row)]
+
+    @torch.inference_mode()
+    def _probabilities(self, pixels: np.ndarray) -> Tensor:
+        """(B, C, H, W) as they are stored -> (B, K) float64."""
+        self._look_at_range(pixels)
+        classifier = self._model.classifier
+        spec = classifier.backbone.spec
+        images = to_unit(torch.from_numpy(pixels).to(self._runtime.device), self._range)
+        view = evaluation_view(images, size=spec.image_size, interpolation=spec.interpolation)
+        scores = class_logits(classifier.scores(classifier.features(view)))
+        return torch.softmax(scores / self._temperature, dim=1)
+
+    def _look_at_range(self, pixels: np.ndarray) -> None:
+        """Values of another depth than the run's are refused in the first batch, before anybody waits for the rest."""
+        if pixels.dtype == np.uint8 or self._config.value_range is not None:
+            return
+        first = self.seen is None
+        low, high = (float(value) for value in np.quantile(pixels.astype(np.float32), (0.001, 0.999)))
+        low, high = min(low, self.seen[0] if self.seen else low), max(high, self.seen[1] if self.seen else high)
+        self.seen = (low, high)
+        if first and overlap(self.seen, self._range) < LEAST_SHARED:
+            raise InputError(f"{self.told_range()}: they are of another depth. {_REMEDY}")
+
+    def told_problems(self) -> str:
+        """Why images have no prediction: the commonest reasons, each with how many have it and one of these."""
+        kinds = sorted(self._problems.items(), key=lambda kind: -len(kind[1]))
+        told = [
+            f"{names[0]}: {why}" if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more: {why}"
+            for why, names in kinds[:_TOLD]
+        ]
+        return "; ".join(told) + "; and other reasons" * (len(kinds) > _TOLD)
+
+    def told_range(self) -> str:
+        """The values that were seen, beside the run's."""
+        (low, high), (least, most) = self.seen or self._range, self._range
+        return f"The values of these images are {low:g} to {high:g}, and the run was trained on {least:g} to {most:g}"
+
+    def is_doubtful(self) -> bool:
+        """Whether the values are worth a warning."""
+        return self.seen is not None and overlap(self.seen, self._range) < MOST_SHARED
+
+
+_REMEDY = "--value-range LOW HIGH says which values here are what 0 and 1 are to the model."
+
+
+def _describe(config: PredictConfig, model: RunModel, table: _Table, runtime: runtimes.Runtime) -> None:
+    if table.is_doubtful():
+        runtime.warn(f"warning: {table.told_range()}. {_REMEDY}")
+    read = table.total - table.num_problems
+    if config.abstain_below:
+        runtime.say(
+            f"abstained on {table.num_abstained:,} of {counted(read, 'image')} (confidence below "
+            f"{config.abstain_below:g}). {held_above(model, config.abstain_below, calibrated=table.is_calibrated)}"
+        )
+    if table.num_problems:
+        runtime.warn(
+            f"warning: {counted(table.num_problems, 'image')} without a prediction: {table.told_problems()}. "
+            "The column `error` has the reason of each."
+        )
+    runtime.say(f"written: {config.output} ({counted(table.total, 'row')})")
+
+
+def main(arguments: Sequence[str], program: str = "ssl-transfer predict") -> None:
+    """`predict RUN IMAGES... [flags]`."""
+    settings, rest = configuration.take_config(arguments)
+    predict(configuration.parse(PredictConfig, settings, rest, program=program, default=PredictConfig()))

@@ -1,0 +1,1 @@
+"""Pretrain a backbone: `ssl-transfer pretrain`."""

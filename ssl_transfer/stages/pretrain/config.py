@@ -1,0 +1,132 @@
+"""What a pretraining is told, and what is decided of it before it starts."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.engine.training.objective import Objective
+from ssl_transfer.methods import METHODS
+from ssl_transfer.methods.base import Method
+from ssl_transfer.models import backbones
+from ssl_transfer.stages.common import augmentation_flag as augmentations
+from ssl_transfer.stages.common.initialization import AUTO, Initial, decided
+from ssl_transfer.stages.common.run_config import VOLATILE, RunConfig, check_positive
+
+M = TypeVar("M")
+R = TypeVar("R", bound="Recipe[Any]")
+
+
+FREE = (*VOLATILE, "init", "imagenet_weights")
+"""Settings that may change between two starts: the same weights may lie elsewhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Generic[M]):
+    """How one method pretrains one backbone."""
+
+    method: M
+    """The method's own settings."""
+    backbone: backbones.BackboneConfig
+    """What is pretrained. The name auto is what the method suggests, or what the run holds that --init names."""
+    optimizer: OptimizerConfig
+    """How it is stepped."""
+    epochs: int
+    """Passes over the pool."""
+    batch_size: int
+    """Images per optimiser step over all processes."""
+    evaluate_every: int = 10
+    """Epochs between measurements on held-out images: kNN accuracy (neighbours among training images, queries from
+    validation), effective rank, deviation, alignment and uniformity of the features, a picture of what is painted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(RunConfig, Recipe[M], Initial, Generic[M]):
+    """Pretrain a backbone on images without labels."""
+
+    seed: int = 0
+    """Seed of weights, order and augmentation."""
+
+    @property
+    def size(self) -> int:
+        """Pixels a side, decided; of a run's backbone another size than that of the run may be pretrained."""
+        return super().size if self.image_size is None else self.image_size
+
+
+def default_recipe(name: str, augmentation: str = augmentations.NATURAL) -> Recipe[Any]:
+    """A method with the settings that its file gives it, for a kind of images (`data.presets.KINDS`)."""
+    entry = method_named(name)
+    recipe = Recipe[entry.config](  # type: ignore[name-defined]
+        method=entry.config(),
+        backbone=entry.backbone,
+        optimizer=entry.optimizer,
+        epochs=entry.epochs,
+        batch_size=entry.batch_size,
+    )
+    return augmentations.adapted(recipe, augmentation)
+
+
+def pretrain_config(name: str, augmentation: str = augmentations.NATURAL) -> PretrainConfig[Any]:
+    """All settings of pretraining with a method, for `dataclasses.replace` to change."""
+    # Not the method's own backbone: who names that one too must hear when a run holds another.
+    recipe = replace(default_recipe(name, augmentation), backbone=backbones.BackboneConfig(name=AUTO))
+    return PretrainConfig[Any](**configuration.shallow(recipe))
+
+
+def method_named(name: str) -> Method:
+    """An entry of METHODS; InputError with the names there are."""
+    if name not in METHODS:
+        raise InputError(f"{name!r} is not a method; there are {', '.join(METHODS)}.{did_you_mean(name, METHODS)}")
+    return METHODS[name]
+
+
+def name_of(config: Any) -> str:
+    """The name of the method that these settings belong to."""
+    return next(name for name, entry in METHODS.items() if entry.config is type(config))
+
+
+def settings_of(config: PretrainConfig[Any]) -> dict[str, Any]:
+    """The resolved settings, with the method's name, so that they can be run again."""
+    settings = configuration.to_dict(config)
+    settings["method"] = {"name": name_of(config.method), **settings["method"]}
+    return settings
+
+
+def resolved(config: PretrainConfig[M]) -> PretrainConfig[M]:
+    """The same with its backbone and its image size decided."""
+    backbone = decided(config.init, config.backbone, METHODS[name_of(config.method)].backbone)
+    return replace(config, backbone=backbone, image_size=config.size)
+
+
+def fitted(recipe: R, num_images: int) -> R:
+    """The recipe with the settings that its method takes for a pool of so many images."""
+    return replace(recipe, method=METHODS[name_of(recipe.method)].fitted(recipe.method, num_images))
+
+
+def prepare(recipe: Recipe[Any], backbone: backbones.Backbone) -> Objective:
+    """The method's module around a backbone that has its first weights; every bad setting is found here."""
+    check_positive(epochs=recipe.epochs, batch_size=recipe.batch_size, evaluate_every=recipe.evaluate_every)
+    entry, spec = METHODS[name_of(recipe.method)], backbone.spec
+    if entry.backbones == "vit" and not backbones.is_vit_name(spec.name):
+        raise InputError(
+            f"--backbone.name {spec.name}: {name_of(recipe.method)} needs a vision transformer, "
+            f"for example {entry.backbone.name}."
+        )
+    if spec.keep_blocks is not None:
+        raise InputError(f"{spec.label} keeps only its first blocks: pretraining goes on from a whole backbone.")
+    module = entry.build(backbone, recipe.method)
+    check_normalised(module, recipe.batch_size)
+    return module
+
+
+def check_normalised(module: Objective, count: int) -> None:
+    """Raise InputError where BatchNorm would get `count` images at a time, and that is one."""
+    normed = any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules())
+    if count < 2 and normed:
+        raise InputError(
+            f"--batch-size: {count} image a process, and BatchNorm needs two or more. Give a larger one, or fewer "
+            "processes."
+        )

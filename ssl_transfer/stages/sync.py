@@ -1,0 +1,102 @@
+"""`ssl-transfer sync`: what runs have logged, shown in wandb later, as it would have been at once."""
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+
+from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.console.formatting import counted
+from ssl_transfer.engine.errors import FailedRunsError, InputError
+from ssl_transfer.engine.tracking.tracker import TrackingConfig, publish, send
+from ssl_transfer.engine.tracking.wandb_run import Taken
+from ssl_transfer.evaluation.comparison import result_tables
+
+_MOVED_ASIDE = re.compile(r"\.old-\d+$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncConfig:
+    """Show in wandb what a run, or all runs below a folder, have logged. Each becomes a new run of wandb."""
+
+    path: Annotated[str, *configuration.positional("RUN")] = ""
+    """The run's folder, or one that holds runs: a comparison with all of its own."""
+    tracking: TrackingConfig = TrackingConfig(wandb="auto")
+    """Where to: auto is online where a login is found, otherwise offline files under each run's folder."""
+
+
+def sync(folder: Path, config: TrackingConfig) -> Counter[Taken]:
+    """Show all runs in and below a folder.
+
+    Returns:
+        How many wandb has online, and how many offline.
+
+    Raises:
+        InputError: there are none, or one has no readable settings.
+        FailedRunsError: wandb did not take all of them.
+    """
+    runs = [path.parent for path in sorted(folder.rglob("metrics.jsonl")) if _is_run(path.parent, folder)]
+    comparisons = [path.parent for path in sorted(folder.rglob("comparison.json")) if _is_run(path.parent, folder)]
+    if not runs and not comparisons:
+        raise InputError(f"{folder}: holds no run (no config.yaml beside a metrics.jsonl). Give the folder of one.")
+    taken = [(run, send(config, run, settings_of(run))) for run in runs]
+    taken += [(place, publish_comparison(config, place)) for place in comparisons]
+    failed = [str(place) for place, where in taken if not where]
+    if failed:
+        raise FailedRunsError(f"wandb has not all of {', '.join(failed)}. The same command tries all again.")
+    return Counter(where for _, where in taken)
+
+
+def publish_comparison(config: TrackingConfig, folder: Path) -> Taken:
+    """Show in wandb what a finished comparison came to; where wandb has it, as `publish`."""
+    rows, hits = result_tables.read_results(folder), result_tables.read_hits(folder)
+    # The page holds what methods painted of images.
+    kinds = (".md", ".csv", ".png", *([".html"] if config.pictures else []))
+    return publish(
+        config,
+        folder,
+        settings_of(folder),
+        job_type="compare",
+        summary=result_tables.summary_numbers(rows, hits),
+        files=sorted(path for path in folder.iterdir() if path.suffix in kinds),
+    )
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What a run's `config.yaml` holds."""
+    path = folder / "config.yaml"
+    try:
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not the settings of a run ({error}).") from error
+
+
+def _is_run(place: Path, below: Path) -> bool:
+    """Whether it is one that counts: what --fresh moved aside does not."""
+    aside = any(_MOVED_ASIDE.search(part) for part in place.relative_to(below).parts)
+    return (place / "config.yaml").is_file() and not aside
+
+
+def main(arguments: Sequence[str], program: str = "ssl-transfer sync") -> None:
+    """`sync RUN [flags]`."""
+    settings, rest = configuration.take_config(arguments)
+    config = configuration.parse(SyncConfig, settings, rest, program=program, default=SyncConfig())
+    folder = Path(config.path)
+    if not config.path or not folder.is_dir():
+        raise InputError(f"Which run? {config.path!r} is no folder; as in `ssl-transfer sync runs/demo`.")
+    if config.tracking.wandb == "off":
+        raise InputError("--tracking.wandb off would show nothing. There are auto, online and offline.")
+    taken = sync(folder, config.tracking)
+    if taken["online"]:
+        print(f"{folder}: {counted(taken['online'], 'run')} in wandb")
+    if taken["offline"]:
+        again = f"`ssl-transfer sync {shlex.quote(str(folder))} --tracking.wandb online`"
+        print(
+            f"{folder}: {counted(taken['offline'], 'run')} written for wandb, offline: nothing was sent. After "
+            f"`wandb login`, {again} sends what they logged."
+        )

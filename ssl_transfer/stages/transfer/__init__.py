@@ -1,0 +1,1 @@
+"""Train a head and fine-tune a backbone: `ssl-transfer transfer`."""

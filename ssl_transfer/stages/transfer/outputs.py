@@ -1,0 +1,119 @@
+"""What a transfer run leaves: the chosen model, what it is worth, the curves of its phases, a learning rate's search.
+
+Called on rank 0.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.data.store.storage_layout import kept
+from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.runs.run_folder import environment
+from ssl_transfer.engine.tracking.artifacts import EXAMPLES
+from ssl_transfer.engine.training.lr_finder import Finding
+from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.predictions import metrics
+from ssl_transfer.models import pretrained
+from ssl_transfer.models.heads import HeadConfig
+
+from .phases import Training
+from .plan import Phase
+
+NUM_EXAMPLES = 24
+"""Tested images that are kept as pictures."""
+
+
+def leave_model(
+    training: Training,
+    folder: Path,
+    head: HeadConfig,
+    origin: dict[str, Any],
+    *,
+    seen: np.ndarray | None,
+    images: Dataset,
+) -> None:
+    """Export the objective's backbone and head.
+
+    Args:
+        training: has the objective.
+        folder: the run's.
+        head: how its head was made.
+        origin: where it comes from.
+        seen: the images that its weights were trained on.
+        images: that it is for; how they were stored is kept, so that others can be read in the same way.
+    """
+    provenance = {**origin, "environment": environment(training.runtime)}
+    backbone = training.objective.backbone
+    pretrained.export(backbone, folder / "backbone", provenance, images=kept(images), seen=seen)
+    description = {"classes": list(training.dataset.classes), "head": configuration.to_dict(head)}
+    checkpoint.save_weights(folder / "head", "head", training.objective.head.state_dict(), description)
+
+
+def leave_predicted(folder: Path, logits: torch.Tensor) -> None:
+    """The classes that the chosen model gives the test images, from its scores of them."""
+    checkpoint.save_array(
+        folder / result_tables.PREDICTED, metrics.class_logits(logits).argmax(dim=1).numpy().astype(np.int32)
+    )
+
+
+def leave_evaluation(
+    folder: Path, classes: Sequence[str], held: Mapping[str, tuple[Dataset, torch.Tensor, torch.Tensor]]
+) -> None:
+    """The files of `evaluation/`: for validation and test the data set, indices (N,) of its images, scores (N, K)."""
+    from ssl_transfer.reports import evaluation
+
+    predictions = {
+        name: evaluation.Predictions(
+            logits=logits, labels=dataset.labels[indices], names=[dataset.names[index] for index in indices.tolist()]
+        )
+        for name, (dataset, indices, logits) in held.items()
+    }
+    evaluation.write(folder, classes, predictions)
+    dataset, indices, _ = held["test"]
+    _leave_examples(folder / EXAMPLES, dataset, indices)
+
+
+def _leave_examples(folder: Path, dataset: Dataset, indices: torch.Tensor) -> None:
+    """A few of the tested images, each called by its line in the table of predictions, for who looks at that."""
+    from ssl_transfer.reports import image_grid
+    from ssl_transfer.reports.evaluation import write_picture
+
+    places = torch.linspace(0, len(indices) - 1, min(NUM_EXAMPLES, len(indices))).round().long()
+    (images,) = dataset.batches([indices[places]], image_grid.CPU)
+    for place, image in zip(places.tolist(), images, strict=True):
+        write_picture(folder / f"{place}.png", image_grid.encoded(image))
+
+
+def leave_curves(folder: Path, key: dict[str, Any], result: dict[str, Any]) -> None:
+    """`evaluation/curves.png`: training and validation over all phases, and where each begins.
+
+    Args:
+        folder: the run's.
+        key: arm, backbone, labels, seed, as in the tables of a comparison.
+        result: what the stage returns.
+    """
+    from ssl_transfer.reports import evaluation, figures
+
+    curves = result_tables.curves_of(key, folder / "metrics.jsonl")
+    picture = figures.learning_curves(curves, result_tables.rows_of(key, result, None))
+    evaluation.write_picture(folder / evaluation.FOLDER / "curves.png", picture)
+
+
+def leave_rates(training: Training, phase: Phase, folder: Path, found: Finding) -> dict[str, Any]:
+    """Write and say what the learning-rate finder found of a phase."""
+    from ssl_transfer.reports import lr_finder
+
+    if training.runtime.is_main:
+        lr_finder.write(folder, found)
+    training.runtime.say(
+        f"{phase.name}: the smoothed loss is least at a learning rate of {found.least:.2g}"
+        f"{'' if found.exploded else ' (it never exploded)'}; a tenth of it is {found.suggestion:.2g}. "
+        f"The curve: {folder / 'learning_rates.png'}"
+    )
+    return {"suggestion": found.suggestion, "least": found.least, "exploded": found.exploded}

@@ -1,0 +1,251 @@
+"""The transfer plan: phases as data, and the settings that all arms of a comparison share.
+
+A phase is a line of text: what it trains (`head`, `last:2`, `first:1`, `from:features.12.conv.1`, `all`), then, where
+it departs from the recipe, `rate=`, `epochs=` and `decay=`. The named plans are shorthands for lists of such lines.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ssl_transfer.data.transforms.augment import SUPERVISED_DEFAULT, AugmentConfig
+from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.engine.training.early_stopping import StoppingConfig
+from ssl_transfer.models.heads import HeadConfig
+from ssl_transfer.stages.common.run_config import check_positive
+
+PLANS = {
+    "feature-extraction": "the head on the frozen backbone, nothing else",
+    "fine-tune": "the head, then everything at a tenth of its rate",
+    "partial": "the head, then also the last blocks: partial, partial last:3 or partial from:NAME",
+    "gradual": "the head, then one more block from behind in each phase: gradual, or gradual 4 (Howard and Ruder 2018)",
+    "full": "everything at once",
+    "low-level": "the first blocks, the others dropped, and a new head: low-level 3 (few images, unlike the source)",
+    "surgical": "the head, then also the first blocks: surgical, or surgical first:2 (Lee et al. 2023)",
+}
+WORDS = ("head", "last:N", "first:N", "from:NAME", "all")
+_LAST, _FIRST, _GRADUAL = "last:2", "first:1", 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One phase of a plan: what is trained, how fast, how long."""
+
+    name: str
+    trained: str
+    learning_rate: float
+    layer_decay: float
+    epochs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferRecipe:
+    """The transfer plan and its settings."""
+
+    plan: tuple[str, ...] = ("fine-tune",)
+    """A named plan: feature-extraction, fine-tune, partial, gradual, full, low-level, surgical (the README says what
+    each is); or phases, each in quotes: head "last:2 rate=1e-3 epochs=20" "all rate=1e-4 decay=0.75"."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-2, weight_decay=1e-2, warmup_steps=10)
+    """How weights are stepped; its learning rate is that of phases that train the head alone."""
+    finetune_rate: float = 0.1
+    """The learning rate of all other phases as a share of the head's; at most 1."""
+    layer_decay: float = 0.75
+    """In these phases each layer learns at this share of the rate of the one behind it; 1 is the same rate."""
+    epochs: int = 30
+    """Passes over the labelled images in each phase; more where they make fewer steps than the phase needs."""
+    head_steps: int = 150
+    """Least optimiser steps of a head phase: with few labels an epoch is a step or two."""
+    finetune_steps: int = 300
+    """Least optimiser steps of any other phase. A vision transformer from scratch needs them (docs/decisions.md)."""
+    batch_size: int = 64
+    """Images per optimiser step; all labelled images where there are fewer."""
+    head: HeadConfig = HeadConfig()
+    """What is put on the backbone."""
+    frozen_views: int | None = None
+    """Where a phase's trained part starts behind a frozen one, the frozen one's features may be computed once: of so
+    many fixed augmented views of each image, which the epochs take in turns; 0: of images without augmentation. None:
+    new views in each epoch, computed each time."""
+    batch_norm: Literal["train", "frozen"] = "train"
+    """Statistics of BatchNorm layers that are trained: moved by the batches, or kept. Frozen layers never move."""
+    stopping: StoppingConfig = StoppingConfig()
+    """When a phase ends before its last epoch, by the log-loss of the validation images."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes."""
+    mixup: float = 0.0
+    """Images are mixed with others by a share drawn from Beta(mixup, mixup) (Zhang et al. 2018); 0 does not."""
+    cutmix: float = 0.0
+    """Boxes are pasted from other images, their share drawn from Beta(cutmix, cutmix) (Yun et al. 2019); 0 does not.
+    With both, each batch draws one of the two."""
+    imbalance: Literal["none", "weights", "sampling"] = "none"
+    """For classes of unlike sizes. weights: the loss of each class counts as much; sampling: each is drawn as often."""
+    augment: AugmentConfig = SUPERVISED_DEFAULT
+    """What happens to training images."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.finetune_rate <= 1.0:
+            raise InputError(
+                f"finetune_rate {self.finetune_rate}: above 0 and at most 1, or it would undo the head phase."
+            )
+        if not 0.0 < self.layer_decay <= 1.0:
+            raise InputError(f"layer_decay {self.layer_decay}: above 0 and at most 1.")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise InputError(f"label_smoothing {self.label_smoothing}: 0 or more and below 1.")
+        if not (self.mixup >= 0.0 and self.cutmix >= 0.0):
+            raise InputError(f"mixup {self.mixup}, cutmix {self.cutmix}: none may be negative.")
+        if self.frozen_views is not None and self.frozen_views < 0:
+            raise InputError(f"frozen_views {self.frozen_views}: 0 or more.")
+        if self.frozen_views is not None and (self.mixup or self.cutmix):
+            raise InputError("mixup and cutmix make new images of each batch, and frozen_views keeps them: give one.")
+        if self.optimizer.accumulate > 1 and (self.mixup or self.cutmix):
+            raise InputError(
+                f"optimizer.accumulate {self.optimizer.accumulate}: mixup and cutmix would mix micro-batches, "
+                "not of the batch. Leave them out, or accumulate."
+            )
+        trained = [line.split()[0] for line in lines_of(self.plan)]
+        if self.frozen_views is not None and not any(
+            word == "head" or word[:4] in ("last", "from") for word in trained
+        ):
+            raise InputError(
+                f"frozen_views {self.frozen_views} would be ignored: no phase of --plan {' '.join(self.plan)} trains "
+                "behind a frozen part alone. Leave it out."
+            )
+        if self.batch_norm == "frozen" and set(trained) == {"head"}:
+            raise InputError(
+                f"batch_norm frozen would be ignored: --plan {' '.join(self.plan)} trains the head alone. Leave it out."
+            )
+
+    @property
+    def keep_blocks(self) -> int | None:
+        """How many of the backbone's first blocks the plan keeps; None keeps all."""
+        name, arguments = self.plan[0], self.plan[1:]
+        return _count(name, arguments[0]) if name == "low-level" else None
+
+    @property
+    def plan_label(self) -> str:
+        """The plan as part of a folder's name; empty for the default."""
+        words = re.sub(r"[^\w.]+", "-", " ".join(self.plan))
+        return "" if self.plan == TransferRecipe.plan else f"-{words}"
+
+    def phases(self, steps_per_epoch: int) -> tuple[Phase, ...]:
+        """The phases of the plan, each long enough."""
+        check_positive(
+            epochs=self.epochs,
+            head_steps=self.head_steps,
+            finetune_steps=self.finetune_steps,
+            batch_size=self.batch_size,
+        )
+        found = [self._phase(line, steps_per_epoch) for line in lines_of(self.plan)]
+        heads = [phase.learning_rate for phase in found if phase.trained == "head"]
+        limit = min(heads, default=self.optimizer.learning_rate)
+        for phase in found:
+            if phase.trained != "head" and phase.learning_rate > limit:
+                raise InputError(
+                    f"--plan {phase.trained}: a rate of {phase.learning_rate:g} is above the head's {limit:g} and "
+                    f"would undo what the weights bring. Give less, as in '{phase.trained} rate={limit / 10:g}'."
+                )
+        return _named(found)
+
+    def _phase(self, line: str, steps_per_epoch: int) -> Phase:
+        trained, *settings = line.split()
+        alone = trained == "head"
+        steps = self.head_steps if alone else self.finetune_steps
+        phase = Phase(
+            name="head" if alone else "finetune",
+            trained=trained,
+            learning_rate=self.optimizer.learning_rate * (1.0 if alone else self.finetune_rate),
+            layer_decay=1.0 if alone else self.layer_decay,
+            epochs=max(self.epochs, -(-steps // steps_per_epoch)),
+        )
+        for setting in settings:
+            name, _, text = setting.partition("=")
+            if name == "epochs":
+                phase = replace(phase, epochs=int(text))
+            elif name == "rate":
+                phase = replace(phase, learning_rate=float(text))
+            else:
+                phase = replace(phase, layer_decay=float(text))
+        return phase
+
+
+def lines_of(plan: Sequence[str]) -> tuple[str, ...]:
+    """The phases of a plan, each a line; a named one is written out.
+
+    Raises:
+        InputError: no plan or phase of this name, a setting that a phase does not have, nothing that is trained.
+    """
+    if not plan or not plan[0].strip():
+        raise InputError(f"--plan trains nothing: name one of {', '.join(PLANS)}, or phases such as head all.")
+    name, *arguments = plan
+    lines = _written_out(name, arguments) if name in PLANS else tuple(plan)
+    for line in lines:
+        _check(line)
+    return lines
+
+
+def _written_out(name: str, arguments: Sequence[str]) -> tuple[str, ...]:
+    takes = name in ("partial", "gradual", "low-level", "surgical")
+    if len(arguments) > (1 if takes else 0):
+        raise InputError(f"--plan {name} {' '.join(arguments)}: it takes {'one word' if takes else 'no word'} more.")
+    if name == "low-level" and not arguments:
+        raise InputError("--plan low-level: how many of the first blocks are kept? As in `low-level 3`.")
+    if name == "gradual":
+        count = _count(name, arguments[0]) if arguments else _GRADUAL
+        return ("head", *(f"last:{number}" for number in range(1, count + 1)))
+    if name == "low-level":
+        _count(name, arguments[0])
+        return ("head",)
+    if name in ("partial", "surgical"):
+        default, kinds = (_LAST, ("last", "from")) if name == "partial" else (_FIRST, ("first",))
+        line = arguments[0] if arguments else default
+        _check(line)
+        if line.split()[0].partition(":")[0] not in kinds:
+            allowed = "last:N or from:NAME" if name == "partial" else "first:N"
+            raise InputError(f"--plan {name} {line}: {allowed}, or another plan.")
+        return ("head", line)
+    return {"feature-extraction": ("head",), "fine-tune": ("head", "all"), "full": ("all",)}[name]
+
+
+def _count(name: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--plan {name} {text}: a number of blocks, 1 or more.")
+    return int(text)
+
+
+def _check(line: str) -> None:
+    """Raise InputError for a line that is not one of a phase. Names of layers are looked up in the backbone later."""
+    trained, *settings = line.split() or [""]
+    kind, colon, rest = trained.partition(":")
+    known = trained in ("head", "all") or (colon and rest and kind in ("last", "first", "from"))
+    if not known or (kind in ("last", "first") and not (rest.isdecimal() and int(rest))):
+        raise InputError(
+            f"--plan {line!r}: neither a plan ({', '.join(PLANS)}) nor a phase ({', '.join(WORDS)}, N from 1)."
+            f"{did_you_mean(trained, [*PLANS, *WORDS])}"
+        )
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if name not in ("rate", "epochs", "decay"):
+            raise InputError(
+                f"--plan {line!r}: {setting!r} is no setting of a phase; there are rate=, epochs=, decay=."
+            )
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not value > 0.0 or (name == "epochs" and not text.isdecimal()) or (name == "decay" and value > 1.0):
+            allowed = {"rate": "a number above 0", "epochs": "a whole number from 1", "decay": "above 0, at most 1"}
+            raise InputError(f"--plan {line!r}: {setting!r} must be {allowed[name]}.")
+
+
+def _named(phases: Sequence[Phase]) -> tuple[Phase, ...]:
+    """The same with numbers behind names that occur more than once: finetune-1, finetune-2."""
+    named = []
+    for name in ("head", "finetune"):
+        same = [phase for phase in phases if phase.name == name]
+        named += [
+            (phase, replace(phase, name=f"{name}-{number}") if len(same) > 1 else phase)
+            for number, phase in enumerate(same, start=1)
+        ]
+    return tuple(next(new for old, new in named if old is phase) for phase in phases)

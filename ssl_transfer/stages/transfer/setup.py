@@ -1,0 +1,147 @@
+"""What a run trains before its first phase: the backbone as the plan wants it, a new head, calibrated."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.data.transforms.augment import augment
+from ssl_transfer.engine.distributed.runtime import Runtime
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.randomness import sample_keys
+from ssl_transfer.models.backbones import Backbone, first_blocks
+from ssl_transfer.models.heads import Head, features_for, make_head
+from ssl_transfer.models.trainable import select
+from ssl_transfer.objectives.supervised import Supervised, batch_norms
+from ssl_transfer.stages.common.initialization import Initial
+from ssl_transfer.stages.common.run_config import Followed
+
+from .phases import Training, smallest_batch
+from .plan import TransferRecipe
+
+CALIBRATION_IMAGES = 256
+"""At most so many training images set the scale of the features and a scratch backbone's first statistics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedConfig(Followed, TransferRecipe, Initial):
+    """What every stage is told that takes a model through a plan."""
+
+
+def fitted(recipe: TransferRecipe, backbone: Backbone, num_classes: int) -> tuple[Backbone, Head]:
+    """The backbone as the plan wants it, and a new head.
+
+    Raises:
+        InputError: a phase names a layer that this backbone does not have; the head does not fit it, or the classes.
+    """
+    if recipe.keep_blocks is not None:
+        backbone = first_blocks(backbone, recipe.keep_blocks)
+    for phase in recipe.phases(steps_per_epoch=1):
+        select(backbone, phase.trained)
+    return backbone, make_head(recipe.head, backbone, num_classes)
+
+
+def batch_size_of(recipe: TransferRecipe, budget: str, num_labelled: int, num_processes: int) -> int:
+    """Images of a step over all processes: no more than there are, and each process has as many.
+
+    Raises:
+        InputError: a process would have none, or too few at a time for the head.
+    """
+    if num_labelled < num_processes:
+        raise InputError(
+            f"--labels {budget}: {num_labelled} labelled images for {num_processes} processes. "
+            "Launch fewer processes, or ask for more labels."
+        )
+    batch_size = min(recipe.batch_size, num_labelled) // num_processes * num_processes
+    smallest_batch(recipe, batch_size, num_processes)
+    return batch_size
+
+
+def make_training(
+    config: PlannedConfig,
+    dataset: Dataset,
+    backbone: Backbone,
+    head: Head,
+    labelled: Tensor,
+    validation: Tensor,
+    batch_size: int,
+    runtime: Runtime,
+    *,
+    quiet: bool,
+) -> Training:
+    """A new head on the backbone, calibrated, and all that the phases share."""
+    objective = Supervised(
+        backbone,
+        head,
+        augment=config.augment,
+        num_classes=len(dataset.classes),
+        label_smoothing=config.label_smoothing,
+        mixup=config.mixup,
+        cutmix=config.cutmix,
+        class_weights=_class_weights(config, dataset, labelled),
+        keep_statistics=config.batch_norm == "frozen",
+    ).to(runtime.device)
+    training = Training(
+        objective=objective,
+        recipe=config,
+        dataset=dataset,
+        labelled=labelled,
+        validation=validation,
+        batch_size=batch_size,
+        seed=config.seed,
+        runtime=runtime,
+        quiet=quiet,
+        checkpoints=config.checkpoints,
+    )
+    sample = labelled[:: max(1, len(labelled) // CALIBRATION_IMAGES)]
+    images = torch.cat(list(dataset.batches(sample.split(CALIBRATION_IMAGES), runtime.device)))
+    keys = sample_keys(config.seed, 0, sample).to(runtime.device)
+    calibrate(training, images, keys, scratch=config.init == "scratch")
+    return training
+
+
+def _class_weights(recipe: TransferRecipe, dataset: Dataset, labelled: Tensor) -> Tensor | None:
+    """(K,) float32: the number of images by that of the class and the number of classes, so that their mean is 1."""
+    if recipe.imbalance != "weights":
+        return None
+    counts = torch.bincount(dataset.labels[labelled], minlength=len(dataset.classes)).float()
+    return len(labelled) / (counts * len(counts))
+
+
+def calibrate(training: Training, images: Tensor, keys: Tensor, *, scratch: bool) -> None:
+    """Set the scale of the head's input from a sample; first, on a scratch backbone, BatchNorm's statistics.
+
+    A network with random weights has statistics of nothing (mean 0, variance 1), with which its frozen features are
+    useless and its head starts fine-tuning on another scale than it was trained on. Measured on the digits, scratch
+    gains by it (docs/decisions.md). Weights that were trained bring their own statistics.
+
+    Args:
+        training: of the run.
+        images: (N, C, H, W) stored images on the device.
+        keys: (N,) int64, their random keys.
+        scratch: whether the weights are random.
+    """
+    objective = training.objective
+    backbone = objective.backbone
+    views = augment(images, keys, view=1, size=backbone.spec.image_size, config=training.recipe.augment)
+    if scratch:
+        settle_statistics(backbone, views)
+    backbone.eval()
+    with torch.no_grad():
+        objective.head.calibrate(features_for(objective.head, backbone, views))
+
+
+@torch.no_grad()
+def settle_statistics(backbone: Backbone, views: Tensor) -> None:
+    """Give BatchNorm the statistics of these images, (N, C, S, S) on the device. Without BatchNorm nothing happens."""
+    norms = batch_norms(backbone)
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    backbone.train()
+    backbone(views)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -1,0 +1,261 @@
+"""Tuning: a run tries its plan at several learning rates and weight decays, and validation chooses.
+
+The trials are points of Sobol's sequence ("On the distribution of points in a cube and the approximate evaluation of
+integrals", USSR Computational Mathematics and Mathematical Physics, 1967), laid log-uniformly around the plan's own
+values: with a point u in the unit cube each value is the plan's by 10^(2u - 1), so within a factor of ten. The
+coordinates are the rate of phases that train the head alone, that of all others, and the weight decay. The sequence
+begins in the middle of the cube, so the first trial is the plan as it stands, and among equals it is the one kept.
+
+The set is fixed: it depends on no result, no seed and no arm, so that every arm of a comparison has the same one. The
+trials of a run share its labelled images, its first weights and its order; the test images are not read in them.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import qmc
+from torch import Tensor
+
+from ssl_transfer.engine.errors import DivergedError, InputError
+from ssl_transfer.engine.io.checkpoint import write_text
+from ssl_transfer.engine.io.json_files import read_json, read_lines
+from ssl_transfer.engine.randomness import seed_from
+from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
+
+from .phases import Training, run_phase
+from .plan import Phase, TransferRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One set of values that is tried."""
+
+    phases: tuple[Phase, ...]
+    """Those of the plan, with other learning rates."""
+    weight_decay: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What the phases of a plan came to."""
+
+    found: dict[str, dict[str, Any]]
+    """By phase its metrics of `validation` and what it cost."""
+    weights: dict[str, dict[str, Tensor]]
+    """By phase the state at its end of what was trained (`Training.learner`)."""
+
+    @property
+    def preferred(self) -> str:
+        """The phase that validation prefers."""
+        return max(self.found, key=lambda name: preference(self.found[name]["validation"]))
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """Of all phases: `seconds`, `images_seen`, `peak_memory_mb`, and `energy_joules`, None where one has none."""
+        costs = list(self.found.values())
+        joules = [cost["energy_joules"] for cost in costs]
+        return {
+            "seconds": sum(cost["seconds"] for cost in costs),
+            "images_seen": sum(cost["images_seen"] for cost in costs),
+            "peak_memory_mb": max(cost["peak_memory_mb"] for cost in costs),
+            "energy_joules": None if None in joules else sum(joules),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """The trial that validation chose."""
+
+    trained: Trained
+    place: Path
+    """Its folder."""
+    report: dict[str, Any]
+    """For the run's result: `trials`, each with its values, its validation and its cost, and the number `chosen`."""
+
+
+def preference(validation: dict[str, float]) -> tuple[float, float]:
+    """What makes one phase or trial preferable to another: accuracy, and among equals the log-loss."""
+    return validation["accuracy"], -validation["log_loss"]
+
+
+def trials(recipe: TransferRecipe, phases: Sequence[Phase], count: int) -> list[Trial]:
+    """The first `count` sets of values around a plan's; more trials begin with those of fewer.
+
+    No phase learns faster than the head, as in the plan. A weight decay of 0 stays 0.
+    """
+    # The origin, which comes before the middle, would be a corner.
+    points = qmc.Sobol(d=3, scramble=False).fast_forward(1).random(count)
+    factors = (10.0 ** (2.0 * points - 1.0)).tolist()
+    found = []
+    for head, others, decay in factors:
+        heads = [phase.learning_rate * head for phase in phases if phase.trained == "head"]
+        limit = min(heads, default=recipe.optimizer.learning_rate)
+        tried = tuple(
+            replace(
+                phase,
+                learning_rate=phase.learning_rate * head
+                if phase.trained == "head"
+                else min(limit, phase.learning_rate * others),
+            )
+            for phase in phases
+        )
+        found.append(Trial(phases=tried, weight_decay=recipe.optimizer.weight_decay * decay))
+    return found
+
+
+def run_plan(
+    training: Training,
+    phases: Sequence[Phase],
+    *,
+    tracker: Tracker,
+    metrics: Path,
+    states: Path | None,
+) -> Trained:
+    """Train phase after phase.
+
+    Args:
+        training: what they share; what it trains has its first weights.
+        phases: in their order.
+        tracker: where metrics go.
+        metrics: the tracker's file.
+        states: the folder in which a killed phase finds what it had; None keeps nothing.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    weights: dict[str, dict[str, Tensor]] = {}
+    for number, phase in enumerate(phases):
+        found[phase.name] = run_phase(
+            training,
+            phase,
+            seed=seed_from(training.seed, 2, number),
+            tracker=tracker,
+            metrics=metrics,
+            states=states,
+        )
+        weights[phase.name] = _copy(training.learner.state_dict())
+    return Trained(found=found, weights=weights)
+
+
+def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Path) -> Tuned:
+    """Run the trials, each in a folder of its own, and keep the weights of the one that validation prefers.
+
+    A trial that has finished is not done again, and one that was killed goes on where it saved its state. A trial
+    whose loss does not stay finite is out.
+
+    Args:
+        training: what the trials share; what it trains has its first weights, and afterwards some others.
+        phases: of the plan.
+        count: trials, the plan as it stands among them.
+        folder: where they lie.
+
+    Raises:
+        InputError: no trial's loss stayed finite.
+    """
+    candidates = trials(training.recipe, phases, count)
+    first = _copy(training.learner.state_dict())
+    places = [folder / str(number) for number in range(count)]
+    reports = [_read(place) for place in places]
+    # Nobody writes before all have read.
+    training.runtime.wait()
+    best, held = -1, None
+    for number, (trial, place) in enumerate(zip(candidates, places, strict=True)):
+        trained, report = None, reports[number]
+        if report is None:
+            training.learner.load_state_dict(first)
+            try:
+                trained = _run(training, trial, place, quiet=number > 0)
+                report = _describe(trial, trained)
+            except DivergedError as error:
+                report = {**_values(trial), "diverged": str(error)}
+            reports[number] = report
+            if training.runtime.is_main:
+                write_text(place / "trial.json", json.dumps(report, indent=2) + "\n")
+        beaten = number
+        if _score(report) > _score(reports[best] if best >= 0 else None):
+            beaten, best, held = best, number, trained
+        if beaten >= 0:
+            drop_states(places[beaten], training)
+    if best < 0:
+        raise InputError(f"--tune {count}: none of the trials can be used. The first: {(reports[0] or {})['diverged']}")
+    if held is None:
+        # It finished before this start: its phases are at their end already.
+        training.learner.load_state_dict(first)
+        held = _run(training, candidates[best], places[best], quiet=True)
+    return Tuned(
+        trained=held,
+        place=places[best],
+        report={"chosen": best, "trials": reports},
+    )
+
+
+def _run(training: Training, trial: Trial, place: Path, *, quiet: bool) -> Trained:
+    optimizer = replace(training.recipe.optimizer, weight_decay=trial.weight_decay)
+    own = replace(training, recipe=replace(training.recipe, optimizer=optimizer), quiet=training.quiet or quiet)
+    if training.runtime.is_main:
+        place.mkdir(parents=True, exist_ok=True)
+    training.runtime.wait()
+    metrics = place / "metrics.jsonl"
+    tracker = Tracker(metrics, TrackingConfig(), training.runtime, settings={}, group="", job_type="")
+    return run_plan(own, trial.phases, tracker=tracker, metrics=metrics, states=_states(place))
+
+
+def replay(tuned: Tuned, tracker: Tracker) -> None:
+    """Log what the chosen trial logged as the run's own."""
+    for record in read_lines(tuned.place / "metrics.jsonl"):
+        tracker.log(record)
+
+
+def drop_states(place: Path, training: Training) -> None:
+    """Delete the weights that a trial saved; its values and its log stay."""
+    if training.runtime.is_main and _states(place).is_dir():
+        shutil.rmtree(_states(place))
+
+
+def summary(report: dict[str, Any]) -> str:
+    """What was chosen, in a line: `Tuned.report` in words."""
+    chosen = report["trials"][report["chosen"]]
+    rates = ", ".join(f"{name} {rate:.2g}" for name, rate in chosen["learning_rates"].items())
+    return (
+        f"tuned: validation chose trial {report['chosen'] + 1} of {len(report['trials'])} (learning rates: {rates}; "
+        f"weight decay {chosen['weight_decay']:.2g})"
+    )
+
+
+def _states(place: Path) -> Path:
+    return place / "checkpoints"
+
+
+def _read(place: Path) -> dict[str, Any] | None:
+    """What a finished trial found; None where it has not finished."""
+    path = place / "trial.json"
+    return read_json(path, remedy="Remove it, and the trial is ended once more.") if path.is_file() else None
+
+
+def _values(trial: Trial) -> dict[str, Any]:
+    return {
+        "learning_rates": {phase.name: phase.learning_rate for phase in trial.phases},
+        "weight_decay": trial.weight_decay,
+    }
+
+
+def _describe(trial: Trial, trained: Trained) -> dict[str, Any]:
+    return {
+        **_values(trial),
+        "preferred": trained.preferred,
+        "validation": {name: phase["validation"] for name, phase in trained.found.items()},
+        **trained.cost,
+    }
+
+
+def _score(report: dict[str, Any] | None) -> tuple[float, float]:
+    if report is None or "diverged" in report:
+        return -math.inf, -math.inf
+    return preference(report["validation"][report["preferred"]])
+
+
+def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}

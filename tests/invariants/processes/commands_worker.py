@@ -1,0 +1,17 @@
+"""Commands one after the other, by however many processes: `commands_worker.py COMMAND... , COMMAND...`.
+
+For test_two_processes.py: what the libraries take to be imported is paid once.
+"""
+
+import sys
+from itertools import groupby
+
+import torch
+
+from ssl_transfer.cli.main import main
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for separates, words in groupby(sys.argv[1:], key=",".__eq__):
+        if not separates:
+            main(list(words))
