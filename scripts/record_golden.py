@@ -1,8 +1,7 @@
 """Record the golden loss curves again: `python scripts/record_golden.py [NAME...]`, by default all of them.
 
-tests/invariants/training/test_golden.py holds every method and objective to the curve that is on record. A curve that moves
-means that everybody's trainings come out otherwise, so a new recording needs a reason in the message of its commit.
-What has moved is printed.
+tests/invariants/training/test_golden.py compares every method and objective with its recorded curve. A curve that moves
+changes the results of all users: a new recording needs a reason in its commit message. Curves that moved are printed.
 """
 
 import argparse

@@ -31,8 +31,9 @@ LEAST_RANK = 1.3
 """Both by runs on the digits: a collapsed MAE (learning rate 0.1) lay at 0.005 to 0.024 and 1.1 to 1.2 with 36 % kNN
 accuracy; the configs of recipes/ lie at 0.2 and 8 or more, and a MAE that recovered went down to 0.049 and 2.0."""
 LEAST_OUTPUT_DEVIATION = 0.1
-"""The outputs of those configs, over 36 epochs, lie at 0.79 or more, DINO's cosines in their first steps at 0.22. A
-BYOL without predictor and momentum falls below, while its features stay apart (`tests/unit/evaluation/features/test_collapse.py`)."""
+"""The outputs of those configs, over 36 epochs, lie at 0.79 or more, DINO's cosines in their first steps at 0.22. BYOL
+without predictor and momentum falls below, with features still apart (tests/unit/evaluation/features/test_collapse.py).
+"""
 LEAST_RANK_SHARE = 0.25
 """Of the run's best effective rank: those configs stay above 0.6 of it."""
 LOSS_TOLERANCE = 0.002

@@ -1,4 +1,4 @@
-"""The demo: a comparison with the settings of `compare.yaml`, on images that need no download. `DEMOS` are of others."""
+"""Demonstrate a comparison with the settings of `compare.yaml`, on images that need no download."""
 
 import importlib
 from collections.abc import Sequence
