@@ -140,8 +140,8 @@ def _second_epoch(device: torch.device, photographs: Path, folder: Path) -> Iter
     from torchvision.transforms import v2
 
     from ssl_transfer.data import sources
-    from ssl_transfer.data.dataset import LoadingConfig
     from ssl_transfer.data.loaders.loader import Loader
+    from ssl_transfer.data.loading_config import LoadingConfig
     from ssl_transfer.engine.distributed import runtime
 
     config = LoadingConfig(cache=folder / "cache", stored_size=96, near_duplicates="free")
@@ -229,8 +229,8 @@ def _flat(folder: Path) -> Iterator[Figure]:
     from PIL import Image
 
     from ssl_transfer.data import sources
-    from ssl_transfer.data.dataset import LoadingConfig
     from ssl_transfer.data.loaders.loader import Loader
+    from ssl_transfer.data.loading_config import LoadingConfig
     from ssl_transfer.engine.distributed import runtime
 
     root = folder / "many"

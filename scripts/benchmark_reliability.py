@@ -19,7 +19,7 @@ import torch
 
 from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.distributed.consensus import Agreement, Answer
-from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.io import training_state
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.runs.checkpoint_files import StateFiles
 from ssl_transfer.engine.training.nonfinite import Skips
@@ -75,7 +75,7 @@ def _states(device: torch.device) -> Iterator[dict[str, Any]]:
         yield _figure(label, ours, theirs, bar=None, device=device, theirs_is="torch.save without a flush", each=1)
         newest = Path(folder) / "last.pt"
         ours, theirs = _turns(
-            lambda: checkpoint.load_state(newest), lambda: torch.load(newest, weights_only=True), device
+            lambda: training_state.load_state(newest), lambda: torch.load(newest, weights_only=True), device
         )
         label = f"loading a state of {size:.0f} MB"
         yield _figure(label, ours, theirs, bar=None, device=device, theirs_is="torch.load without checksums", each=1)

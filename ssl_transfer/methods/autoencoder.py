@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_transfer.data.transforms.augment import RECONSTRUCTION_DEFAULT, AugmentConfig, augment
+from ssl_transfer.data.transforms.presets import augment_field
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.engine.randomness import normal, uniform
@@ -40,7 +41,7 @@ class AutoencoderConfig:
     """Probability that a square, a quarter of the image a side, is hidden from the input; 0 hides none."""
     decoder_width: int = 128
     """Channels of the decoder where it begins; each doubling of the size halves them."""
-    augment: AugmentConfig = RECONSTRUCTION_DEFAULT
+    augment: AugmentConfig = augment_field("reconstruction", RECONSTRUCTION_DEFAULT)
     """What happens to the image before it is seen."""
 
 

@@ -21,6 +21,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ssl_transfer.data.transforms.augment import RECONSTRUCTION_DEFAULT, AugmentConfig, augment
+from ssl_transfer.data.transforms.presets import augment_field
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.engine.randomness import uniform
@@ -53,7 +54,7 @@ class MAEConfig:
     noise_floor: float = 0.1
     """Added, squared, to a patch's variance when targets are normalised, in deviations of the data set: patches that
     vary less than this count less."""
-    augment: AugmentConfig = RECONSTRUCTION_DEFAULT
+    augment: AugmentConfig = augment_field("reconstruction", RECONSTRUCTION_DEFAULT)
     """What happens to the image before it is cut into patches."""
 
 

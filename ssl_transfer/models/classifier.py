@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.io import weight_files
 
 from .backbones import Backbone
 from .heads import Head, HeadConfig, class_scores, features_for, make_head
@@ -67,7 +67,7 @@ def has_head(path: Path) -> bool:
     Raises:
         InputError: it holds neither.
     """
-    checkpoint.export_folder(path, "backbone")
+    weight_files.export_folder(path, "backbone")
     return (path / "head" / "head.json").is_file()
 
 
@@ -83,7 +83,7 @@ def load_classifier(path: Path, backbone: Backbone, classes: Sequence[str], *, r
     Raises:
         InputError: it knows other classes, or does not fit the backbone.
     """
-    weights, description = checkpoint.load_weights(path, "head")
+    weights, description = weight_files.load_weights(path, "head")
     known = list(description["classes"])
     if set(known) != set(classes):
         lacking, unknown = sorted(set(known) - set(classes)), sorted(set(classes) - set(known))

@@ -13,7 +13,7 @@ from timm.models import VGG, VisionTransformer, load_state_dict
 from torch import Tensor
 
 from ssl_transfer.engine.errors import InputError, did_you_mean
-from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.io import atomic, weight_files
 from ssl_transfer.engine.io.hub import check_hub, no_endless_silence
 from ssl_transfer.engine.io.npy_files import load_array
 
@@ -148,7 +148,7 @@ def from_checkpoint(path: Path, *, image_size: int | None = None) -> tuple[Backb
     Raises:
         InputError: nothing exported there, or it does not fit the architecture that it names.
     """
-    weights, description = checkpoint.load_weights(path, "backbone")
+    weights, description = weight_files.load_weights(path, "backbone")
     stored = _spec_of(description)
     backbone = Backbone(replace(stored, image_size=image_size or stored.image_size))
     if backbone.spec != stored:
@@ -173,7 +173,7 @@ def config_of(path: Path) -> BackboneConfig:
 
 def spec_of(path: Path) -> BackboneSpec:
     """What a run's backbone is."""
-    return _spec_of(checkpoint.load_description(path, "backbone"))
+    return _spec_of(weight_files.load_description(path, "backbone"))
 
 
 def _spec_of(description: Mapping[str, Any]) -> BackboneSpec:
@@ -197,15 +197,15 @@ def export(
     are the images that it was trained on; they go to `seen.npy`.
     """
     if seen is not None:
-        checkpoint.save_array(folder / _SEEN, np.unique(seen))
+        atomic.save_array(folder / _SEEN, np.unique(seen))
     description = {"backbone": asdict(backbone.spec), "provenance": dict(provenance)}
     description |= {} if images is None else {"images": dict(images)}
-    checkpoint.save_weights(folder, "backbone", backbone.model.state_dict(), description)
+    weight_files.save_weights(folder, "backbone", backbone.model.state_dict(), description)
 
 
 def seen_images(path: Path) -> np.ndarray | None:
     """The images that a run's backbone was trained on, its own initialisation included; None where it does not say."""
-    file = checkpoint.export_folder(path, "backbone") / _SEEN
+    file = weight_files.export_folder(path, "backbone") / _SEEN
     return load_array(file) if file.is_file() else None
 
 

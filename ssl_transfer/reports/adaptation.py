@@ -9,7 +9,7 @@ import matplotlib
 from rich.table import Table
 
 from ssl_transfer.engine.console.formatting import console
-from ssl_transfer.engine.io.checkpoint import write_text
+from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.evaluation.comparison import result_tables
 from ssl_transfer.evaluation.comparison.adaptation_table import (
     ORACLE,

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.ticker import NullFormatter
 
 from ssl_transfer.engine.console.formatting import counted
-from ssl_transfer.engine.io.checkpoint import write_text
+from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.redaction import redacted
 from ssl_transfer.evaluation.comparison import result_tables
 from ssl_transfer.evaluation.comparison.curves import curves_of_runs, mean_curve

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io.checkpoint import write_atomically, write_text
+from ssl_transfer.engine.io.atomic import write_atomically, write_text
 from ssl_transfer.engine.redaction import redacted_all
 from ssl_transfer.evaluation.comparison import result_tables
 from ssl_transfer.evaluation.predictions import calibration, metrics

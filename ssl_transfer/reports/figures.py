@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from ssl_transfer.evaluation.comparison.curves import curves_of_runs, mean_curve, phase_starts
-from ssl_transfer.evaluation.comparison.estimates import CONTINUED, SHARE, Row, budget_title, by_cell, estimate
+from ssl_transfer.evaluation.comparison.estimates import SHARE, Row, budget_title, by_cell, estimate
+from ssl_transfer.models.init_names import CONTINUED
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; markers differ besides.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7F7F7F")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssl_transfer.engine.io.checkpoint import write_atomically
+from ssl_transfer.engine.io.atomic import write_atomically
 from ssl_transfer.methods.base import Reconstruction
 
 from .image_grid import sheet

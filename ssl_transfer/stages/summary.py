@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import console, counted
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.io import weight_files
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
 from ssl_transfer.models.classifier import has_head
@@ -244,7 +244,7 @@ def _head(config: SummaryConfig) -> tuple[HeadConfig, int]:
     run = Path(config.path).expanduser()
     if not run.is_dir() or not has_head(run):
         return config.head, config.classes or 2
-    kept = checkpoint.load_description(run, "head")
+    kept = weight_files.load_description(run, "head")
     if config.classes is None and config.head == HeadConfig():
         return HeadConfig(**kept["head"]), len(kept["classes"])
     return config.head, config.classes or len(kept["classes"])

@@ -11,8 +11,8 @@ import torch
 
 import ssl_transfer.objectives
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.optimization.gradients import check_accumulation
 from ssl_transfer.engine.optimization.optimizers import parameter_groups
+from ssl_transfer.engine.training.gradients import check_accumulation
 from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.objectives import ADAPTATIONS
 from ssl_transfer.objectives.domain_adaptation import Adaptation, Adapting

@@ -13,8 +13,8 @@ from torch import Tensor
 import ssl_transfer.methods
 from ssl_transfer.data.transforms.augment import SUPERVISED_DEFAULT
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.optimization.gradients import accumulate_gradient
 from ssl_transfer.engine.optimization.optimizers import parameter_groups
+from ssl_transfer.engine.training.gradients import accumulate_gradient
 from ssl_transfer.engine.training.objective import Batch, Objective, Output
 from ssl_transfer.methods import METHODS
 from ssl_transfer.methods.base import Method

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from ssl_transfer.data import sources
-from ssl_transfer.data.dataset import Dataset, LoadingConfig
+from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
 

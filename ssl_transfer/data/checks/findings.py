@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from ssl_transfer.data.dataset import PARTS, Moments, Range
+from ssl_transfer.data.dataset import PARTS, Moments
+from ssl_transfer.data.loading_config import Range
 from ssl_transfer.engine.console.formatting import counted
 
 Severity = Literal["problem", "warning", "fine"]

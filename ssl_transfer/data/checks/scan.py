@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from ssl_transfer.data import sources
-from ssl_transfer.data.dataset import EIGHT_BITS, PARTS, Dataset, LoadingConfig, Moments
+from ssl_transfer.data.dataset import EIGHT_BITS, PARTS, Dataset, Moments
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.split import assemble, duplicates
 from ssl_transfer.data.store import cache
 from ssl_transfer.data.store.columns import Stored

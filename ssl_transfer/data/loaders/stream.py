@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssl_transfer.data.dataset import EIGHT_BITS, PARTS, Dataset, LoadingConfig, Moments
+from ssl_transfer.data.dataset import EIGHT_BITS, PARTS, Dataset, Moments
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.sources import huggingface
 from ssl_transfer.data.store.decode import Layout, Measured, headers_of, measured
 from ssl_transfer.data.store.image_files import Encoded, UnreadableError

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ssl_transfer.data import sources
-from ssl_transfer.data.dataset import LoadingConfig
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.sources.folder import image_names
 from ssl_transfer.data.sources.table import PATH_NAMES
 from ssl_transfer.data.store.decode import Layout, square

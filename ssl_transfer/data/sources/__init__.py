@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ssl_transfer.data import domains
-from ssl_transfer.data.dataset import Dataset, LoadingConfig
+from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.split import assemble
 from ssl_transfer.data.store import cache
 from ssl_transfer.data.store.columns import Stored

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from huggingface_hub import constants
 
-from ssl_transfer.data.dataset import PARTS, UNLABELED, LoadingConfig
+from ssl_transfer.data.dataset import PARTS, UNLABELED
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.store.image_files import Encoded
 from ssl_transfer.data.store.listing import NAMES, Listing, Lookup, part_number
 from ssl_transfer.engine.errors import InputError, did_you_mean

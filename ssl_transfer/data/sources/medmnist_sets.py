@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_transfer.data.dataset import LoadingConfig
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.store.listing import Listing
 from ssl_transfer.engine.errors import InputError, did_you_mean
 

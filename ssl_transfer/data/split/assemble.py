@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ssl_transfer.data.dataset import EIGHT_BITS, PARTS, Dataset, LoadingConfig, Moments, Range
+from ssl_transfer.data.dataset import EIGHT_BITS, PARTS, Dataset, Moments
+from ssl_transfer.data.loading_config import LoadingConfig, Range
 from ssl_transfer.data.store.columns import Stored
 from ssl_transfer.data.store.listing import Listing
 from ssl_transfer.engine.errors import InputError

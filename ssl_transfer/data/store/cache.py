@@ -18,11 +18,12 @@ import filelock
 import joblib
 import numpy as np
 
-from ssl_transfer.data.dataset import LoadingConfig, Pixels
+from ssl_transfer.data.dataset import Pixels
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.engine.console.formatting import file_size
 from ssl_transfer.engine.console.progress import bar
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io.checkpoint import write_text
+from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.io.checksum import sealed
 from ssl_transfer.engine.io.npy_files import map_array
 from ssl_transfer.engine.redaction import redacted_all

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ssl_transfer.data.dataset import Dataset, LoadingConfig
+from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.errors import InputError
 

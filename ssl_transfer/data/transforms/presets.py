@@ -4,7 +4,7 @@ A method's own defaults are the starting point, so that a preset changes only wh
 was measured on the embedded ones (docs/decisions.md); the others follow from what the images are.
 """
 
-from dataclasses import replace
+from dataclasses import Field, field, replace
 from typing import Any, Literal
 
 from ssl_transfer.engine.errors import InputError, did_you_mean
@@ -12,7 +12,9 @@ from ssl_transfer.engine.errors import InputError, did_you_mean
 from .augment import RECONSTRUCTION_DEFAULT, SUPERVISED_DEFAULT, AugmentConfig
 
 Views = Literal["contrastive", "reconstruction", "supervised"]
-"""What views are for: to be recognised as one image, to be rebuilt, or to be classified."""
+"""Purpose of views: contrastive (recognised as one image), reconstruction, or supervised (classified)."""
+_PURPOSE = "views"
+"""Key of the purpose in the metadata of a configuration's field."""
 
 KINDS = {
     "natural": "photographs, upright",
@@ -44,6 +46,16 @@ _DIGITS: dict[Views, dict[str, Any]] = {
     "reconstruction": {"crop_scale": (0.7, 1.4), "crop_ratio": (0.8, 1.25), "rotation": 15.0, "shear": 10.0},
     "supervised": {"crop_scale": (0.8, 1.25), "crop_ratio": (1.0, 1.0), "rotation": 10.0, "shear": 6.0},
 }
+
+
+def augment_field(views: Views, default: AugmentConfig) -> Any:
+    """Declare a configuration field whose augmentation makes views that are not contrastive."""
+    return field(default=default, metadata={_PURPOSE: views})
+
+
+def views_of(declared: "Field[Any]") -> Views:
+    """Return the purpose of a configuration field's views: contrastive unless `augment_field` declared another."""
+    return declared.metadata.get(_PURPOSE, "contrastive")
 
 
 def preset(views: Views, kind: str, base: AugmentConfig | None = None) -> AugmentConfig:

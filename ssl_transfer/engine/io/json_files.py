@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import DamagedError
+from ssl_transfer.engine.io.atomic import DamagedError
 
 
 def read_json(path: Path, *, remedy: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ssl_transfer.engine.console import progress
 from ssl_transfer.engine.console.streams import explained
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io.checkpoint import write_text
+from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.io.json_files import read_json
 from ssl_transfer.engine.redaction import redacted_all
 from ssl_transfer.engine.runs.run_folder import held_result

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.io import atomic
+from ssl_transfer.engine.io import training_state
 from ssl_transfer.engine.errors import InputError
 
 FORMAT = 2
@@ -49,7 +50,7 @@ class StateFiles:
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
         """Save a state as the newest, or as the best. At any moment a whole one lies there, once there was one."""
         path = self.folder / f"{self.best if best else self.name}.pt"
-        checkpoint.save_state(path, {"format": FORMAT, **state}, before=None if best else self._shift)
+        training_state.save_state(path, {"format": FORMAT, **state}, before=None if best else self._shift)
 
     def load(self, warn: Callable[[str], None]) -> tuple[dict[str, Any] | None, list[Path]]:
         """The newest state that is whole, or None where there is none; and newer files that are damaged.
@@ -65,8 +66,8 @@ class StateFiles:
             if not path.is_file():
                 continue
             try:
-                state = checkpoint.load_state(path)
-            except checkpoint.DamagedError as error:
+                state = training_state.load_state(path)
+            except atomic.DamagedError as error:
                 damaged[path] = str(error)
                 continue
             for one in damaged.values():

@@ -15,7 +15,7 @@ import filelock
 import yaml
 
 from ssl_transfer.engine import config as configuration
-from ssl_transfer.engine.io.checkpoint import (remove_unfinished, write_text)
+from ssl_transfer.engine.io.atomic import remove_unfinished, write_text
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.json_files import read_json
 from ssl_transfer.engine.distributed.runtime import Runtime

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl_transfer.engine.io.checkpoint import file_fingerprint
 from ssl_transfer.engine.io.json_files import read_json
+from ssl_transfer.engine.io.weight_files import file_fingerprint
 
 PICTURES = {
     "views": "views.png",

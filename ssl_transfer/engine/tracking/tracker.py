@@ -12,7 +12,7 @@ from typing import Any
 
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io.checkpoint import write_text
+from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.io.json_files import whole_lines
 from ssl_transfer.engine.redaction import redacted_all
 

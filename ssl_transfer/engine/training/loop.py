@@ -13,13 +13,13 @@ from ssl_transfer.engine.console import progress
 from ssl_transfer.engine.console.signals import Requests
 from ssl_transfer.engine.distributed import collectives, device_memory
 from ssl_transfer.engine.distributed.runtime import Runtime
-from ssl_transfer.engine.distributed.sync_batch_norm import synchronized
 from ssl_transfer.engine.errors import DivergedError, InputError, StoppedError
-from ssl_transfer.engine.optimization.gradients import check_accumulation
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
-from ssl_transfer.engine.optimization.precision import refused_where_wrong
 from ssl_transfer.engine.runs.checkpoint_files import StateFiles
 from ssl_transfer.engine.tracking import tracker as tracking
+from ssl_transfer.engine.training.gradients import check_accumulation
+from ssl_transfer.engine.training.precision import refused_where_wrong
+from ssl_transfer.engine.training.sync_batch_norm import synchronized
 
 from . import dry_run, energy
 from .early_stopping import Best, Stopper, StoppingConfig, Watched

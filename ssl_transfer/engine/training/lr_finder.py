@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from ssl_transfer.engine.distributed.runtime import Runtime
-from ssl_transfer.engine.distributed.sync_batch_norm import synchronized
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.optimization.gradients import accumulate_gradient, check_accumulation
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, make_optimizer
 from ssl_transfer.engine.randomness import reseed, seed_from
+from ssl_transfer.engine.training.gradients import accumulate_gradient, check_accumulation
+from ssl_transfer.engine.training.sync_batch_norm import synchronized
 
 from .objective import Batch, Batches, Objective
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.optimization.gradients import accumulate_gradient, check_accumulation
+from ssl_transfer.engine.training.gradients import accumulate_gradient, check_accumulation
 
 from .objective import Batch, Objective, Output
 

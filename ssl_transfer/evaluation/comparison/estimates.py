@@ -9,12 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from .significance import CONFIDENCE, bootstrap_interval, effect_size, holm
+from ssl_transfer.evaluation.comparison.significance import CONFIDENCE, bootstrap_interval, effect_size, holm
 
-CONTINUED = "imagenet+"
-"""What the names of arms begin with whose pretraining goes on from ImageNet weights: imagenet+simclr."""
-TIMM, RUN = "timm:", "run:"
-"""What the names of arms begin with that take weights as they are: of timm (timm:resnet18.a1_in1k), of a run."""
 SUMMARY_COLUMNS = (
     "arm",
     "backbone",

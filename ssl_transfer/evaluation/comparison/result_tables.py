@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io.checkpoint import write_atomically, write_text
+from ssl_transfer.engine.io.atomic import write_atomically, write_text
 from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.io.npy_files import load_array
 

@@ -21,12 +21,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .estimates import (
-    CONTINUED,
+from ssl_transfer.evaluation.comparison.estimates import (
     IMAGES,
-    RUN,
     SEEDS,
-    TIMM,
     Cell,
     Cells,
     Estimate,
@@ -39,6 +36,8 @@ from .estimates import (
     estimate_of,
     percent_of,
 )
+from ssl_transfer.models.init_names import CONTINUED, RUN, TIMM
+
 from .label_efficiency import LabelValue, value_of
 from .significance import CONFIDENCE, holm
 

@@ -12,16 +12,9 @@ from typing import Any
 import numpy as np
 
 from ssl_transfer.evaluation.comparison.curves import curves_of_runs, mean_curve
-from ssl_transfer.evaluation.comparison.estimates import (
-    CONTINUED,
-    SHARE,
-    Estimate,
-    Row,
-    budget_title,
-    by_cell,
-    paired_difference,
-)
+from ssl_transfer.evaluation.comparison.estimates import SHARE, Estimate, Row, budget_title, by_cell, paired_difference
 from ssl_transfer.evaluation.comparison.significance import CONFIDENCE, holm
+from ssl_transfer.models.init_names import CONTINUED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,11 @@ from rich.text import Text
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import console, counted
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io.checkpoint import write_text
+from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.io.json_files import read_json
 from ssl_transfer.evaluation.comparison import result_tables
 from ssl_transfer.evaluation.comparison.curves import BENEFIT_COLUMNS, transfer_benefits
 from ssl_transfer.evaluation.comparison.estimates import (
-    CONTINUED,
     IMAGES,
     SEEDS,
     Cell,
@@ -41,6 +40,7 @@ from ssl_transfer.evaluation.comparison.label_efficiency import (
     table_rows,
 )
 from ssl_transfer.evaluation.comparison.verdict import verdict
+from ssl_transfer.models.init_names import CONTINUED
 from ssl_transfer.reports import figures
 from ssl_transfer.reports.evaluation import write_picture
 from ssl_transfer.reports.rendering import TEMPLATES

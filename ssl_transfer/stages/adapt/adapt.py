@@ -15,13 +15,14 @@ import torch
 from ssl_transfer.data import sources
 from ssl_transfer.data.dataset import Dataset
 from ssl_transfer.data.domains import together
+from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.data.split import splits
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.distributed import runtime as runtimes
-from ssl_transfer.engine.optimization.gradients import check_accumulation
 from ssl_transfer.engine.randomness import seed_from
 from ssl_transfer.engine.runs.run_folder import RunFolder
 from ssl_transfer.engine.tracking.tracker import Tracker, drop_after
+from ssl_transfer.engine.training.gradients import check_accumulation
 from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.objectives import ADAPTATIONS
 from ssl_transfer.objectives.baselines import AdaBNConfig
@@ -31,7 +32,6 @@ from ssl_transfer.stages.common import run_stage
 from ssl_transfer.stages.common.checkpoint_data import matched
 from ssl_transfer.stages.common.initialization import fingerprint_of, initial_backbone, is_run, label_of
 from ssl_transfer.stages.common.method_argument import take_method
-from ssl_transfer.stages.common.run_config import data_label
 from ssl_transfer.stages.transfer.phases import Training
 from ssl_transfer.stages.transfer.plan import Phase
 from ssl_transfer.stages.transfer.setup import batch_size_of, fitted, make_training
@@ -150,7 +150,7 @@ def adapt(
     def work(folder: RunFolder, tracker: Tracker) -> dict[str, Any]:
         start = around.measure()
         if not training.states(folder.checkpoints, phases[0]).exist():
-            run_stage.log_start(folder, tracker, phases[0], runtime, start)
+            run_stage.log_start(folder, tracker, phases[0].name, runtime, start)
         trained = run_plan(training, phases, tracker=tracker, metrics=folder.metrics, states=folder.checkpoints)
         found = logged(folder.metrics, config.choose, around, phases)
         chosen = found["chosen"]

@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 
 from ssl_transfer.data.dataset import Dataset
 from ssl_transfer.data.transforms.augment import AugmentConfig, ignored
-from ssl_transfer.data.transforms.presets import KINDS, preset
+from ssl_transfer.data.transforms.presets import KINDS, preset, views_of
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.stages.transfer.plan import TransferRecipe
 
 T = TypeVar("T")
 FLAG = "--augmentation"
@@ -51,11 +50,7 @@ def adapted(config: T, kind: str) -> T:
     for field in fields(config):
         value = getattr(config, field.name)
         if isinstance(value, AugmentConfig):
-            if isinstance(config, TransferRecipe):
-                changed[field.name] = preset("supervised", kind, value)
-            else:
-                # Who rebuilds pixels leaves the colours as they are.
-                changed[field.name] = preset("contrastive" if value.jitter else "reconstruction", kind, value)
+            changed[field.name] = preset(views_of(field), kind, value)
         elif is_dataclass(value):
             changed[field.name] = adapted(value, kind)
     return replace(config, **changed)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssl_transfer.data.dataset import LEAST_SHARED, MOST_SHARED, Dataset, LoadingConfig, overlap
+from ssl_transfer.data.dataset import LEAST_SHARED, MOST_SHARED, Dataset, overlap
 from ssl_transfer.data.domains import coloured
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.errors import InputError

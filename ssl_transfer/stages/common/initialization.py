@@ -11,10 +11,10 @@ import tyro
 
 from ssl_transfer.data.dataset import Dataset
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.io import weight_files
 from ssl_transfer.engine.randomness import seed_from
-from ssl_transfer.evaluation.comparison.estimates import TIMM
 from ssl_transfer.models import backbones, pretrained
+from ssl_transfer.models.init_names import TIMM
 
 from .run_config import IMAGE_SIZE
 
@@ -36,7 +36,7 @@ def run_of(init: str) -> Path:
         InputError: there is no model, with all that could have been given.
     """
     try:
-        checkpoint.export_folder(Path(init), "backbone")
+        weight_files.export_folder(Path(init), "backbone")
     except InputError as error:
         raise InputError(f"--init {error} Or give {', '.join(WORDS)} or timm:NAME.") from error
     return Path(init)
@@ -164,8 +164,10 @@ def timm_backbone(init: str, given: backbones.BackboneConfig) -> backbones.Backb
 def fingerprint_of(initial: Initial) -> str:
     """What tells one initialisation from another, wherever its weights lie."""
     if initial.imagenet_weights is not None:
-        return checkpoint.file_fingerprint(pretrained.weights_file(initial.imagenet_weights))
-    return initial.init if not is_run(initial.init) else checkpoint.weights_fingerprint(Path(initial.init), "backbone")
+        return weight_files.file_fingerprint(pretrained.weights_file(initial.imagenet_weights))
+    return (
+        initial.init if not is_run(initial.init) else weight_files.weights_fingerprint(Path(initial.init), "backbone")
+    )
 
 
 def seen_after(initial: Initial, contents: np.ndarray | None) -> np.ndarray | None:

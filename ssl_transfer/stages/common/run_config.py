@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssl_transfer.data.sources import LoadingConfig, table
+from ssl_transfer.data.sources import LoadingConfig
 from ssl_transfer.engine.distributed.runtime import MixedPrecision
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.runs.checkpoint_files import CheckpointConfig
@@ -62,11 +62,3 @@ def check_positive(**values: int) -> None:
             raise InputError(f"--{name.replace('_', '-')} {value}: it must be 1 or more.")
         if value > MOST:
             raise InputError(f"--{name.replace('_', '-')} {value}: at most {MOST:,}.")
-
-
-def data_label(source: str) -> str:
-    """A DATA string as part of a folder's name; a table with its folder, as every other one is called labels.csv."""
-    kind, _, rest = source.partition(":")
-    path = Path(rest)
-    folder = path.parent.name if kind == "folder" and path.suffix.lower() in table.SUFFIXES else ""
-    return f"{folder}-{path.name}" if folder else path.name or kind

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ssl_transfer.engine.errors import InputError, did_you_mean
-from ssl_transfer.evaluation.comparison.estimates import CONTINUED, RUN, TIMM
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import BackboneConfig
+from ssl_transfer.models.init_names import CONTINUED, RUN, TIMM
 from ssl_transfer.stages.common.initialization import AUTO, named
 from ssl_transfer.stages.pretrain import config as pretraining
 

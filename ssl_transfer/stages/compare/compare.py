@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssl_transfer.data import sources
+from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.data.split import splits
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import counted
@@ -20,11 +21,12 @@ from ssl_transfer.engine.errors import FailedRunsError, InputError
 from ssl_transfer.engine.launch.jobs import Failure
 from ssl_transfer.engine.runs.run_folder import RunFolder, check_held
 from ssl_transfer.evaluation.comparison import result_tables
-from ssl_transfer.evaluation.comparison.estimates import TIMM, Cell, Row
+from ssl_transfer.evaluation.comparison.estimates import Cell, Row
+from ssl_transfer.models.init_names import TIMM
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common import dry_run
 from ssl_transfer.stages.common.initialization import WORDS, Initial, initial_backbone, is_run
-from ssl_transfer.stages.common.run_config import VOLATILE, check_positive, data_label
+from ssl_transfer.stages.common.run_config import VOLATILE, check_positive
 from ssl_transfer.stages.pretrain import config as pretraining
 from ssl_transfer.stages.transfer.setup import fitted
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import yaml
 
-from ssl_transfer.data.dataset import Dataset, LoadingConfig
+from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.io import weight_files
 from ssl_transfer.engine.runs.run_folder import held_result
-from ssl_transfer.evaluation.comparison.estimates import RUN, TIMM
 from ssl_transfer.models import pretrained
 from ssl_transfer.models.backbones import BackboneConfig, BackboneSpec
+from ssl_transfer.models.init_names import RUN, TIMM
 from ssl_transfer.models.spec import stem_of
 from ssl_transfer.stages.common.checkpoint_data import MEASURING, matched
 from ssl_transfer.stages.common.initialization import AUTO, label_of, timm_backbone
@@ -62,7 +63,7 @@ def table_names(names: Sequence[str]) -> dict[str, str]:
         InputError: two are the same.
     """
     folders = {name: _folder(name).parts for name in names if is_folder(name)}
-    weights = {name: checkpoint.weights_fingerprint(Path(name), "backbone") for name in folders}
+    weights = {name: weight_files.weights_fingerprint(Path(name), "backbone") for name in folders}
     for name in folders:
         same = [other for other in folders if weights[other] == weights[name]]
         if len(same) > 1:
@@ -77,7 +78,7 @@ def table_names(names: Sequence[str]) -> dict[str, str]:
 
 def place_of(name: str, backbone: str) -> str:
     """What a run's folders in a comparison are called: by its weights, wherever they lie and whatever stands beside."""
-    fingerprint = checkpoint.weights_fingerprint(Path(name), "backbone")
+    fingerprint = weight_files.weights_fingerprint(Path(name), "backbone")
     return f"run-{label_of(_folder(name).name)}-{label_of(backbone)}-{fingerprint[:6]}"
 
 

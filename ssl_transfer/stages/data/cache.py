@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from ssl_transfer.data.dataset import LoadingConfig
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.store.cache_admin import Entry, entries, evict
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import console, file_size

@@ -12,14 +12,15 @@ from rich.text import Text
 
 from ssl_transfer.data.checks import findings
 from ssl_transfer.data.checks.scan import Survey, survey
-from ssl_transfer.data.dataset import PARTS, LoadingConfig
+from ssl_transfer.data.dataset import PARTS
+from ssl_transfer.data.loading_config import LoadingConfig
+from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import console, counted
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io.checkpoint import write_text
+from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.redaction import redacted_all
 from ssl_transfer.reports.rendering import TEMPLATES
-from ssl_transfer.stages.common.run_config import data_label
 
 from .check_page import counts_of, page_of, parts_of
 

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ssl_transfer.data import sources
 from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.data.transforms.augment import AugmentConfig, augment, evaluation_view, ignored
 from ssl_transfer.data.transforms.presets import preset
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError, did_you_mean
-from ssl_transfer.engine.io.checkpoint import write_atomically
+from ssl_transfer.engine.io.atomic import write_atomically
 from ssl_transfer.engine.randomness import sample_keys
 from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.methods import METHODS
@@ -26,7 +27,7 @@ from ssl_transfer.models.backbones import BackboneConfig
 from ssl_transfer.reports.image_grid import CPU, sheet
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common.initialization import Initial, initial_backbone
-from ssl_transfer.stages.common.run_config import check_positive, data_label
+from ssl_transfer.stages.common.run_config import check_positive
 from ssl_transfer.stages.pretrain import config as pretraining
 from ssl_transfer.stages.transfer.plan import TransferRecipe
 

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from ssl_transfer.data import sources
+from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.data.split import splits
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io import checkpoint
-from ssl_transfer.engine.optimization.gradients import check_accumulation
+from ssl_transfer.engine.io import weight_files
 from ssl_transfer.engine.randomness import seed_from
+from ssl_transfer.engine.training.gradients import check_accumulation
 from ssl_transfer.evaluation.features.extract import class_scores_of
 from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.models import pretrained
@@ -37,7 +38,7 @@ from ssl_transfer.stages.common.initialization import (
     label_of,
     seen_after,
 )
-from ssl_transfer.stages.common.run_config import data_label
+from ssl_transfer.stages.transfer import train_plan
 from ssl_transfer.stages.transfer.outputs import leave_rates
 from ssl_transfer.stages.transfer.phases import Training, find_rate, smallest_batch
 from ssl_transfer.stages.transfer.setup import fitted, make_training
@@ -129,7 +130,7 @@ def distill(
     stored_for = max(config.size, size_of_teacher)
     dataset = dataset or sources.load(config.data, image_size=stored_for, config=config.loading)
     settings = configuration.to_dict(config)
-    weights = [checkpoint.weights_fingerprint(path, part) for part in ("backbone", "head")]
+    weights = [weight_files.weights_fingerprint(path, part) for part in ("backbone", "head")]
     fingerprints = {"data": dataset.fingerprint, "init": fingerprint_of(config), "teacher": "-".join(weights)}
     if quiet and (result := run_stage.finished(config, settings, fingerprints, runtime, VOLATILE_WEIGHTS)) is not None:
         return result
@@ -187,7 +188,7 @@ def distill(
         group=group,
         title=title,
     )
-    leaving = run_stage.Leaving(
+    leaving = train_plan.Leaving(
         head=config.head,
         provenance={"init": provenance, "teacher": origin},
         seen=_seen(config, path, dataset, torch.cat([labelled, pool])),
@@ -203,7 +204,7 @@ def distill(
     def measured() -> dict[str, Any]:
         return {"num_pool": len(pool), "teacher": _measure(classifier, training)}
 
-    return run_stage.run(identity, training, phases, leaving, num_trials=config.tune, more=measured)
+    return train_plan.run(identity, training, phases, leaving, num_trials=config.tune, more=measured)
 
 
 def _teacher_of(config: DistillConfig) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_transfer.engine.io.checkpoint import write_text
+from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.randomness import sample_keys
 from ssl_transfer.evaluation.comparison import result_tables
 from ssl_transfer.evaluation.predictions.attack_table import (

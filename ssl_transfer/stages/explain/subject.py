@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ssl_transfer.data import sources
-from ssl_transfer.data.dataset import Dataset, LoadingConfig, to_unit
+from ssl_transfer.data.dataset import Dataset, to_unit
 from ssl_transfer.data.loaders.user_images import given, read_as
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.transforms.augment import evaluation_view
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.io import weight_files
 from ssl_transfer.models import pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneSpec, freeze
 from ssl_transfer.models.classifier import Classifier, has_head, load_classifier
@@ -87,7 +88,7 @@ def load(
             runtime.say(line)
     classes, classifier = dataset.classes if dataset else (), None
     if has_head(path):
-        classes = classes or tuple(checkpoint.load_description(path, "head")["classes"])
+        classes = classes or tuple(weight_files.load_description(path, "head")["classes"])
         remedy = (
             f"Give data with the same classes; or {path / 'backbone'}, its features alone, for maps and neighbours."
         )

@@ -12,7 +12,7 @@ import torch
 
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError, did_you_mean
-from ssl_transfer.engine.io.checkpoint import write_atomically
+from ssl_transfer.engine.io.atomic import write_atomically
 from ssl_transfer.evaluation.comparison import result_tables
 from ssl_transfer.evaluation.features.extract import extract
 from ssl_transfer.evaluation.features.knn import nearest

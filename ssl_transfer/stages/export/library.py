@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ssl_transfer.engine.io.checkpoint import save_tensors, write_text
+from ssl_transfer.engine.io.atomic import write_text
+from ssl_transfer.engine.io.weight_files import save_tensors
 from ssl_transfer.models.library_export import LibraryModel, library_model
 
 from .check import Loaded

@@ -10,9 +10,9 @@ import timm
 import torch
 import torchvision
 
-from ssl_transfer.data.dataset import LoadingConfig, Range
+from ssl_transfer.data.loading_config import LoadingConfig, Range
 from ssl_transfer.data.store.decode import Layout
-from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.io import weight_files
 from ssl_transfer.models import pretrained
 from ssl_transfer.models.backbones import Backbone
 from ssl_transfer.models.classifier import Classifier, Scoring, has_head
@@ -59,7 +59,7 @@ def load_exported(path: Path) -> Exported:
     Raises:
         InputError: nothing exported there.
     """
-    description = checkpoint.load_description(path, "backbone")
+    description = weight_files.load_description(path, "backbone")
     if has_head(path):
         model = load_model(path)
         return Exported(
@@ -101,7 +101,7 @@ def facts(exported: Exported, *, normalised_inside: bool, usage: str, difference
     low, high = exported.value_range
     return {
         "made_by": f"ssl_transfer {metadata.version('ssl_transfer')}",
-        "weights_fingerprint": checkpoint.weights_fingerprint(exported.path, "backbone"),
+        "weights_fingerprint": weight_files.weights_fingerprint(exported.path, "backbone"),
         "backbone": spec.label,
         "stem": spec.stem,
         "output": exported.output,

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io.checkpoint import write_text
+from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.evaluation.comparison.significance import bootstrap_interval
 from ssl_transfer.models.torchvision_models import is_torchvision
 from ssl_transfer.reports import evaluation
 from ssl_transfer.reports.rendering import TEMPLATES
-from ssl_transfer.stages.common.run_config import data_label
 
 from .model import Exported
 

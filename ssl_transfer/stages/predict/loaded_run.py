@@ -5,12 +5,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssl_transfer.data.dataset import EIGHT_BITS, LoadingConfig, Range
+from ssl_transfer.data.dataset import EIGHT_BITS
+from ssl_transfer.data.loading_config import LoadingConfig, Range
 from ssl_transfer.data.store.decode import Layout
 from ssl_transfer.data.store.storage_layout import CROP_MARGIN, as_stored
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.io import weight_files
 from ssl_transfer.models import pretrained
 from ssl_transfer.models.backbones import BackboneSpec
 from ssl_transfer.models.classifier import Classifier, has_head, load_classifier
@@ -54,7 +55,7 @@ def load_model(path: Path) -> RunModel:
             f"{path}: holds a backbone without a head, which knows no classes. `ssl-transfer transfer --init {path} "
             "--data DATA` trains one."
         )
-    classes = tuple(checkpoint.load_description(path, "head")["classes"])
+    classes = tuple(weight_files.load_description(path, "head")["classes"])
     classifier = load_classifier(path, backbone, classes, remedy="")
     layout, value_range, loading, note = images_of(path, backbone.spec)
     temperature, doubts = temperature_of(path)
@@ -121,7 +122,7 @@ def images_of(path: Path, spec: BackboneSpec) -> tuple[Layout, Range, LoadingCon
     """
     loading = loading_of(path)
     for part in ("backbone", "head") if has_head(path) else ("backbone",):
-        description = checkpoint.load_description(path, part)
+        description = weight_files.load_description(path, part)
         if "images" in description:
             kept = description["images"]
             low, high = kept["value_range"]

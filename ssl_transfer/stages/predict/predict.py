@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_transfer.data.dataset import LEAST_SHARED, MOST_SHARED, Range, overlap, to_unit
+from ssl_transfer.data.dataset import LEAST_SHARED, MOST_SHARED, overlap, to_unit
 from ssl_transfer.data.loaders.user_images import Given, Read, given, read_as
+from ssl_transfer.data.loading_config import Range
 from ssl_transfer.data.transforms.augment import evaluation_view
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.console.progress import bar
 from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io.checkpoint import write_atomically
+from ssl_transfer.engine.io.atomic import write_atomically
 from ssl_transfer.evaluation.predictions.metrics import class_logits
 
 from .loaded_run import RunModel, held_above, how_calibrated, load_model

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ssl_transfer.data.dataset import UNLABELED, Dataset
+from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.data.transforms.augment import augment, evaluation_view
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.randomness import permutation, sample_keys
@@ -17,7 +18,6 @@ from ssl_transfer.evaluation.features.knn import knn_accuracy
 from ssl_transfer.evaluation.features.representation import representation
 from ssl_transfer.methods.base import Method, View
 from ssl_transfer.models.backbones import Backbone
-from ssl_transfer.stages.common.run_config import data_label
 
 MOST_IMAGES = 2048
 """Whose features are measured: enough for the rank of 2,048 dimensions or fewer, and no more work on larger data."""

@@ -9,15 +9,16 @@ from ssl_transfer.data import sources
 from ssl_transfer.data.loaders.loader import Loader
 from ssl_transfer.data.loaders.stream import open_stream
 from ssl_transfer.data.loaders.stream_loader import StreamLoader
+from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.data.store.storage_layout import kept
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.distributed import runtime as runtimes
-from ssl_transfer.engine.optimization.gradients import check_accumulation
 from ssl_transfer.engine.optimization.optimizers import parameter_groups
 from ssl_transfer.engine.runs.checkpoint_files import StateFiles
 from ssl_transfer.engine.runs.run_folder import RunFolder, environment
 from ssl_transfer.engine.tracking.tracker import Tracker
 from ssl_transfer.engine.training.early_stopping import Watched
+from ssl_transfer.engine.training.gradients import check_accumulation
 from ssl_transfer.engine.training.loop import train
 from ssl_transfer.engine.training.objective import Batches
 from ssl_transfer.methods import METHODS
@@ -27,7 +28,6 @@ from ssl_transfer.stages.common import run_stage
 from ssl_transfer.stages.common.checkpoint_data import matched
 from ssl_transfer.stages.common.initialization import fingerprint_of, initial_backbone, is_run, label_of, seen_after
 from ssl_transfer.stages.common.method_argument import take_method
-from ssl_transfer.stages.common.run_config import data_label
 
 from . import monitoring
 from .config import (

@@ -13,7 +13,7 @@ import torch
 from ssl_transfer.data.dataset import Dataset
 from ssl_transfer.data.store.storage_layout import kept
 from ssl_transfer.engine import config as configuration
-from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.io import atomic, weight_files
 from ssl_transfer.engine.runs.run_folder import environment
 from ssl_transfer.engine.tracking.artifacts import EXAMPLES
 from ssl_transfer.engine.training.lr_finder import Finding
@@ -52,12 +52,12 @@ def leave_model(
     backbone = training.objective.backbone
     pretrained.export(backbone, folder / "backbone", provenance, images=kept(images), seen=seen)
     description = {"classes": list(training.dataset.classes), "head": configuration.to_dict(head)}
-    checkpoint.save_weights(folder / "head", "head", training.objective.head.state_dict(), description)
+    weight_files.save_weights(folder / "head", "head", training.objective.head.state_dict(), description)
 
 
 def leave_predicted(folder: Path, logits: torch.Tensor) -> None:
     """The classes that the chosen model gives the test images, from its scores of them."""
-    checkpoint.save_array(
+    atomic.save_array(
         folder / result_tables.PREDICTED, metrics.class_logits(logits).argmax(dim=1).numpy().astype(np.int32)
     )
 

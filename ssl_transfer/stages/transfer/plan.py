@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ssl_transfer.data.transforms.augment import SUPERVISED_DEFAULT, AugmentConfig
+from ssl_transfer.data.transforms.presets import augment_field
 from ssl_transfer.engine.errors import InputError, did_you_mean
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.engine.training.early_stopping import StoppingConfig
@@ -81,7 +82,7 @@ class TransferRecipe:
     With both, each batch draws one of the two."""
     imbalance: Literal["none", "weights", "sampling"] = "none"
     """For classes of unlike sizes. weights: the loss of each class counts as much; sampling: each is drawn as often."""
-    augment: AugmentConfig = SUPERVISED_DEFAULT
+    augment: AugmentConfig = augment_field("supervised", SUPERVISED_DEFAULT)
     """What happens to training images."""
 
     def __post_init__(self) -> None:

@@ -8,17 +8,19 @@ from typing import Any
 import torch
 
 from ssl_transfer.data import sources
+from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.data.split import splits
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.optimization.gradients import check_accumulation
 from ssl_transfer.engine.randomness import seed_from
+from ssl_transfer.engine.training.gradients import check_accumulation
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common import run_stage
 from ssl_transfer.stages.common.checkpoint_data import matched
 from ssl_transfer.stages.common.initialization import fingerprint_of, initial_backbone, is_run, label_of, seen_after
-from ssl_transfer.stages.common.run_config import RunConfig, check_positive, data_label
+from ssl_transfer.stages.common.run_config import RunConfig, check_positive
+from ssl_transfer.stages.transfer import train_plan
 
 from .outputs import leave_rates
 from .phases import find_rate
@@ -129,7 +131,7 @@ def transfer(
         title=title,
     )
     contents = None if dataset.contents is None else dataset.contents[labelled.numpy()]
-    leaving = run_stage.Leaving(
+    leaving = train_plan.Leaving(
         head=config.head,
         provenance={"init": provenance},
         seen=seen_after(config, contents),
@@ -141,7 +143,7 @@ def transfer(
         },
         keep_model=config.keep_model,
     )
-    return run_stage.run(identity, training, phases, leaving, num_trials=config.tune)
+    return train_plan.run(identity, training, phases, leaving, num_trials=config.tune)
 
 
 def check_tuning(config: TransferConfig) -> None:

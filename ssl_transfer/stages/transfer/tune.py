@@ -22,7 +22,7 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from ssl_transfer.engine.errors import DivergedError, InputError
-from ssl_transfer.engine.io.checkpoint import write_text
+from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.io.json_files import read_json, read_lines
 from ssl_transfer.engine.randomness import seed_from
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.io import training_state, weight_files
 from ssl_transfer.methods import METHODS
 
 DISK = 8 * 2**20
@@ -116,7 +116,7 @@ def test_a_disk_that_fills(
         if status:
             assert_one_line(said, tmp_path / "disk")
             for state in (tmp_path / "disk" / "run" / "checkpoints").glob("*.pt"):
-                checkpoint.load_state(state)
+                training_state.load_state(state)
         assert run(*command) == 0
         assert_as_undisturbed(tmp_path / "disk" / "run")
         assert not list((tmp_path / "disk").rglob("*.part"))
@@ -139,7 +139,7 @@ def test_a_disk_that_fills_at_the_end(
 
     with fillable(tmp_path / "disk") as left:
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(checkpoint, "save_weights", stop)
+            patched.setattr(weight_files, "save_weights", stop)
             assert run(*command) == 130
         capsys.readouterr()
         with left(room * 1024):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from ssl_transfer.data.dataset import LoadingConfig
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.sources import load
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.json_files import read_lines

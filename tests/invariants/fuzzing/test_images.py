@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ssl_transfer.data.dataset import LoadingConfig
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.sources import load
 from ssl_transfer.data.store import decode, image_files, storage_layout
 from ssl_transfer.engine.errors import InputError

@@ -120,8 +120,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         main(["compare", "--data", "folder:pictures", *TINY, *recipe, *compare])
         for module, name in (
             *(("stages.pretrain.pretrain", "train"), ("stages.transfer.phases", "train")),
-            ("stages.transfer.phases", "find_learning_rate"), ("stages.compare.compare", "launcher"),
-*(("stages.demos.adapt", "workers"), ("stages.demos.distill", "workers")),
+            ("stages.transfer.phases", "find_learning_rate"),
+            ("stages.compare.compare", "launcher"),
+            *(("stages.demos.adapt", "workers"), ("stages.demos.distill", "workers")),
             *(("stages.sync", "sync"), ("stages.explain.explain", "explain"), ("stages.common.dry_run", "several")),
         ):
             patched.setattr(importlib.import_module(f"ssl_transfer.{module}"), name, accept)

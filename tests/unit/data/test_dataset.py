@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ssl_transfer.data.dataset import LoadingConfig
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.engine.errors import InputError
 
 

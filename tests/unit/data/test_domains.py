@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ssl_transfer.data import sources
-from ssl_transfer.data.dataset import LoadingConfig, moments_of
+from ssl_transfer.data.dataset import moments_of
 from ssl_transfer.data.domains import Joined, Repeated, enlarged, pooled, together
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.engine.errors import InputError
 
 

@@ -8,7 +8,7 @@ from lightly.loss import DINOLoss
 
 from ssl_transfer.data.transforms.augment import augment
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.optimization.gradients import split
+from ssl_transfer.engine.training.gradients import split
 from ssl_transfer.methods.dino import DINO, METHOD, DINOConfig
 
 PROTOTYPES = 12

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ssl_transfer.data.transforms.augment import SUPERVISED_DEFAULT, augment, evaluation_view
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.optimization.gradients import accumulate_gradient
 from ssl_transfer.engine.optimization.optimizers import parameter_groups
+from ssl_transfer.engine.training.gradients import accumulate_gradient
 from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.models.classifier import Classifier
 from ssl_transfer.models.heads import HeadConfig, linear_head, make_head

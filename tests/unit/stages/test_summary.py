@@ -5,7 +5,7 @@ from torch import nn
 from ssl_transfer.cli import main
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io import checkpoint
+from ssl_transfer.engine.io import weight_files
 from ssl_transfer.models import pretrained
 from ssl_transfer.models.heads import HeadConfig, make_head
 from ssl_transfer.stages.summary import SummaryConfig, summarize, summary
@@ -109,7 +109,7 @@ def test_a_run_with_a_head_is_shown_with_it(make_backbone, tmp_path, capsys):
     backbone, held = make_backbone("transformer", channels=1), HeadConfig(kind="hidden")
     pretrained.export(backbone, tmp_path / "backbone", {})
     description = {"classes": list("abcd"), "head": configuration.to_dict(held)}
-    checkpoint.save_weights(tmp_path / "head", "head", make_head(held, backbone, 4).state_dict(), description)
+    weight_files.save_weights(tmp_path / "head", "head", make_head(held, backbone, 4).state_dict(), description)
     own = summary(SummaryConfig(path=str(tmp_path)))
     assert own.rows[-1].shape == (4,)
     asked = summary(SummaryConfig(path=str(tmp_path), classes=3))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_transfer.data.dataset import LoadingConfig
 from ssl_transfer.data.loaders.user_images import Given, given, read_as
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.store.decode import Layout
 from ssl_transfer.engine.errors import InputError
 

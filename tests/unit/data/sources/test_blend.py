@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from ssl_transfer.data import sources
-from ssl_transfer.data.dataset import LoadingConfig
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.sources import blend
 from ssl_transfer.engine.errors import InputError
 

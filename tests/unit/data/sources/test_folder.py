@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ssl_transfer.data import sources
-from ssl_transfer.data.dataset import Dataset, LoadingConfig
+from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.engine.errors import InputError
 
 SIZE = 14

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.stages.common.run_config import data_label
 
 ROWS = [(f"photos/{index}.png", "ant" if index % 2 else "bee", f"p{index // 4}") for index in range(24)]
 

@@ -14,7 +14,8 @@ from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 
 from ssl_transfer.data import sources
-from ssl_transfer.data.dataset import Dataset, LoadingConfig
+from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.store import cache, decode
 from ssl_transfer.engine.errors import InputError
 

@@ -10,7 +10,7 @@ import pytest
 
 from ssl_transfer.engine.console import progress
 from ssl_transfer.engine.distributed.runtime import Runtime
-from ssl_transfer.engine.io.checkpoint import write_text
+from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.launch import jobs
 from ssl_transfer.engine.launch.eta import Pace
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from ssl_transfer.data.dataset import Dataset, LoadingConfig
+from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.models import pretrained
 from ssl_transfer.models.backbones import BackboneConfig, make_spec

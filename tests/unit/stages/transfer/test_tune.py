@@ -201,7 +201,7 @@ def test_weights_of_a_trial_that_finished_before_are_found(chosen, config, run, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("ssl_transfer.stages.common.run_stage.replay", killed)
+        patched.setattr("ssl_transfer.stages.transfer.train_plan.replay", killed)
         with pytest.raises(KeyboardInterrupt):
             run(config)
     states = {path.parent.parent.name for path in config.output.rglob("*.pt")}

@@ -6,8 +6,8 @@ from torch import nn
 
 from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.optimization.precision import refused_where_wrong
 from ssl_transfer.engine.training.objective import Objective
+from ssl_transfer.engine.training.precision import refused_where_wrong
 
 
 class Convolution(Objective):

@@ -23,10 +23,9 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
 
+from ssl_transfer.engine.distributed.collectives import gather_without_gradient, num_processes, total
+from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.training.objective import Objective
-
-from .collectives import gather_without_gradient, num_processes, total
-from .runtime import Runtime
 
 
 class SynchronizedBatchNorm(nn.SyncBatchNorm):

@@ -3,7 +3,7 @@ import contextlib
 import torch
 from torch import nn
 
-from ssl_transfer.engine.optimization.gradients import accumulate_gradient, split
+from ssl_transfer.engine.training.gradients import accumulate_gradient, split
 from ssl_transfer.engine.training.objective import Batch, Output
 
 
