@@ -17,12 +17,12 @@ _HOMES = {
     "default_recipe": "stages.pretrain.config",
     "pretrain_config": "stages.pretrain.config",
     "transfer": "stages.transfer.transfer",
-    "TransferConfig": "stages.transfer.transfer",
+    "TransferConfig": "stages.transfer.config",
     "adapt": "stages.adapt.adapt",
     "AdaptConfig": "stages.adapt.config",
     "ADAPTATIONS": "objectives",
     "distill": "stages.distill.distill",
-    "DistillConfig": "stages.distill.distill",
+    "DistillConfig": "stages.distill.config",
     "compare": "stages.compare.compare",
     "CompareConfig": "stages.compare.config",
     "METHODS": "methods",
@@ -38,12 +38,12 @@ __all__ = ["for_images", "load_backbone", "__version__", *_HOMES]
 
 
 def load_backbone(path: str) -> Any:
-    """The exported backbone of a run in evaluation mode: images (B, C, S, S) in 0..1 -> features (B, D)."""
+    """Load the backbone of a run in evaluation mode: images (B, C, S, S) in 0..1 -> features (B, D)."""
     from pathlib import Path
 
-    from ssl_transfer.models.pretrained import from_checkpoint
+    from ssl_transfer.stages.common.run import Run
 
-    return from_checkpoint(Path(path))[0].eval()
+    return Run(Path(path)).load_backbone().eval()
 
 
 def for_images(config: Any, kind: str) -> Any:

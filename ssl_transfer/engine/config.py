@@ -60,10 +60,10 @@ def flags_of(settings: dict[str, Any], prefix: str = "") -> list[str]:
             flags += flags_of(value, f"{prefix}{key}.")
         elif isinstance(value, list):
             flags += [f"--{name}", *(str(item) for item in value)]
-        elif value in ("true", "false"):
+        elif value in ("true", "false") or isinstance(value, bool):
             head, _, last = name.rpartition(".")
             off = f"{head}.no-{last}" if head else f"no-{last}"
-            flags.append(f"--{name}" if value == "true" else f"--{off}")
+            flags.append(f"--{name}" if value in ("true", True) else f"--{off}")
         else:
             flags += [f"--{name}", "None" if value in ("", "null", "~") else str(value)]
     return flags

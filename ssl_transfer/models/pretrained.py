@@ -1,4 +1,4 @@
-"""Where a backbone's weights come from: nothing, ImageNet, or a run; and where they go."""
+"""Initialise backbones: random, public weights of timm or torchvision, or an export; and export them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -13,12 +13,13 @@ from timm.models import VGG, VisionTransformer, load_state_dict
 from torch import Tensor
 
 from ssl_transfer.engine.errors import InputError, did_you_mean
-from ssl_transfer.engine.io import atomic, weight_files
+from ssl_transfer.engine.io.atomic import save_array
 from ssl_transfer.engine.io.hub import check_hub, no_endless_silence
 from ssl_transfer.engine.io.npy_files import load_array
+from ssl_transfer.engine.io.weight_files import WeightFile, save_weights
 
 from . import torchvision_models
-from .backbones import Backbone, BackboneConfig, BackboneSpec, first_blocks
+from .backbones import Backbone, BackboneSpec, first_blocks
 from .spec import OWN
 from .torchvision_models import Preprocessing
 
@@ -137,48 +138,31 @@ def _read(weights: Path) -> dict[str, Tensor]:
     return load_state_dict(str(weights_file(weights)), use_ema=False, weights_only=True)
 
 
-def from_checkpoint(path: Path, *, image_size: int | None = None) -> tuple[Backbone, dict[str, Any]]:
-    """A backbone that a run exported, and its provenance.
+def from_export(file: WeightFile, *, image_size: int | None = None) -> Backbone:
+    """Load an exported backbone.
 
     Args:
-        path: the run's folder, or its `backbone/`.
-        image_size: pixels a side of the images to come; by default those of the run. At another size a transformer's
-            position embedding is resampled.
+        file: weights and description.
+        image_size: pixels a side of the images to come; by default those of the export. At another size a
+            transformer's position embedding is resampled.
 
     Raises:
-        InputError: nothing exported there, or it does not fit the architecture that it names.
+        InputError: the weights do not fit the architecture in their description.
     """
-    weights, description = weight_files.load_weights(path, "backbone")
-    stored = _spec_of(description)
+    weights, stored = file.tensors(), spec_of(file)
     backbone = Backbone(replace(stored, image_size=image_size or stored.image_size))
     if backbone.spec != stored:
         weights = _fit_size(weights, backbone)
     try:
         backbone.model.load_state_dict(weights)
     except RuntimeError as error:
-        raise InputError(f"{path}: the weights do not fit {backbone.spec.label}: {error}") from error
-    return backbone, description["provenance"]
+        raise InputError(f"{file.folder}: the weights do not fit {backbone.spec.label}: {error}") from error
+    return backbone
 
 
-def image_size_of(path: Path) -> int:
-    """Pixels a side that a run's backbone takes."""
-    return spec_of(path).image_size
-
-
-def config_of(path: Path) -> BackboneConfig:
-    """The network of a run's backbone, as a user would ask for it."""
-    spec = spec_of(path)
-    return BackboneConfig(name=spec.name, stem=spec.stem, arguments=spec.arguments)
-
-
-def spec_of(path: Path) -> BackboneSpec:
-    """What a run's backbone is."""
-    return _spec_of(weight_files.load_description(path, "backbone"))
-
-
-def _spec_of(description: Mapping[str, Any]) -> BackboneSpec:
-    """The spec that an export's description holds."""
-    stored = description["backbone"]
+def spec_of(file: WeightFile) -> BackboneSpec:
+    """Read the spec of an exported backbone from its description."""
+    stored = file.description["backbone"]
     sequences = {name: tuple(value) for name, value in stored.items() if isinstance(value, list)}
     return BackboneSpec(**{**stored, **sequences})
 
@@ -191,22 +175,26 @@ def export(
     images: Mapping[str, Any] | None = None,
     seen: np.ndarray | None = None,
 ) -> None:
-    """Write `backbone.safetensors` (timm's own names) and `backbone.json` into `folder`.
+    """Export a backbone: `backbone.safetensors` under the library's parameter names, `backbone.json`, `seen.npy`.
 
-    `images` says how those that it is for were stored, where that is known. `seen`, uint64 as in `Dataset.contents`,
-    are the images that it was trained on; they go to `seen.npy`.
+    Args:
+        backbone: to export.
+        folder: for the files; made where absent.
+        provenance: initialisation, settings and fingerprints of the training.
+        images: how the images were stored, where that is known (`data.store.storage_layout.kept`).
+        seen: (N,) uint64, contents of the training images as in `Dataset.contents`; None writes no record.
     """
     if seen is not None:
-        atomic.save_array(folder / _SEEN, np.unique(seen))
+        save_array(folder / _SEEN, np.unique(seen))
     description = {"backbone": asdict(backbone.spec), "provenance": dict(provenance)}
     description |= {} if images is None else {"images": dict(images)}
-    weight_files.save_weights(folder, "backbone", backbone.model.state_dict(), description)
+    save_weights(folder, "backbone", backbone.model.state_dict(), description)
 
 
-def seen_images(path: Path) -> np.ndarray | None:
-    """The images that a run's backbone was trained on, its own initialisation included; None where it does not say."""
-    file = weight_files.export_folder(path, "backbone") / _SEEN
-    return load_array(file) if file.is_file() else None
+def seen_images(file: WeightFile) -> np.ndarray | None:
+    """Read which images trained an exported backbone, its initialisation included; None where no record was kept."""
+    record = file.folder / _SEEN
+    return load_array(record) if record.is_file() else None
 
 
 def _fit_channels(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:

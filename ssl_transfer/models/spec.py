@@ -62,6 +62,11 @@ class BackboneSpec:
         kept = () if self.keep_blocks is None else (f"first:{self.keep_blocks}",)
         return "/".join([self.name, *self.arguments, *kept])
 
+    @property
+    def config(self) -> BackboneConfig:
+        """The network as a user would ask for it."""
+        return BackboneConfig(name=self.name, stem=self.stem, arguments=self.arguments)
+
 
 def make_spec(
     config: BackboneConfig,

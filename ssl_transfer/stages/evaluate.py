@@ -24,9 +24,9 @@ from ssl_transfer.evaluation.features.knn import knn_accuracy
 from ssl_transfer.evaluation.features.linear_probe import linear_probe
 from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.evaluation.predictions.robustness import CorruptedAccuracy, corrupted_accuracies
-from ssl_transfer.models import pretrained
-from ssl_transfer.models.classifier import Classifier, has_head, load_classifier
+from ssl_transfer.models.classifier import Classifier
 from ssl_transfer.stages.common.checkpoint_data import matched, own_images
+from ssl_transfer.stages.common.run import Run
 
 OfFeatures = Callable[[Tensor], Tensor]
 """Features (N, D) -> logits (N, K)."""
@@ -70,22 +70,22 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     _check(config)
     runtime = runtimes.start()
-    path = Path(config.path)
-    backbone, _ = pretrained.from_checkpoint(path)
-    data, loading = own_images(path, config.data, config.loading)
+    run = Run(Path(config.path))
+    backbone = run.load_backbone()
+    data, loading = own_images(run, config.data, config.loading)
     if not data:
-        raise InputError(f"{path}: does not say which images it was trained on, or streamed them. Give --data.")
+        raise InputError(f"{run.path}: does not say which images it was trained on, or streamed them. Give --data.")
     config = replace(config, data=data, loading=loading)
     dataset = sources.load(data, image_size=backbone.spec.image_size, config=loading)
-    dataset = matched(dataset, backbone.spec, path, loading)
+    dataset = matched(dataset, run, loading)
     needed = dict.fromkeys(("train", "validation", config.split))
     missing = [name for name in needed if not len(dataset.splits[name])]
     if missing:
         raise InputError(
             f"--data {config.data}: has no labelled images for {' and '.join(missing)}. Give data that has."
         )
-    remedy = f"Give its features alone, as {path / 'backbone'}, or data with the same classes."
-    own = load_classifier(path, backbone, dataset.classes, remedy=remedy) if has_head(path) else None
+    remedy = f"Give its features alone, as {run.path / 'backbone'}, or data with the same classes."
+    own = run.load_classifier(backbone, dataset.classes, remedy=remedy) if run.has_head else None
     backbone.to(runtime.device).eval()
     for line in dataset.notes:
         runtime.say(line)

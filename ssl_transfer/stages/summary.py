@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import console, counted
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io import weight_files
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
-from ssl_transfer.models.classifier import has_head
 from ssl_transfer.models.factory import probe
 from ssl_transfer.models.heads import HeadConfig
 from ssl_transfer.models.layers.blocks import Block
 from ssl_transfer.models.trainable import select
+from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.common.run_config import IMAGE_SIZE
 from ssl_transfer.stages.transfer.plan import TransferRecipe
 from ssl_transfer.stages.transfer.setup import fitted
@@ -201,8 +200,10 @@ def summary(config: SummaryConfig) -> Summary:
     """Print it."""
     if config.classes is not None and config.classes < 2:
         raise InputError(f"--classes {config.classes}: it must be 2 or more.")
-    loaded = _backbone(config)
-    asked, classes = _head(config)
+    folder = Path(config.path).expanduser()
+    run = Run(folder) if config.path and folder.is_dir() else None
+    loaded = _backbone(config, run)
+    asked, classes = _head(config, run)
     recipe = TransferRecipe(plan=config.plan, head=asked)
     backbone, head = fitted(recipe, loaded, classes)
     phases = [(phase.name, phase.trained) for phase in recipe.phases(steps_per_epoch=1)]
@@ -218,13 +219,13 @@ def summary(config: SummaryConfig) -> Summary:
     return result
 
 
-def _backbone(config: SummaryConfig) -> Backbone:
+def _backbone(config: SummaryConfig, run: Run | None) -> Backbone:
     if not config.path:
         raise InputError("Which backbone? Give a name, as in `ssl-transfer summary resnet18`, or the folder of a run.")
-    if Path(config.path).expanduser().is_dir():
+    if run is not None:
         if config.image_size or config.in_chans or config.backbone != BackboneConfig(name=""):
             raise InputError(f"{config.path} names its own size, channels and backbone. Leave those flags out.")
-        return pretrained.from_checkpoint(Path(config.path).expanduser())[0]
+        return run.load_backbone()
     if config.backbone.name:
         raise InputError(f"--backbone.name {config.backbone.name}: {config.path} names the backbone. Leave it out.")
     in_chans = config.in_chans or 3
@@ -239,15 +240,13 @@ def _backbone(config: SummaryConfig) -> Backbone:
     return pretrained.scratch(spec, seed=0)
 
 
-def _head(config: SummaryConfig) -> tuple[HeadConfig, int]:
-    """The head that is meant, and its classes."""
-    run = Path(config.path).expanduser()
-    if not run.is_dir() or not has_head(run):
+def _head(config: SummaryConfig, run: Run | None) -> tuple[HeadConfig, int]:
+    """Return the head and its number of classes: those asked for, by default the run's."""
+    if run is None or run.head is None:
         return config.head, config.classes or 2
-    kept = weight_files.load_description(run, "head")
     if config.classes is None and config.head == HeadConfig():
-        return HeadConfig(**kept["head"]), len(kept["classes"])
-    return config.head, config.classes or len(kept["classes"])
+        return run.head, len(run.classes)
+    return config.head, config.classes or len(run.classes)
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer summary") -> None:

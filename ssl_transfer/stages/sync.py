@@ -1,4 +1,4 @@
-"""`ssl-transfer sync`: what runs have logged, shown in wandb later, as it would have been at once."""
+"""Send the logs of finished runs to wandb: `ssl-transfer sync`."""
 
 import re
 import shlex
@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import yaml
+from typing import Annotated
 
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.errors import FailedRunsError, InputError
+from ssl_transfer.engine.runs.saved_run import SavedRun
 from ssl_transfer.engine.tracking.tracker import TrackingConfig, publish, send
 from ssl_transfer.engine.tracking.wandb_run import Taken
 from ssl_transfer.evaluation.comparison import result_tables
@@ -44,7 +43,7 @@ def sync(folder: Path, config: TrackingConfig) -> Counter[Taken]:
     comparisons = [path.parent for path in sorted(folder.rglob("comparison.json")) if _is_run(path.parent, folder)]
     if not runs and not comparisons:
         raise InputError(f"{folder}: holds no run (no config.yaml beside a metrics.jsonl). Give the folder of one.")
-    taken = [(run, send(config, run, settings_of(run))) for run in runs]
+    taken = [(run, send(config, run, SavedRun(run).settings)) for run in runs]
     taken += [(place, publish_comparison(config, place)) for place in comparisons]
     failed = [str(place) for place, where in taken if not where]
     if failed:
@@ -60,24 +59,15 @@ def publish_comparison(config: TrackingConfig, folder: Path) -> Taken:
     return publish(
         config,
         folder,
-        settings_of(folder),
+        SavedRun(folder).settings,
         job_type="compare",
         summary=result_tables.summary_numbers(rows, hits),
         files=sorted(path for path in folder.iterdir() if path.suffix in kinds),
     )
 
 
-def settings_of(folder: Path) -> dict[str, Any]:
-    """What a run's `config.yaml` holds."""
-    path = folder / "config.yaml"
-    try:
-        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not the settings of a run ({error}).") from error
-
-
 def _is_run(place: Path, below: Path) -> bool:
-    """Whether it is one that counts: what --fresh moved aside does not."""
+    """Check for the folder of a run or a comparison, except those that --fresh moved aside."""
     aside = any(_MOVED_ASIDE.search(part) for part in place.relative_to(below).parts)
     return (place / "config.yaml").is_file() and not aside
 

@@ -1,5 +1,6 @@
-"""Save and load exported weights with their JSON description and checksums."""
+"""Save and load weights with their JSON description: `NAME.safetensors` and `NAME.json`, each with its checksum."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from ssl_transfer.engine.io.checksum import sealed, unsealed
 FORMAT = 1
 """Version of `backbone.json` and its like; raised when they change shape."""
 _WEIGHTS = "weights"
-"""In such a file, the fingerprint of the weights beside it; older versions wrote none."""
+"""Key of the weights' fingerprint in the description; older versions wrote none."""
 _EXPORT_AGAIN = "Take another copy, or remove the run's result.json and call its command again."
 _NOT_KEPT = (
     "A comparison keeps what it pretrained, and no transferred models; `ssl-transfer transfer --init "
@@ -24,8 +25,63 @@ _NOT_KEPT = (
 )
 
 
+class WeightFile:
+    """Weights with their description; each file is read once, when it is first needed.
+
+    Args:
+        folder: holds both files, or holds a subfolder `name` with them.
+        name: backbone or head.
+
+    Raises:
+        InputError: neither folder holds them; the message names what is there instead.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name, self.folder = name, _find(folder, name)
+        self.path = self.folder / f"{name}.safetensors"
+
+    @functools.cached_property
+    def description(self) -> dict[str, Any]:
+        """Description that `save_weights` wrote.
+
+        Raises:
+            InputError: it is damaged, or of a format that this version does not read.
+        """
+        file = self.folder / f"{self.name}.json"
+        try:
+            description = unsealed(dict(json.loads(file.read_text(encoding="utf-8"))))
+        except Exception as error:
+            raise self._damaged(error) from error
+        if description.get("format") != FORMAT:
+            raise InputError(f"{self.folder}: format {description.get('format')}, this version reads {FORMAT}.")
+        self._expected = description.pop(_WEIGHTS, None)
+        return description
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits of the weights; they do not depend on the folder."""
+        return file_fingerprint(self.path)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Load the weights, compared with the checksum in their description.
+
+        Raises:
+            DamagedError: they are not readable, or not as they were written.
+        """
+        _ = self.description
+        try:
+            if self._expected is not None and self.fingerprint != self._expected:
+                raise ValueError(f"{self.path.name} does not have its checksum")
+            return load_file(self.path)
+        except Exception as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> DamagedError:
+        return DamagedError(f"{self.folder}: not a readable exported {self.name} ({error}). {_EXPORT_AGAIN}")
+
+
 def save_weights(folder: Path, name: str, weights: Mapping[str, Tensor], description: dict[str, Any]) -> None:
-    """Export `NAME.safetensors` and, last of all, `NAME.json`: who finds the description finds the weights."""
+    """Write `NAME.safetensors`, then `NAME.json`: a description is never without its weights."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     weights_file = folder / f"{name}.safetensors"
     write_atomically(weights_file, lambda aside: save_tensors(aside, tensors))
@@ -34,61 +90,20 @@ def save_weights(folder: Path, name: str, weights: Mapping[str, Tensor], descrip
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file with the mode that the umask gives: the library lets its owner alone read it."""
+    """Write a safetensors file with the mode of the umask; the library's own mode excludes all but the owner."""
     path.touch()
     mode = path.stat().st_mode
     save_file(tensors, path)
     path.chmod(mode)
 
 
-def weights_fingerprint(folder: Path, name: str) -> str:
-    """Sixteen hexadecimal digits of an export's weights; they do not depend on where it lies."""
-    return file_fingerprint(export_folder(folder, name) / f"{name}.safetensors")
-
-
 def file_fingerprint(path: Path) -> str:
-    """Sixteen hexadecimal digits of a file's content."""
+    """Hash the content of a file to sixteen hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def load_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and the description that `save_weights` exported; as `load_description` finds them."""
-    description, place = _read_description(folder, name), export_folder(folder, name)
-    expected = description.pop(_WEIGHTS, None)
-    try:
-        weights_file = place / f"{name}.safetensors"
-        if expected is not None and file_fingerprint(weights_file) != expected:
-            raise ValueError(f"{weights_file.name} does not have its checksum")
-        return load_file(weights_file), description
-    except Exception as error:
-        raise DamagedError(f"{place}: not a readable exported {name} ({error}). {_EXPORT_AGAIN}") from error
-
-
-def load_description(folder: Path, name: str) -> dict[str, Any]:
-    """The description that `save_weights` exported."""
-    description = _read_description(folder, name)
-    description.pop(_WEIGHTS, None)
-    return description
-
-
-def _read_description(folder: Path, name: str) -> dict[str, Any]:
-    place = export_folder(folder, name)
-    try:
-        description = unsealed(dict(json.loads((place / f"{name}.json").read_text(encoding="utf-8"))))
-    except Exception as error:
-        raise DamagedError(f"{place}: not a readable exported {name} ({error}). {_EXPORT_AGAIN}") from error
-    if description.get("format") != FORMAT:
-        raise InputError(f"{place}: format {description.get('format')}, this version reads {FORMAT}.")
-    return description
-
-
-def export_folder(folder: Path, name: str) -> Path:
-    """Where an export lies: `folder` is it itself, or a run that holds it in a subfolder of that name.
-
-    Raises:
-        InputError: it is in neither; what is there instead.
-    """
+def _find(folder: Path, name: str) -> Path:
     for candidate in (folder, folder / name):
         if (candidate / f"{name}.json").is_file():
             return candidate

@@ -1,6 +1,6 @@
-"""What a finished run's folder holds that trackers can show beside numbers: pictures, predictions, weights, origins.
+"""List the artifacts of a finished run for trackers: pictures, predictions, weights, inputs.
 
-All of it is read from the folder, so that `sync` finds later what the tracker found at once.
+All of them are read from the run's folder, by the tracker at once or by `sync` later.
 """
 
 import csv
@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl_transfer.engine.io.json_files import read_json
-from ssl_transfer.engine.io.weight_files import file_fingerprint
+from ssl_transfer.engine.runs.saved_run import SavedRun
 
 PICTURES = {
     "views": "views.png",
@@ -20,19 +19,19 @@ PICTURES = {
     "reliability": "evaluation/reliability.png",
     "curves": "evaluation/curves.png",
 }
-"""By the name that trackers show them by."""
+"""Files by their name in trackers."""
 OF_IMAGES = ("views", "reconstructions")
-"""Those in which one sees images of the data set; the others are diagrams."""
+"""Pictures with images of the data set; the others are diagrams."""
 PREDICTIONS = "evaluation/predictions.csv"
 EXAMPLES = "evaluation/examples"
-"""Pictures of a few of the predicted images, each called by its line in `PREDICTIONS`, from 0."""
+"""Pictures of a few predicted images, named by their line in `PREDICTIONS`, from 0."""
 MOST_TAG = 64
-"""Characters that wandb takes."""
+"""Longest tag of wandb, in characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parcel:
-    """Files under a name that is a function of what they are, so that the same things are one thing everywhere."""
+    """Files under a name that depends on their content alone: equal content is one artifact everywhere."""
 
     name: str
     kind: str
@@ -50,13 +49,13 @@ class Example:
 
 
 def pictures(folder: Path, *, of_images: bool) -> dict[str, Path]:
-    """The pictures that there are, by name; without `of_images` only diagrams."""
+    """List the pictures by name; without `of_images` only diagrams."""
     names = [name for name in PICTURES if of_images or name not in OF_IMAGES]
     return {name: folder / PICTURES[name] for name in names if (folder / PICTURES[name]).is_file()}
 
 
 def examples(folder: Path) -> list[Example]:
-    """Predicted images with what was said of each."""
+    """List predicted images with their predictions."""
     held = {int(path.stem): path for path in (folder / EXAMPLES).glob("*.png") if path.stem.isdecimal()}
     if not held or not (folder / PREDICTIONS).is_file():
         return []
@@ -65,44 +64,39 @@ def examples(folder: Path) -> list[Example]:
     return [Example(picture=held[number], line=lines[number]) for number in sorted(held) if number < len(lines)]
 
 
-def origins(folder: Path, settings: Mapping[str, Any]) -> list[Parcel]:
-    """What a run was made of: its images, by their fingerprint alone, and the weights that it began with."""
-    path = folder / "environment.json"
-    identity = read_json(path, remedy="Start the run again.")["identity"] if path.is_file() else {}
+def origins(run: SavedRun, settings: Mapping[str, Any]) -> list[Parcel]:
+    """List the inputs of a run: its images, by their fingerprint alone, and its initial weights."""
     found = [
         Parcel(
-            name=f"data-{identity[part]}",
+            name=f"data-{run.identity[part]}",
             kind="dataset",
             files=(),
-            facts={"source": str(settings.get(part, "")), "fingerprint": str(identity[part])},
+            facts={"source": str(settings.get(part, "")), "fingerprint": str(run.identity[part])},
         )
         for part in ("data", "source", "target")
-        if part in identity
+        if part in run.identity
     ]
     for part, kind in (("init", "backbone"), ("teacher", "model")):
         place = Path(str(settings.get(part) or ""))
-        if part in identity and place.is_dir():
-            found += [one for one in weights(place) if one.kind == kind][:1]
+        if part in run.identity and place.is_dir():
+            found += [one for one in weights(SavedRun(place)) if one.kind == kind][:1]
     return found
 
 
-def weights(folder: Path) -> list[Parcel]:
-    """What a run exported: its backbone, and with a head the model."""
-    files = {part: folder / part / f"{part}.safetensors" for part in ("backbone", "head")}
-    prints = {part: file_fingerprint(path) for part, path in files.items() if path.is_file()}
-    if "backbone" not in prints:
+def weights(run: SavedRun) -> list[Parcel]:
+    """List the weights that a run exported: its backbone, and the model where it has a head."""
+    if not run.has_backbone:
         return []
-    parts: list[tuple[str, tuple[str, ...]]] = [("backbone", ("backbone",))]
-    if "head" in prints:
-        parts.append(("model", ("backbone", "head")))
+    backbone, head = run.backbone_file, run.head_file
+    parts = [("backbone", [backbone])] + ([] if head is None else [("model", [backbone, head])])
     return [
         Parcel(
-            name="-".join([kind, *(prints[part] for part in of)]),
+            name="-".join([kind, *(file.fingerprint for file in files)]),
             kind=kind,
-            files=tuple(path for part in of for path in (files[part], files[part].with_suffix(".json"))),
-            facts={"run": folder.resolve().name},
+            files=tuple(path for file in files for path in (file.path, file.path.with_suffix(".json"))),
+            facts={"run": run.path.resolve().name},
         )
-        for kind, of in parts
+        for kind, files in parts
     ]
 
 
@@ -118,7 +112,7 @@ def arm(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def tags(settings: Mapping[str, Any], job_type: str) -> list[str]:
-    """Words to find a run by: its stage, method, backbone, images, beginning and labels."""
+    """List tags of a run: stage, method, backbone, images, initialisation and labels."""
     found = [job_type]
     for name in ("method", "backbone"):
         group = settings.get(name)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.redaction import redacted, redacted_all
+from ssl_transfer.engine.runs.saved_run import SavedRun
 
 from . import artifacts
 
@@ -134,13 +135,14 @@ class Board:
             found["predictions"] = wandb.Table(columns=columns, data=rows)
         if found:
             run.log(found)
-        for parcel in artifacts.origins(self._folder, self._settings):
+        saved = SavedRun(self._folder)
+        for parcel in artifacts.origins(saved, self._settings):
             if self._mode == "offline":
                 # What use_artifact does of an artifact that is made here, which it refuses offline.
                 run._log_artifact(_artifact(parcel), is_user_created=True, use_after_commit=True)
             else:
                 run.use_artifact(_artifact(parcel))
-        for parcel in artifacts.weights(self._folder):
+        for parcel in artifacts.weights(saved):
             run.log_artifact(_artifact(parcel))
 
     def attach(self, name: str, files: Sequence[Path]) -> None:

@@ -1,4 +1,4 @@
-"""The settings of adaptation, what of them cannot be, and which images they name."""
+"""Configure adaptation: settings, their checks, and the images of the target."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
@@ -14,9 +14,9 @@ from ssl_transfer.engine.errors import InputError, did_you_mean
 from ssl_transfer.engine.randomness import permutation, seed_from
 from ssl_transfer.objectives import ADAPTATIONS
 from ssl_transfer.objectives.domain_adaptation import Adaptation
-from ssl_transfer.stages.transfer.setup import PlannedConfig
+from ssl_transfer.stages.transfer.config import PlannedConfig
 
-from .domain_training import Choose
+from .domain_training import Choose, Target
 
 M = TypeVar("M")
 HELD_SHARE, LEAST_HELD = 0.15, 5
@@ -51,12 +51,12 @@ class AdaptConfig(PlannedConfig, Generic[M]):
 
 
 def name_of(config: Any) -> str:
-    """The name of the method that these settings belong to."""
+    """Return the name of the method of these settings."""
     return next(name for name, entry in ADAPTATIONS.items() if entry.config is type(config))
 
 
 def method_named(name: str) -> Adaptation:
-    """An entry of ADAPTATIONS; InputError with the names there are."""
+    """Look up a method of adaptation; InputError lists the names."""
     if name not in ADAPTATIONS:
         raise InputError(
             f"{name!r} is not a method of adaptation; there are {', '.join(ADAPTATIONS)}."
@@ -66,14 +66,14 @@ def method_named(name: str) -> Adaptation:
 
 
 def settings_of(config: AdaptConfig[Any]) -> dict[str, Any]:
-    """The resolved settings, with the method's name, so that they can be run again."""
+    """Turn the configuration into plain settings with the method's name, so that they can be run again."""
     settings = configuration.to_dict(config)
     settings["method"] = {"name": name_of(config.method), **settings["method"]}
     return settings
 
 
 def check(config: AdaptConfig[Any], name: str, entry: Adaptation) -> None:
-    """Find settings that cannot be, or would be ignored, before anything is loaded."""
+    """Refuse settings that contradict each other or would be ignored, before images are loaded."""
     phases = config.phases(steps_per_epoch=1)
     trains_features = any(phase.trained != "head" for phase in phases)
     if not config.target:
@@ -101,8 +101,8 @@ def check(config: AdaptConfig[Any], name: str, entry: Adaptation) -> None:
         )
 
 
-def target_images(config: AdaptConfig[Any], target: Dataset) -> tuple[Tensor, Tensor]:
-    """The target's images that are adapted on, and those that are held out for the criteria: (P,) and (M,) int64.
+def target_images(config: AdaptConfig[Any], target: Dataset) -> Target:
+    """Divide the target into images to adapt on and images held out for the criteria.
 
     Raises:
         InputError: there are none, or too few to hold any out.
@@ -118,18 +118,17 @@ def target_images(config: AdaptConfig[Any], target: Dataset) -> tuple[Tensor, Te
             f"--target {target.source}: has too few images to adapt on ({parts}). Labels alone do not help, and its "
             "test images are for the end: put images without labels into its unlabeled/ or train/ part."
         )
-    return pool, held
+    return Target(dataset=target, pool=pool, held=held)
 
 
-def check_images(config: AdaptConfig[Any], entry: Adaptation, learned: Dataset, target: Dataset, held: Tensor) -> None:
-    """Raise InputError where labels that are needed are not there.
+def check_images(config: AdaptConfig[Any], entry: Adaptation, learned: Dataset, target: Target) -> None:
+    """Refuse data without the labels that the method needs.
 
     Args:
         config: of the run.
         entry: the method.
         learned: whose labels are learned: the source's, or to train on the target the target's.
         target: images to adapt to.
-        held: (M,) int64, those for the criteria.
     """
     flag = f"--target {config.target}" if entry.on_target else f"--source {config.source}"
     for part in ("train", "validation"):
@@ -137,12 +136,12 @@ def check_images(config: AdaptConfig[Any], entry: Adaptation, learned: Dataset, 
             raise InputError(
                 f"{flag}: has no labelled {part} images, and {name_of(config.method)} learns from its labels."
             )
-    if config.oracle and not bool((target.labels[held] >= 0).all()):
+    if config.oracle and not bool((target.dataset.labels[target.held] >= 0).all()):
         raise InputError(f"--oracle: the validation images of --target {config.target} have no labels. Leave it out.")
 
 
 def without_copies(config: AdaptConfig[Any], source: Dataset, target: Dataset) -> Dataset:
-    """The target, whose test images are none of those that the source has for training (`loading.leakage`).
+    """Remove the source's training images from the target's test images (`loading.leakage`).
 
     Raises:
         InputError: some are, with the name of one.
@@ -166,6 +165,6 @@ def without_copies(config: AdaptConfig[Any], source: Dataset, target: Dataset) -
 
 
 def labelled_test(target: Dataset) -> Tensor:
-    """The target's test images that have labels: (T,) int64."""
+    """Return the target's test images with labels: (T,) int64."""
     test = target.splits["test"]
     return test[target.labels[test] >= 0]

@@ -1,7 +1,7 @@
 """What adaptation puts around the phases of a plan: batches of two domains, criteria without labels of the target."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,18 +34,27 @@ ORACLE = Watched(metric="target_accuracy", higher_is_better=True)
 """What nobody has who needs adaptation: the accuracy on labelled validation images of the target."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Images to adapt to."""
+
+    dataset: Dataset
+    pool: Tensor
+    """(P,) int64: images to adapt on."""
+    held: Tensor
+    """(M,) int64: images for the criteria. Only the oracle reads their labels."""
+
+
 class DomainTraining:
-    """Takes the place of a plain phase (`phases.Around`): each evaluation is a candidate, and the best one is kept.
+    """Train the phases of a plan on two domains (`phases.Around`): every evaluation is a candidate.
 
     Args:
         training: of the labelled images; its dataset is the source, or for train-on-target the target.
         adaptation: the method.
         module: its objective around that of `training`.
         target: images to adapt to.
-        pool: (P,) int64, those of the target that are adapted on.
-        held: (M,) int64, those that the criteria are computed on. Their labels are read for the oracle alone.
-        choose: the criterion that decides.
-        oracle: whether the best candidate by labels of `held` is kept beside it.
+        choose: criterion that chooses among the candidates.
+        oracle: keep the best candidate by the labels of `target.held` too.
         images: at most so many images of the pool give the target's statistics, where those are estimated.
     """
 
@@ -55,15 +64,14 @@ class DomainTraining:
         adaptation: Adaptation,
         module: Adapting,
         *,
-        target: Dataset,
-        pool: Tensor,
-        held: Tensor,
+        target: Target,
         choose: Choose,
         oracle: bool,
         images: int | None,
     ) -> None:
-        self.training, self.adaptation, self.module, self.target = training, adaptation, module, target
-        self.pool, self.held, self.watched, self.oracle, self.images = pool, held, CRITERIA[choose], oracle, images
+        self.training, self.adaptation, self.module = training, adaptation, module
+        self.target, self.pool, self.held = target.dataset, target.pool, target.held
+        self.watched, self.oracle, self.images = CRITERIA[choose], oracle, images
         self.oracles: dict[str, Stopper] = {}
 
     def adapts(self, phase: Phase) -> bool:

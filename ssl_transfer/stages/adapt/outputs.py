@@ -1,4 +1,4 @@
-"""What an adaptation leaves: the model for the target, what its log says of the choice, and a few lines for people."""
+"""Write the outputs of an adaptation: the model for the target, its evaluation, the choice in its log, a summary."""
 
 import json
 from collections.abc import Sequence
@@ -12,8 +12,9 @@ from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.methods.base import View
 from ssl_transfer.objectives import ADAPTATIONS
 from ssl_transfer.stages.common.initialization import seen_after
+from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.pretrain import monitoring
-from ssl_transfer.stages.transfer.outputs import leave_evaluation, leave_model, leave_predicted
+from ssl_transfer.stages.transfer.outputs import write_evaluation, write_model, write_predicted
 from ssl_transfer.stages.transfer.plan import Phase
 
 from .config import AdaptConfig
@@ -27,11 +28,11 @@ _SIGNS = {
     "information": "higher after: surer answers, and all classes among them",
     "density": "higher after: neighbours answer more alike, as they also do where nothing is known",
 }
-"""What tells whether adaptation worked without labels of the target, and what is good."""
+"""Signs of success that need no labels of the target, and how to read them."""
 
 
 def logged(metrics: Path, choose: str, around: DomainTraining, phases: Sequence[Phase]) -> dict[str, Any]:
-    """Of a run's result, from its log, which rank 0 has: `chosen`, `epoch`, `adapted`, `criteria` and `training`."""
+    """Read the choice from the log, on rank 0: `chosen`, `epoch`, `adapted`, `criteria` and `training`."""
     found, runtime = {}, around.training.runtime
     if runtime.is_main:
         criteria = candidates(metrics)
@@ -47,15 +48,24 @@ def logged(metrics: Path, choose: str, around: DomainTraining, phases: Sequence[
     return json.loads(runtime.from_main(json.dumps(found)))
 
 
-def leave(
+def write_outputs(
     around: DomainTraining,
-    output: Path,
+    folder: Path,
     config: AdaptConfig[Any],
     origin: dict[str, Any],
-    test: Tensor,
-    logits: Tensor | None,
+    run: Run | None,
+    target_logits: tuple[Tensor, Tensor] | None,
 ) -> None:
-    """What a transfer run leaves too: the chosen model, as it is for the target, and what it is worth there."""
+    """Export the chosen model with the target's statistics, and its evaluation. Called on rank 0.
+
+    Args:
+        around: holds the chosen model.
+        folder: of the run.
+        config: of the run.
+        origin: provenance of the model.
+        run: that `init` names.
+        target_logits: indices (T,) of the target's labelled test images and their logits (T, K); None: there are none.
+    """
     training, target = around.training, around.target
     learned = training.dataset
     parts = [learned.contents, target.contents]
@@ -63,19 +73,20 @@ def leave(
     if parts[0] is not None and parts[1] is not None:
         contents = np.concatenate([parts[0][training.labelled.numpy()], parts[1][around.pool.numpy()]])
     size = training.objective.backbone.spec.image_size
-    monitoring.draw_views(output / "views.png", (View(config.augment),), learned, size=size, seed=training.seed)
+    monitoring.draw_views(folder / "views.png", (View(config.augment),), learned, size=size, seed=training.seed)
     with around.module.in_target():
-        leave_model(training, output, config.head, origin, seen=seen_after(config, contents), images=target)
-    if logits is None:
+        write_model(training, folder, config.head, origin, seen=seen_after(run, contents), images=target)
+    if target_logits is None:
         return
-    leave_predicted(output, logits)
+    test, logits = target_logits
+    write_predicted(folder, logits)
     validation = around.outputs(learned, training.validation)[0]
     held = {"validation": (learned, training.validation, validation), "test": (target, test, logits)}
-    leave_evaluation(output, learned.classes, held)
+    write_evaluation(folder, learned.classes, held)
 
 
 def describe(result: dict[str, Any], output: Path, runtime: Runtime) -> None:
-    """Print what came out, and what tells whether adaptation worked."""
+    """Print the accuracies, and the signs of success."""
     before, after, choose = result["before"], result["after"], result["choose"]
     test = "no labelled test images" if result["target_test"] is None else f"{result['target_test']['accuracy']:.1%}"
     labels = "  (trained on the target's labels: an upper bound)" if result["uses_target_labels"] else ""

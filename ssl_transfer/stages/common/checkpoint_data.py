@@ -1,12 +1,11 @@
-"""Images brought together with a checkpoint that was trained on others, or on a part of them.
+"""Match images with the run whose weights they meet.
 
-Channels must be as many, values of one depth, and what measures the checkpoint must not have been in its training: a
-division depends on settings, and another seed puts images of one run's pool into the next one's test part.
+Channels and depth must agree, and no image that measures the run may have trained it: a division depends on settings,
+and another seed moves images from one run's pool to the next run's test part.
 """
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,72 +13,61 @@ import torch
 from ssl_transfer.data.dataset import LEAST_SHARED, MOST_SHARED, Dataset, overlap
 from ssl_transfer.data.domains import coloured
 from ssl_transfer.data.loading_config import LoadingConfig
-from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.models import pretrained
 from ssl_transfer.models.backbones import BackboneSpec
+
+from .run import Run
 
 MEASURING = ("validation", "test")
 
 
-def own_images(path: Path, data: str, loading: LoadingConfig) -> tuple[str, LoadingConfig]:
-    """Which images a run is measured on and how they are read: as asked or, where no data is named, as it did itself.
+def own_images(run: Run, data: str, loading: LoadingConfig) -> tuple[str, LoadingConfig]:
+    """Choose the images to measure a run on, and how to read them: as asked, or by default as the run read its own.
 
     Args:
-        path: the run's folder, or its `backbone/`.
-        data: a DATA string; empty: those of the run, of an adaptation the target. It stays empty where the folder does
-            not say, and of a stream, which is for pretraining alone.
-        loading: what differs here from the defaults wins over what the run did.
+        run: to be measured.
+        data: a DATA string; empty: those of the run, of an adaptation the target. It stays empty where the run does
+            not name them, and of a stream.
+        loading: values that differ from the defaults override those of the run.
     """
     if data:
         return data, loading
-    held, own, default = _settings_of(path), loading_of(path), LoadingConfig()
-    if own.streaming:
+    if run.loading.streaming:
         return "", loading
+    default = LoadingConfig()
     asked = {
         field.name: value
         for field in fields(LoadingConfig)
         if (value := getattr(loading, field.name)) != getattr(default, field.name)
     }
-    return str(held.get("target", held.get("data", ""))), replace(own, **asked)
+    return run.data, replace(run.loading, **asked)
 
 
-def loading_of(path: Path) -> LoadingConfig:
-    """How a run, or that of a `backbone/`, read its images; the defaults where its folder has no settings."""
-    held, default = _settings_of(path), LoadingConfig()
-    if "loading" not in held:
-        return default
-    return configuration.parse(LoadingConfig, held["loading"], (), program=str(path / "config.yaml"), default=default)
-
-
-def _settings_of(path: Path) -> dict[str, Any]:
-    file = (path.parent if path.name == "backbone" else path) / "config.yaml"
-    return configuration.read_yaml(file) if file.is_file() else {}
-
-
-def matched(dataset: Dataset, spec: BackboneSpec, path: Path, loading: LoadingConfig) -> Dataset:
-    """The images as a checkpoint expects them.
+def matched(dataset: Dataset, run: Run | None, loading: LoadingConfig) -> Dataset:
+    """Adapt images to the run whose weights they meet: channels, range of values, no training image in a measure.
 
     Args:
-        dataset: as it was loaded.
-        spec: of the checkpoint's backbone.
-        path: where it lies.
-        loading: with what `dataset` was loaded; a `value_range` that the user gave is kept, and `leakage` says what
-            happens where the checkpoint has seen images of validation or test.
+        dataset: as loaded.
+        run: None changes nothing.
+        loading: of `dataset`. A `value_range` of the user's is kept; `leakage` decides about training images of the
+            run in validation or test.
 
     Raises:
-        InputError: another number of channels, values of another depth, images that were trained on.
+        InputError: another number of channels, values of another depth, images that trained the run.
     """
-    if (spec.in_chans, dataset.num_channels) == (3, 1) and "target" in _settings_of(path):
-        # An adaptation from colour to grey, or the reverse, saw it so.
+    if run is None:
+        return dataset
+    spec, path = run.spec, run.path
+    if (spec.in_chans, dataset.num_channels) == (3, 1) and "target" in run.settings:
+        # An adaptation between colour and grey images repeated the grey channel.
         dataset = coloured(dataset)
     if spec.in_chans != dataset.num_channels:
         raise InputError(
             f"{path} takes images of {counted(spec.in_chans, 'channel')}; {dataset.source} has {dataset.num_channels}. "
             "For 8-bit images --loading.channels grey or rgb makes them so."
         )
-    dataset = _without_seen(dataset, path, loading)
+    dataset = _without_seen(dataset, run, loading)
     return dataset if loading.value_range is not None else _in_range(dataset, spec, path)
 
 
@@ -95,8 +83,8 @@ def _in_range(dataset: Dataset, spec: BackboneSpec, path: Path) -> Dataset:
     return dataset.with_range(spec.value_range)
 
 
-def _without_seen(dataset: Dataset, path: Path, loading: LoadingConfig) -> Dataset:
-    seen = pretrained.seen_images(path)
+def _without_seen(dataset: Dataset, run: Run, loading: LoadingConfig) -> Dataset:
+    seen, path = run.seen, run.path
     if seen is None or dataset.contents is None:
         note = f"warning: it is not known which images {path} was trained on; take care that none is tested here."
         return replace(dataset, notes=(*dataset.notes, note))

@@ -1,7 +1,7 @@
-"""A run that takes a model through a plan, from its folder to what it leaves: transfer and distillation are such runs.
+"""Run a stage from its settings to its result: finished runs, dry run, folder, tracker, introduction.
 
-Validation chooses between the phases, by accuracy and among equals by log-loss; then the test images are read, once,
-for all. Adaptation, which chooses otherwise, shares the folder and the log (`within`).
+pretrain, transfer, adapt and distill share this template. Each states its identity (`Stage`) as soon as its images are
+loaded, and builds its model (`Prepared`) only where the run has not finished.
 """
 
 from collections.abc import Callable
@@ -9,102 +9,129 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.runs.run_folder import RunFolder, check_held, held_result
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig, drop_after
-from ssl_transfer.stages.common import dry_run
-from ssl_transfer.stages.common.run_config import VOLATILE, Followed
+
+from . import dry_run
+from .run_config import VOLATILE, Followed
 
 VOLATILE_WEIGHTS = ("init", "imagenet_weights")
-"""Settings that say where weights lie: the same may lie elsewhere, and a fingerprint tells which they are."""
+"""Settings that name the place of weights: the same weights may be moved, and a fingerprint identifies them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Identity:
-    """What a run is: what tells it from others, and what is said of it."""
+class Stage:
+    """A run before its model is built: identity and caller."""
 
-    stage: str
+    name: str
     """pretrain, transfer, adapt or distill."""
     config: Followed
     settings: dict[str, Any]
-    """The configuration as it is kept beside the result."""
-    output: Path
+    """The configuration as `config.yaml` keeps it."""
     fingerprints: dict[str, str]
-    """Of data and weights, by name."""
+    """Fingerprints of images and weights, by setting."""
     volatile: tuple[str, ...] = VOLATILE_WEIGHTS
     """Settings that may change between two starts, beside those of every stage."""
-    introduction: str
+    runtime: Runtime
     group: str
+    """wandb's group."""
     title: str
+    """wandb's name of the run; empty: that of its folder."""
+    quiet: bool
+    """Print nothing but the progress bar, for a run of many."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Arguments of `RunFolder` that identify the run."""
+        return {
+            "settings": self.settings,
+            "identity": self.fingerprints,
+            "volatile": (*VOLATILE, *self.volatile),
+        }
 
 
-def finished(
-    config: Followed,
-    settings: dict[str, Any],
-    fingerprints: dict[str, str],
-    runtime: Runtime,
-    volatile: tuple[str, ...] = VOLATILE_WEIGHTS,
-) -> dict[str, Any] | None:
-    """The result of one run of many that has finished, so that nothing is built that nobody trains; None: it has not.
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run whose model is built."""
 
-    The arguments are those of its `Identity`.
-    """
-    output = config.output
-    if output is None or config.fresh or held_result(output) is None:
-        return None
-    volatile = (*VOLATILE, *volatile)
-    with RunFolder(output, settings, runtime, identity=fingerprints, fresh=False, volatile=volatile) as folder:
-        return folder.result
+    output: Path
+    introduction: str
+    """Printed before the training: images, model, initialisation."""
+    work: Callable[[RunFolder, Tracker], dict[str, Any]]
+    """Train, measure and export; returns the result."""
+    describe: Callable[[dict[str, Any], Path, Runtime], None]
+    """Print a result."""
+    clean_up: Callable[[Path, dict[str, Any]], None] = lambda _, __: None
+    """Called with the folder and the result, once the result is written."""
 
 
-def within(
-    identity: Identity,
-    runtime: Runtime,
-    work: Callable[[RunFolder, Tracker], dict[str, Any]],
-    describe: Callable[[dict[str, Any], Path, Runtime], None],
-    *,
-    quiet: bool,
-) -> dict[str, Any]:
-    """Do a run's work in its folder, or go on with it, or return the result of the finished run.
+def runtime_for(config: Followed, runtime: Runtime | None) -> Runtime:
+    """Return the caller's runtime, or start one with the precision of the configuration."""
+    return runtime or runtimes.start(config.mixed_precision, deterministic=config.deterministic)
+
+
+def run_stage(stage: Stage, prepare: Callable[[], Prepared]) -> dict[str, Any]:
+    """Run a stage, resume it, or return the result of the finished run.
 
     Args:
-        identity: see its fields.
-        runtime: of the run.
-        work: trains, measures and leaves what there is to leave; it returns the result.
-        describe: says a result.
-        quiet: say nothing but the progress bar.
+        stage: identity and caller.
+        prepare: builds the model; not called where a quiet run has finished.
+
+    Raises:
+        InputError: the folder holds another run.
+        RehearsedError: a dry run has ended.
     """
-    config, output, volatile = identity.config, identity.output, (*VOLATILE, *identity.volatile)
-    settings, same = identity.settings, identity.fingerprints
-    if config.dry_run:
-        if not config.fresh:
-            check_held(output, settings, same, volatile)
-        rehearsed = replace(config, dry_run=False, fresh=False, tracking=TrackingConfig())
+    output = stage.config.output
+    if stage.quiet and output is not None and not stage.config.fresh and held_result(output) is not None:
+        with RunFolder(output, runtime=stage.runtime, fresh=False, **stage.identity) as folder:
+            if folder.result is not None:
+                return folder.result
+    prepared = prepare()
+    if stage.config.dry_run:
+        _rehearse(stage, prepared)
+    return _run(stage, prepared)
 
-        def rehearse(folder: Path) -> object:
-            own = replace(identity, config=rehearsed, output=folder)
-            return within(own, runtime, work, describe, quiet=True)
 
-        dry_run.single(output, settings, identity.introduction, runtime, rehearse, fresh=config.fresh)
-    with RunFolder(output, settings, runtime, identity=same, fresh=config.fresh, volatile=volatile) as folder:
-        if folder.result is not None:
-            if not quiet:
-                runtime.say(f"{output}: finished before; nothing to do (--fresh starts over)")
-                describe(folder.result, output, runtime)
-            return folder.result
-        if not quiet:
-            runtime.say(identity.introduction)
-        named_so = {"group": identity.group, "job_type": identity.stage, "title": identity.title}
-        with Tracker(folder.metrics, config.tracking, runtime, settings=settings, **named_so) as tracker:
-            result = work(folder, tracker)
-        folder.finish(result)
-        if not quiet:
-            describe(result, output, runtime)
-        return result
+def _run(stage: Stage, prepared: Prepared) -> dict[str, Any]:
+    config, output, runtime = stage.config, prepared.output, stage.runtime
+    with RunFolder(output, runtime=runtime, fresh=config.fresh, **stage.identity) as folder:
+        result = folder.result
+        if result is not None:
+            _say(stage, f"{output}: finished before; nothing to do (--fresh starts over)")
+        else:
+            _say(stage, prepared.introduction)
+            names = {"group": stage.group, "job_type": stage.name, "title": stage.title}
+            with Tracker(folder.metrics, config.tracking, runtime, settings=stage.settings, **names) as tracker:
+                result = prepared.work(folder, tracker)
+            folder.finish(result)
+        if not stage.quiet:
+            prepared.describe(result, output, runtime)
+    prepared.clean_up(output, result)
+    return result
+
+
+def _rehearse(stage: Stage, prepared: Prepared) -> None:
+    """Rehearse the run in a temporary folder, and end with its plan."""
+    config, output = stage.config, prepared.output
+    if not config.fresh:
+        check_held(output, **stage.identity)
+    rehearsed = replace(config, dry_run=False, fresh=False, tracking=TrackingConfig())
+
+    def rehearse(folder: Path) -> object:
+        return _run(replace(stage, config=rehearsed, quiet=True), replace(prepared, output=folder))
+
+    dry_run.single(output, stage.settings, prepared.introduction, stage.runtime, rehearse, fresh=config.fresh)
+
+
+def _say(stage: Stage, text: str) -> None:
+    if not stage.quiet:
+        stage.runtime.say(text)
 
 
 def log_start(folder: RunFolder, tracker: Tracker, first: str, runtime: Runtime, measured: dict[str, float]) -> None:
-    """Log what was measured before any training, in place of what a killed start logged."""
+    """Log the measures before any training under the first phase's name, in place of those of a killed start."""
     if runtime.is_main:
         drop_after(folder.metrics, first, -1)
     tracker.log({"phase": first, "epoch": 0, "step": 0, "split": "validation", **measured})

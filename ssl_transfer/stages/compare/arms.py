@@ -10,6 +10,7 @@ from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import BackboneConfig
 from ssl_transfer.models.init_names import CONTINUED, RUN, TIMM
 from ssl_transfer.stages.common.initialization import AUTO, named
+from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.pretrain import config as pretraining
 
 from . import finished_arms
@@ -133,7 +134,7 @@ def _check_name(name: str) -> None:
         pretrained.pretrained_name(name.removeprefix(TIMM))
         return
     if finished_arms.is_folder(name):
-        pretrained.spec_of(Path(name))
+        _ = Run(Path(name)).spec
         return
     if name.startswith(RUN):
         raise InputError(f"--arms {name}: that is what tables call it. Give the run's folder, as in runs/NAME.")

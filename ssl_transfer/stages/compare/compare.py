@@ -25,7 +25,7 @@ from ssl_transfer.evaluation.comparison.estimates import Cell, Row
 from ssl_transfer.models.init_names import TIMM
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common import dry_run
-from ssl_transfer.stages.common.initialization import WORDS, Initial, initial_backbone, is_run
+from ssl_transfer.stages.common.initialization import WORDS, Initial, initial_backbone, is_run, open_initial_run
 from ssl_transfer.stages.common.run_config import VOLATILE, check_positive
 from ssl_transfer.stages.pretrain import config as pretraining
 from ssl_transfer.stages.transfer.setup import fitted
@@ -77,11 +77,12 @@ def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> l
                 f"{config.data} has only {len(dataset.pool)} images. Give at most that, as in --batch-size "
                 f"{len(dataset.pool)}."
             )
-        backbone, _ = initial_backbone(Initial(image_size=config.image_size, **arm.start), dataset)
+        start = Initial(image_size=config.image_size, **arm.start)
+        backbone, _ = initial_backbone(start, dataset, open_initial_run(start))
         if arm.init.startswith(TIMM):
             warnings += _unlike(arm, arms)
         if is_run(arm.init):
-            warnings += finished_arms.check_images(arm.init, backbone.spec, dataset, config.loading)
+            warnings += finished_arms.check_images(arm.init, dataset, config.loading)
         if arm.recipe is not None:
             pretraining.prepare(pretraining.fitted(arm.recipe, len(dataset.pool)), backbone)
         fitted(config.transfer, backbone, len(dataset.classes))

@@ -30,9 +30,9 @@ from ssl_transfer.evaluation.features.linear_probe import linear_probe
 from ssl_transfer.evaluation.features.tsne import LEAST_IMAGES, embed
 from ssl_transfer.models.backbones import Backbone
 from ssl_transfer.stages.common.checkpoint_data import matched
-from ssl_transfer.stages.common.initialization import initial_backbone, is_run
-from ssl_transfer.stages.transfer.setup import CALIBRATION_IMAGES, fitted, settle_statistics
-from ssl_transfer.stages.transfer.transfer import TransferConfig, labelled_images
+from ssl_transfer.stages.common.initialization import image_size_of, initial_backbone, open_initial_run
+from ssl_transfer.stages.transfer.config import TransferConfig
+from ssl_transfer.stages.transfer.setup import CALIBRATION_IMAGES, fitted, labelled_images, settle_statistics
 
 MOST_IMAGES = 500
 """Of validation and of the pool each whose features are looked at: enough to see, and little work."""
@@ -129,10 +129,10 @@ def _starts(runs: Sequence[Transferred]) -> dict[Pair, TransferConfig]:
 
 def _begun(config: TransferConfig, dataset: Dataset, runtime: Runtime) -> tuple[Backbone, Dataset]:
     """The backbone as the run began with it, in evaluation mode on the device, and the images as it takes them."""
-    config = replace(config, image_size=config.size)
-    backbone, _ = initial_backbone(config, dataset)
-    if is_run(config.init):
-        dataset = matched(dataset, backbone.spec, Path(config.init), config.loading)
+    run = open_initial_run(config)
+    config = replace(config, image_size=image_size_of(config, run))
+    backbone, _ = initial_backbone(config, dataset, run)
+    dataset = matched(dataset, run, config.loading)
     backbone, _ = fitted(config, backbone, len(dataset.classes))
     backbone.to(runtime.device)
     if config.init == "scratch":
@@ -147,7 +147,8 @@ def _separability(
     backbone: Backbone, config: TransferConfig, dataset: Dataset, runtime: Runtime
 ) -> list[tuple[str, str, float, int]]:
     """A linear probe on the labelled images of the budget, chosen and measured on its validation images."""
-    labelled, validation = (_few(indices, MOST_LABELLED) for indices in labelled_images(config, dataset))
+    budget = labelled_images(config, dataset)
+    labelled, validation = (_few(indices, MOST_LABELLED) for indices in (budget.train, budget.validation))
     features = [extract(backbone, dataset, indices, runtime) for indices in (labelled, validation)]
     labels = [dataset.labels[indices] for indices in (labelled, validation)]
     if not len(validation) or len(labels[0].unique()) < 2:

@@ -6,19 +6,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ssl_transfer.data.dataset import Dataset
 from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io import weight_files
-from ssl_transfer.engine.runs.run_folder import held_result
-from ssl_transfer.models import pretrained
-from ssl_transfer.models.backbones import BackboneConfig, BackboneSpec
+from ssl_transfer.models.backbones import BackboneConfig
 from ssl_transfer.models.init_names import RUN, TIMM
 from ssl_transfer.models.spec import stem_of
 from ssl_transfer.stages.common.checkpoint_data import MEASURING, matched
 from ssl_transfer.stages.common.initialization import AUTO, label_of, timm_backbone
+from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.pretrain.config import Recipe
 
 
@@ -41,7 +37,7 @@ def backbone_of(name: str, image_size: int, in_use: Iterable[BackboneConfig]) ->
     if name.startswith(TIMM):
         found = timm_backbone(name, BackboneConfig(name=AUTO))
     else:
-        spec = pretrained.spec_of(Path(name))
+        spec = Run(Path(name)).spec
         if spec.image_size != image_size:
             raise InputError(
                 f"--arms {name}: takes images of {spec.image_size} px, and all arms of a comparison the same, here "
@@ -52,7 +48,7 @@ def backbone_of(name: str, image_size: int, in_use: Iterable[BackboneConfig]) ->
                 f"--arms {name}: holds only the first {spec.keep_blocks} blocks of {spec.name}, and no scratch is like "
                 "it. Give a run with a whole backbone."
             )
-        found = pretrained.config_of(Path(name))
+        found = spec.config
     return next((one for one in in_use if replace(one, stem=stem_of(one, image_size)) == found), found)
 
 
@@ -63,7 +59,7 @@ def table_names(names: Sequence[str]) -> dict[str, str]:
         InputError: two are the same.
     """
     folders = {name: _folder(name).parts for name in names if is_folder(name)}
-    weights = {name: weight_files.weights_fingerprint(Path(name), "backbone") for name in folders}
+    weights = {name: Run(Path(name)).backbone_file.fingerprint for name in folders}
     for name in folders:
         same = [other for other in folders if weights[other] == weights[name]]
         if len(same) > 1:
@@ -78,31 +74,30 @@ def table_names(names: Sequence[str]) -> dict[str, str]:
 
 def place_of(name: str, backbone: str) -> str:
     """What a run's folders in a comparison are called: by its weights, wherever they lie and whatever stands beside."""
-    fingerprint = weight_files.weights_fingerprint(Path(name), "backbone")
+    fingerprint = Run(Path(name)).backbone_file.fingerprint
     return f"run-{label_of(_folder(name).name)}-{label_of(backbone)}-{fingerprint[:6]}"
 
 
 def cost_of(name: str) -> dict[str, Any] | None:
     """What the pretraining stage said of a run; None where it is not known."""
-    found = held_result(_folder(name)) or {}
+    found = Run(Path(name)).result or {}
     return found if {"seconds", "images_seen", "peak_memory_mb"} <= found.keys() else None
 
 
 def recipe_of(name: str) -> dict[str, Any] | None:
     """How a run was pretrained, as plain settings; None where it was not, or its folder does not say."""
-    path = _folder(name) / "config.yaml"
-    settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    settings = Run(Path(name)).settings
     names = [field.name for field in fields(Recipe)]
     return {name: settings[name] for name in names} if settings.keys() >= set(names) else None
 
 
-def check_images(name: str, spec: BackboneSpec, dataset: Dataset, loading: LoadingConfig) -> list[str]:
+def check_images(name: str, dataset: Dataset, loading: LoadingConfig) -> list[str]:
     """What is to be known of a run and the images that all arms are measured on.
 
     Raises:
         InputError: the run does not fit the images, or was trained on some that would measure it.
     """
-    found = matched(dataset, spec, Path(name), loading)
+    found = matched(dataset, Run(Path(name)), loading)
     if any(len(found.splits[part]) < len(dataset.splits[part]) for part in MEASURING):
         raise InputError(
             f"{found.notes[-1]} That would measure this arm on fewer images than the others. Divide as that run did "

@@ -24,10 +24,12 @@ from ssl_transfer.engine.launch.local import workers
 from ssl_transfer.engine.runs.run_folder import changes, held_result, set_aside
 from ssl_transfer.engine.tracking.tracker import TrackingConfig
 from ssl_transfer.evaluation.comparison.estimates import budget_title
+from ssl_transfer.stages.common.initialization import open_initial_run
 from ssl_transfer.stages.common.run_config import check_positive
 from ssl_transfer.stages.pretrain import config as pretraining
 from ssl_transfer.stages.pretrain.pretrain import pretrain
-from ssl_transfer.stages.transfer import transfer as transferring
+from ssl_transfer.stages.transfer.config import for_arm
+from ssl_transfer.stages.transfer.transfer import transfer
 
 from .config import Arm, CompareConfig
 
@@ -109,7 +111,7 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
                 if arm.recipe is not None:
                     after = output / "pretrain" / f"{place}-seed{seed % config.pretrain_seeds}"
                     own = {"init": str(after)}
-                run = transferring.for_arm(
+                run = for_arm(
                     config.transfer,
                     **shared,
                     **own,
@@ -120,7 +122,7 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
                     output=output / "transfer" / place / f"labels-{labels}" / f"seed{seed}",
                 )
                 title = f"{arm.name} {arm.label} {budget_title(labels)} seed {seed}"
-                job = Job(stage=transferring.transfer, config=run, group=group, title=title, after=after)
+                job = Job(stage=transfer, config=run, group=group, title=title, after=after)
                 transfer_jobs.append((arm, labels, seed, job))
     return pretrain_jobs, transfer_jobs
 
@@ -138,7 +140,8 @@ def set_changed_aside(pretrain_jobs: Sequence[Job], num_images: int) -> None:
     for job in pretrain_jobs:
         held = job.folder / "config.yaml"
         if (job.folder / RECORD).is_file() and held.is_file() and held_result(job.folder) is None:
-            now = pretraining.settings_of(pretraining.fitted(pretraining.resolved(job.config), num_images))
+            config = pretraining.resolved(job.config, open_initial_run(job.config))
+            now = pretraining.settings_of(pretraining.fitted(config, num_images))
             if changes(yaml.safe_load(held.read_text(encoding="utf-8")), now, pretraining.FREE):
                 set_aside(job.folder)
 

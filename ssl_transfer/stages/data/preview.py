@@ -161,7 +161,7 @@ def _views(
     if paint is not None:
         recipe = replace(pretraining.default_recipe(name), **configuration.shallow(getattr(config.settings, name)))
         start = Initial(backbone=recipe.backbone, image_size=size, seed=config.seed)
-        module = pretraining.prepare(recipe, initial_backbone(start, dataset)[0])
+        module = pretraining.prepare(recipe, initial_backbone(start, dataset, None)[0])
         return _painted(functools.partial(paint, module.eval()), images, keys)
     columns: list[Column] = []
     for epoch, own in keys.items():

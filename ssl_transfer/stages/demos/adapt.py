@@ -26,7 +26,6 @@ from ssl_transfer.engine.tracking.tracker import TrackingConfig
 from ssl_transfer.evaluation.comparison.adaptation_table import SOURCE_ONLY, Point, Run
 from ssl_transfer.evaluation.features.extract import extract
 from ssl_transfer.evaluation.features.tsne import LEAST_IMAGES, embed
-from ssl_transfer.models import pretrained
 from ssl_transfer.models.backbones import BackboneConfig
 from ssl_transfer.objectives import ADAPTATIONS
 from ssl_transfer.objectives.baselines import AdaBNConfig
@@ -37,6 +36,7 @@ from ssl_transfer.stages.adapt.adapt import adapt
 from ssl_transfer.stages.adapt.config import AdaptConfig, method_named
 from ssl_transfer.stages.adapt.domain_training import Choose
 from ssl_transfer.stages.common import dry_run
+from ssl_transfer.stages.common import run as runs
 from ssl_transfer.stages.common.run_config import VOLATILE, check_positive
 from ssl_transfer.stages.compare.grid import failures_of, listed
 from ssl_transfer.stages.transfer.plan import TransferRecipe
@@ -236,7 +236,7 @@ def _job(config: AdaptDemoConfig, name: str, seed: int) -> AdaptJob:
 
 def _map(folder: Path, source: sources.Dataset, target: sources.Dataset, runtime: runtimes.Runtime) -> list[Point]:
     """Where a run's model has the validation images of both domains, in the plane."""
-    backbone, _ = pretrained.from_checkpoint(folder / "backbone")
+    backbone = runs.Run(folder).load_backbone()
     backbone.to(runtime.device)
     chosen = [one.splits["validation"][:MAPPED] for one in (source, target)]
     features = [extract(backbone, one, index, runtime) for one, index in zip((source, target), chosen, strict=True)]

@@ -11,7 +11,7 @@ from ssl_transfer.engine.errors import InputError, did_you_mean
 from ssl_transfer.stages.common.initialization import initial_backbone
 from ssl_transfer.stages.compare import compare as comparing
 from ssl_transfer.stages.compare.config import CompareConfig
-from ssl_transfer.stages.transfer.transfer import TransferConfig
+from ssl_transfer.stages.transfer.config import TransferConfig
 
 SETTINGS = Path(__file__).with_name("compare.yaml")
 DEMOS = {"adapt": "adapt", "distill": "distill"}
@@ -45,7 +45,9 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer demo") -> None:
                 backbone=config.imagenet,
                 imagenet_weights=config.imagenet_weights,
             )
-            initial_backbone(trial, sources.load(config.data, image_size=config.image_size, config=config.loading))
+            initial_backbone(
+                trial, sources.load(config.data, image_size=config.image_size, config=config.loading), None
+            )
             config = with_imagenet
         except InputError as error:
             if config.imagenet_weights is not None:

@@ -25,14 +25,16 @@ from ssl_transfer.models.backbones import BackboneConfig
 from ssl_transfer.models.heads import make_head
 from ssl_transfer.objectives.distillation import DistillationConfig
 from ssl_transfer.stages.common import dry_run
-from ssl_transfer.stages.common.initialization import Initial, initial_backbone
+from ssl_transfer.stages.common.initialization import Initial, initial_backbone, open_initial_run
 from ssl_transfer.stages.common.run_config import VOLATILE, RunConfig, check_positive
 from ssl_transfer.stages.compare.grid import Job, failures_of, listed, load_once
-from ssl_transfer.stages.distill.distill import POOL_SHARE, DistillConfig, distill
+from ssl_transfer.stages.distill.config import POOL_SHARE, DistillConfig
+from ssl_transfer.stages.distill.distill import distill
 from ssl_transfer.stages.pretrain import config as pretraining
 from ssl_transfer.stages.pretrain.pretrain import pretrain
-from ssl_transfer.stages.transfer import transfer as transferring
+from ssl_transfer.stages.transfer.config import for_arm
 from ssl_transfer.stages.transfer.plan import TransferRecipe
+from ssl_transfer.stages.transfer.transfer import transfer
 
 SETTINGS = Path(__file__).with_name("distill.yaml")
 ALONE, ON_LABELS, ON_POOL, TEACHER = "student alone", "taught on the labels", "taught on the pool", "teacher"
@@ -153,11 +155,11 @@ def _jobs(config: DistillDemoConfig, output: Path) -> tuple[list[tuple[str, int,
         taught_by = output / TEACHER / f"seed{seed}"
         common = {**shared, "image_size": config.image_size, "labels": config.labels, "seed": seed}
         student = {**common, "backbone": config.student}
-        teacher = transferring.for_arm(config.teacher, **common, init=str(start), output=taught_by)
-        cells.append((TEACHER, seed, job(transferring.transfer, teacher, f"{TEACHER} {seed}", start)))
+        teacher = for_arm(config.teacher, **common, init=str(start), output=taught_by)
+        cells.append((TEACHER, seed, job(transfer, teacher, f"{TEACHER} {seed}", start)))
         place = output / "student-alone" / f"seed{seed}"
-        alone = transferring.for_arm(config.alone, **student, output=place)
-        cells.append((ALONE, seed, job(transferring.transfer, alone, f"{ALONE} {seed}")))
+        alone = for_arm(config.alone, **student, output=place)
+        cells.append((ALONE, seed, job(transfer, alone, f"{ALONE} {seed}")))
         taught: dict[str, Any] = {**student, "teacher": str(taught_by), "distillation": config.distillation}
         pooled: dict[str, Any] = {**taught, "pool": True, "pool_share": config.pool_share}
         for arm, own, recipe in ((ON_LABELS, taught, config.on_labels), (ON_POOL, pooled, config.on_pool)):
@@ -199,7 +201,7 @@ def _speeds(
     heads = {"student": config.alone.head, "teacher": config.teacher.head}
     models = {}
     for name, start in starts.items():
-        backbone, _ = initial_backbone(start, dataset)
+        backbone, _ = initial_backbone(start, dataset, open_initial_run(start))
         models[name] = backbone, make_head(heads[name], backbone, len(dataset.classes))
     # In turns: other work on the machine comes and goes.
     rounds = [

@@ -11,7 +11,7 @@ from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.evaluation.predictions import grad_cam
 from ssl_transfer.evaluation.predictions.attack_table import is_seed
-from ssl_transfer.models.classifier import has_head
+from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.common.run_config import check_positive
 
 from .subject import MOST_IMAGES
@@ -73,17 +73,17 @@ class ExplainConfig:
     """How --data is read and divided."""
 
 
-def parts_of(what: Sequence[What], path: Path) -> list[What]:
+def parts_of(what: Sequence[What], run: Run) -> list[What]:
     """What is shown of a run.
 
     Raises:
         InputError: it was asked for by name and needs a head, which the run does not have, or what is not installed.
     """
-    headless = not has_head(path)
+    headless = not run.has_head
     asked = [part for part in PARTS if part in what]
     if headless and set(asked) & set(NEED_A_HEAD):
         raise InputError(
-            f"--what {' '.join(part for part in asked if part in NEED_A_HEAD)}: {path} holds no classifier, only a "
+            f"--what {' '.join(part for part in asked if part in NEED_A_HEAD)}: {run.path} holds no classifier, only a "
             "backbone, of which maps and neighbours are shown. Give a run of transfer, adapt or distill."
         )
     if "grad-cam" in asked and not grad_cam.is_installed():

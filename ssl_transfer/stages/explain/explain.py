@@ -11,8 +11,9 @@ from ssl_transfer.engine.errors import InputError, did_you_mean
 from ssl_transfer.evaluation.predictions import grad_cam
 from ssl_transfer.evaluation.predictions.attack_table import Outcome, outcomes
 from ssl_transfer.evaluation.predictions.attacks import Attack
-from ssl_transfer.models.classifier import Classifier, has_head
+from ssl_transfer.models.classifier import Classifier
 from ssl_transfer.stages.common.checkpoint_data import own_images
+from ssl_transfer.stages.common.run import Run
 
 from . import attacks as explain_attacks
 from . import page as explain_page
@@ -30,20 +31,20 @@ def explain(config: ExplainConfig) -> Path:
     Returns:
         The page.
     """
-    if config.runs:
-        data, loading = own_images(Path(config.runs[0]), config.data, config.loading)
+    runs = [Run(Path(path)) for path in config.runs]
+    if runs:
+        data, loading = own_images(runs[0], config.data, config.loading)
         config = replace(config, data=data, loading=loading)
     epsilons = check(config)
-    names, paths = names_of(config.runs), [Path(run) for run in config.runs]
-    wanted = [parts_of(config.what, path) for path in paths]
+    names, wanted = names_of(config.runs), [parts_of(config.what, run) for run in runs]
     runtime = runtimes.start()
-    if "all" in config.what and any(map(has_head, paths)) and not grad_cam.is_installed():
+    if "all" in config.what and any(run.has_head for run in runs) and not grad_cam.is_installed():
         runtime.say(f"left out: {grad_cam.NEEDS}")
     output = config.output or Path("runs") / f"explain-{names[0].replace('/', '-')}"
     sections: list[explain_page.Section] = []
     found: list[Outcome] = []
-    for path, name, parts in zip(paths, names, wanted, strict=True):
-        subject = _load(config, path, name, runtime, parts)
+    for run, name, parts in zip(runs, names, wanted, strict=True):
+        subject = _load(config, run, name, runtime, parts)
         folder = output if len(names) == 1 else output / name
         sections += _looked_at(config, subject, parts, folder, runtime, epsilons[-1])
         if "attacks" in parts:
@@ -61,11 +62,11 @@ def explain(config: ExplainConfig) -> Path:
     return page
 
 
-def _load(config: ExplainConfig, path: Path, name: str, runtime: Runtime, wanted: Sequence[What]) -> Subject:
+def _load(config: ExplainConfig, run: Run, name: str, runtime: Runtime, wanted: Sequence[What]) -> Subject:
     # Files alone need no data for what is found in them.
     needed = not config.images or bool({"neighbours", "attacks"} & set(wanted))
     return explained.load(
-        path,
+        run,
         name,
         runtime,
         data=config.data if needed else "",

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,12 +15,10 @@ from ssl_transfer.data.transforms.augment import evaluation_view
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io import weight_files
-from ssl_transfer.models import pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneSpec, freeze
-from ssl_transfer.models.classifier import Classifier, has_head, load_classifier
+from ssl_transfer.models.classifier import Classifier
 from ssl_transfer.stages.common.checkpoint_data import matched
-from ssl_transfer.stages.predict.loaded_run import images_of
+from ssl_transfer.stages.common.run import Run
 
 MOST_IMAGES = 100
 """Pictures of more would not be looked at."""
@@ -56,7 +53,7 @@ class Subject:
 
 
 def load(
-    path: Path,
+    run: Run,
     name: str,
     runtime: Runtime,
     *,
@@ -69,8 +66,8 @@ def load(
     """Load a run and its images.
 
     Args:
-        path: the run's folder.
-        name: what to call it.
+        run: to be explained.
+        name: its name in tables and pictures.
         runtime: the device.
         data: the run's data; empty: only `files` are looked at.
         loading: how the data is read.
@@ -78,24 +75,24 @@ def load(
         split: of the data.
         count: how many.
     """
-    backbone, _ = pretrained.from_checkpoint(path)
+    backbone = run.load_backbone()
     freeze(backbone.to(runtime.device))
     dataset = None
     if data:
         dataset = sources.load(data, image_size=backbone.spec.image_size, config=loading)
-        dataset = matched(dataset, backbone.spec, path, loading)
+        dataset = matched(dataset, run, loading)
         for line in dataset.notes:
             runtime.say(line)
     classes, classifier = dataset.classes if dataset else (), None
-    if has_head(path):
-        classes = classes or tuple(weight_files.load_description(path, "head")["classes"])
+    if run.has_head:
+        classes = classes or run.classes
         remedy = (
-            f"Give data with the same classes; or {path / 'backbone'}, its features alone, for maps and neighbours."
+            f"Give data with the same classes; or {run.path / 'backbone'}, its features alone, for maps and neighbours."
         )
-        classifier = load_classifier(path, backbone, classes, remedy=remedy).to(runtime.device)
+        classifier = run.load_classifier(backbone, classes, remedy=remedy).to(runtime.device)
         classifier.head.requires_grad_(False)
     if files:
-        shown = _shown_files(files, path, backbone.spec, runtime)
+        shown = _shown_files(files, run, runtime)
     elif dataset is None:
         raise InputError("Which images? Give --images or --data.")
     else:
@@ -127,20 +124,20 @@ def _shown(dataset: Dataset, indices: Tensor, spec: BackboneSpec, device: torch.
     )
 
 
-def _shown_files(words: Sequence[str], path: Path, spec: BackboneSpec, runtime: Runtime) -> Shown:
+def _shown_files(words: Sequence[str], run: Run, runtime: Runtime) -> Shown:
     """Files, and the images in folders, as the run would see them."""
-    layout, value_range, loading, note = images_of(path, spec)
-    if note:
-        runtime.say(note)
-    images = [given(word, column=None, image_size=spec.image_size, loading=loading) for word in words]
+    spec, storage = run.spec, run.storage
+    if storage.note:
+        runtime.say(storage.note)
+    images = [given(word, column=None, image_size=spec.image_size, loading=run.loading) for word in words]
     count = sum(len(one.names) for one in images)
     if count > MOST_IMAGES:
         raise InputError(f"--images: {counted(count, 'image')}; at most {MOST_IMAGES} are shown. Give fewer.")
-    (read,) = read_as(images, layout, to_grey=True, batch_size=count, workers=1)
+    (read,) = read_as(images, storage.layout, to_grey=True, batch_size=count, workers=1)
     for one in read:
         if one.pixels is None:
             raise InputError(f"--images: {one.name}: {one.problem}")
     stored = torch.from_numpy(np.stack([one.pixels for one in read if one.pixels is not None]))
-    values = to_unit(stored.to(runtime.device), value_range)
+    values = to_unit(stored.to(runtime.device), storage.value_range)
     view = evaluation_view(values, size=spec.image_size, interpolation=spec.interpolation)
     return Shown(views=view, labels=(-1,) * count, names=tuple(one.name for one in read))

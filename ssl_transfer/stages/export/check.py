@@ -35,16 +35,16 @@ def check_images(exported: Exported, words: Sequence[str]) -> Tensor:
         stored = digits.read()[1].pixels[torch.arange(MOST)]
         grey = F.interpolate(stored.float() / 255.0, size=(spec.image_size,) * 2, mode="bilinear")
         return grey.expand(-1, spec.in_chans, -1, -1).contiguous()
-    images = [given(word, column=None, image_size=spec.image_size, loading=exported.loading) for word in words]
+    images = [given(word, column=None, image_size=spec.image_size, loading=exported.run.loading) for word in words]
     found, problems = [], []
-    for batch in read_as(images, exported.layout, to_grey=True, batch_size=MOST, workers=1):
+    for batch in read_as(images, exported.run.storage.layout, to_grey=True, batch_size=MOST, workers=1):
         found += [one.pixels for one in batch if one.pixels is not None]
         problems += [f"{one.name}: {one.problem}" for one in batch if one.pixels is None]
         if len(found) >= MOST:
             break
     if not found:
         raise InputError(f"--images: not one of them can be used ({'; '.join(problems[:3])}).")
-    values = to_unit(torch.from_numpy(np.stack(found[:MOST])), exported.value_range)
+    values = to_unit(torch.from_numpy(np.stack(found[:MOST])), exported.run.storage.value_range)
     return evaluation_view(values, size=spec.image_size, interpolation=spec.interpolation)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.reports.evaluation import write_json
+from ssl_transfer.stages.common.run import Run
 
 from . import graph, library, model_card
 from .check import Loaded, check_images, largest_difference
@@ -70,10 +71,9 @@ def export(config: ExportConfig) -> Path:
         InputError: no model, one that the format cannot hold, a difference above the tolerance.
     """
     _check(config)
-    path = Path(config.path)
-    exported = load_exported(path)
+    exported = load_exported(Run(Path(config.path)))
     images = check_images(exported, config.images)
-    output = config.output or path / "export" / config.format
+    output = config.output or exported.run.path / "export" / config.format
     form = FORMS[config.format]
     try:
         # Near their place, so that they are moved there whole; where nothing comes of it the place is not made.

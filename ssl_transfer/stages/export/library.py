@@ -107,10 +107,10 @@ def _timm_config(exported: Exported, model: LibraryModel) -> dict[str, Any]:
     spec, built = exported.backbone.spec, model.model
     own: Any = built
     arguments = {name: value for name, value in model.arguments.items() if name != "num_classes"}
-    labels = {"label_names": list(exported.classes)} if exported.classes else {}
+    labels = {"label_names": list(exported.run.classes)} if exported.run.classes else {}
     return {
         "architecture": model.name,
-        "num_classes": len(exported.classes),
+        "num_classes": len(exported.run.classes),
         "num_features": exported.backbone.num_features,
         **labels,
         "model_args": arguments,
@@ -124,7 +124,7 @@ def _timm_config(exported: Exported, model: LibraryModel) -> dict[str, Any]:
             "crop_mode": "center",
             "mean": list(spec.mean),
             "std": list(spec.std),
-            "num_classes": len(exported.classes),
+            "num_classes": len(exported.run.classes),
             "pool_size": None,
             # The weights are for these channels already: timm is to fit no first layer to others.
             "first_conv": None,
@@ -136,7 +136,7 @@ def _timm_config(exported: Exported, model: LibraryModel) -> dict[str, Any]:
 def _preprocessor(exported: Exported) -> dict[str, Any]:
     """How images become what the model takes, in the hub's words."""
     spec = exported.backbone.spec
-    low, high = exported.value_range
+    low, high = exported.run.storage.value_range
     # The hub's processors divide and know no offset, so that what is subtracted joins the mean.
     offset = low / (high - low)
     return {

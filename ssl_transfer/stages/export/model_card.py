@@ -1,7 +1,6 @@
-"""The model card of an exported model: README.md, generated from what the run's folder says of its origin."""
+"""Write the model card of an exported model: README.md, from the records of its run."""
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ import yaml
 
 from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.engine.console.formatting import counted
-from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.evaluation.comparison.significance import bootstrap_interval
 from ssl_transfer.models.torchvision_models import is_torchvision
 from ssl_transfer.reports import evaluation
 from ssl_transfer.reports.rendering import TEMPLATES
+from ssl_transfer.stages.common.run import Run
 
 from .model import Exported
 
@@ -28,38 +27,39 @@ def write(file: Path, exported: Exported, told: dict[str, Any], *, licence: str,
 
     Args:
         file: README.md.
-        exported: see its fields.
-        told: what stands in the JSON file beside the weights (`exported.facts`).
+        exported: the model.
+        told: facts of the JSON file beside the weights (`model.facts`).
         licence: of the weights, as the user gives it.
         loads_by_name: whether `timm.create_model` loads the folder.
     """
     library = "torchvision" if is_torchvision(exported.backbone.spec.name) else "timm"
-    task = "image-classification" if exported.classes else "image-feature-extraction"
+    run = exported.run
+    task = "image-classification" if run.classes else "image-feature-extraction"
     # The hub tells readers of a library's name to load the folder by it, which only some of timm's constructors can.
     named = {"library_name": library} if loads_by_name else {}
     header = {"license": licence, **named, "pipeline_tag": task, "tags": ["ssl_transfer", library]}
-    found = _evaluation(exported.path)
+    found = run.evaluation
     text = TEMPLATES.get_template("model_card.md.jinja").render(
         header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(),
         licence=licence,
         library=library,
         told=told,
         parameters=f"{sum(one.numel() for one in exported.backbone.parameters()):,}",
-        num_classes=len(exported.classes),
-        named=list(exported.classes) if len(exported.classes) <= _FEW else [],
-        steps=history(exported.provenance),
-        labelled=_labelled(exported.path),
-        results=_results(exported.path, found),
+        num_classes=len(run.classes),
+        named=list(run.classes) if len(run.classes) <= _FEW else [],
+        steps=history(run.provenance),
+        labelled=_labelled(run),
+        results=_results(run),
         notes=found["notes"] if found else [],
-        temperature=exported.temperature,
+        temperature=run.temperature.value,
         errors=_calibration(found),
-        adapted="target_fingerprint" in exported.provenance,
+        adapted=run.is_adapted,
     )
     write_text(file, f"{text.rstrip()}\n")
 
 
 def history(provenance: dict[str, Any]) -> list[str]:
-    """Where weights come from, a sentence a training, the first one first; `init` leads to what was before."""
+    """Describe the origin of weights: a sentence for each training, the first training first."""
     if "settings" not in provenance:
         return [f"Initialisation: {provenance['init']}."]
     settings = provenance["settings"]
@@ -82,29 +82,15 @@ def history(provenance: dict[str, Any]) -> list[str]:
 
 
 def _data(settings: dict[str, Any], name: str, fingerprint: str) -> str:
-    """A data set by its kind and last name, not by its place on somebody's disk, and its fingerprint."""
+    """Name a data set by its kind, its last name and its fingerprint, without its place on a disk."""
     source = str(settings[name])
     kind, colon, _ = source.partition(":")
     return f"{kind}{colon}{data_label(source) if colon else ''} (fingerprint {fingerprint})"
 
 
-def _evaluation(path: Path) -> dict[str, Any] | None:
-    """What the run measured; None where it measured nothing."""
-    file = path / evaluation.FOLDER / "metrics.json"
-    return _read(file) if file.is_file() else None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not readable ({error}).") from error
-
-
-def _labelled(path: Path) -> str:
-    """How many images had labels, and how many chose."""
-    file = path / "result.json"
-    result = _read(file) if file.is_file() else {}
+def _labelled(run: Run) -> str:
+    """Count the labelled images that trained the model, and those that chose between its phases."""
+    result = run.result or {}
     if "num_train" not in result:
         return ""
     return (
@@ -113,8 +99,9 @@ def _labelled(path: Path) -> str:
     )
 
 
-def _results(path: Path, found: dict[str, Any] | None) -> list[dict[str, str]]:
-    """A line for each split that was measured; intervals where every prediction is kept."""
+def _results(run: Run) -> list[dict[str, str]]:
+    """List the metrics of each measured split, with intervals where every prediction is kept."""
+    found = run.evaluation
     if found is None:
         return []
     lines = []
@@ -122,7 +109,7 @@ def _results(path: Path, found: dict[str, Any] | None) -> list[dict[str, str]]:
         if split not in found["metrics"] or (split == "test" and found["split"] != "test"):
             continue
         metrics, interval = found["metrics"][split], ""
-        table = path / evaluation.FOLDER / file
+        table = run.path / evaluation.FOLDER / file
         if table.is_file():
             with open(table, encoding="utf-8", newline="") as opened:
                 hits = np.array([row["label"] == row["predicted"] for row in csv.DictReader(opened)], dtype=float)
@@ -141,7 +128,7 @@ def _results(path: Path, found: dict[str, Any] | None) -> list[dict[str, str]]:
 
 
 def _calibration(found: dict[str, Any] | None) -> dict[str, str]:
-    """The calibration error on the test images in percent, without and with the temperature."""
+    """Return the calibration error on the test images in percent, without and with the temperature."""
     if found is None or "test" not in found["metrics"]:
         return {}
     metrics = found["metrics"]["test"]

@@ -25,8 +25,10 @@ from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import write_atomically
 from ssl_transfer.evaluation.predictions.metrics import class_logits
+from ssl_transfer.models.classifier import Classifier
+from ssl_transfer.stages.common.run import Run
 
-from .loaded_run import RunModel, held_above, how_calibrated, load_model
+from .confidence import describe_calibration, describe_threshold
 
 BATCH_SIZE = 64
 _TOLD = 5
@@ -85,26 +87,26 @@ def predict(config: PredictConfig) -> Predicted:
     """
     _check(config)
     runtime = runtimes.start()
-    model = load_model(Path(config.path))
-    size = model.classifier.backbone.spec.image_size
-    images = [given(text, column=config.column, image_size=size, loading=model.loading) for text in config.images]
-    if model.note:
-        runtime.say(model.note)
-    temperature = None if config.uncalibrated else model.temperature
+    run = Run(Path(config.path))
+    classifier = run.load_classifier(run.load_backbone()).to(runtime.device)
+    size = run.spec.image_size
+    images = [given(text, column=config.column, image_size=size, loading=run.loading) for text in config.images]
+    if run.storage.note:
+        runtime.say(run.storage.note)
+    temperature = None if config.uncalibrated else run.temperature.value
     if temperature is None:
         why = "--uncalibrated" if config.uncalibrated else "the run has fitted no temperature"
         runtime.say(f"probabilities are not calibrated ({why})")
     else:
-        runtime.say(how_calibrated(model, temperature))
-        for doubt in model.doubts:
+        runtime.say(describe_calibration(run, temperature))
+        for doubt in run.temperature.doubts:
             runtime.warn(doubt)
-    model.classifier.to(runtime.device)
-    table = _Table(config, model, images, runtime, temperature)
+    table = _Table(config, run, classifier, images, runtime, temperature)
     try:
         write_atomically(config.output, table.write)
     except OSError as error:
         raise InputError(f"--output {config.output}: cannot be written ({error.strerror}). Give another.") from error
-    _describe(config, model, table, runtime)
+    _describe(config, run, table, runtime)
     return table.found()
 
 
@@ -127,15 +129,16 @@ class _Table:
     def __init__(
         self,
         config: PredictConfig,
-        model: RunModel,
+        run: Run,
+        classifier: Classifier,
         images: Sequence[Given],
         runtime: runtimes.Runtime,
         temperature: float | None,
     ) -> None:
-        self._config, self._model, self._runtime = config, model, runtime
+        self._config, self._run, self._classifier, self._runtime = config, run, classifier, runtime
         self.is_calibrated, self._temperature = temperature is not None, temperature or 1.0
         self._images, self.total = images, sum(len(one.names) for one in images)
-        self._range = config.value_range or model.value_range
+        self._range = config.value_range or run.storage.value_range
         self._problems: dict[str, list[str]] = {}
         self.num_problems = self.num_abstained = 0
         self.seen: Range | None = None
@@ -158,16 +161,16 @@ class _Table:
             raise InputError(f"Not one of {counted(self.total, 'image')} can be used: {self.told_problems()}.")
 
     def _fill(self, file: TextIO) -> None:
-        classes = self._model.classes
+        classes = self._run.classes
         lines = csv.writer(file)
         columns = ("path", "predicted", "confidence", "abstained", "error")
         lines.writerow([*columns, *(f"probability_{name}" for name in classes)])
         done = 0
         batches = read_as(
             self._images,
-            self._model.layout,
+            self._run.storage.layout,
             # What the run itself did to its images needs no leave.
-            to_grey=self._config.to_grey or self._model.loading.channels == "grey",
+            to_grey=self._config.to_grey or self._run.loading.channels == "grey",
             batch_size=BATCH_SIZE,
             workers=self._config.workers,
         )
@@ -184,20 +187,20 @@ class _Table:
             if one.pixels is None:
                 self.num_problems += 1
                 self._problems.setdefault(one.problem, []).append(one.name)
-                yield [one.name, "", "", "", one.problem, *[""] * len(self._model.classes)]
+                yield [one.name, "", "", "", one.problem, *[""] * len(self._run.classes)]
                 continue
             row = next(rows)
             confidence = max(row)
             abstained = confidence < self._config.abstain_below
             self.num_abstained += abstained
-            name = self._model.classes[row.index(confidence)]
+            name = self._run.classes[row.index(confidence)]
             yield [one.name, name, f"{confidence:.6f}", str(abstained), "", *(f"{value:.6f}" for value in row)]
 
     @torch.inference_mode()
     def _probabilities(self, pixels: np.ndarray) -> Tensor:
         """(B, C, H, W) as they are stored -> (B, K) float64."""
         self._look_at_range(pixels)
-        classifier = self._model.classifier
+        classifier = self._classifier
         spec = classifier.backbone.spec
         images = to_unit(torch.from_numpy(pixels).to(self._runtime.device), self._range)
         view = evaluation_view(images, size=spec.image_size, interpolation=spec.interpolation)
@@ -237,14 +240,15 @@ class _Table:
 _REMEDY = "--value-range LOW HIGH says which values here are what 0 and 1 are to the model."
 
 
-def _describe(config: PredictConfig, model: RunModel, table: _Table, runtime: runtimes.Runtime) -> None:
+def _describe(config: PredictConfig, run: Run, table: _Table, runtime: runtimes.Runtime) -> None:
     if table.is_doubtful():
         runtime.warn(f"warning: {table.told_range()}. {_REMEDY}")
     read = table.total - table.num_problems
     if config.abstain_below:
+        reached = describe_threshold(run, config.abstain_below, calibrated=table.is_calibrated)
         runtime.say(
             f"abstained on {table.num_abstained:,} of {counted(read, 'image')} (confidence below "
-            f"{config.abstain_below:g}). {held_above(model, config.abstain_below, calibrated=table.is_calibrated)}"
+            f"{config.abstain_below:g}). {reached}"
         )
     if table.num_problems:
         runtime.warn(

@@ -1,7 +1,7 @@
-"""What a pretraining is told, and what is decided of it before it starts."""
+"""Configure pretraining runs."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 
@@ -13,7 +13,8 @@ from ssl_transfer.methods import METHODS
 from ssl_transfer.methods.base import Method
 from ssl_transfer.models import backbones
 from ssl_transfer.stages.common import augmentation_flag as augmentations
-from ssl_transfer.stages.common.initialization import AUTO, Initial, decided
+from ssl_transfer.stages.common.initialization import AUTO, Initial, image_size_of, network_of
+from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.common.run_config import VOLATILE, RunConfig, check_positive
 
 M = TypeVar("M")
@@ -50,14 +51,11 @@ class PretrainConfig(RunConfig, Recipe[M], Initial, Generic[M]):
     seed: int = 0
     """Seed of weights, order and augmentation."""
 
-    @property
-    def size(self) -> int:
-        """Pixels a side, decided; of a run's backbone another size than that of the run may be pretrained."""
-        return super().size if self.image_size is None else self.image_size
+    keeps_size: ClassVar[bool] = False
 
 
 def default_recipe(name: str, augmentation: str = augmentations.NATURAL) -> Recipe[Any]:
-    """A method with the settings that its file gives it, for a kind of images (`data.presets.KINDS`)."""
+    """Return a method's default recipe, for a kind of images (`data.transforms.presets.KINDS`)."""
     entry = method_named(name)
     recipe = Recipe[entry.config](  # type: ignore[name-defined]
         method=entry.config(),
@@ -70,44 +68,44 @@ def default_recipe(name: str, augmentation: str = augmentations.NATURAL) -> Reci
 
 
 def pretrain_config(name: str, augmentation: str = augmentations.NATURAL) -> PretrainConfig[Any]:
-    """All settings of pretraining with a method, for `dataclasses.replace` to change."""
-    # Not the method's own backbone: who names that one too must hear when a run holds another.
+    """Return the default settings of pretraining with a method, for `dataclasses.replace` to change."""
+    # The name stays open: a user who names the method's backbone gets an error where the run holds another.
     recipe = replace(default_recipe(name, augmentation), backbone=backbones.BackboneConfig(name=AUTO))
     return PretrainConfig[Any](**configuration.shallow(recipe))
 
 
 def method_named(name: str) -> Method:
-    """An entry of METHODS; InputError with the names there are."""
+    """Look up a method; InputError lists the names."""
     if name not in METHODS:
         raise InputError(f"{name!r} is not a method; there are {', '.join(METHODS)}.{did_you_mean(name, METHODS)}")
     return METHODS[name]
 
 
 def name_of(config: Any) -> str:
-    """The name of the method that these settings belong to."""
+    """Return the name of the method of these settings."""
     return next(name for name, entry in METHODS.items() if entry.config is type(config))
 
 
 def settings_of(config: PretrainConfig[Any]) -> dict[str, Any]:
-    """The resolved settings, with the method's name, so that they can be run again."""
+    """Turn the configuration into plain settings with the method's name, so that they can be run again."""
     settings = configuration.to_dict(config)
     settings["method"] = {"name": name_of(config.method), **settings["method"]}
     return settings
 
 
-def resolved(config: PretrainConfig[M]) -> PretrainConfig[M]:
-    """The same with its backbone and its image size decided."""
-    backbone = decided(config.init, config.backbone, METHODS[name_of(config.method)].backbone)
-    return replace(config, backbone=backbone, image_size=config.size)
+def resolved(config: PretrainConfig[M], run: Run | None) -> PretrainConfig[M]:
+    """Fill in the backbone and the image size; `run` is the one that `init` names."""
+    backbone = network_of(config, run, METHODS[name_of(config.method)].backbone)
+    return replace(config, backbone=backbone, image_size=image_size_of(config, run))
 
 
 def fitted(recipe: R, num_images: int) -> R:
-    """The recipe with the settings that its method takes for a pool of so many images."""
+    """Let the method adjust its settings to the number of images in the pool."""
     return replace(recipe, method=METHODS[name_of(recipe.method)].fitted(recipe.method, num_images))
 
 
 def prepare(recipe: Recipe[Any], backbone: backbones.Backbone) -> Objective:
-    """The method's module around a backbone that has its first weights; every bad setting is found here."""
+    """Build the method around an initialised backbone; InputError for every setting that does not fit."""
     check_positive(epochs=recipe.epochs, batch_size=recipe.batch_size, evaluate_every=recipe.evaluate_every)
     entry, spec = METHODS[name_of(recipe.method)], backbone.spec
     if entry.backbones == "vit" and not backbones.is_vit_name(spec.name):
@@ -123,7 +121,7 @@ def prepare(recipe: Recipe[Any], backbone: backbones.Backbone) -> Objective:
 
 
 def check_normalised(module: Objective, count: int) -> None:
-    """Raise InputError where BatchNorm would get `count` images at a time, and that is one."""
+    """Refuse one image at a time for BatchNorm; `count` images are normalised together."""
     normed = any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules())
     if count < 2 and normed:
         raise InputError(

@@ -29,7 +29,7 @@ NUM_EXAMPLES = 24
 """Tested images that are kept as pictures."""
 
 
-def leave_model(
+def write_model(
     training: Training,
     folder: Path,
     head: HeadConfig,
@@ -55,14 +55,14 @@ def leave_model(
     weight_files.save_weights(folder / "head", "head", training.objective.head.state_dict(), description)
 
 
-def leave_predicted(folder: Path, logits: torch.Tensor) -> None:
+def write_predicted(folder: Path, logits: torch.Tensor) -> None:
     """The classes that the chosen model gives the test images, from its scores of them."""
     atomic.save_array(
         folder / result_tables.PREDICTED, metrics.class_logits(logits).argmax(dim=1).numpy().astype(np.int32)
     )
 
 
-def leave_evaluation(
+def write_evaluation(
     folder: Path, classes: Sequence[str], held: Mapping[str, tuple[Dataset, torch.Tensor, torch.Tensor]]
 ) -> None:
     """The files of `evaluation/`: for validation and test the data set, indices (N,) of its images, scores (N, K)."""
@@ -76,10 +76,10 @@ def leave_evaluation(
     }
     evaluation.write(folder, classes, predictions)
     dataset, indices, _ = held["test"]
-    _leave_examples(folder / EXAMPLES, dataset, indices)
+    _write_examples(folder / EXAMPLES, dataset, indices)
 
 
-def _leave_examples(folder: Path, dataset: Dataset, indices: torch.Tensor) -> None:
+def _write_examples(folder: Path, dataset: Dataset, indices: torch.Tensor) -> None:
     """A few of the tested images, each called by its line in the table of predictions, for who looks at that."""
     from ssl_transfer.reports import image_grid
     from ssl_transfer.reports.evaluation import write_picture
@@ -90,7 +90,7 @@ def _leave_examples(folder: Path, dataset: Dataset, indices: torch.Tensor) -> No
         write_picture(folder / f"{place}.png", image_grid.encoded(image))
 
 
-def leave_curves(folder: Path, key: dict[str, Any], result: dict[str, Any]) -> None:
+def write_curves(folder: Path, key: dict[str, Any], result: dict[str, Any]) -> None:
     """`evaluation/curves.png`: training and validation over all phases, and where each begins.
 
     Args:
@@ -105,7 +105,7 @@ def leave_curves(folder: Path, key: dict[str, Any], result: dict[str, Any]) -> N
     evaluation.write_picture(folder / evaluation.FOLDER / "curves.png", picture)
 
 
-def leave_rates(training: Training, phase: Phase, folder: Path, found: Finding) -> dict[str, Any]:
+def write_learning_rates(training: Training, phase: Phase, folder: Path, found: Finding) -> dict[str, Any]:
     """Write and say what the learning-rate finder found of a phase."""
     from ssl_transfer.reports import lr_finder
 

@@ -1,4 +1,4 @@
-"""What a run trains before its first phase: the backbone as the plan wants it, a new head, calibrated."""
+"""Set up a transfer: labelled images, backbone as the plan needs it, new head, calibration."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.data.split import splits
 from ssl_transfer.data.transforms.augment import augment
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
@@ -14,9 +15,8 @@ from ssl_transfer.models.backbones import Backbone, first_blocks
 from ssl_transfer.models.heads import Head, features_for, make_head
 from ssl_transfer.models.trainable import select
 from ssl_transfer.objectives.supervised import Supervised, batch_norms
-from ssl_transfer.stages.common.initialization import Initial
-from ssl_transfer.stages.common.run_config import Followed
 
+from .config import PlannedConfig, TransferConfig
 from .phases import Training, smallest_batch
 from .plan import TransferRecipe
 
@@ -25,12 +25,41 @@ CALIBRATION_IMAGES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedConfig(Followed, TransferRecipe, Initial):
-    """What every stage is told that takes a model through a plan."""
+class Labelled:
+    """Labelled images of a run, as indices into its data set."""
+
+    train: Tensor
+    """(N,) int64."""
+    validation: Tensor
+    """(M,) int64."""
+
+
+def labelled_images(config: TransferConfig, dataset: Dataset) -> Labelled:
+    """Draw the labelled images of this budget and seed: equal seeds draw the same images in every arm.
+
+    Raises:
+        InputError: the data has no labelled training or test images.
+    """
+    if not len(dataset.splits["train"]) or not len(dataset.splits["test"]):
+        raise InputError(f"--data {config.data}: has no labelled training or test images, which transfer needs.")
+    return budgeted(config.labels, config.seed, dataset)
+
+
+def budgeted(budget: str, seed: int, dataset: Dataset) -> Labelled:
+    """Draw training and validation images; of each class validation gets at most the budget."""
+    asked = splits.parse_budget(budget)
+    labels, classes = dataset.labels, dataset.classes
+    train = splits.budget(dataset.splits["train"], labels, classes, per_class=asked, seed=seed, stream=splits.LABELED)
+    # Of a share, validation holds at most as many images a class as training took.
+    most = torch.bincount(labels[train], minlength=len(classes)).tolist() if isinstance(asked, float) else asked
+    validation = splits.budget(
+        dataset.splits["validation"], labels, classes, per_class=most, seed=seed, stream=splits.VALIDATION
+    )
+    return Labelled(train=train, validation=validation)
 
 
 def fitted(recipe: TransferRecipe, backbone: Backbone, num_classes: int) -> tuple[Backbone, Head]:
-    """The backbone as the plan wants it, and a new head.
+    """Cut the backbone as the plan needs it, and make a new head.
 
     Raises:
         InputError: a phase names a layer that this backbone does not have; the head does not fit it, or the classes.
@@ -43,7 +72,7 @@ def fitted(recipe: TransferRecipe, backbone: Backbone, num_classes: int) -> tupl
 
 
 def batch_size_of(recipe: TransferRecipe, budget: str, num_labelled: int, num_processes: int) -> int:
-    """Images of a step over all processes: no more than there are, and each process has as many.
+    """Return the images of a step over all processes: at most all images, equally many on each process.
 
     Raises:
         InputError: a process would have none, or too few at a time for the head.
@@ -63,14 +92,13 @@ def make_training(
     dataset: Dataset,
     backbone: Backbone,
     head: Head,
-    labelled: Tensor,
-    validation: Tensor,
+    labelled: Labelled,
     batch_size: int,
     runtime: Runtime,
     *,
     quiet: bool,
 ) -> Training:
-    """A new head on the backbone, calibrated, and all that the phases share."""
+    """Put the head on the backbone, calibrate it, and collect what the phases share."""
     objective = Supervised(
         backbone,
         head,
@@ -79,22 +107,22 @@ def make_training(
         label_smoothing=config.label_smoothing,
         mixup=config.mixup,
         cutmix=config.cutmix,
-        class_weights=_class_weights(config, dataset, labelled),
+        class_weights=_class_weights(config, dataset, labelled.train),
         keep_statistics=config.batch_norm == "frozen",
     ).to(runtime.device)
     training = Training(
         objective=objective,
         recipe=config,
         dataset=dataset,
-        labelled=labelled,
-        validation=validation,
+        labelled=labelled.train,
+        validation=labelled.validation,
         batch_size=batch_size,
         seed=config.seed,
         runtime=runtime,
         quiet=quiet,
         checkpoints=config.checkpoints,
     )
-    sample = labelled[:: max(1, len(labelled) // CALIBRATION_IMAGES)]
+    sample = labelled.train[:: max(1, len(labelled.train) // CALIBRATION_IMAGES)]
     images = torch.cat(list(dataset.batches(sample.split(CALIBRATION_IMAGES), runtime.device)))
     keys = sample_keys(config.seed, 0, sample).to(runtime.device)
     calibrate(training, images, keys, scratch=config.init == "scratch")

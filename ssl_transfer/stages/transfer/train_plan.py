@@ -1,6 +1,10 @@
-"""Train a model through a plan, choose by validation, export what was chosen."""
+"""Train a model through a plan, choose by validation, test once, export: the work of transfer and distillation.
 
-from collections.abc import Callable, Sequence
+Validation chooses between the phases, by accuracy and among equals by log-loss. Then the test images are read, once,
+for all phases. Adaptation chooses otherwise and shares only the template (`common.run_stage`).
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,128 +14,155 @@ from torch import Tensor
 
 from ssl_transfer.engine.console.formatting import drawn, table
 from ssl_transfer.engine.distributed.runtime import Runtime
+from ssl_transfer.engine.randomness import seed_from
 from ssl_transfer.engine.runs.run_folder import RunFolder
 from ssl_transfer.engine.tracking.tracker import Tracker, drop_after
 from ssl_transfer.evaluation.features.extract import extract
 from ssl_transfer.evaluation.features.knn import knn_accuracy
 from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.methods.base import View
-from ssl_transfer.models.heads import HeadConfig
-from ssl_transfer.stages.common.run_stage import Identity, log_start, within
+from ssl_transfer.stages.common.run_stage import Prepared, Stage, log_start, run_stage
 from ssl_transfer.stages.pretrain import monitoring
-from ssl_transfer.stages.transfer.outputs import leave_curves, leave_evaluation, leave_model, leave_predicted
-from ssl_transfer.stages.transfer.phases import Training
-from ssl_transfer.stages.transfer.plan import Phase
-from ssl_transfer.stages.transfer.tune import drop_states, replay, run_plan, summary, tune
+
+from .config import PlannedConfig
+from .outputs import write_curves, write_evaluation, write_learning_rates, write_model, write_predicted
+from .phases import Training, find_rate
+from .plan import Phase
+from .tune import drop_states, replay, run_plan, summary, tune
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leaving:
-    """What a run with a plan leaves, beside its result."""
+class TrainPlan:
+    """A model with its first weights, and the phases that train it."""
 
-    head: HeadConfig
+    config: PlannedConfig
+    training: Training
+    phases: tuple[Phase, ...]
+    output: Path
+    introduction: str
     provenance: dict[str, Any]
-    """Of the weights that it starts from and, where there is one, of the teacher."""
+    """Origin of the initial weights and, where there is one, of the teacher."""
     seen: np.ndarray | None
-    """The images that the exported weights know, as in `Dataset.contents`; None where that is not known."""
+    """Images known to the exported weights, as in `Dataset.contents`; None where unknown."""
     key: dict[str, Any]
     """arm, backbone, labels and seed, as in the tables of a comparison."""
+    num_trials: int
+    """Trials of the plan (`tune`); 1 tunes nothing."""
     keep_model: bool
+    measure_more: Callable[[], dict[str, Any]] = dict
+    """Called after the choice; its values join the result."""
 
 
-def run(
-    identity: Identity,
-    training: Training,
-    phases: Sequence[Phase],
-    leaving: Leaving,
-    *,
-    num_trials: int,
-    more: Callable[[], dict[str, Any]] = dict,
-) -> dict[str, Any]:
-    """Run it, or go on with it, or return the result of the finished run.
+def train_plan(stage: Stage, make: Callable[[], TrainPlan], *, search_rate: bool) -> dict[str, Any]:
+    """Run a stage with a plan, resume it, or return the result of the finished run.
 
     Args:
-        identity: see its fields.
-        training: what the phases share; what it trains has its first weights.
-        phases: in their order.
-        leaving: see its fields.
-        num_trials: of the plan (`tune`); 1 tunes nothing.
-        more: called after the choice; what it answers joins the result.
+        stage: identity and caller.
+        make: builds the model; not called where a quiet run has finished.
+        search_rate: only run the learning-rate range test of the first phase.
 
     Returns:
-        What `transfer.transfer` says of it, and what `more` answered.
+        As `transfer.transfer`, with the values of `measure_more`.
     """
-    runtime, dataset, learner = training.runtime, training.dataset, training.learner
-    test = dataset.splits["test"]
+    if search_rate:
+        plan = make()
+        found = find_rate(plan.training, plan.phases[0], seed=seed_from(plan.config.seed, 2, 0))
+        return write_learning_rates(
+            plan.training, plan.phases[0], plan.output.with_name(f"{plan.output.name}-rates"), found
+        )
+    return run_stage(stage, lambda: _prepared(stage, make()))
 
-    def work(folder: RunFolder, tracker: Tracker) -> dict[str, Any]:
-        if not training.states(folder.checkpoints, phases[0]).exist():
-            log_start(folder, tracker, phases[0].name, runtime, measure_start(training))
-        tuned = None
-        if num_trials > 1:
-            tuned = tune(training, phases, num_trials, folder=folder.path / "trials")
-            if runtime.is_main:
-                replay(tuned, tracker)
-            trained = tuned.trained
-        else:
-            kept = folder.checkpoints if leaving.keep_model else None
-            trained = run_plan(training, phases, tracker=tracker, metrics=folder.metrics, states=kept)
-        found, chosen = trained.found, trained.preferred
-        logits: dict[str, Tensor] = {}
-        for name, state in trained.weights.items():
-            learner.load_state_dict(state)
-            logits[name] = training.logits(test)
-            found[name]["test"] = classification(logits[name], dataset.labels[test])
-        result = {
-            "chosen": chosen,
-            "num_train": len(training.labelled),
-            "num_validation": len(training.validation),
-            "num_parameters": sum(parameter.numel() for parameter in training.objective.backbone.parameters()),
-            "phases": found,
-            **({} if tuned is None else {"tuned": tuned.report}),
-            **more(),
-        }
+
+def _prepared(stage: Stage, plan: TrainPlan) -> Prepared:
+    def clean_up(folder: Path, result: dict[str, Any]) -> None:
+        if plan.num_trials > 1 and not plan.keep_model:
+            drop_states(folder / "trials" / str(result["tuned"]["chosen"]), plan.training)
+
+    return Prepared(
+        output=plan.output,
+        introduction=plan.introduction,
+        work=lambda folder, tracker: _work(stage, plan, folder, tracker),
+        describe=describe,
+        clean_up=clean_up,
+    )
+
+
+def _work(stage: Stage, plan: TrainPlan, folder: RunFolder, tracker: Tracker) -> dict[str, Any]:
+    training, runtime, dataset = plan.training, plan.training.runtime, plan.training.dataset
+    if not training.states(folder.checkpoints, plan.phases[0]).exist():
+        log_start(folder, tracker, plan.phases[0].name, runtime, measure_start(training))
+    tuned = None
+    if plan.num_trials > 1:
+        tuned = tune(training, plan.phases, plan.num_trials, folder=folder.path / "trials")
         if runtime.is_main:
-            leave_predicted(folder.path, logits[chosen])
-            drop_after(folder.metrics, "chosen", -1)
-        tracker.log({"phase": "chosen", "split": "test", **found[chosen]["test"]})
-        # As in the summary of a comparison: a phase's metrics are those on the test images.
-        named = {**found, "chosen": found[chosen]}
-        tested = {f"{phase}/{metric}": value for phase, one in named.items() for metric, value in one["test"].items()}
-        validation = found[chosen]["validation"]["accuracy"]
-        tracker.summarize({**tested, "validation/accuracy": validation, "num_train": len(training.labelled)})
-        if leaving.keep_model and runtime.is_main:
-            learner.load_state_dict(trained.weights[chosen])
-            origin = {**leaving.provenance, "settings": identity.settings, "data_fingerprint": dataset.fingerprint}
-            leave_model(training, folder.path, leaving.head, origin, seen=leaving.seen, images=dataset)
-            held = {
-                "validation": (dataset, training.validation, training.logits(training.validation)),
-                "test": (dataset, test, logits[chosen]),
-            }
-            leave_evaluation(folder.path, dataset.classes, held)
-            views = (View(training.recipe.augment),)
-            size = training.objective.backbone.spec.image_size
-            monitoring.draw_views(folder.path / "views.png", views, dataset, size=size, seed=training.seed)
-            leave_curves(folder.path, leaving.key, result)
-        return result
-
-    result = within(identity, runtime, work, describe, quiet=training.quiet)
-    if num_trials > 1 and not leaving.keep_model:
-        drop_states(identity.output / "trials" / str(result["tuned"]["chosen"]), training)
+            replay(tuned, tracker)
+        trained = tuned.trained
+    else:
+        kept = folder.checkpoints if plan.keep_model else None
+        trained = run_plan(training, plan.phases, tracker=tracker, metrics=folder.metrics, states=kept)
+    found, chosen, test = trained.found, trained.preferred, dataset.splits["test"]
+    logits: dict[str, Tensor] = {}
+    for name, state in trained.weights.items():
+        training.learner.load_state_dict(state)
+        logits[name] = training.logits(test)
+        found[name]["test"] = classification(logits[name], dataset.labels[test])
+    result = {
+        "chosen": chosen,
+        "num_train": len(training.labelled),
+        "num_validation": len(training.validation),
+        "num_parameters": sum(parameter.numel() for parameter in training.objective.backbone.parameters()),
+        "phases": found,
+        **({} if tuned is None else {"tuned": tuned.report}),
+        **plan.measure_more(),
+    }
+    _log_choice(folder, tracker, result, runtime)
+    if runtime.is_main:
+        write_predicted(folder.path, logits[chosen])
+        if plan.keep_model:
+            training.learner.load_state_dict(trained.weights[chosen])
+            _export(stage, plan, folder.path, result, logits[chosen])
     return result
 
 
+def _log_choice(folder: RunFolder, tracker: Tracker, result: dict[str, Any], runtime: Runtime) -> None:
+    chosen, found = result["chosen"], result["phases"]
+    if runtime.is_main:
+        drop_after(folder.metrics, "chosen", -1)
+    tracker.log({"phase": "chosen", "split": "test", **found[chosen]["test"]})
+    # As in the summary of a comparison: a phase's metrics are those of the test images.
+    named = {**found, "chosen": found[chosen]}
+    tested = {f"{phase}/{metric}": value for phase, one in named.items() for metric, value in one["test"].items()}
+    validation = found[chosen]["validation"]["accuracy"]
+    tracker.summarize({**tested, "validation/accuracy": validation, "num_train": result["num_train"]})
+
+
+def _export(stage: Stage, plan: TrainPlan, folder: Path, result: dict[str, Any], logits: Tensor) -> None:
+    """Write the chosen model, which the objective holds, and its evaluation. Called on rank 0."""
+    training, dataset, test = plan.training, plan.training.dataset, plan.training.dataset.splits["test"]
+    origin = {**plan.provenance, "settings": stage.settings, "data_fingerprint": dataset.fingerprint}
+    write_model(training, folder, plan.config.head, origin, seen=plan.seen, images=dataset)
+    held = {
+        "validation": (dataset, training.validation, training.logits(training.validation)),
+        "test": (dataset, test, logits),
+    }
+    write_evaluation(folder, dataset.classes, held)
+    views = (View(training.recipe.augment),)
+    size = training.objective.backbone.spec.image_size
+    monitoring.draw_views(folder / "views.png", views, dataset, size=size, seed=training.seed)
+    write_curves(folder, plan.key, result)
+
+
 def measure_start(training: Training) -> dict[str, float]:
-    """Metrics of the validation images before any training: a new head knows nothing, nearest neighbours need none."""
+    """Measure the validation images before any training: metrics of the new head, and kNN accuracy of the features."""
     backbone, dataset = training.objective.backbone, training.dataset
     splits = (training.labelled, training.validation)
-    known, asked = (extract(backbone, dataset, indices, training.runtime) for indices in splits)
-    knn = knn_accuracy(known, dataset.labels[splits[0]], asked, dataset.labels[splits[1]])
+    train, validation = (extract(backbone, dataset, indices, training.runtime) for indices in splits)
+    knn = knn_accuracy(train, dataset.labels[splits[0]], validation, dataset.labels[splits[1]])
     return {**training.measure(training.validation), "knn_accuracy": knn}
 
 
 def describe(result: dict[str, Any], output: Path, runtime: Runtime) -> None:
-    """Print each phase's accuracies, and which model the run left."""
+    """Print the accuracies of each phase, and the choice."""
     listed = table("phase", "validation", "test", "seconds", "")
     for name, one in result["phases"].items():
         chosen = "preferred by validation" if name == result["chosen"] else ""

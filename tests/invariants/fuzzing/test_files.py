@@ -28,7 +28,7 @@ from ssl_transfer.engine.launch import jobs
 from ssl_transfer.engine.runs.checkpoint_files import StateFiles
 from ssl_transfer.engine.runs.run_folder import RunFolder, held_result
 from ssl_transfer.engine.tracking.tracker import drop_after
-from ssl_transfer.models import pretrained
+from ssl_transfer.stages.common.run import Run
 
 COUNTER = itertools.count()
 Damage = Callable[[bytes], bytes]
@@ -132,10 +132,12 @@ def test_exports(damage: Damage, name: str, copied: Callable, finished: Path) ->
     path = copied(f"backbone/{name}", damage)
     other = {"backbone.json": "backbone.safetensors", "backbone.safetensors": "backbone.json"}[name]
     shutil.copy(finished / "backbone" / other, path.parent / other)
-    expected, before = pretrained.from_checkpoint(finished)
+    original = Run(finished)
+    expected, before = original.load_backbone(), original.provenance
 
     def read() -> None:
-        found, provenance = pretrained.from_checkpoint(path.parent)
+        run = Run(path.parent)
+        found, provenance = run.load_backbone(), run.provenance
         assert same(found.state_dict(), expected.state_dict())
         assert (found.spec, provenance) == (expected.spec, before)
 

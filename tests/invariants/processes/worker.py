@@ -30,6 +30,7 @@ from ssl_transfer.models.heads import linear_head
 from ssl_transfer.objectives.supervised import Supervised
 from ssl_transfer.stages.transfer import phases
 from ssl_transfer.stages.transfer import transfer as stage
+from ssl_transfer.stages.transfer.config import TransferConfig
 
 
 def projections() -> Tensor:
@@ -136,7 +137,7 @@ def transferred_state(runtime: Runtime, output: Path) -> dict[str, dict[str, Ten
         return summary
 
     phases.train = traced
-    config = stage.TransferConfig(
+    config = TransferConfig(
         image_size=16,
         labels="5",
         batch_size=20,

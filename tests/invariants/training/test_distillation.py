@@ -19,6 +19,7 @@ from ssl_transfer.engine.training.train_state import State
 from ssl_transfer.objectives.distillation import Distillation, Teacher
 from ssl_transfer.stages.distill import distill as stage
 from ssl_transfer.stages.distill import teacher_batches
+from ssl_transfer.stages.distill.config import DistillConfig
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "distill.py"
 STOPPED = 130
@@ -157,7 +158,7 @@ def test_test_images_choose_nothing(teacher: Path, runtime: Any, convolutional: 
     labels[digits.splits["test"]] = labels[digits.splits["test"][order]]
     exported, results = [], []
     for name, dataset in (("as it is", digits), ("permuted", replace(digits, labels=labels))):
-        config = stage.DistillConfig(
+        config = DistillConfig(
             teacher=str(teacher),
             student="resnet10t",
             backbone=convolutional,

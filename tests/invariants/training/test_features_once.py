@@ -12,7 +12,8 @@ from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.models.heads import HeadConfig
 from ssl_transfer.stages.transfer import feature_cache, phases
-from ssl_transfer.stages.transfer.transfer import TransferConfig, transfer
+from ssl_transfer.stages.transfer.config import TransferConfig
+from ssl_transfer.stages.transfer.transfer import transfer
 
 
 @pytest.fixture(scope="module")

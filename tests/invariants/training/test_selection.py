@@ -14,7 +14,8 @@ from ssl_transfer.data.sources import Dataset, LoadingConfig, load
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.models.backbones import BackboneConfig
-from ssl_transfer.stages.transfer.transfer import TransferConfig, transfer
+from ssl_transfer.stages.transfer.config import TransferConfig
+from ssl_transfer.stages.transfer.transfer import transfer
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ssl_transfer.engine.distributed.runtime import Runtime
-from ssl_transfer.stages.common.checkpoint_data import loading_of
+from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.explain import subject
 from ssl_transfer.stages.explain.config import names_of, parts_of
 
@@ -164,12 +164,12 @@ def test_files_are_seen_as_the_run_saw_them(
     data = ("--data", "folder:images", "--loading.cache", "cache", "--loading.stored-size", 19, "--batch-size", 16)
     flags = (*tiny[command[0]], *tiny["convolutional"], *data, "--output", "run")
     assert run(*command, *flags).status == 0
-    loading = loading_of(Path("run"))
+    loading = Run(Path("run")).loading
     own = subject.load(
-        Path("run"), "run", runtime, data="folder:images", loading=loading, files=(), split="test", count=4
+        Run(Path("run")), "run", runtime, data="folder:images", loading=loading, files=(), split="test", count=4
     )
     files = [f"images/{name}" for name in own.shown.names]
-    found = subject.load(Path("run"), "run", runtime, data="", loading=loading, files=files, split="test", count=4)
+    found = subject.load(Run(Path("run")), "run", runtime, data="", loading=loading, files=files, split="test", count=4)
     assert torch.equal(found.shown.views, own.shown.views)
 
 

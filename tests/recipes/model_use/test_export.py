@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 from ssl_transfer.cli.main import main
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.export import library
 from ssl_transfer.stages.export.check import check_images, largest_difference
 from ssl_transfer.stages.export.model import load_exported
@@ -64,7 +65,7 @@ def used(usage: str, folder: Path, images: torch.Tensor, monkeypatch: pytest.Mon
 
 def assert_same(run_folder: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What stands beside an export computes what the run computes, on one image and on many."""
-    exported = load_exported(run_folder)
+    exported = load_exported(Run(run_folder))
     images = check_images(exported, ())
     told = json.loads((output / "model.json").read_text())
     with torch.no_grad():
@@ -73,7 +74,7 @@ def assert_same(run_folder: Path, output: Path, monkeypatch: pytest.MonkeyPatch)
         outputs = used(told["usage"], output, images[:count], monkeypatch)
         torch.testing.assert_close(outputs, expected[:count], rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     assert float(expected.std()) > 1e-3
-    assert told["classes"] == list(exported.classes)
+    assert told["classes"] == list(exported.run.classes)
     assert told["largest_difference"] <= 1e-4 * max(1.0, float(expected.abs().max()))
 
 
@@ -123,7 +124,7 @@ def test_a_transformer_on_the_hub(run: Callable, tiny: dict, monkeypatch: pytest
 def test_timm_reads_it_in_each_of_its_ways(run: Callable, transferred: Path) -> None:
     assert run("export", transferred, "--output", "weights").status == 0
     assert run("export", transferred, "--format", "huggingface", "--output", "folder").status == 0
-    exported = load_exported(transferred)
+    exported = load_exported(Run(transferred))
     images = check_images(exported, ())
     arguments = {"stem_type": "", "stem_width": 8, "channels": (8, 8, 16, 16), "in_chans": 1, "num_classes": 10}
     by_path = timm.create_model("resnet10t", checkpoint_path="weights/model.safetensors", **arguments)
@@ -161,7 +162,7 @@ def test_the_hubs_own_processing_shows_the_model_what_the_run_shows_it(
     folder = train(Path("run"), tiny, *flags)
     assert run("export", folder, "--format", "huggingface", "--output", "out").status == 0
     facts = json.loads(Path("out/preprocessor_config.json").read_text())
-    exported, (file, *_) = load_exported(folder), sorted(Path("images").rglob("*.png"))
+    exported, (file, *_) = load_exported(Run(folder)), sorted(Path("images").rglob("*.png"))
     Image.open(file).convert("RGB").resize((80, 80)).save("one.png")
     picture = Image.open("one.png")
     expected = exported.backbone.normalize(check_images(exported, ("one.png",)))
@@ -173,7 +174,8 @@ def test_the_hubs_own_processing_shows_the_model_what_the_run_shows_it(
 
 def test_offsets_are_part_of_the_hubs_mean(transferred: Path) -> None:
     """Stored values of 100 to 300 for 0 to 1."""
-    exported = replace(load_exported(transferred), value_range=(100.0, 300.0))
+    exported = load_exported(Run(transferred))
+    exported.run.storage = replace(exported.run.storage, value_range=(100.0, 300.0))
     facts = library._preprocessor(exported)
     mean, std = exported.backbone.spec.mean[0], exported.backbone.spec.std[0]
     value = (180.0 * facts["rescale_factor"] - facts["image_mean"][0]) / facts["image_std"][0]
@@ -223,7 +225,7 @@ def test_only_what_timm_loads_by_name_says_so(run: Callable, small_stem: Path) -
 
 def test_a_scale_of_its_own_is_no_excuse(transferred: Path) -> None:
     """Outputs that are all small are held against themselves."""
-    exported = load_exported(transferred)
+    exported = load_exported(Run(transferred))
     assert exported.classifier is not None
     module = exported.module
     for parameter in exported.classifier.head.parameters():
@@ -256,7 +258,7 @@ def test_the_model_card(run: Callable, transferred: Path, monkeypatch: pytest.Mo
     assert "cc-by-4.0" in body
     usage = re.search(r"```python\n(.*?)```", body, re.DOTALL)
     assert usage is not None
-    exported = load_exported(transferred)
+    exported = load_exported(Run(transferred))
     images = check_images(exported, ())
     with torch.no_grad():
         expected = exported.module(images)

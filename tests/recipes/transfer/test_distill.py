@@ -14,6 +14,7 @@ from ssl_transfer.cli.main import main
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.stages.distill import distill as stage
+from ssl_transfer.stages.distill.config import DistillConfig
 
 NAMED = ("--teacher", "TEACHER", "--student", "resnet10t")
 SHORT = ("--labels", 2, "--epochs", 1, "--finetune-steps", 4)
@@ -202,10 +203,9 @@ def test_one_of_many_that_has_finished_builds_nothing(
 ) -> None:
     flags = [str(word) for word in (*student[1:], "--output", tmp_path / "run")]
     assert run("distill", *flags).status == 0
-    default = stage.DistillConfig()
-    config = configuration.parse(stage.DistillConfig, {}, flags, program="distill", default=default)
+    default = DistillConfig()
+    config = configuration.parse(DistillConfig, {}, flags, program="distill", default=default)
     monkeypatch.setattr(stage, "initial_backbone", None)
-    monkeypatch.setattr(stage, "load_classifier", None)
     assert stage.distill(config, quiet=True) == json.loads((tmp_path / "run" / "result.json").read_text())
     with pytest.raises(InputError, match="seed"):
         stage.distill(dataclasses.replace(config, seed=1), quiet=True)

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.weight_files import WeightFile
 from ssl_transfer.methods.mae import MAE, METHOD, MAEConfig
 from ssl_transfer.models import pretrained
 
@@ -231,7 +232,7 @@ def test_the_export_loads_strictly_into_timms_plain_transformer(make_backbone, m
     method = build(make_backbone("transformer"))
     method(make_batch(4)).loss.backward()
     pretrained.export(method.backbone, tmp_path, {})
-    loaded, _ = pretrained.from_checkpoint(tmp_path)
+    loaded = pretrained.from_export(WeightFile(tmp_path, "backbone"))
     plain = timm.create_model(
         "vit_tiny_patch16_224", img_size=16, patch_size=2, embed_dim=16, depth=2, num_heads=2, num_classes=0
     )

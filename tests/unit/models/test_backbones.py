@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.weight_files import WeightFile
 from ssl_transfer.models import backbones, factory, pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneConfig, BackboneSpec
 
@@ -135,7 +136,8 @@ def test_export_round_trip(make_backbone, tmp_path, kind, channels):
     backbone = make_backbone(kind, channels=channels)
     backbone(torch.rand(8, channels, 16, 16))  # moves the statistics of BatchNorm
     pretrained.export(backbone, tmp_path / "backbone", {"method": "none"})
-    loaded, provenance = pretrained.from_checkpoint(tmp_path)
+    file = WeightFile(tmp_path, "backbone")
+    loaded, provenance = pretrained.from_export(file), file.description["provenance"]
     assert provenance == {"method": "none"}
     assert loaded.spec == backbone.spec
     assert same_state(loaded.state_dict(), backbone.state_dict())
@@ -148,7 +150,7 @@ def test_an_export_that_does_not_fit_is_refused(make_backbone, tmp_path):
     backbone.spec = dataclasses.replace(backbone.spec, arguments=(*backbone.spec.arguments[:2], "channels=(8,8,8,8)"))
     pretrained.export(backbone, tmp_path, {})
     with pytest.raises(InputError, match="do not fit resnet10t"):
-        pretrained.from_checkpoint(tmp_path)
+        pretrained.from_export(WeightFile(tmp_path, "backbone"))
 
 
 @pytest.fixture(scope="module")

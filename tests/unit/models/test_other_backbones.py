@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.weight_files import WeightFile
 from ssl_transfer.models import backbones, pretrained, torchvision_models
 from ssl_transfer.models.backbones import Backbone, BackboneConfig, BackboneSpec, first_blocks
 from ssl_transfer.models.heads import HeadConfig, make_head
@@ -281,7 +282,7 @@ def test_an_old_description_still_loads(make_backbone, tmp_path):
     # Those had no checksums either.
     del description["checksum"], description["weights"]
     path.write_text(json.dumps(description))
-    assert pretrained.from_checkpoint(tmp_path)[0].spec == backbone.spec
+    assert pretrained.from_export(WeightFile(tmp_path, "backbone")).spec == backbone.spec
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -312,7 +313,7 @@ def test_the_first_blocks_compute_what_they_did(family, make_family, count, tmp_
     if count == 3:
         pretrained.export(kept, tmp_path, {})
         assert len(load_file(tmp_path / "backbone.safetensors")) == len(kept.model.state_dict()) < len(state)
-        loaded, _ = pretrained.from_checkpoint(tmp_path)
+        loaded = pretrained.from_export(WeightFile(tmp_path, "backbone"))
         assert loaded.spec == replace(backbone.spec, keep_blocks=3)
         with torch.no_grad():
             assert torch.equal(loaded.eval()(images), features)

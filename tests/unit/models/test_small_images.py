@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from ssl_transfer.engine.io.weight_files import WeightFile
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import BackboneConfig
 from ssl_transfer.models.small_images import smaller_size
@@ -30,7 +31,7 @@ def test_a_vision_transformer_is_made_to_take_whole_patches(make_backbone, tmp_p
     # At its own size, and once it is exported, it is what it was.
     assert torch.equal(backbone(images(16)), before)
     pretrained.export(backbone, tmp_path / "backbone", {})
-    again, _ = pretrained.from_checkpoint(tmp_path / "backbone")
+    again = pretrained.from_export(WeightFile(tmp_path / "backbone", "backbone"))
     assert again.spec == make_backbone("transformer").spec
     assert torch.equal(again.eval()(images(16)), before)
 

@@ -22,6 +22,7 @@ from ssl_transfer.engine.randomness import sample_keys
 from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.models import pretrained
 from ssl_transfer.models.backbones import BackboneConfig, make_spec
+from ssl_transfer.stages.common.run import Run
 
 SIZE = 8
 
@@ -237,6 +238,6 @@ def test_pretraining_on_a_stream_goes_on_from_a_run(tmp_path: Path, capsys: pyte
     pretrained.export(backbone, tmp_path / "first" / "backbone", {}, seen=np.arange(3, dtype=np.uint64))
     flags = ["--data", f"hf:{folder}", "--epochs", "1", "--batch-size", "16", "--loading.streaming"]
     main.main(["pretrain", "simclr", "--init", str(tmp_path / "first"), *flags, "--output", str(tmp_path / "second")])
-    assert pretrained.from_checkpoint(tmp_path / "second")[0].spec == spec
-    assert pretrained.seen_images(tmp_path / "second") is None
+    assert Run(tmp_path / "second").spec == spec
+    assert Run(tmp_path / "second").seen is None
     assert "values 0 to 200 become 0 to 1" in capsys.readouterr().out

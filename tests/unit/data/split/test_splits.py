@@ -10,7 +10,8 @@ from ssl_transfer.data import sources
 from ssl_transfer.data.sources import LoadingConfig
 from ssl_transfer.data.split import splits
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.stages.transfer.transfer import TransferConfig, labelled_images
+from ssl_transfer.stages.transfer.config import TransferConfig
+from ssl_transfer.stages.transfer.setup import labelled_images
 
 CLASSES = ("cat", "dog", "owl")
 LABELS = torch.arange(120) % 3
@@ -334,6 +335,6 @@ def test_of_a_share_validation_holds_at_most_what_training_took():
     )
     for text, expected in (("10%", [6, 2]), ("0.1", [6, 2]), ("3", [3, 3]), ("0.99", [59, 20]), ("all", [60, 20])):
         drawn = labelled_images(TransferConfig(labels=text, seed=1), dataset)
-        sizes = [torch.bincount(labels[found], minlength=2).tolist() for found in drawn]
+        sizes = [torch.bincount(labels[found], minlength=2).tolist() for found in (drawn.train, drawn.validation)]
         assert sizes[0] == expected
         assert sizes[1] == ([40, 40] if text == "all" else [min(40, count) for count in expected])

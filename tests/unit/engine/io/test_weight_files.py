@@ -80,7 +80,8 @@ def test_weights_round_trip_from_the_export_and_from_its_run(tmp_path):
     os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "run" / "backbone").iterdir()} == {0o640}
     for folder in (tmp_path / "run", tmp_path / "run" / "backbone"):
-        loaded, description = weight_files.load_weights(folder, "backbone")
+        file = weight_files.WeightFile(folder, "backbone")
+        loaded, description = file.tensors(), file.description
         assert loaded.keys() == weights.keys()
         for name, value in weights.items():
             assert torch.equal(loaded[name], value)
@@ -92,7 +93,7 @@ def test_an_export_without_its_description_does_not_count(tmp_path):
     weight_files.save_weights(tmp_path, "backbone", {"a": torch.ones(1)}, {})
     (tmp_path / "backbone.json").unlink()
     with pytest.raises(InputError, match=r"holds no backbone\.json. Give the folder of a finished run"):
-        weight_files.load_weights(tmp_path, "backbone")
+        weight_files.WeightFile(tmp_path, "backbone").tensors()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_an_export_without_its_description_does_not_count(tmp_path):
 def test_a_folder_without_a_model_is_told_as_what_it_is(tmp_path, file, message):
     (tmp_path / file).write_text("{}")
     with pytest.raises(InputError, match=message):
-        weight_files.load_description(tmp_path, "backbone")
+        weight_files.WeightFile(tmp_path, "backbone")
 
 
 def test_broken_exports_are_named(tmp_path):
@@ -113,8 +114,8 @@ def test_broken_exports_are_named(tmp_path):
     whole = (tmp_path / "backbone.safetensors").read_bytes()
     (tmp_path / "backbone.safetensors").write_bytes(whole[:200])
     with pytest.raises(InputError, match="not a readable exported backbone"):
-        weight_files.load_weights(tmp_path, "backbone")
+        weight_files.WeightFile(tmp_path, "backbone").tensors()
     (tmp_path / "backbone.safetensors").write_bytes(whole)
     (tmp_path / "backbone.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(InputError, match="format 99"):
-        weight_files.load_weights(tmp_path, "backbone")
+        weight_files.WeightFile(tmp_path, "backbone").tensors()

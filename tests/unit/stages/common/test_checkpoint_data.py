@@ -14,6 +14,7 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.models import pretrained
 from ssl_transfer.models.backbones import BackboneConfig, make_spec
 from ssl_transfer.stages.common.checkpoint_data import matched, own_images
+from ssl_transfer.stages.common.run import Run
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def images() -> Dataset:
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """`checkpoint(seen, value_range)`: its spec and where it lies."""
+    """`checkpoint(seen, value_range)`: a run with an exported backbone."""
 
     def call(seen=(), value_range=(0.0, 255.0)):
         config = BackboneConfig(name="resnet10t")
@@ -42,23 +43,23 @@ def checkpoint(tmp_path):
         backbone = pretrained.scratch(spec, seed=0)
         seen = None if seen is None else np.array(seen, dtype=np.uint64)
         pretrained.export(backbone, tmp_path / "run" / "backbone", {}, seen=seen)
-        return spec, tmp_path / "run"
+        return Run(tmp_path / "run")
 
     return call
 
 
 def test_what_goes_together_stays_as_it_is(images, checkpoint):
-    found = matched(images, *checkpoint(seen=[100, 103, 7]), LoadingConfig())
+    found = matched(images, checkpoint(seen=[100, 103, 7]), LoadingConfig())
     assert found == images
 
 
 def test_images_that_were_trained_on_are_not_tested(images, checkpoint):
     with pytest.raises(InputError, match=r"trained on 1 image for validation and 2 images for test .*4\.png"):
-        matched(images, *checkpoint(seen=[100, 104, 109, 111]), LoadingConfig())
+        matched(images, checkpoint(seen=[100, 104, 109, 111]), LoadingConfig())
 
 
 def test_images_that_were_trained_on_can_be_left_out(images, checkpoint):
-    found = matched(images, *checkpoint(seen=[100, 104, 109, 111]), LoadingConfig(leakage="drop"))
+    found = matched(images, checkpoint(seen=[100, 104, 109, 111]), LoadingConfig(leakage="drop"))
     assert {name: indices.tolist() for name, indices in found.splits.items()} == {
         "unlabeled": [],
         "train": [0, 1, 2, 3],
@@ -69,41 +70,42 @@ def test_images_that_were_trained_on_can_be_left_out(images, checkpoint):
 
 
 def test_images_that_were_trained_on_can_be_allowed(images, checkpoint):
-    found = matched(images, *checkpoint(seen=[104]), LoadingConfig(leakage="allow"))
+    found = matched(images, checkpoint(seen=[104]), LoadingConfig(leakage="allow"))
     assert found.splits == images.splits
     assert found.notes[-1].startswith("warning: ")
 
 
 def test_a_checkpoint_that_does_not_say_what_it_saw(images, checkpoint):
-    assert "not known which images" in matched(images, *checkpoint(seen=None), LoadingConfig()).notes[-1]
+    assert "not known which images" in matched(images, checkpoint(seen=None), LoadingConfig()).notes[-1]
 
 
 def test_other_channels(images, checkpoint):
-    spec, path = checkpoint()
+    run = checkpoint()
+    run.spec = replace(run.spec, in_chans=3)
     with pytest.raises(InputError, match="takes images of 3 channels; folder:images has 1"):
-        matched(images, replace(spec, in_chans=3), path, LoadingConfig())
+        matched(images, run, LoadingConfig())
 
 
 def test_values_of_another_depth(images, checkpoint):
-    spec, path = checkpoint(value_range=(0.0, 65535.0))
+    run = checkpoint(value_range=(0.0, 65535.0))
     with pytest.raises(InputError, match=r"are 0 to 255, and .* was trained on 0 to 65535: they are of another depth"):
-        matched(images, spec, path, LoadingConfig())
+        matched(images, run, LoadingConfig())
     # Who says what the values mean is believed.
-    given = matched(images, spec, path, LoadingConfig(value_range=(0.0, 255.0)))
+    given = matched(images, run, LoadingConfig(value_range=(0.0, 255.0)))
     assert given.value_range == (0.0, 255.0)
 
 
 @pytest.mark.parametrize(("high", "warns"), [(300.0, False), (1000.0, True)])
 def test_values_of_nearly_the_same_range_are_read_as_the_checkpoints(images, checkpoint, high, warns):
-    found = matched(images, *checkpoint(value_range=(0.0, high)), LoadingConfig())
+    found = matched(images, checkpoint(value_range=(0.0, high)), LoadingConfig())
     assert found.value_range == (0.0, high)
     assert bool(found.notes) == warns
 
 
 def test_a_checkpoint_keeps_what_every_training_saw(tmp_path: Path, checkpoint):
-    _, path = checkpoint(seen=[9, 5, 5])
-    assert pretrained.seen_images(path).tolist() == [5, 9]
-    assert pretrained.seen_images(path / "backbone").tolist() == [5, 9]
+    run = checkpoint(seen=[9, 5, 5])
+    assert run.seen.tolist() == [5, 9]
+    assert Run(run.path / "backbone").seen.tolist() == [5, 9]
 
 
 def settings_in(folder: Path, **held: object) -> Path:
@@ -116,25 +118,26 @@ def test_a_runs_own_images_are_read_as_it_read_them(tmp_path):
     loading = {"channels": "grey", "split_seed": 3}
     run = settings_in(tmp_path / "run", data="folder:images", loading=loading)
     expected = ("folder:images", LoadingConfig(channels="grey", split_seed=4))
-    assert own_images(run, "", LoadingConfig(split_seed=4)) == expected
-    assert own_images(run / "backbone", "", LoadingConfig(split_seed=4)) == expected
-    assert own_images(run, "digits", LoadingConfig()) == ("digits", LoadingConfig())
+    assert own_images(Run(run), "", LoadingConfig(split_seed=4)) == expected
+    assert own_images(Run(run / "backbone"), "", LoadingConfig(split_seed=4)) == expected
+    assert own_images(Run(run), "digits", LoadingConfig()) == ("digits", LoadingConfig())
     adapted = settings_in(tmp_path / "adapted", source="folder:images", target="digits", loading={})
-    assert own_images(adapted, "", LoadingConfig()) == ("digits", LoadingConfig())
+    assert own_images(Run(adapted), "", LoadingConfig()) == ("digits", LoadingConfig())
 
 
 def test_a_stream_and_a_folder_without_settings_name_no_images(tmp_path):
     run = settings_in(tmp_path / "run", data="hf:photographs", loading={"streaming": True})
-    assert own_images(run, "", LoadingConfig())[0] == ""
-    assert own_images(tmp_path, "", LoadingConfig())[0] == ""
+    assert own_images(Run(run), "", LoadingConfig())[0] == ""
+    assert own_images(Run(tmp_path), "", LoadingConfig())[0] == ""
 
 
 def test_an_adaptation_that_saw_grey_as_colour_sees_it_so_again(images, checkpoint):
-    spec, path = checkpoint()
-    spec = replace(spec, in_chans=3, mean=(0.5,) * 3, std=(0.2,) * 3)
+    run = checkpoint()
+    run.spec = spec = replace(run.spec, in_chans=3, mean=(0.5,) * 3, std=(0.2,) * 3)
     with pytest.raises(InputError, match="takes images of 3 channels"):
-        matched(images, spec, path, LoadingConfig())
-    settings_in(path, source="folder:colours", target="folder:images")
-    found = matched(images, spec, path, LoadingConfig())
+        matched(images, run, LoadingConfig())
+    run = Run(settings_in(run.path, source="folder:colours", target="folder:images"))
+    run.spec = spec
+    found = matched(images, run, LoadingConfig())
     assert found.num_channels == 3
     assert torch.equal(found.pixels[:, 2], images.pixels[:, 0])

@@ -12,7 +12,15 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models import pretrained
 from ssl_transfer.models.backbones import BackboneConfig, first_blocks
-from ssl_transfer.stages.common.initialization import AUTO, Initial, held, initial_backbone
+from ssl_transfer.stages.common.initialization import (
+    AUTO,
+    Initial,
+    image_size_of,
+    initial_backbone,
+    network_of_run,
+    open_initial_run,
+)
+from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.pretrain import config as pretraining
 
 TINY = {"stem_type": "", "stem_width": 8, "channels": (8, 8, 16, 16), "zero_init_last": False}
@@ -41,7 +49,8 @@ def exported(make_backbone, tmp_path):
 
 def test_a_convolutional_network_takes_another_size_as_it_is(exported):
     backbone, path = exported()
-    larger, provenance = pretrained.from_checkpoint(path, image_size=24)
+    run = Run(path)
+    larger, provenance = run.load_backbone(image_size=24), run.provenance
     assert larger.spec == dataclasses.replace(backbone.spec, image_size=24)
     assert provenance == {"method": "simclr"}
     state = backbone.model.state_dict()
@@ -56,9 +65,9 @@ def test_a_transformers_position_embedding_is_resampled(make_backbone, tmp_path)
     with torch.no_grad():
         backbone.model.pos_embed[:, 1:] = ramp.reshape(1, rows * columns, -1)
     pretrained.export(backbone, tmp_path, {})
-    same, _ = pretrained.from_checkpoint(tmp_path, image_size=64)
+    same = Run(tmp_path).load_backbone(image_size=64)
     assert torch.equal(same.model.pos_embed, backbone.model.pos_embed)
-    other, _ = pretrained.from_checkpoint(tmp_path, image_size=96)
+    other = Run(tmp_path).load_backbone(image_size=96)
     assert torch.equal(other.model.blocks[0].mlp.fc1.weight, backbone.model.blocks[0].mlp.fc1.weight)
     assert torch.equal(other.model.pos_embed[:, 0], backbone.model.pos_embed[:, 0])
     grid = other.model.pos_embed.detach()[0, 1:, 0].view(other.model.patch_embed.grid_size)
@@ -70,11 +79,12 @@ def test_a_transformers_position_embedding_is_resampled(make_backbone, tmp_path)
 
 def test_transfer_keeps_the_size_of_its_run_and_pretraining_may_change_it(exported):
     _, path = exported()
-    assert Initial(init=str(path)).size == 16
+    run = Run(path)
+    assert image_size_of(Initial(init=str(path)), run) == 16
     with pytest.raises(InputError, match="--image-size 24"):
-        _ = Initial(init=str(path), image_size=24).size
-    assert pretrain_config(init=str(path)).size == 16
-    assert pretrain_config(init=str(path), image_size=24).size == 24
+        image_size_of(Initial(init=str(path), image_size=24), run)
+    assert image_size_of(pretrain_config(init=str(path)), run) == 16
+    assert image_size_of(pretrain_config(init=str(path), image_size=24), run) == 24
 
 
 def pretrain_config(name="simclr", backbone=AUTO, **settings):
@@ -86,16 +96,16 @@ def pretrain_config(name="simclr", backbone=AUTO, **settings):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_auto_is_what_the_method_suggests(name):
-    assert pretraining.resolved(pretrain_config(name)).backbone == METHODS[name].backbone
+    assert pretraining.resolved(pretrain_config(name), None).backbone == METHODS[name].backbone
     small = BackboneConfig(name=AUTO, stem="small")
-    assert pretraining.resolved(pretrain_config(name, small)).backbone == dataclasses.replace(
+    assert pretraining.resolved(pretrain_config(name, small), None).backbone == dataclasses.replace(
         small, name=METHODS[name].backbone.name
     )
 
 
 def test_auto_is_what_the_run_holds(exported):
     backbone, path = exported()
-    config = pretraining.resolved(pretrain_config(init=str(path)))
+    config = pretraining.resolved(pretrain_config(init=str(path)), Run(path))
     assert (config.backbone.name, config.backbone.stem) == (backbone.spec.name, backbone.spec.stem)
     assert config.backbone.arguments == backbone.spec.arguments
     assert config.image_size == 16
@@ -104,7 +114,7 @@ def test_auto_is_what_the_run_holds(exported):
 def test_another_backbone_than_the_runs_is_refused_by_name(exported):
     backbone, path = exported()
     same = BackboneConfig(name=backbone.spec.name, arguments=backbone.spec.arguments)
-    assert held(path, same) == dataclasses.replace(same, stem=backbone.spec.stem)
+    assert network_of_run(Run(path), same) == dataclasses.replace(same, stem=backbone.spec.stem)
     others = (
         dataclasses.replace(same, name="resnet18"),
         BackboneConfig(name=same.name),
@@ -112,7 +122,7 @@ def test_another_backbone_than_the_runs_is_refused_by_name(exported):
     )
     for other in others:
         with pytest.raises(InputError, match=rf"--backbone.name {other.name} .* holds resnet10t .*Leave --backbone"):
-            held(path, other)
+            network_of_run(Run(path), other)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -129,7 +139,7 @@ def test_methods_are_built_around_the_first_weights(name, make_dataset, weights,
             backbone=BackboneConfig(name="resnet10t", arguments=ARGUMENTS),
         )
     )
-    backbone, _ = initial_backbone(start, make_dataset())
+    backbone, _ = initial_backbone(start, make_dataset(), open_initial_run(start))
     first = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     if not is_vit:
         assert torch.equal(first["conv1.weight"], timm.models.load_state_dict(str(weights))["conv1.weight"])
@@ -152,7 +162,8 @@ def test_what_is_drawn_after_the_weights_is_a_function_of_the_seed(make_dataset,
 
     def drawn(settings, seed):
         torch.rand(seed + 3)
-        initial_backbone(Initial(**settings, seed=seed), make_dataset())
+        start = Initial(**settings, seed=seed)
+        initial_backbone(start, make_dataset(), open_initial_run(start))
         return nn.Linear(4, 4).weight
 
     for settings in (imagenet, run, scratch):
@@ -163,8 +174,10 @@ def test_what_is_drawn_after_the_weights_is_a_function_of_the_seed(make_dataset,
 def test_what_would_be_ignored_is_refused(make_dataset, weights, exported):
     _, path = exported()
     for init in ("scratch", str(path)):
+        start = Initial(init=init, imagenet_weights=weights)
+        run = open_initial_run(start)
         with pytest.raises(InputError, match=f"--imagenet-weights would be ignored with --init {init}"):
-            initial_backbone(Initial(init=init, imagenet_weights=weights), make_dataset())
+            initial_backbone(start, make_dataset(), run)
 
 
 def test_a_backbone_cut_short_is_not_pretrained(make_backbone):

@@ -12,8 +12,9 @@ from ssl_transfer.engine.errors import DivergedError, InputError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.evaluation.comparison.result_tables import rows_of
 from ssl_transfer.stages.transfer import tune as tuning
+from ssl_transfer.stages.transfer.config import TransferConfig
 from ssl_transfer.stages.transfer.plan import TransferRecipe
-from ssl_transfer.stages.transfer.transfer import TransferConfig, transfer
+from ssl_transfer.stages.transfer.transfer import transfer
 
 RECIPE = TransferRecipe()
 
