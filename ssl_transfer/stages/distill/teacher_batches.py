@@ -15,7 +15,7 @@ from ssl_transfer.objectives.distillation import Distillation, DistillationConfi
 from ssl_transfer.stages.transfer.phases import PhaseTraining, Training
 from ssl_transfer.stages.transfer.plan import Phase
 
-from .teacher_cache import recorded_answers
+from .teacher_cache import cached_outputs
 
 
 def batch_sizes(
@@ -103,13 +103,10 @@ class Lessons:
         if fixed_views is None:
             return
         objective.set_trained("all", augmented=self._augmented)
-        answers = recorded_answers(
+        answers = cached_outputs(
             self.module.teacher,
-            objective,
-            training.dataset,
+            training,
             torch.cat([training.labelled, pool]).unique(),
-            runtime,
-            seed=training.seed,
             views=fixed_views,
             size=sum(sizes) // runtime.num_processes,
             with_features=bool(config.hint or config.similarity),

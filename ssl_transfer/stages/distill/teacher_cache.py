@@ -1,7 +1,7 @@
-"""What a teacher says, computed once: where views are fixed, each of them is asked about one time.
+"""Compute the teacher's outputs once, where the views are fixed.
 
-As with features at a frozen boundary (`features`), the teacher runs on batches of the size that it would be asked with,
-so that its answers have the bits that asking it each time has. Without micro-batches, whose sizes are others.
+As with features at a frozen boundary (`transfer.feature_cache`), the teacher runs on batches of the size of training
+batches, so that cached outputs equal fresh ones to the bit. Micro-batches have other sizes and are excepted.
 
 Shapes: N images, V views, B images of a batch, K classes.
 """
@@ -9,45 +9,32 @@ Shapes: N images, V views, B images of a batch, K classes.
 import torch
 from torch import Tensor
 
-from ssl_transfer.data.dataset import Dataset
 from ssl_transfer.engine.console.formatting import file_size
 from ssl_transfer.engine.console.progress import bar
-from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.randomness import sample_keys
 from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.objectives.distillation import Answer, Recorded, Teacher
-from ssl_transfer.objectives.supervised import Supervised
+from ssl_transfer.stages.transfer.phases import Training
 
 MOST_BYTES = 4 * 10**9
-"""Answers that would take more than this are asked for each time."""
+"""Outputs that take more bytes are not cached."""
 
 
 @torch.no_grad()
-def recorded_answers(
-    teacher: Teacher,
-    student: Supervised,
-    dataset: Dataset,
-    indices: Tensor,
-    runtime: Runtime,
-    *,
-    seed: int,
-    views: int,
-    size: int,
-    with_features: bool,
+def cached_outputs(
+    teacher: Teacher, training: Training, indices: Tensor, *, views: int, size: int, with_features: bool
 ) -> Recorded | str:
-    """The teacher's answers to every view of these images, by key, or a sentence about why they are not kept.
+    """Compute the teacher's outputs for every view of these images; a sentence where they are too large to cache.
 
     Args:
         teacher: on the runtime's device.
-        student: whose views are shared; it knows already whether they are augmented.
-        dataset: holds the pixels.
+        training: of the student, whose objective makes the views; augmentation is switched on or off already.
         indices: (N,) int64, each only once.
-        runtime: device and processes.
-        seed: of the loaders.
         views: V; 0 is one view without augmentation.
-        size: images that the teacher is asked about at once.
-        with_features: whether anything but the scores is asked for.
+        size: images per batch of the teacher.
+        with_features: cache features beside the logits.
     """
+    student, dataset, runtime, seed = training.objective, training.dataset, training.runtime, training.seed
     count = len(indices)
     numbers = range(max(1, views))
     keys = torch.cat([sample_keys(seed, view, indices) for view in numbers])

@@ -96,7 +96,7 @@ def test_resumed_is_uninterrupted(
 
 @pytest.mark.parametrize("views", [0, 2])
 @pytest.mark.parametrize("settings", [("--batch-size", 16), (*POOL, "--distillation.hint", 1)], ids=["labels", "pool"])
-def test_recorded_answers_are_those_that_asking_gives(
+def test_cached_outputs_equal_fresh_ones(
     views: int,
     settings: tuple,
     command: Callable,
@@ -118,7 +118,7 @@ def test_recorded_answers_are_those_that_asking_gives(
     # Every view of every image, and the last batch filled up.
     images, size = (1146, 300) if "--pool" in settings else (30, 16)
     assert asked == [size] * (max(1, views) * -(-images // size))
-    monkeypatch.setattr(teacher_batches, "recorded_answers", lambda *_, **__: "asked each time")
+    monkeypatch.setattr(teacher_batches, "cached_outputs", lambda *_, **__: "asked each time")
     asked.clear()
     assert run(*flags, "--output", tmp_path / "live") == 0
     assert len(asked) >= 10
