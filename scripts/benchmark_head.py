@@ -16,7 +16,7 @@ from ssl_transfer.engine.runs.run_folder import RunFolder
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.heads import make_head
-from ssl_transfer.objectives.supervised import Supervised
+from ssl_transfer.objectives.supervised import Supervised, SupervisedConfig
 from ssl_transfer.stages.transfer import feature_cache
 from ssl_transfer.stages.transfer.phases import Training, run_phase
 from ssl_transfer.stages.transfer.plan import TransferRecipe
@@ -93,7 +93,7 @@ def _phase(plan: str, once: bool, dataset: Dataset, runtime: runtimes.Runtime) -
     backbone = pretrained.scratch(spec, seed=0)
     torch.manual_seed(0)
     head = make_head(recipe.head, backbone, 2)
-    objective = Supervised(backbone, head, augment=recipe.augment, num_classes=2).to(runtime.device)
+    objective = Supervised(backbone, head, SupervisedConfig(augment=recipe.augment), num_classes=2).to(runtime.device)
     most, feature_cache.MOST_BYTES = feature_cache.MOST_BYTES, feature_cache.MOST_BYTES if once else 0
     try:
         with (

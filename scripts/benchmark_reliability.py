@@ -86,7 +86,7 @@ def _stepping(method: str, settings: dict[str, Any]) -> Callable[[], None]:
     runtime, entry = runtimes.start(), METHODS[method]
     config = BackboneConfig(name="resnet18", stem="standard")
     spec = backbones.make_spec(config, in_chans=3, image_size=SIZE, mean=(0.5,) * 3, std=(0.25,) * 3)
-    module = entry.build(pretrained.scratch(spec, seed=0), entry.config(**settings)).train()
+    module = entry.module(pretrained.scratch(spec, seed=0), entry.config(**settings)).train()
     groups = parameter_groups(module, learning_rate=1e-4, weight_decay=1e-4)
     steps = Steps(
         module,

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ssl_transfer.data.dataset import Dataset, to_unit
 from ssl_transfer.data.loaders.loader import Loader
-from ssl_transfer.data.transforms.augment import SUPERVISED_DEFAULT
 from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.randomness import sample_keys
@@ -24,8 +23,8 @@ from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
-from ssl_transfer.models.heads import linear_head
-from ssl_transfer.objectives.supervised import Supervised
+from ssl_transfer.models.heads import HeadConfig, make_head
+from ssl_transfer.objectives.supervised import Supervised, SupervisedConfig
 
 # The suite tries the same examples every time; `--hypothesis-profile long` tries others, and many more of them.
 _PATIENT = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
@@ -137,9 +136,8 @@ def make_supervised(make_backbone) -> Callable[..., Supervised]:
     def make(kind: str = "convolutional", *, trained: Any = "all", seed: int = 0) -> Supervised:
         backbone = make_backbone(kind, seed=seed)
         torch.manual_seed(seed)
-        objective = Supervised(
-            backbone, linear_head(backbone.num_features, 3), augment=SUPERVISED_DEFAULT, num_classes=3
-        )
+        head = make_head(HeadConfig(), backbone, 3)
+        objective = Supervised(backbone, head, SupervisedConfig(), num_classes=3)
         objective.set_trained(trained)
         return objective
 

@@ -1,7 +1,7 @@
-"""Ways to pretrain a backbone without labels: one file each, listed here.
+"""Pretrain a backbone without labels: one file a method, all listed in `METHODS`.
 
-To add one, write `methods/NAME.py` that ends with `METHOD = Method(...)`, and add its line to `METHODS`. The command
-line, `compare` and the contract tests find it there.
+To add a method, write `methods/NAME.py` that ends with `METHOD = Method(...)`, and add its line to `METHODS`. The
+command line, `compare` and the contract tests find it there.
 """
 
 from . import autoencoder, barlow_twins, byol, dino, mae, moco, mocov3, simclr, simsiam, vicreg

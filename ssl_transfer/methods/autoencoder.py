@@ -1,9 +1,12 @@
-"""Autoencoder: the image is painted again from the backbone's pooled features; the plain baseline.
+"""Pretrain an autoencoder: reconstruct the image from the backbone's pooled features; the plain baseline.
 
-Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", Science 2006; with noise or
-hidden squares on the input, the denoising autoencoder (Vincent et al., ICML 2008). The code is the very vector that
-the transfer stage and kNN get. The target is always the clean image, and the loss its mean squared error, in
-deviations of the data set.
+Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", Science 2006; with noise or masked
+squares on the input, the denoising autoencoder (Vincent et al., ICML 2008). With the clean image x, the input x' and
+the decoder d:
+
+    loss = mean over pixels of (d(pool(backbone(x'))) - x)^2
+
+Pixels are in deviations of the data set. The code is the same vector that the transfer stage and kNN take.
 
 Shapes: B images, C channels, S pixels a side, D features.
 """
@@ -15,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_transfer.data.transforms.augment import RECONSTRUCTION_DEFAULT, AugmentConfig, augment
+from ssl_transfer.data.transforms.augment import RECONSTRUCTION_DEFAULT, AugmentConfig
 from ssl_transfer.data.transforms.presets import augment_field
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
@@ -23,86 +26,83 @@ from ssl_transfer.engine.randomness import normal, uniform
 from ssl_transfer.engine.training.objective import Batch, Objective, Output, scalar
 from ssl_transfer.models.backbones import Backbone
 
-from .base import Method, Reconstruction, View, check_counts, feature_deviation
+from .base import Method, Reconstruction, View, check_counts, feature_deviation, make_views
 
 NOISE_STREAM, MASK_STREAM = 101, 102
-"""Far from the views' numbers."""
+"""Streams of random numbers, far from the views' numbers."""
 MASK_GRID = 4
-"""Hidden squares lie on a grid of this many a side."""
+"""Squares a side of the grid on which squares are masked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
-    """Settings of the autoencoder."""
+    """Set up the autoencoder."""
 
     noise: float = 0.0
-    """Deviation of Gaussian noise on the input, in deviations of the data set; 0 adds none."""
+    """Standard deviation of Gaussian noise on the input, in deviations of the data set; 0 adds none."""
     mask_ratio: float = 0.0
-    """Probability that a square, a quarter of the image a side, is hidden from the input; 0 hides none."""
+    """Probability that a square, a quarter of the image a side, is masked in the input; 0 masks none."""
     decoder_width: int = 128
-    """Channels of the decoder where it begins; each doubling of the size halves them."""
+    """Channels of the decoder's first layer; each doubling of the size halves them."""
     augment: AugmentConfig = augment_field("reconstruction", RECONSTRUCTION_DEFAULT)
-    """What happens to the image before it is seen."""
+    """Augmentation of the image, the target too."""
+
+    def __post_init__(self) -> None:
+        check_counts(decoder_width=self.decoder_width)
+        if self.noise < 0 or not 0.0 <= self.mask_ratio < 1.0:
+            raise InputError(
+                f"noise {self.noise}, mask_ratio {self.mask_ratio}: noise is 0 or more, the ratio 0 or more and below "
+                "1."
+            )
 
 
 class Autoencoder(Objective):
-    """See the module's text.
+    """Train a backbone in place as the encoder of an autoencoder."""
 
-    Args:
-        backbone: the encoder, any backbone, trained in place.
-        noise: deviation of the input's noise.
-        mask_ratio: probability of hiding a square.
-        decoder_width: channels where the decoder begins.
-        augment: how the image is cropped.
-    """
-
-    def __init__(
-        self, backbone: Backbone, *, noise: float, mask_ratio: float, decoder_width: int, augment: AugmentConfig
-    ) -> None:
+    def __init__(self, backbone: Backbone, config: AutoencoderConfig) -> None:
         super().__init__()
-        check_counts(decoder_width=decoder_width)
-        if noise < 0 or not 0.0 <= mask_ratio < 1.0:
-            raise InputError(
-                f"noise {noise}, mask_ratio {mask_ratio}: noise is 0 or more, the ratio 0 or more and below 1."
-            )
+        self.config = config
         self.backbone = backbone
-        self.decoder = _decoder(backbone.num_features, decoder_width, backbone.spec.image_size, backbone.spec.in_chans)
-        self._noise, self._mask_ratio, self._augment = noise, mask_ratio, augment
+        spec = backbone.spec
+        self.decoder = _decoder(backbone.num_features, config.decoder_width, spec.image_size, spec.in_chans)
 
     def corrupt(self, images: Tensor, keys: Tensor) -> Tensor:
-        """Noise and hidden squares on normalised images (B, C, S, S); a hidden pixel is 0, the data set's mean."""
-        if self._noise:
+        """Add noise to normalised images (B, C, S, S) and mask squares; a masked pixel is 0, the data set's mean."""
+        if self.config.noise:
             drawn = normal(keys, NOISE_STREAM, images[0].numel())
-            images = images + self._noise * drawn.view_as(images)
-        if self._mask_ratio:
-            seen = uniform(keys, MASK_STREAM, MASK_GRID**2) >= self._mask_ratio
-            grid = seen.view(-1, 1, MASK_GRID, MASK_GRID).to(images.dtype)
+            images = images + self.config.noise * drawn.view_as(images)
+        if self.config.mask_ratio:
+            visible = uniform(keys, MASK_STREAM, MASK_GRID**2) >= self.config.mask_ratio
+            grid = visible.view(-1, 1, MASK_GRID, MASK_GRID).to(images.dtype)
             images = images * F.interpolate(grid, size=images.shape[2:], mode="nearest")
         return images
 
-    def paint(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The clean image, what the encoder sees of it, and what is painted, all normalised (B, C, S, S); features."""
+    def autoencode(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return clean images, the encoder's input and the decoder's output, normalised (B, C, S, S); then features."""
         size = self.backbone.spec.image_size
-        clean = self.backbone.normalize(augment(batch.images, batch.keys, view=0, size=size, config=self._augment))
-        seen = self.corrupt(clean, batch.keys)
-        features = self.backbone.pool(self.backbone.model(seen))
-        return clean, seen, self.decoder(features)[:, :, :size, :size].float(), features
+        (view,) = make_views(batch, size, self.config.augment)
+        clean = self.backbone.normalize(view)
+        corrupted = self.corrupt(clean, batch.keys)
+        features = self.backbone.pool(self.backbone.model(corrupted))
+        return clean, corrupted, self.decoder(features)[:, :, :size, :size].float(), features
 
     def forward(self, batch: Batch) -> Output:
-        """The mean squared error of the painted image."""
-        clean, _, painted, features = self.paint(batch)
-        return Output(F.mse_loss(painted, clean), {"feature_deviation": scalar(feature_deviation(features))})
+        """Compute the mean squared error of the reconstruction."""
+        clean, _, reconstructed, features = self.autoencode(batch)
+        return Output(F.mse_loss(reconstructed, clean), {"feature_deviation": scalar(feature_deviation(features))})
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> Reconstruction:
-        """What the encoder sees, and what is painted from its features."""
-        clean, seen, painted, _ = self.paint(batch)
+        """Reconstruct images from their features, for pictures."""
+        clean, corrupted, reconstructed, _ = self.autoencode(batch)
         std, mean = self.backbone.std, self.backbone.mean
-        return Reconstruction(seen=seen * std + mean, painted=painted * std + mean, target=clean * std + mean)
+        return Reconstruction(
+            seen=corrupted * std + mean, reconstructed=reconstructed * std + mean, target=clean * std + mean
+        )
 
 
 def _decoder(num_features: int, width: int, image_size: int, channels: int) -> nn.Sequential:
-    """(B, D) -> (B, channels, S', S') with S' at least `image_size`, reached by doublings from 4 to 7."""
+    """Build (B, D) -> (B, channels, S', S'), with S' at least `image_size`, by doublings from 4 to 7."""
     doublings = max(0, math.floor(math.log2(image_size / 4)))
     side = math.ceil(image_size / 2**doublings)
     layers: list[nn.Module] = [
@@ -123,10 +123,10 @@ def _decoder(num_features: int, width: int, image_size: int, channels: int) -> n
 
 
 METHOD = Method(
-    summary="painting the image from its features (Hinton and Salakhutdinov 2006), plain or denoising",
+    summary="reconstructing the image from its features (Hinton and Salakhutdinov 2006), plain or denoising",
     config=AutoencoderConfig,
     module=Autoencoder,
     optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=1e-4),
-    views=lambda settings: (View(settings.augment),),
+    views=lambda config: (View(config.augment),),
     reconstruct=Autoencoder.reconstruct,
 )

@@ -1,16 +1,17 @@
-"""Barlow Twins: each output says the same of both views of an image, and something else than every other output.
+"""Pretrain with Barlow Twins: decorrelate the outputs, and match each between two views.
 
-Zbontar, Jing, Misra, LeCun and Deny, "Barlow Twins: self-supervised learning via redundancy reduction", ICML 2021. With
-C the correlations over the batch between the outputs i of one view and the outputs j of the other (their equations 1
-and 2):
+Zbontar, Jing, Misra, LeCun and Deny, "Barlow Twins: self-supervised learning via redundancy reduction", ICML 2021. C_ij
+is the correlation over the batch between output i of one view and output j of the other (equations 1 and 2):
 
     loss = sum over i of (1 - C_ii)^2 + lambda * sum over i and j != i of C_ij^2
 
-There are no negatives and no second encoder; what keeps the outputs from becoming constants is their normalisation. The
-loss is lightly's, over the gathered batch of all processes: mean, deviation and correlation are of the global batch,
-and the gradient is the one that a single process would have. In float32 whatever the precision. Differs from the paper
-in the projector's widths (8192 there), in the optimiser's default (AdamW; LARS there) and in the augmentation, which is
-the same for both views and does not solarise.
+There are no negatives and no second encoder. Normalised outputs cannot become constants.
+
+The loss is lightly's, in float32 under any precision. Mean, deviation and correlation are those of the global batch,
+and the gradient equals that of a single process.
+
+Differences: narrower projectors (8192 in the paper), AdamW as the default optimiser (LARS in the paper), and one
+augmentation for both views, without solarisation.
 
 Shapes: B images of this process, W processes, P projector width.
 """
@@ -27,12 +28,12 @@ from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.engine.training.objective import Batch, Objective, Output
 from ssl_transfer.models.backbones import Backbone
 
-from .base import Method, augmented, deviations, projector
+from .base import Method, check_projector, deviations, make_views, projector
 
 
 @dataclass(frozen=True, kw_only=True)
 class BarlowConfig:
-    """Settings of Barlow Twins."""
+    """Set up Barlow Twins."""
 
     redundancy_weight: float = 5e-3
     """Weight of the correlations between different outputs, lambda (5e-3 in the paper)."""
@@ -43,51 +44,32 @@ class BarlowConfig:
     output_width: int = 512
     """Width of the projector's output, P (8192 in the paper, which gains up to there; the loss takes P^2 memory)."""
     augment: AugmentConfig = AugmentConfig()
-    """What makes the two views."""
+    """Augmentation of both views."""
+
+    def __post_init__(self) -> None:
+        if self.redundancy_weight <= 0:
+            raise InputError(f"redundancy_weight {self.redundancy_weight}: it must be above 0, 5e-3 in the paper.")
+        check_projector(self)
 
 
 class Barlow(Objective):
-    """See the module's text.
-
-    Args:
-        backbone: trained in place.
-        redundancy_weight: lambda above.
-        projector_layers: its linear layers.
-        hidden_width: of the projector.
-        output_width: P.
-        augment: how views are made.
-    """
+    """Train a backbone in place with Barlow Twins."""
 
     loss_over_batch = True
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        redundancy_weight: float,
-        projector_layers: int,
-        hidden_width: int,
-        output_width: int,
-        augment: AugmentConfig,
-    ) -> None:
+    def __init__(self, backbone: Backbone, config: BarlowConfig) -> None:
         super().__init__()
-        if redundancy_weight <= 0:
-            raise InputError(f"redundancy_weight {redundancy_weight}: it must be above 0, 5e-3 in the paper.")
+        self.config = config
         self.backbone = backbone
-        # No bias at the end: the normalisation takes it out again.
-        self.projector = projector(
-            backbone.num_features,
-            layers=projector_layers,
-            hidden_width=hidden_width,
-            output_width=output_width,
-            bias_last=False,
-        )
-        self.criterion = BarlowTwinsLoss(lambda_param=redundancy_weight)
-        self._augment = augment
+        # No bias in the last layer: the normalisation removes it.
+        self.projector = projector(backbone.num_features, config, bias_last=False)
+        self.criterion = BarlowTwinsLoss(lambda_param=config.redundancy_weight)
 
     def forward(self, batch: Batch) -> Output:
-        """The loss of the global batch, the same on every process."""
-        features = self.backbone(augmented(batch, self.backbone, self._augment))
+        """Compute the loss of the global batch, the same on every process."""
+        augment = self.config.augment
+        views = make_views(batch, self.backbone.spec.image_size, augment, augment)
+        features = self.backbone(torch.cat(views))
         outputs = self.projector(features)
         # Two of (W * B, P).
         first, second = (collectives.gather(view.float()) for view in outputs.chunk(2))

@@ -1,11 +1,10 @@
-"""What the rest of the house knows of a way to pretrain."""
+"""Describe a pretraining method; share views, projectors, checks and log values between methods."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from ssl_transfer.data.transforms.augment import AugmentConfig, augment
@@ -17,37 +16,37 @@ from ssl_transfer.models.heads import MOST_LAYERS
 
 
 class Reconstruction(NamedTuple):
-    """What a method that paints was shown and what it made of it; each (B, C, S, S) float32, about 0..1."""
+    """Hold input, output and target of a reconstruction; each (B, C, S, S) float32, about 0..1."""
 
     seen: Tensor
-    """The image as the network gets it: with noise, or with its hidden parts in one colour."""
-    painted: Tensor
-    """What it paints; where it paints hidden parts alone, these within the image."""
+    """Input of the network: the image with noise, or with its masked parts in one colour."""
+    reconstructed: Tensor
+    """Output of the network; where it reconstructs masked parts alone, these within the image."""
     target: Tensor
-    """The image that it should have painted."""
+    """The image to reconstruct."""
 
 
 class View(NamedTuple):
-    """A view of an image that a method takes."""
+    """Describe one view of an image."""
 
     augment: AugmentConfig
-    """How it is made."""
+    """Its augmentation."""
     side: float = 1.0
     """Its side, as a share of the image size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A way to pretrain: its settings, its module, and the training that its paper gives it."""
+    """Describe a pretraining method: its settings, its module and its default training."""
 
     summary: str
     """One sentence for help texts and tables."""
     config: type
-    """A frozen dataclass. Each field is an argument of `module`, its docstring is its help."""
-    module: Callable[..., Objective]
-    """`module(backbone, **fields of config)` is an `Objective` that trains `backbone` in place."""
+    """A frozen dataclass of settings; the docstring of a field is its help."""
+    module: Callable[[Backbone, Any], Objective]
+    """`module(backbone, config)` is an `Objective` that trains `backbone` in place."""
     backbones: Literal["any", "vit"] = "any"
-    """Whether every backbone can be trained so, or only plain vision transformers."""
+    """The backbones that it can train: any, or plain vision transformers only."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """The default backbone."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -56,19 +55,30 @@ class Method:
     """Default passes over the pool."""
     batch_size: int = 128
     """Default images per optimiser step."""
-    views: Callable[[Any], tuple[View, ...]] = lambda settings: (View(settings.augment), View(settings.augment))
-    """From its settings, the views of an image; a method that paints sees one."""
-    fitted: Callable[[Any, int], Any] = lambda settings, _: settings
-    """Its settings for a pool of so many images."""
+    views: Callable[[Any], tuple[View, ...]] = lambda config: (View(config.augment), View(config.augment))
+    """The views of an image, from the config; a method that reconstructs has one."""
+    fitted: Callable[[Any, int], Any] = lambda config, _: config
+    """The config for a pool of so many images."""
     reconstruct: Callable[[Any, Batch], Reconstruction] | None = None
-    """Of the module and a batch, for a method that paints; None for one that compares."""
+    """A function of the module and a batch, for a method that reconstructs; None for any other."""
     equal_loss: Callable[[int], float] | None = None
-    """Of the batch size: the loss when all representations are equal. None where that is no sign of a collapse."""
+    """A function of the batch size: the loss when all representations are equal. None where that is no collapse."""
 
-    def build(self, backbone: nn.Module, config: Any) -> Objective:
-        """The module that trains `backbone` with these settings."""
-        arguments = {name: getattr(config, name) for name in config.__dataclass_fields__}
-        return self.module(backbone, **arguments)
+
+class ProjectorSettings(Protocol):
+    """Read the settings of a projector from the config of any method that has them."""
+
+    @property
+    def projector_layers(self) -> int:
+        """Linear layers."""
+
+    @property
+    def hidden_width(self) -> int:
+        """Width of all layers but the last."""
+
+    @property
+    def output_width(self) -> int:
+        """P."""
 
 
 def check_counts(**values: int) -> None:
@@ -78,19 +88,40 @@ def check_counts(**values: int) -> None:
             raise InputError(f"{name} {value}: it must be 1 or more.")
 
 
-def augmented(batch: Batch, backbone: Backbone, config: AugmentConfig, *, views: int = 2) -> Tensor:
-    """Random views of each image at the backbone's size, (B, C, H, W) -> (views * B, C, S, S), view by view."""
-    size = backbone.spec.image_size
-    return torch.cat([augment(batch.images, batch.keys, view=v, size=size, config=config) for v in range(views)])
+def check_projector(config: ProjectorSettings) -> None:
+    """Raise InputError for settings that make no projector, or one with layers beyond any use."""
+    check_counts(hidden_width=config.hidden_width, output_width=config.output_width)
+    if not 2 <= config.projector_layers <= MOST_LAYERS:
+        raise InputError(
+            f"projector_layers {config.projector_layers}: 2 to {MOST_LAYERS}; one layer would have no hidden width."
+        )
+
+
+def make_views(batch: Batch, size: int, *augments: AugmentConfig, first: int = 0) -> list[Tensor]:
+    """Augment the images of a batch once for each setting.
+
+    Args:
+        batch: images (B, C, H, W) in 0..1, and the keys of their random numbers.
+        size: S, pixels a side.
+        augments: a setting for each view.
+        first: number of the first view; views of other numbers have other random numbers.
+
+    Returns:
+        For each setting, (B, C, S, S) in 0..1.
+    """
+    return [
+        augment(batch.images, batch.keys, view=view, size=size, config=config)
+        for view, config in enumerate(augments, start=first)
+    ]
 
 
 def mlp(widths: tuple[int, ...], *, norm_last: bool = False, bias_last: bool = True) -> nn.Sequential:
-    """Linear layers of these widths with BatchNorm and ReLU between them: the projector of SimCLR and its followers.
+    """Build linear layers with BatchNorm and ReLU between them.
 
     Args:
         widths: input, hidden ... output.
         norm_last: BatchNorm behind the last layer too.
-        bias_last: whether the last layer has a bias; one that BatchNorm follows never has.
+        bias_last: a bias in the last layer; a layer with BatchNorm behind it never has one.
     """
     layers: list[nn.Module] = []
     for index, (before, after) in enumerate(pairwise(widths)):
@@ -104,24 +135,16 @@ def mlp(widths: tuple[int, ...], *, norm_last: bool = False, bias_last: bool = T
     return nn.Sequential(*layers)
 
 
-def projector(
-    num_features: int, *, layers: int, hidden_width: int, output_width: int, bias_last: bool = True
-) -> nn.Sequential:
-    """An `mlp` from features (B, num_features) to projections (B, output_width), the hidden layers equally wide.
-
-    Raises:
-        InputError: fewer than two layers, more than anybody trains, or no width.
-    """
-    check_counts(hidden_width=hidden_width, output_width=output_width)
-    if not 2 <= layers <= MOST_LAYERS:
-        raise InputError(f"projector_layers {layers}: 2 to {MOST_LAYERS}; one layer would have no hidden width.")
-    return mlp((num_features, *[hidden_width] * (layers - 1), output_width), bias_last=bias_last)
+def projector(num_features: int, config: ProjectorSettings, *, bias_last: bool = True) -> nn.Sequential:
+    """Build an `mlp` from features (B, num_features) to projections (B, P)."""
+    hidden = [config.hidden_width] * (config.projector_layers - 1)
+    return mlp((num_features, *hidden, config.output_width), bias_last=bias_last)
 
 
 def deviations(features: Tensor, outputs: Tensor) -> dict[str, Tensor]:
-    """For the log of a method that compares views: the deviations of features (N, D) and of a head's outputs (N, P).
+    """Log the deviations of features (N, D) and of a head's outputs (N, P), for a method that compares views.
 
-    A head may collapse long before the backbone does, as its outputs alone are what the loss sees.
+    The loss sees only the outputs, so a head may collapse long before the backbone does.
     """
     return {
         "feature_deviation": scalar(feature_deviation(features)),
@@ -130,10 +153,10 @@ def deviations(features: Tensor, outputs: Tensor) -> dict[str, Tensor]:
 
 
 def feature_deviation(features: Tensor) -> Tensor:
-    """Mean over dimensions of the deviation of L2-normalised features (B, D) over the batch, times sqrt(D).
+    """Return the deviation of L2-normalised features (B, D) over the batch, averaged over dimensions, times sqrt(D).
 
-    Near 1 for features spread over the sphere, near 0 when they have collapsed into a point (Chen and He 2021, section
-    4.1, of a projector's outputs).
+    Near 1 for features spread over the sphere, near 0 for a collapse into one point (Chen and He 2021, section 4.1, for
+    a projector's outputs).
     """
     unit = nn.functional.normalize(features.detach().float(), dim=1)
     return unit.std(dim=0).mean() * features.shape[1] ** 0.5

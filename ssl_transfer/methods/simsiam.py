@@ -1,14 +1,16 @@
-"""SimSiam: from one view of an image a predictor guesses what the same encoder makes of the other view.
+"""Pretrain with SimSiam: predict the projection of one view from the other view, with one encoder.
 
-Chen and He, "Exploring simple Siamese representation learning", CVPR 2021. With p the prediction from a view and z the
-projection of the image's other view, which gets no gradient (their equations 1 and 4):
+Chen and He, "Exploring simple Siamese representation learning", CVPR 2021. p is the prediction from a view and z the
+projection of the image's other view, without gradient (equations 1 and 4):
 
     loss = 1 - (cos(p_1, z_2) + cos(p_2, z_1)) / 2
 
-The paper's loss lies one lower, between -1 and 1; 0 is the least it can be. No negatives, no second
-encoder: predictor and stopped gradient alone keep the features apart, so watch `feature_deviation`. Heads and cosine
-are lightly's. BatchNorm normalises each view apart, as in the paper. Differs from it in the optimiser's default (AdamW,
-not SGD), in the heads' widths, and in that the predictor's learning rate falls with the others'.
+The paper's loss is lower by one, between -1 and 1; here the least is 0. There are no negatives and no second encoder:
+only the predictor and the stopped gradient prevent a collapse, so watch `feature_deviation`. Heads and cosine are
+lightly's. BatchNorm normalises each view apart, as in the paper.
+
+Differences: AdamW as the default optimiser (SGD in the paper), narrower heads, and a learning rate of the predictor
+that falls with the others.
 
 Shapes: B images of this process, D features, P projector width.
 """
@@ -25,12 +27,12 @@ from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.engine.training.objective import Batch, Objective, Output
 from ssl_transfer.models.backbones import Backbone
 
-from .base import Method, augmented, check_counts, deviations
+from .base import Method, check_counts, deviations, make_views
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimSiamConfig:
-    """Settings of SimSiam."""
+    """Set up SimSiam."""
 
     hidden_width: int = 512
     """Width of the projector's two hidden layers (2,048 in the paper)."""
@@ -39,39 +41,27 @@ class SimSiamConfig:
     predictor_width: int = 128
     """Width of the predictor's hidden layer: a quarter of P, a bottleneck, in the paper."""
     augment: AugmentConfig = AugmentConfig()
-    """What makes the two views."""
+    """Augmentation of both views."""
+
+    def __post_init__(self) -> None:
+        check_counts(
+            hidden_width=self.hidden_width, output_width=self.output_width, predictor_width=self.predictor_width
+        )
 
 
 class SimSiam(Objective):
-    """See the module's text.
+    """Train a backbone in place with SimSiam."""
 
-    Args:
-        backbone: trained in place.
-        hidden_width: of the projector.
-        output_width: P.
-        predictor_width: of the predictor's hidden layer.
-        augment: how views are made.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        hidden_width: int,
-        output_width: int,
-        predictor_width: int,
-        augment: AugmentConfig,
-    ) -> None:
+    def __init__(self, backbone: Backbone, config: SimSiamConfig) -> None:
         super().__init__()
-        check_counts(hidden_width=hidden_width, output_width=output_width, predictor_width=predictor_width)
+        self.config = config
         self.backbone = backbone
-        self.projector = SimSiamProjectionHead(backbone.num_features, hidden_width, output_width)
-        self.predictor = SimSiamPredictionHead(output_width, predictor_width, output_width)
+        self.projector = SimSiamProjectionHead(backbone.num_features, config.hidden_width, config.output_width)
+        self.predictor = SimSiamPredictionHead(config.output_width, config.predictor_width, config.output_width)
         self.criterion = NegativeCosineSimilarity()
-        self._augment = augment
 
     def similarity(self, predictions: tuple[Tensor, Tensor], projections: tuple[Tensor, Tensor]) -> Tensor:
-        """The loss of both views' predictions and projections, (B, P) each, in float32; projections get no gradient."""
+        """Compute the loss of both views in float32; all are (B, P), and projections get no gradient."""
         (first, second), (first_target, second_target) = predictions, projections
         with torch.autocast(first.device.type, enabled=False):
             one = self.criterion(first.float(), second_target.detach().float())
@@ -79,8 +69,10 @@ class SimSiam(Objective):
             return 1.0 + (one + other) / 2.0
 
     def forward(self, batch: Batch) -> Output:
-        """The loss over both views of each image, each once predicted from and once predicted."""
-        features = [self.backbone(view) for view in augmented(batch, self.backbone, self._augment).chunk(2)]
+        """Compute the loss with each view once as the source and once as the target."""
+        augment = self.config.augment
+        views = make_views(batch, self.backbone.spec.image_size, augment, augment)
+        features = [self.backbone(view) for view in views]
         first, second = (self.projector(part) for part in features)
         loss = self.similarity((self.predictor(first), self.predictor(second)), (first, second))
         return Output(loss, deviations(torch.cat(features), torch.cat([first, second])))

@@ -1,19 +1,20 @@
-"""VICReg: both views of an image lie together, and every output varies over the batch, by itself and with no other.
+"""Pretrain with VICReg: match two views, keep the variance of each output, and decorrelate the outputs.
 
 Bardes, Ponce and LeCun, "VICReg: variance-invariance-covariance regularization for self-supervised learning", ICLR
-2022. With z and z' the projections of the two views, n images in the batch, d outputs and C the covariance over the
-batch (their equations 1 to 6):
+2022. z and z' are the projections of the two views, with n images in the batch and d outputs; C is the covariance over
+the batch (equations 1 to 6):
 
     invariance s = mean over images of |z - z'|^2
     variance   v = mean over outputs of max(0, 1 - sqrt(Var + 1e-4))
     covariance c = sum over i and j != i of C_ij^2 / d
     loss = 25 s + 25 (v(z) + v(z')) + 1 (c(z) + c(z'))
 
-The loss is lightly's, which follows the authors' code where it differs from these equations: s is a mean over outputs
-too, and v is the mean of both views. It is over the gathered batch of all processes, so that variance and covariance
-are of the global batch, with the gradient that a single process would have, in float32 whatever the precision. Differs
-from the paper in the projector's widths (8192 there), in the optimiser's default (AdamW; LARS there) and in the
-augmentation, which does not solarise.
+The loss is lightly's, in float32 under any precision. It follows the authors' code where that differs from the
+equations: s is a mean over outputs too, and v is the mean of both views. Variance and covariance are those of the
+global batch, and the gradient equals that of a single process.
+
+Differences: narrower projectors (8192 in the paper), AdamW as the default optimiser (LARS in the paper), and an
+augmentation without solarisation.
 
 Shapes: B images of this process, W processes, P projector width.
 """
@@ -30,12 +31,12 @@ from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.engine.training.objective import Batch, Objective, Output
 from ssl_transfer.models.backbones import Backbone
 
-from .base import Method, augmented, deviations, projector
+from .base import Method, check_projector, deviations, make_views, projector
 
 
 @dataclass(frozen=True, kw_only=True)
 class VICRegConfig:
-    """Settings of VICReg."""
+    """Set up VICReg."""
 
     invariance_weight: float = 25.0
     """Weight of the distance between the views (25 in the paper)."""
@@ -50,60 +51,38 @@ class VICRegConfig:
     output_width: int = 512
     """Width of the projector's output, P (8192 in the paper; the loss takes P^2 memory)."""
     augment: AugmentConfig = AugmentConfig()
-    """What makes the two views."""
+    """Augmentation of both views."""
+
+    def __post_init__(self) -> None:
+        if self.invariance_weight <= 0 or self.variance_weight <= 0 or self.covariance_weight < 0:
+            raise InputError(
+                f"invariance_weight {self.invariance_weight}, variance_weight {self.variance_weight}, "
+                f"covariance_weight {self.covariance_weight}: the first two must be above 0 and the last 0 or more; "
+                "25, 25 and 1 in the paper."
+            )
+        check_projector(self)
 
 
 class VICReg(Objective):
-    """See the module's text.
-
-    Args:
-        backbone: trained in place.
-        invariance_weight: of s above.
-        variance_weight: of v.
-        covariance_weight: of c.
-        projector_layers: its linear layers.
-        hidden_width: of the projector.
-        output_width: P.
-        augment: how views are made.
-    """
+    """Train a backbone in place with VICReg."""
 
     loss_over_batch = True
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        invariance_weight: float,
-        variance_weight: float,
-        covariance_weight: float,
-        projector_layers: int,
-        hidden_width: int,
-        output_width: int,
-        augment: AugmentConfig,
-    ) -> None:
+    def __init__(self, backbone: Backbone, config: VICRegConfig) -> None:
         super().__init__()
-        if invariance_weight <= 0 or variance_weight <= 0 or covariance_weight < 0:
-            raise InputError(
-                f"invariance_weight {invariance_weight}, variance_weight {variance_weight}, covariance_weight "
-                f"{covariance_weight}: the first two must be above 0 and the last 0 or more; 25, 25 and 1 in the paper."
-            )
+        self.config = config
         self.backbone = backbone
-        # No bias at the end: distances and centred outputs take it out again.
-        self.projector = projector(
-            backbone.num_features,
-            layers=projector_layers,
-            hidden_width=hidden_width,
-            output_width=output_width,
-            bias_last=False,
-        )
+        # No bias in the last layer: distances and centred outputs remove it.
+        self.projector = projector(backbone.num_features, config, bias_last=False)
         self.criterion = VICRegLoss(
-            lambda_param=invariance_weight, mu_param=variance_weight, nu_param=covariance_weight
+            lambda_param=config.invariance_weight, mu_param=config.variance_weight, nu_param=config.covariance_weight
         )
-        self._augment = augment
 
     def forward(self, batch: Batch) -> Output:
-        """The loss of the global batch, the same on every process."""
-        features = self.backbone(augmented(batch, self.backbone, self._augment))
+        """Compute the loss of the global batch, the same on every process."""
+        augment = self.config.augment
+        views = make_views(batch, self.backbone.spec.image_size, augment, augment)
+        features = self.backbone(torch.cat(views))
         outputs = self.projector(features)
         # Two of (W * B, P).
         first, second = (collectives.gather(view.float()) for view in outputs.chunk(2))

@@ -1,1 +1,1 @@
-"""Backbones (timm, torchvision, our own) with their initialisations, their blocks, and heads."""
+"""Build backbones (timm, torchvision, our own), their initial weights and heads."""

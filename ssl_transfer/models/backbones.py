@@ -1,4 +1,4 @@
-"""Backbones from timm, torchvision and our own: their features, their maps, their layers in order.
+"""Wrap networks of timm, torchvision and our own: features, maps, blocks in order of computation.
 
 Shapes: B images, C channels, S pixels a side, D width, H x W the grid of a map, L tokens.
 """
@@ -22,31 +22,27 @@ from .layers import fx_graph as graphs
 from .spec import SIMPLE_CNN, BackboneConfig, BackboneSpec, check_name, is_timm, is_vit_name, make_spec
 
 TOKENS = ("cls_token", "reg_token", "dist_token", "pos_embed", "class_token", "pos_embedding")
-"""What timm and torchvision call the parameters that are no weights of a layer."""
+"""Names in timm and torchvision of tokens and position embeddings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapShape:
-    """What `Backbone.maps` returns for one image."""
+    """Describe the output of `Backbone.maps` for one image."""
 
     features: int
     """D."""
     grid: tuple[int, int]
     """H and W; a transformer's patches a side."""
     num_prefix_tokens: int
-    """Class and register tokens that stand before the patches; 0 for a convolutional network."""
+    """Class and register tokens before the patches; 0 for a convolutional network."""
     has_class_token: bool
-    """Whether the first of them is a class token."""
+    """True where the first of them is a class token."""
     is_tokens: bool
-    """Whether maps are (B, L, D), with L the prefix tokens and then the patches row by row, or (B, D, H, W)."""
+    """True for maps (B, L, D), prefix tokens first, then patches row by row; False for (B, D, H, W)."""
 
 
 class Backbone(nn.Module):
-    """A model without its classifier, and the normalisation that its weights go with.
-
-    Args:
-        spec: what to build.
-    """
+    """Compute features of images by a model without its classifier, with the normalisation of its weights."""
 
     mean: Tensor
     std: Tensor
@@ -55,39 +51,39 @@ class Backbone(nn.Module):
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__()
         self.spec = spec
-        # Channels last: half as fast again for convolutions on a CPU, and what tensor cores want on a GPU.
+        # Channels last: convolutions are 1.5 times as fast on a CPU, and fit tensor cores on a GPU.
         self.model = create(spec).to(memory_format=torch.channels_last)
-        # Not persistent: they are the spec's, and the exported weights stay timm's own.
+        # Not persistent: the spec holds them, and the exported weights stay timm's own.
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
         self.num_features = _num_features(self, spec)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """(B, C, S, S) in 0..1 -> the same shape, as the weights expect it."""
+        """Normalise images (B, C, S, S) in 0..1 as in the training of the weights."""
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, S, S) in 0..1 -> pooled features (B, num_features)."""
+        """Map images (B, C, S, S) in 0..1 to pooled features (B, num_features)."""
         return self.pool(self.model(self.normalize(images)))
 
     def pool(self, outputs: Tensor) -> Tensor:
-        """What the model returns -> (B, num_features). Only a model cut short returns a map, which is averaged."""
+        """Pool the model's outputs to (B, num_features). Maps, from a model of first blocks, are averaged."""
         if self.spec.keep_blocks is None or outputs.ndim == 2:
             return outputs
         maps = _channels_first(outputs)
         return maps[:, self._tokens[0] :].mean(dim=1) if maps.ndim == 3 else maps.mean(dim=(2, 3))
 
     def maps(self, images: Tensor) -> Tensor:
-        """Images (B, C, S, S) in 0..1 -> features before the pooling, for heads that pool themselves.
+        """Map images (B, C, S, S) in 0..1 to features before the pooling, for heads that pool.
 
-        (B, D, H, W) from a convolutional network, tokens (B, L, D) from a transformer, behind its last norm where it
-        has one before the pooling. What a family puts behind the pooling is left out: the last convolution of
-        MobileNetV3, the norm of ConvNeXt's head, the hidden layer of simple_cnn.
+        Returns (B, D, H, W) from a convolutional network, and tokens (B, L, D) from a transformer, after its last norm
+        where that precedes the pooling. Layers after the pooling are left out: the last convolution of MobileNetV3, the
+        norm of ConvNeXt's head, the hidden layer of simple_cnn.
         """
         values = self.normalize(images)
         if self.spec.keep_blocks is not None:
             maps = _channels_first(self.model(values))
-            # The last block that is kept may pool at its end.
+            # The last block may pool at its end.
             return maps[:, :, None, None] if maps.ndim == 2 else maps
         if torchvision_models.is_torchvision(self.spec.name):
             return _channels_first(graphs.runner(self.model, self._map_graph)(values))
@@ -99,8 +95,8 @@ class Backbone(nn.Module):
 
     @cached_property
     def map_shape(self) -> MapShape:
-        """The shape of `maps`, looked up once on a black image, in evaluation mode."""
-        maps = _looked_up(self, self.maps)
+        """Return the shape of `maps`, found once with a black image in evaluation mode."""
+        maps = _run_on_probe(self, self.maps)
         if maps.ndim == 4:
             return MapShape(
                 features=maps.shape[1],
@@ -121,60 +117,60 @@ class Backbone(nn.Module):
 
     @property
     def _tokens(self) -> tuple[int, bool]:
-        """How many tokens stand before the patches, and whether the first is a class token."""
+        """Return the number of tokens before the patches, and True where the first is a class token."""
         return prefix_tokens(self.model)
 
     @property
     def map_features(self) -> int:
-        """D of `maps`."""
+        """Return D of `maps`."""
         return self.map_shape.features
 
     @property
     def is_vit(self) -> bool:
-        """Whether this is a plain vision transformer of timm."""
+        """Return True for a plain vision transformer of timm."""
         return isinstance(self.model, VisionTransformer)
 
     def undecayed(self) -> set[str]:
-        """Names (within this module) of tokens and position embeddings, which weight decay leaves alone."""
-        if self._knows_groups:
+        """Name the tokens and position embeddings, within this module: they get no weight decay."""
+        if self._has_timm_groups:
             no_decay: set[str] = getattr(self.model, "no_weight_decay", set)()
         else:
             no_decay = {name for name, _ in self.model.named_parameters() if name.rpartition(".")[2] in TOKENS}
         return {f"model.{name}" for name in no_decay}
 
     def ordered(self) -> tuple[tuple[Block, ...], Order]:
-        """The blocks in order of computation, and the moment of each module and parameter: one forward's time."""
+        """Return the blocks in order of computation, and the order of modules and parameters; takes one forward."""
         return ordered_blocks(self.model, probe(self.spec).to(self.mean.device))
 
     def blocks(self) -> tuple[Block, ...]:
-        """The blocks in order of computation, under the model's own names (without `model.`)."""
+        """Return the blocks in order of computation, under the model's own names (without `model.`)."""
         return self.ordered()[0]
 
     def layers(self) -> dict[str, int]:
-        """For each parameter's name (within this module) the depth of its layer: 0 is the stem."""
-        if not self._knows_groups:
+        """Map each parameter's name, within this module, to the depth of its layer: 0 is the stem."""
+        if not self._has_timm_groups:
             return {f"model.{name}": depth for depth, block in enumerate(self.blocks()) for name in block.parameters}
         groups = group_parameters(self.model, self.model.group_matcher(coarse=False), reverse=True)
         present = sorted({groups[name] for name, _ in self.model.named_parameters()})
         return {f"model.{name}": present.index(groups[name]) for name, _ in self.model.named_parameters()}
 
     @property
-    def _knows_groups(self) -> bool:
-        """Whether the model is timm's own, with timm's knowledge of its layers."""
+    def _has_timm_groups(self) -> bool:
+        """Return True for a whole model of timm, whose layer groups timm describes."""
         return is_timm(self.spec.name) and self.spec.keep_blocks is None
 
 
 def first_blocks(backbone: Backbone, count: int) -> Backbone:
-    """A backbone of the first blocks alone, with copies of their weights; its features are their last map, averaged.
+    """Build a backbone of the first blocks, with copies of their weights; its features are the last map, averaged.
 
-    It exports and loads as any other: its spec says how many blocks it keeps, and its state holds nothing else.
+    It exports and loads as any other backbone: its spec has the number of blocks, and its state holds only these.
 
     Raises:
-        InputError: there are not more blocks than that.
+        InputError: the backbone has no more blocks than that.
     """
     if backbone.spec.keep_blocks is not None:
         raise InputError(f"{backbone.spec.label} keeps only some blocks already: start from the whole backbone.")
-    # The weights are overwritten at once: drawing them must not move anybody else's random numbers.
+    # The weights are overwritten: drawing them must not change later random numbers.
     with torch.random.fork_rng(devices=[]):
         kept = Backbone(replace(backbone.spec, keep_blocks=count))
     state = backbone.model.state_dict()
@@ -184,18 +180,18 @@ def first_blocks(backbone: Backbone, count: int) -> Backbone:
 
 
 def freeze(module: nn.Module) -> None:
-    """Take the gradients away. Whoever holds a frozen module also keeps it in evaluation mode: buffers drift else."""
+    """Disable gradients and set evaluation mode. Keep it in evaluation mode, or its buffers change."""
     module.requires_grad_(False)
     module.eval()
 
 
 def _num_features(backbone: Backbone, spec: BackboneSpec) -> int:
-    """The width of the pooled features: timm's `num_features` misses the layers that some families put after pooling.
+    """Return the width of the pooled features; timm's `num_features` ignores layers after the pooling.
 
-    Looked up by a forward in evaluation mode, which moves no statistics, without drawing random numbers.
+    It runs one forward in evaluation mode, which changes no statistics and draws no random numbers.
     """
     try:
-        features = _looked_up(backbone, backbone)
+        features = _run_on_probe(backbone, backbone)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise InputError(
             f"{spec.label} does not take images of {spec.image_size} px ({error}). Give a larger --image-size, "
@@ -204,8 +200,8 @@ def _num_features(backbone: Backbone, spec: BackboneSpec) -> int:
     return features.shape[1]
 
 
-def _looked_up(backbone: Backbone, function: graphs.Step) -> Tensor:
-    """What a function of the backbone's images returns for one black image, every module's mode as it was."""
+def _run_on_probe(backbone: Backbone, function: graphs.Step) -> Tensor:
+    """Return a function's output for one black image, in evaluation mode; restore the modes of all modules."""
     modes = {module: module.training for module in backbone.modules()}
     backbone.eval()
     try:
@@ -217,7 +213,7 @@ def _looked_up(backbone: Backbone, function: graphs.Step) -> Tensor:
 
 
 def _channels_first(maps: Tensor) -> Tensor:
-    """(B, H, W, D), as Swin and its kin have it, -> (B, D, H, W). Images are squares, so their maps are."""
+    """Permute maps (B, H, W, D), as of Swin, to (B, D, H, W). Images are square, and so are their maps."""
     is_last = maps.ndim == 4 and maps.shape[1] == maps.shape[2] != maps.shape[3]
     return maps.permute(0, 3, 1, 2) if is_last else maps
 

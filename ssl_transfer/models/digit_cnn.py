@@ -1,10 +1,10 @@
-"""The feature extractor of DANN's authors for digits of 28 px.
+"""Build the feature extractor of DANN's authors for digits of 28 px.
 
 Ganin and Lempitsky, "Unsupervised domain adaptation by backpropagation", ICML 2015, figure 4a: a 5 x 5 convolution of
 32 maps, ReLU, 2 x 2 maximum pooling, a 5 x 5 convolution of 48 maps, ReLU, pooling, without BatchNorm. Its features are
-the last maps in a row, 2,352 at 28 px, which both the label predictor (`--head.kind hidden-100-100`) and the domain
-classifier take. The convolutions are padded, which the figure leaves open: unpadded, with 768 features, DANN stayed ten
-points behind on MNIST-M (docs/decisions.md). Their input is centred alone, ours is divided by its deviation as well.
+the last maps, flattened: 2,352 at 28 px. Label predictor (`--head.kind hidden-100-100`) and domain classifier take
+these. The figure leaves the padding open; here convolutions are padded. Unpadded, with 768 features, DANN stayed ten
+points behind on MNIST-M (docs/decisions.md). The authors' input is centred; here it is divided by its deviation too.
 
 Shapes: B images, C channels, S pixels a side.
 """
@@ -13,11 +13,7 @@ from torch import Tensor, nn
 
 
 class DigitCnn(nn.Module):
-    """The network without its layers behind the maps.
-
-    Args:
-        in_chans: C.
-    """
+    """Compute features of digits by two convolutions."""
 
     def __init__(self, in_chans: int = 3) -> None:
         super().__init__()
@@ -31,9 +27,9 @@ class DigitCnn(nn.Module):
         )
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """(B, C, S, S) -> (B, 48, G, G), G = S // 2 // 2."""
+        """Map images (B, C, S, S) to maps (B, 48, G, G), G = S // 2 // 2."""
         return self.features(images)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, S, S) -> (B, 48 * G * G): 2,352 at 28 px."""
+        """Map images (B, C, S, S) to features (B, 48 * G * G): 2,352 at 28 px."""
         return self.forward_features(images).flatten(1)

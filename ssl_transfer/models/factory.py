@@ -1,4 +1,4 @@
-"""Building the network that a spec describes, with random weights and without its classifier."""
+"""Build the network of a spec, with random weights and without its classifier."""
 
 import ast
 from typing import Any
@@ -19,21 +19,21 @@ from .simple_cnn import SimpleCnn
 from .spec import OWN, SIMPLE_CNN, BackboneSpec, is_vit_name
 
 SMALL_GRID = 8
-"""Patches a side that a vision transformer with the small stem has."""
+"""Patches a side of a vision transformer with the small stem."""
 
 
 def create(spec: BackboneSpec) -> nn.Module:
-    """The network. With `keep_blocks`, its first blocks alone, returning their last map instead of features.
+    """Build the network; with `keep_blocks` its first blocks alone, which return their last map.
 
     Raises:
-        InputError: it cannot be built so.
+        InputError: the library refuses name, size or arguments; there are no more blocks than `keep_blocks`.
     """
     model = _create_whole(spec)
     return model if spec.keep_blocks is None else _keep(model, spec, spec.keep_blocks)
 
 
 def probe(spec: BackboneSpec) -> torch.Tensor:
-    """One black image (1, C, S, S), for looking shapes up."""
+    """Return one black image (1, C, S, S), to find shapes with."""
     return torch.zeros(1, spec.in_chans, spec.image_size, spec.image_size)
 
 
@@ -59,7 +59,7 @@ def _create_whole(spec: BackboneSpec) -> nn.Module:
         raise InputError(
             f"{library} cannot build {spec.name} for {spec.image_size} px with --backbone.arguments {shown}: {error}"
         ) from error
-    # The one network that is made for small images as it is.
+    # DigitCnn is made for small images as it is.
     if spec.stem == "small" and not isinstance(model, VisionTransformer | DigitCnn):
         if isinstance(model, torchvision_models.VisionTransformer):
             raise InputError(
@@ -71,19 +71,19 @@ def _create_whole(spec: BackboneSpec) -> nn.Module:
 
 
 def library_arguments(spec: BackboneSpec) -> dict[str, Any]:
-    """What the constructor of timm or torchvision is given for a spec, but for the number of classes."""
+    """Return the constructor's arguments in timm or torchvision for a spec, without the number of classes."""
     given = _parse_arguments(spec.arguments)
     if torchvision_models.is_torchvision(spec.name):
         return torchvision_models.arguments_of(spec.name, image_size=spec.image_size, arguments=given)
     arguments = {"in_chans": spec.in_chans, **given}
     if is_vit_name(spec.name):
-        # Averaged patch tokens behind the final norm, as MAE recommends; `fc_norm` would put it after the average.
+        # Averaged patch tokens after the final norm, as MAE recommends; `fc_norm` would put the norm after the average.
         arguments = {"img_size": spec.image_size, "global_pool": "avg", "fc_norm": False, **arguments}
         if spec.stem == "small":
             arguments.setdefault("patch_size", max(1, spec.image_size // SMALL_GRID))
     if _is_vgg(spec.name):
-        # The two layers of 4,096 belong to its classifier. They hold seven eighths of the parameters: dropped, and
-        # made narrow before that, so that nobody waits for their random numbers.
+        # The two layers of 4,096 belong to its classifier, and hold seven eighths of the parameters. They are dropped
+        # later; narrow ones are initialised faster.
         arguments = {"mlp_ratio": 1 / 4096, **arguments}
     return arguments
 
@@ -111,20 +111,20 @@ def _keep(model: nn.Module, spec: BackboneSpec, count: int) -> nn.Module:
         outputs = graphs.crossing(graph, graphs.first_call(graph, start))
     except graphs.NotTraceableError as error:
         raise InputError(f"Keeping the first {count} blocks: {spec.label} cannot be cut there: {error}.") from error
-    # A dense block hands on the maps of all its layers: what the next layer would see is their concatenation.
+    # A dense block returns the maps of all its layers: the input of the next layer is their concatenation.
     kept: Any = torch.fx.GraphModule(model, graphs.until(graph, outputs))
     kept.prefix_tokens = prefix_tokens(model)
     return kept
 
 
 def prefix_tokens(model: Any) -> tuple[int, bool]:
-    """How many tokens a transformer has before its patches, and whether the first of them is a class token."""
+    """Return the number of tokens before a transformer's patches, and True where the first is a class token."""
     if isinstance(model, torch.fx.GraphModule):
         held: Any = model
         return held.prefix_tokens
     if isinstance(model, torchvision.models.VisionTransformer):
         return 1, True
-    # Of timm's families only those with such tokens have these attributes.
+    # Only timm's families with such tokens have these attributes.
     return getattr(model, "num_prefix_tokens", 0), getattr(model, "cls_token", None) is not None
 
 
@@ -142,7 +142,7 @@ def _parse_arguments(arguments: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _shrink_stem(model: nn.Module) -> None:
-    """Give the first convolution stride 1 and at most 3 x 3, and take the pooling behind it out."""
+    """Give the first convolution stride 1 and a kernel of at most 3 x 3, and remove the pooling after it."""
     name, first = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     if max(first.kernel_size) > 3:
         shrunk = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)

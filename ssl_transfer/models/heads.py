@@ -1,4 +1,4 @@
-"""Heads: what turns a backbone's features into class scores. Each is pooling, a scale, and layers.
+"""Build heads that map a backbone's features to class scores: a scale, pooling and layers.
 
 Shapes: B images, D features, H x W places of a convolutional map, L tokens (prefix tokens first), K classes; T scores:
 K, or one for two classes.
@@ -16,15 +16,15 @@ from ssl_transfer.engine.errors import InputError
 from .backbones import Backbone
 
 WIDTH, NARROW = 256, 100
-"""Of hidden layers."""
+"""Widths of hidden layers."""
 
 MOST_LAYERS = 64
-"""Of anything that is put on a backbone: a slip of a digit would build layers until the memory is full."""
+"""Layers of any module on a backbone, at most: a mistyped digit must not fill the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """What is put on the backbone."""
+    """Set up the head on a backbone."""
 
     kind: Literal["linear", "hidden", "hidden-100-100", "flatten-256"] = "linear"
     """linear: one layer. hidden: BatchNorm, a layer of 256, ReLU, a layer. hidden-100-100: two layers of 100, each with
@@ -34,9 +34,9 @@ class HeadConfig:
     """backbone: as the backbone itself pools. average and max over the places of its map; token: a transformer's class
     token; attention: an average weighted by a learned query (Ilse et al. 2018, equation 8)."""
     dropout: float = 0.0
-    """Share of the features that is dropped in training before the last layer."""
+    """Dropout probability in training, before the last layer."""
     one_logit: bool = False
-    """Two classes by one score with binary cross-entropy, instead of a score each."""
+    """Separate two classes by one score with binary cross-entropy, instead of a score each."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.dropout < 1.0:
@@ -46,16 +46,16 @@ class HeadConfig:
 
 
 class Head(nn.Module):
-    """Scores from features that are first divided by one number, their root mean square.
+    """Compute scores from features divided by one number, their root mean square.
 
-    Backbones differ by orders of magnitude in the scale of their features, so without this one learning rate would
-    suit one initialisation and not the other. One number, not one a dimension: a tiny sample's deviations per
-    dimension ruin a sparse backbone.
+    The features of backbones differ by orders of magnitude in scale. Without the division, no learning rate would suit
+    all initialisations. One number, not one a dimension: the deviations of a tiny sample per dimension ruin a sparse
+    backbone.
 
     Args:
         pool: (B, ...) -> (B, D').
         layers: (B, D') -> (B, T).
-        takes_maps: whether `pool` wants the backbone's map (`Backbone.maps`), not its pooled features.
+        takes_maps: the input of `pool` is the backbone's map (`Backbone.maps`), not its pooled features.
     """
 
     scale: Tensor
@@ -69,25 +69,25 @@ class Head(nn.Module):
         nn.init.normal_(last.weight, std=0.01)
 
     def calibrate(self, features: Tensor) -> None:
-        """Set the scale from a sample of features (N, D)."""
+        """Set the scale from a sample of features (N, D) or maps (N, ...)."""
         self.scale.copy_(features.detach().square().mean().sqrt().clamp_min(1e-6).reciprocal())
 
     def pooled(self, features: Tensor) -> Tensor:
-        """Features (B, D), or maps where `takes_maps`, -> (B, D'), scaled: what the layers see."""
+        """Scale and pool features (B, D), or maps where `takes_maps`, to the input of the layers, (B, D')."""
         return self.pool(features * self.scale)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, D), or maps where `takes_maps`, -> scores (B, T)."""
+        """Map features (B, D), or maps where `takes_maps`, to scores (B, T)."""
         return self.layers(self.pooled(features))
 
 
 def features_for(head: Head, backbone: Backbone, images: Tensor) -> Tensor:
-    """What this head takes of images (B, C, S, S) in 0..1."""
+    """Compute the head's input, features or maps, from images (B, C, S, S) in 0..1."""
     return backbone.maps(images) if head.takes_maps else backbone(images)
 
 
 def class_scores(scores: Tensor) -> Tensor:
-    """A head's scores (B, T) -> (B, K) float32.
+    """Map a head's scores (B, T) to one score a class, (B, K) float32.
 
     One score for two classes becomes two with the same probabilities: softmax of (0, x) is the sigmoid of x.
     """
@@ -95,16 +95,11 @@ def class_scores(scores: Tensor) -> Tensor:
     return scores if scores.shape[1] > 1 else torch.cat([torch.zeros_like(scores), scores], dim=1)
 
 
-def linear_head(num_features: int, num_scores: int, *, dropout: float = 0.0) -> Head:
-    """A linear classifier on pooled features."""
-    return Head(nn.Identity(), nn.Sequential(*_dropout(dropout), nn.Linear(num_features, num_scores)), takes_maps=False)
-
-
 def make_head(config: HeadConfig, backbone: Backbone, num_classes: int) -> Head:
-    """A new head for a backbone.
+    """Build a new head for a backbone.
 
     Raises:
-        InputError: one logit for other than two classes; a class token where the backbone has none.
+        InputError: one logit for more or fewer than two classes; a class token where the backbone has none.
     """
     if config.one_logit and num_classes != 2:
         raise InputError(f"head.one_logit tells two classes apart; these are {num_classes}. Leave it out.")
@@ -137,7 +132,7 @@ def _dropout(share: float) -> list[nn.Module]:
 
 
 class Pooling(nn.Module):
-    """A map (B, D, H, W) or tokens (B, L, D) -> (B, D)."""
+    """Pool a map (B, D, H, W) or tokens (B, L, D) to (B, D)."""
 
     def __init__(self, kind: str, num_features: int, num_prefix_tokens: int) -> None:
         super().__init__()
@@ -145,7 +140,7 @@ class Pooling(nn.Module):
         self.query = nn.Linear(num_features, 1) if kind == "attention" else None
 
     def forward(self, maps: Tensor) -> Tensor:
-        """See the class."""
+        """Pool as `kind` says; prefix tokens are left out, but for kind `token`."""
         places = maps.flatten(2).transpose(1, 2) if maps.ndim == 4 else maps
         if self.kind == "token":
             return places[:, 0]

@@ -1,8 +1,8 @@
-"""A backbone with its head as a model of the library that it comes from: under its names, its classifier included.
+"""Export a backbone with its head as a model of timm or torchvision, under the library's names.
 
-Who has timm or torchvision, and not this project, can build it and load its weights strictly. Where the library's
-constructor alone does not build it (a small stem, a classifier of several layers), a few lines of Python change what
-the constructor made, and stand beside the weights.
+With the library alone, without this project, the model can be built and its weights loaded strictly. Where the
+constructor does not build it (a small stem, a classifier of several layers), a few lines of Python beside the weights
+change the constructed model.
 
 Shapes: K classes, D features.
 """
@@ -28,20 +28,20 @@ _REMEDY = "--format onnx and --format torch-export take every model."
 
 @dataclass(frozen=True)
 class LibraryModel:
-    """A model of timm or torchvision, in evaluation mode, with the weights of a run. It takes normalised images."""
+    """Hold a model of timm or torchvision in evaluation mode, with the weights of a run, for normalised images."""
 
     library: str
     model: nn.Module
     name: str
-    """The library's."""
+    """Name of the model in the library."""
     arguments: dict[str, Any]
-    """Of its constructor."""
+    """Arguments of its constructor."""
     changes: tuple[str, ...]
-    """Lines of Python that make of the constructed `model` what the weights are for."""
+    """Lines of Python that change the constructed `model` until the weights fit."""
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """Python that builds `model`, with random weights."""
+        """Return lines of Python that build `model`, with random weights."""
         function = "timm.create_model" if self.library == "timm" else "torchvision.models.get_model"
         given = "".join(f", {name}={value!r}" for name, value in self.arguments.items())
         imports = ("import torch",) if self.changes else ()
@@ -49,10 +49,10 @@ class LibraryModel:
 
 
 def library_model(backbone: Backbone, classifier: Classifier | None) -> LibraryModel:
-    """The library's own model; without a classifier one that gives features.
+    """Build the library's model with the run's weights; without a classifier it returns features.
 
     Raises:
-        InputError: the backbone is none of a library's, or the head is none that can follow it there.
+        InputError: the backbone is not a library's, or the library has no such head.
     """
     spec = backbone.spec
     if spec.name in OWN or spec.keep_blocks is not None:
@@ -64,7 +64,7 @@ def library_model(backbone: Backbone, classifier: Classifier | None) -> LibraryM
     if is_timm:
         model: Any = timm.create_model(spec.name, **arguments)
     else:
-        # Its constructors build no model without a classifier.
+        # torchvision's constructors build no model without a classifier.
         arguments = arguments if layer is not None else library_arguments(spec)
         model = torchvision.models.get_model(spec.name.removeprefix(PREFIX), weights=None, **arguments)
     changes = _stem_changes(model, backbone.model)
@@ -81,7 +81,7 @@ def library_model(backbone: Backbone, classifier: Classifier | None) -> LibraryM
 
 
 def _linear(classifier: Classifier, backbone: Backbone) -> tuple[Tensor, Tensor]:
-    """A head of one layer as weight (K, D) and bias (K,), its scale and the order of the classes folded into them."""
+    """Fold scale and class order of a one-layer head into weight (K, D) and bias (K,)."""
     layers = [layer for layer in classifier.head.layers if not isinstance(layer, nn.Dropout)]
     if classifier.head.takes_maps or len(layers) != 1:
         raise InputError(
@@ -97,7 +97,7 @@ def _linear(classifier: Classifier, backbone: Backbone) -> tuple[Tensor, Tensor]
 
 
 def _stem_changes(model: Any, trained: nn.Module) -> list[str]:
-    """Give a constructed model the stem that was trained, and leave out what a backbone leaves out before its end."""
+    """Replace the stem by the trained one, and drop layers that the backbone lacks; return the lines that do so."""
     lines = []
     name, first = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     own: Any = trained.get_submodule(name)
@@ -117,7 +117,7 @@ def _stem_changes(model: Any, trained: nn.Module) -> list[str]:
 
 
 def _like(own: nn.Conv2d) -> nn.Conv2d:
-    """A plain convolution of the same shape: its text builds it."""
+    """Build a plain convolution of the same shape, whose repr is its constructor."""
     return nn.Conv2d(
         own.in_channels,
         own.out_channels,
@@ -129,7 +129,7 @@ def _like(own: nn.Conv2d) -> nn.Conv2d:
 
 
 def _timm_classifier(model: Any, layer: tuple[Tensor, Tensor] | None) -> tuple[str, list[str]]:
-    """The name of the linear layer that classifies, and the lines that make it what the head was."""
+    """Return the name of the classifying linear layer, and the lines that give it the head's shape."""
     if layer is None:
         return "", []
     classifier = model.get_classifier()
@@ -143,7 +143,7 @@ def _timm_classifier(model: Any, layer: tuple[Tensor, Tensor] | None) -> tuple[s
 def _torchvision_classifier(
     model: nn.Module, layer: tuple[Tensor, Tensor] | None, backbone: Backbone
 ) -> tuple[str, list[str]]:
-    """The same. Of several layers the first linear one becomes the head's, and what follows it is left out."""
+    """Do the same in torchvision: the first linear layer becomes the head's, and layers after it are dropped."""
     held = next((name for name in CLASSIFIERS if name in dict(model.named_children())), "")
     layers = {f"{held}.{name}".rstrip("."): module for name, module in model.get_submodule(held).named_modules()}
     linear = [name for name, module in layers.items() if isinstance(module, nn.Linear)]
@@ -155,7 +155,7 @@ def _torchvision_classifier(
 
 
 def _fitted(model: nn.Module, name: str, layer: tuple[Tensor, Tensor]) -> list[str]:
-    """Nothing where the linear layer has the head's shape already."""
+    """Give a linear layer the head's shape, and return the lines that do so."""
     num_classes, width = layer[0].shape
     there: Any = model.get_submodule(name)
     if (there.in_features, there.out_features, there.bias is not None) == (width, num_classes, True):
@@ -164,6 +164,6 @@ def _fitted(model: nn.Module, name: str, layer: tuple[Tensor, Tensor]) -> list[s
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> str:
-    """Replace a part of a model by a plain module of torch, and the line that does so."""
+    """Replace a submodule by a plain module of torch, and return the line that does so."""
     model.set_submodule(name, module)
     return f"model.set_submodule({name!r}, torch.nn.{module!r})"

@@ -1,8 +1,8 @@
-"""A plain convolutional network: the baseline that many projects start from.
+"""Build a plain convolutional network, the baseline of many projects.
 
 Six 3 x 3 convolutions (two of 128, two of 256, two of 512 channels), each with BatchNorm and ReLU, maximum pooling
-behind the first and the second pair, average pooling over what is left, and a layer of 128. With one logit behind it
-and three channels of input 4,645,761 parameters are trained, and BatchNorm keeps 3,584 statistics.
+after the first and the second pair, average pooling over the last map, and a layer of 128. With one logit and three
+input channels it has 4,645,761 trained parameters, and BatchNorm keeps 3,584 statistics.
 
 Shapes: B images, C channels, S pixels a side.
 """
@@ -14,11 +14,7 @@ NUM_FEATURES = 128
 
 
 class SimpleCnn(nn.Module):
-    """The network without its last layer.
-
-    Args:
-        in_chans: C.
-    """
+    """Compute features by six convolutions and a hidden layer."""
 
     def __init__(self, in_chans: int = 3) -> None:
         super().__init__()
@@ -34,9 +30,9 @@ class SimpleCnn(nn.Module):
         self.activation = nn.ReLU(inplace=True)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """(B, C, S, S) -> (B, 512, S // 4, S // 4)."""
+        """Map images (B, C, S, S) to maps (B, 512, S // 4, S // 4)."""
         return self.features(images)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, S, S) -> (B, 128)."""
+        """Map images (B, C, S, S) to features (B, 128)."""
         return self.activation(self.hidden(self.pool(self.forward_features(images)).flatten(1)))

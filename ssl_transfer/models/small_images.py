@@ -1,4 +1,4 @@
-"""Images smaller than those that a backbone was made for."""
+"""Find an image size below the backbone's own that it accepts."""
 
 import torch
 from timm.layers import Format
@@ -7,14 +7,17 @@ from .backbones import Backbone
 
 
 def smaller_size(backbone: Backbone, share: float) -> int:
-    """Pixels a side, about `share` of the backbone's size, of images that it takes as well; its size where it cannot.
+    """Return an image size of about `share` of the backbone's that it accepts, or its own size.
 
-    A plain vision transformer of timm is made to: for the smaller grid its position embedding is interpolated, nothing
-    changes at its own size, and its weights and spec stay what they were. Other networks are tried on a black image.
+    A plain vision transformer of timm is changed to interpolate its position embedding for smaller grids. Its outputs
+    at its own size, its weights and its spec stay. Other networks are tried with a black image.
 
     Args:
         backbone: changed in place where it is a plain vision transformer.
-        share: above 0, at most 1.
+        share: share of the side, above 0, at most 1.
+
+    Returns:
+        Pixels a side.
     """
     full = backbone.spec.image_size
     if not backbone.is_vit:
@@ -29,7 +32,7 @@ def smaller_size(backbone: Backbone, share: float) -> int:
 
 
 def _takes(backbone: Backbone, side: int) -> bool:
-    """Whether images of this size give features too; in evaluation mode, which moves no statistics."""
+    """Return True where images of this size give features, in evaluation mode, which changes no statistics."""
     modes = {module: module.training for module in backbone.modules()}
     backbone.eval()
     try:

@@ -1,4 +1,4 @@
-"""Which backbone: what the user asks for, and what it comes to for the images at hand."""
+"""Configure a backbone, and resolve the configuration for the images."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +20,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """Which network. `name` and `arguments` are timm's, or torchvision's."""
+    """Choose the network. `name` and `arguments` are timm's, or torchvision's."""
 
     name: str = "resnet18"
     """A model of timm (resnet18, mobilenetv3_small_100, vit_tiny_patch16_224), torchvision/NAME for one of torchvision
@@ -36,29 +36,29 @@ class BackboneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """All that is needed to build a backbone again and to feed it: what `backbone.json` holds."""
+    """Hold all that builds a backbone and prepares its images: the content of `backbone.json`."""
 
     name: str
     stem: Literal["standard", "small"]
     arguments: tuple[str, ...]
     in_chans: int
     image_size: int
-    """Pixels a side of the images it was made for."""
+    """Pixels a side of its images."""
     mean: tuple[float, ...]
-    """Of each channel, for values in 0..1; subtracted from its input."""
+    """Mean of each channel, for values in 0..1; subtracted from the input."""
     std: tuple[float, ...]
-    """Of each channel; divides what the mean left."""
+    """Standard deviation of each channel; divides the difference."""
     value_range: tuple[float, float] = (0.0, 255.0)
-    """The stored values of its images that became 0 and 1; 0 and 255 where they had 8 bits."""
+    """Stored values of its images that are mapped to 0 and 1; 0 and 255 for 8 bits."""
     interpolation: Interpolation = "bilinear"
-    """How the images were resized that its weights were trained on, and are in evaluation. Augmented views are always
-    resampled bilinearly."""
+    """Resampling of images in the training of its weights, and in evaluation here. Augmented views are always resampled
+    bilinearly."""
     keep_blocks: int | None = None
-    """Only so many of its first blocks, their last map averaged; None keeps the whole network."""
+    """Number of first blocks to keep, their last map averaged; None keeps the whole network."""
 
     @property
     def label(self) -> str:
-        """The short name that tables show."""
+        """Return the short name in tables."""
         kept = () if self.keep_blocks is None else (f"first:{self.keep_blocks}",)
         return "/".join([self.name, *self.arguments, *kept])
 
@@ -77,10 +77,10 @@ def make_spec(
     std: tuple[float, ...],
     value_range: tuple[float, float] = (0.0, 255.0),
 ) -> BackboneSpec:
-    """Resolve a configuration for the images at hand.
+    """Resolve a configuration for the images.
 
     Raises:
-        InputError: there is no model of this name.
+        InputError: no model has this name.
     """
     check_name(config.name)
     return BackboneSpec(
@@ -96,14 +96,14 @@ def make_spec(
 
 
 def stem_of(config: BackboneConfig, image_size: int) -> Literal["standard", "small"]:
-    """The stem that is asked for, decided."""
+    """Return the stem, with `auto` resolved by the image size."""
     if config.stem == "auto":
         return "small" if image_size < SMALL_IMAGE else "standard"
     return config.stem
 
 
 def check_name(name: str) -> None:
-    """Raise InputError, with the near names, when there is no model of this name."""
+    """Raise InputError, with similar names, where no model has this name."""
     if torchvision_models.is_torchvision(name):
         torchvision_models.check_name(name)
     elif name not in OWN and not timm.is_model(name):
@@ -114,11 +114,11 @@ def check_name(name: str) -> None:
 
 
 def is_timm(name: str) -> bool:
-    """Whether a name that exists is one of timm's."""
+    """Return True where an existing name is timm's."""
     return name not in OWN and not torchvision_models.is_torchvision(name)
 
 
 def is_vit_name(name: str) -> bool:
-    """Whether a model of this name is a plain vision transformer of timm, which can leave patches out."""
+    """Return True for a plain vision transformer of timm, which can mask patches."""
     check_name(name)
     return is_timm(name) and timm.models.model_entrypoint(name).__module__ == "timm.models.vision_transformer"

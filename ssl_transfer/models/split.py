@@ -1,9 +1,9 @@
-"""A backbone in two at a frozen boundary: what comes before is computed once, what comes after is trained.
+"""Split a backbone at a frozen boundary: features before it are computed once, layers after it are trained.
 
 Both halves run the backbone's own modules, so there is one set of weights, and training the second half trains the
-backbone. One tensor crosses the cut. Where more are alive at the boundary (inside a residual block the input is still
-needed) the cut lies earlier, at the last point where there is only one; the frozen layers in between run again. So it
-does where a module's inside cannot be followed: there the module is cut off whole.
+backbone. One tensor crosses the cut. Where several cross the boundary (inside a residual block the input is still
+needed), the cut lies earlier, at the last point with only one. The frozen layers in between run again. A module whose
+inside cannot be traced is not cut: the cut lies before it.
 """
 
 import torch
@@ -18,26 +18,26 @@ from .trainable import OUTPUT
 
 
 def cut(backbone: Backbone, boundary: str) -> tuple[Step, Step]:
-    """Take a backbone apart at a boundary of `select`.
+    """Split a backbone at a boundary of `select`.
 
     Args:
-        backbone: on its device. Its modes and its state are as before when this returns.
+        backbone: on its device; its modes and state are unchanged afterwards.
         boundary: a module's name within `backbone.model`, or OUTPUT.
 
     Returns:
         `before` and `after`, with `after(before(images))` equal to `backbone(images)` bit for bit in evaluation mode
-        and for the same batch. Images are (B, C, S, S) in 0..1; what crosses is one tensor with B as its first
-        dimension, which may be stored and laid out anew on the way. Both follow the modes of the backbone's modules
-        as they are when called: hold the frozen ones in evaluation (`selection.hold`) and run `before` without
+        and for the same batch. Images are (B, C, S, S) in 0..1. One tensor with B as its first dimension crosses the
+        cut; it may be stored, and its memory format may change, in between. Both use the modes of the backbone's
+        modules at the call: keep the frozen ones in evaluation mode (`trainable.hold`), and run `before` without
         gradients.
 
     Raises:
-        NotTraceableError: there is no such point, and why. Run the backbone whole instead.
+        NotTraceableError: the backbone has no such point; the message has the reason. Run it whole instead.
     """
     if boundary == OUTPUT:
         return backbone, lambda features: features
     reasons = []
-    # Whatever holds the boundary starts no later, so a cut there is as right, if not as late.
+    # A module that holds the boundary starts no later: a cut before it is correct, if earlier.
     for name in (boundary, *reversed(holders(boundary)[1:])):
         try:
             return _cut(backbone, name)
@@ -67,8 +67,8 @@ def _cut(backbone: Backbone, boundary: str) -> tuple[Step, Step]:
     layout, overwrites = _try(backbone, before, bare_after, boundary)
 
     def after(features: Tensor) -> Tensor:
-        # The same memory format as in one go, or convolutions may add up in another order. A second half that works
-        # in place gets a copy: the features are wanted again in the next epoch.
+        # The same memory format as in the whole backbone, or convolutions may sum in another order. A second half that
+        # works in place gets a copy: the next epoch needs the features again.
         features = features.contiguous(memory_format=layout)
         return bare_after(features.clone() if overwrites else features)
 
@@ -76,7 +76,7 @@ def _cut(backbone: Backbone, boundary: str) -> tuple[Step, Step]:
 
 
 def _try(backbone: Backbone, before: Step, after: Step, boundary: str) -> tuple[torch.memory_format, bool]:
-    """Hold the halves against the whole on two images: how what crosses lies in memory, and if it is overwritten."""
+    """Compare the halves with the whole on two images; return the cut's memory format, and True if overwritten."""
     spec = backbone.spec
     shape = (2, spec.in_chans, spec.image_size, spec.image_size)
     images = torch.linspace(0.0, 1.0, 2 * spec.in_chans * spec.image_size**2, device=backbone.mean.device).view(shape)
@@ -87,7 +87,7 @@ def _try(backbone: Backbone, before: Step, after: Step, boundary: str) -> tuple[
             expected = backbone(images)
             features = before(images)
             version = features._version
-            # Taken before the second half runs, which may write into it.
+            # Read before the second half runs, which may overwrite the features.
             layout = _layout(features)
             found = after(features)
     finally:

@@ -1,4 +1,4 @@
-"""torchvision's models as backbones: without their classifier, under torchvision's own parameter names."""
+"""Build torchvision's models as backbones: without classifier, under torchvision's parameter names."""
 
 import operator
 import re
@@ -16,16 +16,16 @@ from .layers import fx_graph as graphs
 
 PREFIX = "torchvision/"
 CLASSIFIERS = ("classifier", "fc", "heads", "head")
-"""What its models call what classifies."""
+"""Names of classifiers in torchvision's models."""
 _OURS = ("weights", "num_classes", "aux_logits", "image_size", "transform_input")
-"""Arguments that are decided here."""
+"""Arguments that this module sets."""
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 _AUXILIARY_MODELS = ("inception_v3", "googlenet")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How the images were made that a set of weights was trained on."""
+    """Describe the preprocessing of images in the training of weights."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -33,12 +33,12 @@ class Preprocessing:
 
 
 def is_torchvision(name: str) -> bool:
-    """Whether a backbone's name asks for torchvision's model."""
+    """Return True for the name of a torchvision model."""
     return name.startswith(PREFIX)
 
 
 def check_name(name: str) -> None:
-    """Raise InputError, with the near names, when torchvision has no classification model of this name."""
+    """Raise InputError, with similar names, where torchvision has no classification model of this name."""
     allowed = torchvision.models.list_models(module=torchvision.models)
     wanted = name.removeprefix(PREFIX)
     if wanted not in allowed:
@@ -47,14 +47,14 @@ def check_name(name: str) -> None:
 
 
 def build(name: str, *, in_chans: int, image_size: int, arguments: dict[str, Any]) -> nn.Module:
-    """A model with random weights that returns pooled features (B, D).
+    """Build a model with random weights that returns pooled features (B, D).
 
-    The classifier is dropped from its first linear layer on; what stands before (ConvNeXt's norm) stays. The
-    auxiliary classifiers of Inception and GoogLeNet are not built: they compute nothing in evaluation. VGG and
-    AlexNet average their whole map.
+    The classifier is dropped from its first linear layer on; layers before it (ConvNeXt's norm) stay. The auxiliary
+    classifiers of Inception and GoogLeNet are not built: they compute nothing in evaluation. VGG and AlexNet average
+    their whole map.
 
     Raises:
-        InputError: an argument that is not the user's to give, or that the model does not take.
+        InputError: an argument that this module sets, or that the model does not take.
     """
     wanted = name.removeprefix(PREFIX)
     arguments = arguments_of(name, image_size=image_size, arguments=arguments)
@@ -63,7 +63,7 @@ def build(name: str, *, in_chans: int, image_size: int, arguments: dict[str, Any
         if held in dict(model.named_children()):
             setattr(model, held, _without_linear(model.get_submodule(held)))
     if wanted in _AUXILIARY_MODELS:
-        # It stands before the classifier and belongs to it, as the dropout inside other families' classifiers does.
+        # This dropout belongs to the classifier, as in other families, though it stands before it.
         model.dropout = nn.Identity()
     if isinstance(model, (torchvision.models.VGG, torchvision.models.AlexNet)):
         model.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -73,10 +73,10 @@ def build(name: str, *, in_chans: int, image_size: int, arguments: dict[str, Any
 
 
 def arguments_of(name: str, *, image_size: int, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What a model's constructor is given, but for the number of classes: the user's arguments, and what is ours.
+    """Return the constructor's arguments, the user's and ours, without the number of classes.
 
     Raises:
-        InputError: an argument that is not the user's to give.
+        InputError: an argument that this module sets.
     """
     for argument in arguments:
         if argument in _OURS:
@@ -92,10 +92,10 @@ def arguments_of(name: str, *, image_size: int, arguments: dict[str, Any]) -> di
 
 
 def map_graph(model: nn.Module) -> fx.Graph:
-    """The part of a model before its last pooling; of a transformer with a class token, before that is picked.
+    """Return the part of a model before its last pooling, or before a transformer's class token is picked.
 
     Raises:
-        InputError: nothing there that is pooled.
+        InputError: the model pools nothing.
     """
     try:
         graph = graphs.trace(model, "any")
@@ -108,10 +108,10 @@ def map_graph(model: nn.Module) -> fx.Graph:
 
 
 def preprocessing(name: str) -> Preprocessing:
-    """What torchvision's metadata say of its best ImageNet weights.
+    """Return the preprocessing of torchvision's best ImageNet weights, from its metadata.
 
-    Inception and GoogLeNet rescale ImageNet's normalisation inside the model when they are built with weights, which
-    comes to half and half; it is given here, and the model leaves its input alone.
+    With weights, Inception and GoogLeNet rescale ImageNet's normalisation inside the model, to mean and deviation 0.5.
+    Here these values are returned, and the model does not rescale.
     """
     wanted = name.removeprefix(PREFIX)
     found = torchvision.models.get_model_weights(wanted).DEFAULT.transforms()
@@ -124,16 +124,16 @@ def preprocessing(name: str) -> Preprocessing:
 
 
 def download(name: str) -> dict[str, Tensor]:
-    """The state of torchvision's best ImageNet weights, from its hub or the files that it keeps on this disk."""
+    """Load torchvision's best ImageNet weights, from its hub or its cache on this disk."""
     weights = torchvision.models.get_model_weights(name.removeprefix(PREFIX)).DEFAULT
     return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
 
 
 def fit_state(state: dict[str, Tensor], model: nn.Module, image_size: int) -> dict[str, Tensor]:
-    """A classifier's state without its classifiers, for a model as `build` makes it.
+    """Fit a state of a whole model to a model of `build`: drop its classifiers.
 
-    A transformer's position embedding is resampled to the size of the images. Keys as torchvision's first DenseNets
-    wrote them become today's.
+    A transformer's position embedding is resampled to the size of the images. Keys of torchvision's first DenseNets
+    are renamed to today's.
     """
     expected = model.state_dict()
     classifiers = tuple(f"{name}." for name in CLASSIFIERS)
@@ -148,14 +148,14 @@ def fit_state(state: dict[str, Tensor], model: nn.Module, image_size: int) -> di
     first = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
     key, channels = f"{first}.weight", expected[f"{first}.weight"].shape[1]
     if channels != 3 and key in fitted:
-        # The sum over the colours for a grey image, and their average repeated for any other number.
+        # The sum over the colours for a grey image, and their repeated average for any other number.
         summed = fitted[key].sum(dim=1, keepdim=True)
         fitted[key] = summed.expand(-1, channels, -1, -1).contiguous() / channels
     return fitted
 
 
 def fit_size(state: dict[str, Tensor], model: nn.Module, image_size: int) -> dict[str, Tensor]:
-    """A state with a transformer's position embedding resampled to the size of the images."""
+    """Resample a transformer's position embedding in a state to the size of the images."""
     if isinstance(model, VisionTransformer) and "encoder.pos_embedding" in state:
         return dict(interpolate_embeddings(image_size, model.patch_size, state))
     return state
@@ -168,7 +168,7 @@ def _without_linear(classifier: nn.Module) -> nn.Module:
     layers = list(classifier.named_children())
     for position, (name, layer) in enumerate(layers):
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            # SqueezeNet classifies by a convolution and pools behind it.
+            # SqueezeNet classifies by a convolution and pools after it.
             if any(isinstance(later, nn.AdaptiveAvgPool2d) for _, later in layers[position:]):
                 kept.add_module("pool", nn.AdaptiveAvgPool2d(1))
             break

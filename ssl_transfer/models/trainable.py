@@ -1,4 +1,4 @@
-"""What a phase trains of a backbone, by a word: `head`, `all`, `last:2`, `first:3`, `from:features.12.conv.1`."""
+"""Select the trained layers of a backbone: `head`, `all`, `last:2`, `first:3`, `from:features.12.conv.1`."""
 
 import re
 from dataclasses import dataclass
@@ -16,30 +16,30 @@ ALLOWED = (
     "(a block or a module, and all that is computed after it starts)"
 )
 OUTPUT = "(output)"
-"""The boundary when nothing of the backbone is trained: its output."""
+"""Boundary of a wholly frozen backbone: its output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What is trained of a backbone, and what is kept as it is. Names are those within `backbone.model`."""
+    """Hold the trained and frozen parts of a backbone. Names are those within `backbone.model`."""
 
     trained: str
-    """The word it was made from."""
+    """The word that selects it."""
     parameters: tuple[str, ...]
     """The trained parameters, in order of computation."""
     frozen: tuple[str, ...]
-    """The outermost modules of which nothing is trained; '' is the whole model. Kept in evaluation mode, with all
-    that they hold, neither their weights nor their statistics move, and they drop nothing out."""
+    """The outermost modules of which nothing is trained; '' is the whole model. They stay in evaluation mode, with all
+    that they hold: neither weights nor statistics change, and dropout is off."""
     boundary: str | None
-    """The module with which training starts, everything before it frozen; OUTPUT when nothing is trained. None where
-    there is no such point: nothing is frozen, or what is frozen comes later."""
+    """The first trained module, with everything before it frozen; OUTPUT when nothing is trained. None without such
+    a point: nothing is frozen, or frozen layers come later."""
 
 
 def select(backbone: Backbone, trained: str) -> Selection:
-    """Resolve a word for a backbone. Costs one forward of one image.
+    """Resolve a word for a backbone, by one forward of one image.
 
     Raises:
-        InputError: another word, more blocks than there are, or a name that is none.
+        InputError: an unknown word or name, or more blocks than the backbone has.
     """
     if trained == "head":
         return Selection(trained=trained, parameters=(), frozen=("",), boundary=OUTPUT)
@@ -64,7 +64,7 @@ def select(backbone: Backbone, trained: str) -> Selection:
 
 
 def apply(selection: Selection, backbone: Backbone) -> None:
-    """Give gradients to what is trained and take them from the rest. To be called before an optimiser is built."""
+    """Enable gradients of the trained part and disable all others. Call it before an optimiser is built."""
     wanted = set(selection.parameters)
     for name, parameter in backbone.model.named_parameters():
         parameter.requires_grad_(name in wanted)
@@ -72,13 +72,13 @@ def apply(selection: Selection, backbone: Backbone) -> None:
 
 
 def hold(selection: Selection, backbone: Backbone) -> None:
-    """Put what is frozen into evaluation mode; needed after every `train()` of whatever holds the backbone."""
+    """Set the frozen part to evaluation mode; call it after every `train()` of the backbone or its holder."""
     for name in selection.frozen:
         backbone.model.get_submodule(name).eval()
 
 
 def _range(trained: str, blocks: tuple[Block, ...], order: Order) -> tuple[int, float, str | None]:
-    """The moments that are trained (from, and up to but without), and the boundary."""
+    """Return the trained moments (first, and the end without it), and the boundary."""
     if trained == "all":
         return 0, float("inf"), None
     kind, _, value = trained.partition(":")

@@ -1,4 +1,4 @@
-"""What the transfer stage can train towards, beside the labels themselves."""
+"""Train a transfer phase on labels, between domains or from a teacher; list all ways to adapt in `ADAPTATIONS`."""
 
 from . import baselines, dann, mmd_coral, self_training
 from .domain_adaptation import Adaptation
@@ -13,4 +13,4 @@ ADAPTATIONS: dict[str, Adaptation] = {
     "self-training": self_training.SELF_TRAINING_ADAPTATION,
     "target": baselines.TARGET,
 }
-"""Ways to adapt to another domain. One more is a `Term` in a file of its own, and its line here."""
+"""Ways to adapt to another domain. To add one, write a `Term` in a file of its own, and its line here."""

@@ -1,7 +1,7 @@
-"""What adaptation is held against: training on the source alone, statistics of the target, the target's labels.
+"""Compare adaptation with source training, target statistics (AdaBN) and target labels.
 
-AdaBN (Li et al., "Revisiting batch normalization for practical domain adaptation", ICLR 2017 workshop): the network is
-trained on the source, and BatchNorm's means and variances are then those of the target. No weight is trained for it.
+AdaBN (Li et al., "Revisiting batch normalization for practical domain adaptation", ICLR 2017 workshop): train on the
+source, then replace BatchNorm's means and variances by those of the target. No weight is trained for it.
 """
 
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from .domain_adaptation import Adaptation
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOnlyConfig:
-    """Training on the source has no settings of its own."""
+    """Set up training on the source: no settings of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetConfig:
-    """Training on the target's labels has no settings of its own."""
+    """Set up training on the target's labels: no settings of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaBNConfig:
-    """Settings of AdaBN."""
+    """Set up AdaBN."""
 
     images: int = 2048
-    """At most so many images of the target give the statistics."""
+    """Images of the target that give the statistics, at most."""
 
     def __post_init__(self) -> None:
         if self.images < 2:

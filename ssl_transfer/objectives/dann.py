@@ -1,22 +1,21 @@
-"""DANN and CDAN: features from which a discriminator cannot tell the domains.
+"""Adapt with DANN or CDAN: train features on which a discriminator cannot separate the domains.
 
-DANN (Ganin et al., "Domain-adversarial training of neural networks", JMLR 2016): a discriminator d is trained to tell
-source (1) from target (0) by the features f, whose gradient is turned round before it reaches the backbone (equations
-13 to 18):
+DANN (Ganin et al., "Domain-adversarial training of neural networks", JMLR 2016): a discriminator d separates source (1)
+from target (0) by the features f. A layer R reverses the gradient to the backbone (equations 13 to 18):
 
     loss = BCE(d(R(f)), domain),    R(f) = f,    dR/df = -lambda,    lambda(p) = 2 / (1 + exp(-10 p)) - 1
 
-with the progress p from 0 to 1. lambda scales what the backbone gets and nothing else: the discriminator learns at full
-strength from the first step.
+with the progress p from 0 to 1. lambda scales the backbone's gradient only: the discriminator trains at full strength
+from the first step.
 
-CDAN (Long et al., "Conditional adversarial domain adaptation", NeurIPS 2018) shows the discriminator the outer product
-of features and predicted probabilities (equation 5), or where that is wide a random projection of it (equation 6), and
-with `entropy` (CDAN+E, equation 8) weighs images by 1 + exp(-entropy), normalised over each domain.
+CDAN (Long et al., "Conditional adversarial domain adaptation", NeurIPS 2018): the discriminator's input is the outer
+product of features and predicted probabilities (equation 5), or a random projection of a wide product (equation 6).
+With `entropy` (CDAN+E, equation 8) images weigh 1 + exp(-entropy), normalised over each domain.
 
-It differs from both in that the schedule begins anew with each phase that trains features, behind the head phase, and
-in that the discriminator learns at the rate of the phase.
+Differences from both: the schedule starts again with each phase that trains features, after the head phase. The
+discriminator has the learning rate of the phase.
 
-Shapes: B images, of them N the source's, M the target's; D features, K classes.
+Shapes: B images, N of them from the source and M from the target; D features, K classes.
 """
 
 import math
@@ -33,39 +32,46 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.training.objective import Output, scalar
 from ssl_transfer.models.heads import MOST_LAYERS
 
-from .domain_adaptation import Adaptation, Domains, Term
+from .domain_adaptation import Adaptation, Domains, Term, check_weight
 from .supervised import Supervised
 
 MOST_PRODUCTS = 4096
-"""Width of an outer product above which it is projected (the authors' code)."""
+"""Largest width of an outer product without projection (the authors' code)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DANNConfig:
-    """Settings of DANN."""
+    """Set up DANN."""
 
     hidden_width: int = 256
     """Width of the discriminator's hidden layers."""
     hidden_layers: int = 2
-    """How many hidden layers the discriminator has; the paper's for digits has one, of 100."""
+    """Hidden layers of the discriminator; that of DANN's paper for digits has one, of 100."""
     strength: float = 1.0
-    """What lambda rises to: how much of the reversed gradient reaches the backbone."""
+    """Final value of lambda: the share of the reversed gradient that reaches the backbone."""
+
+    def __post_init__(self) -> None:
+        if self.hidden_width < 1 or not 1 <= self.hidden_layers <= MOST_LAYERS:
+            raise InputError(
+                f"hidden_width {self.hidden_width}, hidden_layers {self.hidden_layers}: 1 or more, and at most "
+                f"{MOST_LAYERS} layers."
+            )
+        check_weight("strength", self.strength)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CDANConfig:
-    """Settings of CDAN."""
+class CDANConfig(DANNConfig):
+    """Set up CDAN."""
 
-    hidden_width: int = 256
-    """Width of the discriminator's hidden layers."""
-    hidden_layers: int = 2
-    """How many hidden layers the discriminator has."""
-    strength: float = 1.0
-    """What lambda rises to: how much of the reversed gradient reaches the backbone."""
     entropy: bool = True
-    """Let images count more of whose class the head is sure (CDAN+E)."""
+    """Give images with sure predictions more weight (CDAN+E)."""
     random_width: int = 1024
     """Width of the random projection, where features times classes are more than 4,096."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.random_width < 1:
+            raise InputError(f"random_width {self.random_width}: it must be 1 or more.")
 
 
 class _Reverse(torch.autograd.Function):
@@ -81,57 +87,48 @@ class _Reverse(torch.autograd.Function):
 
 
 def reverse(features: Tensor, strength: Tensor) -> Tensor:
-    """The same features, whose gradient is multiplied by -`strength`, () float32."""
+    """Return the features, and multiply their gradient by -`strength`, () float32."""
     return _Reverse.apply(features, strength)
 
 
 def reversal_at(progress: float) -> float:
-    """lambda(p), 0 to 1."""
+    """Return lambda(p), 0 to 1."""
     return 2.0 / (1.0 + math.exp(-10.0 * progress)) - 1.0
 
 
 class Adversarial(Term):
-    """The discriminator and its reversed loss.
+    """Train a discriminator of the domains, and reverse its gradient to the features.
 
     Args:
-        num_inputs: width of what it sees.
-        hidden_width: of its layers.
-        strength: what lambda rises to.
-        hidden_layers: how many there are.
+        num_inputs: width of the discriminator's input.
+        config: settings of the discriminator and of the reversal.
     """
 
     reversal: Tensor
 
-    def __init__(self, num_inputs: int, *, hidden_width: int, strength: float, hidden_layers: int = 2) -> None:
+    def __init__(self, num_inputs: int, config: DANNConfig) -> None:
         super().__init__()
-        if hidden_width < 1 or not 1 <= hidden_layers <= MOST_LAYERS:
-            raise InputError(
-                f"hidden_width {hidden_width}, hidden_layers {hidden_layers}: 1 or more, and at most {MOST_LAYERS} "
-                "layers."
-            )
-        if not strength > 0.0:
-            raise InputError(f"strength {strength}: above 0, or nothing is adapted; source-only is a method too.")
-        widths = [num_inputs, *[hidden_width] * hidden_layers]
+        self._strength = config.strength
+        widths = [num_inputs, *[config.hidden_width] * config.hidden_layers]
         hidden = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]
-        self.discriminator = nn.Sequential(*hidden, nn.Linear(hidden_width, 1))
-        self._strength = strength
-        # A buffer: a resumed training goes on with the lambda that it had.
+        self.discriminator = nn.Sequential(*hidden, nn.Linear(config.hidden_width, 1))
+        # A buffer: a resumed training continues with the same lambda.
         self.register_buffer("reversal", torch.zeros(()))
 
     def begin(self, supervised: Supervised) -> None:  # noqa: ARG002
-        """The reversal, lambda, begins at 0 in each phase."""
+        """Set lambda to 0 at the start of a phase."""
         self.reversal.zero_()
 
     def after_step(self, progress: float, supervised: Supervised) -> None:  # noqa: ARG002
-        """It follows the progress."""
+        """Raise lambda with the progress."""
         self.reversal.fill_(self._strength * reversal_at(progress))
 
     def forward(self, domains: Domains) -> Output:
-        """Its loss, its accuracy (0.5 where it is lost), and the distance of the domains that this stands for."""
+        """Compute the discriminator's loss; log its accuracy (0.5 is chance) and the distance of the domains."""
         inputs, weights = self.inputs(domains)
         count = len(domains.source)
         logits = self.discriminator(reverse(inputs, self.reversal)).squeeze(1)
-        # Under autocast these are of half precision.
+        # Half precision under autocast.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         is_source = torch.zeros_like(logits)
         is_source[:count] = 1.0
@@ -151,61 +148,35 @@ class Adversarial(Term):
         )
 
     def inputs(self, domains: Domains) -> tuple[Tensor, Tensor]:
-        """What the discriminator sees, (B, ...), and how much each image counts, (B,) of mean 1 over each domain."""
+        """Return the discriminator's inputs (B, ...), and weights of images (B,), of mean 1 over each domain."""
         features = torch.cat([domains.source, domains.target])
         return features, torch.ones(len(features), device=features.device)
 
 
 class DANN(Adversarial):
-    """The discriminator sees the features."""
+    """Give the discriminator the features."""
 
-    def __init__(
-        self,
-        _supervised: Supervised,
-        num_features: int,
-        _num_classes: int,
-        *,
-        hidden_width: int,
-        strength: float,
-        hidden_layers: int = 2,
-    ) -> None:
-        super().__init__(num_features, hidden_width=hidden_width, hidden_layers=hidden_layers, strength=strength)
+    def __init__(self, _supervised: Supervised, num_features: int, _num_classes: int, config: DANNConfig) -> None:
+        super().__init__(num_features, config)
 
 
 class CDAN(Adversarial):
-    """The discriminator sees the features together with the predictions."""
+    """Give the discriminator the features together with the predictions."""
 
     feature_projection: Tensor
     class_projection: Tensor
 
-    def __init__(
-        self,
-        _supervised: Supervised,
-        num_features: int,
-        num_classes: int,
-        *,
-        hidden_width: int,
-        strength: float,
-        entropy: bool,
-        random_width: int,
-        hidden_layers: int = 2,
-    ) -> None:
-        if random_width < 1:
-            raise InputError(f"random_width {random_width}: it must be 1 or more.")
-        projected = num_features * num_classes > MOST_PRODUCTS
-        super().__init__(
-            random_width if projected else num_features * num_classes,
-            hidden_width=hidden_width,
-            hidden_layers=hidden_layers,
-            strength=strength,
-        )
-        self._entropy, self._projected = entropy, projected
+    def __init__(self, _supervised: Supervised, num_features: int, num_classes: int, config: CDANConfig) -> None:
+        products, width = num_features * num_classes, config.random_width
+        projected = products > MOST_PRODUCTS
+        super().__init__(width if projected else products, config)
+        self._entropy, self._projected = config.entropy, projected
         if projected:
-            self.register_buffer("feature_projection", torch.randn(num_features, random_width))
-            self.register_buffer("class_projection", torch.randn(num_classes, random_width))
+            self.register_buffer("feature_projection", torch.randn(num_features, width))
+            self.register_buffer("class_projection", torch.randn(num_classes, width))
 
     def inputs(self, domains: Domains) -> tuple[Tensor, Tensor]:
-        """See `Adversarial`. The predictions are given: no gradient flows through them."""
+        """Return products of features and predictions; no gradient flows through the predictions."""
         features = torch.cat([domains.source, domains.target])
         shares = torch.cat([domains.source_logits, domains.target_logits]).detach().softmax(dim=1)
         if self._projected:
@@ -216,10 +187,10 @@ class CDAN(Adversarial):
         if not self._entropy:
             return products, torch.ones(len(features), device=features.device)
         entropies = -(shares * shares.clamp_min(1e-12).log()).sum(dim=1)
-        sure = 1.0 + torch.exp(-entropies)
+        weights = 1.0 + torch.exp(-entropies)
         count = len(domains.source)
-        # Over all processes: the mean of a share of the batch is another.
-        parts = [part / collectives.gather_without_gradient(part).mean() for part in (sure[:count], sure[count:])]
+        # Over all processes: the mean of one process's images differs.
+        parts = [part / collectives.gather_without_gradient(part).mean() for part in (weights[:count], weights[count:])]
         return products, torch.cat(parts)
 
 

@@ -1,19 +1,19 @@
-"""Distillation: a small student learns what a trained teacher says of an image, beside or instead of labels.
+"""Distil a trained teacher into a small student, beside or instead of labels.
 
     loss = (1 - alpha) * H(y, p)  +  alpha * T^2 * KL(q_T || p_T)  +  hint * L_hint  +  similarity * L_similarity
 
 - Soft targets (Hinton, Vinyals and Dean 2015, section 2): p_T and q_T are the softmax of the student's and the
-  teacher's scores divided by the temperature T. Their gradient shrinks as 1 / T^2, hence the factor. Theirs is the
+  teacher's logits divided by the temperature T. Their gradient shrinks as 1 / T^2, hence the factor. The paper has the
   cross-entropy with q_T; the divergence has the same gradient and is 0 where the two agree.
-- Hints (Romero et al. 2015, FitNets, equation 3): 1/2 |teacher's features - projector(student's features)|^2. Theirs
-  lie in the middle of the network, on maps; these are what the heads take, pooled, so that any two architectures and
-  sizes of images go together. Each side is divided by its head's scale and the square is a mean over dimensions.
+- Hints (Romero et al. 2015, FitNets, equation 3): 1/2 |teacher's features - projector(student's features)|^2. The paper
+  compares maps in the middle of the network. Here features are the pooled inputs of the heads, so that any two
+  architectures and image sizes fit. Each side is divided by its head's scale, and the square is a mean over dimensions.
 - Similarity-preserving (Tung and Mori 2019, equations 2 to 4): with features A (B, D) and G = A A^T, its rows
-  normalised, |G_teacher - G_student|^2 / B^2: what is alike to the teacher is to be alike to the student. It compares
-  the images of the global batch with each other.
+  normalised, |G_teacher - G_student|^2 / B^2. Images similar to the teacher should be similar to the student. The
+  images are those of the global batch.
 
-Images without a label (-1) have no first term. All losses are float32, also under autocast. The teacher is no module of
-the objective: it is in no state, no optimiser and no wrapper, stays in evaluation mode, and is asked without gradients.
+Images without a label (-1) have no first term. All losses are float32, also under autocast. The teacher is no submodule
+of the objective: no state, optimiser or wrapper holds it. It stays in evaluation mode and runs without gradients.
 
 Shapes: B images, C channels, S pixels a side, K classes, D features.
 """
@@ -33,23 +33,23 @@ from ssl_transfer.engine.training.objective import Batch, Objective, Output, sca
 from ssl_transfer.models.backbones import Backbone, freeze
 from ssl_transfer.models.classifier import Classifier
 
-from .supervised import Seen, Supervised
+from .supervised import Supervised, TrainingPass
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationConfig:
-    """What the student learns of its teacher."""
+    """Set up the loss between student and teacher."""
 
     temperature: float = 4.0
-    """What both sides' scores are divided by: the higher, the more the small probabilities count."""
+    """Divides both sides' logits; the higher, the more the small probabilities count."""
     alpha: float = 0.9
     """Share of the soft targets in the loss, 0 to 1; the rest is cross-entropy on labels."""
     hint: float = 0.0
     """Weight of the distance between the teacher's pooled features and a projection of the student's (FitNets)."""
     similarity: float = 0.0
-    """Weight of the difference in which images of a batch are alike (Tung and Mori 2019); theirs is 3000."""
+    """Weight of the difference between similarities of images in a batch (Tung and Mori 2019); theirs is 3000."""
     teacher_view: Literal["same", "plain"] = "same"
-    """same: the teacher sees the student's view, crop, colours and all, at its own size. plain: the whole image."""
+    """same: the teacher gets the student's view, crop, colours and all, at its own size. plain: the whole image."""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0.0:
@@ -66,20 +66,20 @@ class DistillationConfig:
 
 
 class Answer(NamedTuple):
-    """What a teacher says of B images."""
+    """Hold the teacher's outputs for B images."""
 
     logits: Tensor
     """(B, K) float32, in the data's order of classes."""
     features: Tensor
-    """(B, ...) float32: what its head takes, by the head's scale."""
+    """(B, ...) float32: inputs of its head, multiplied by the head's scale."""
 
 
 class Teacher:
-    """A trained classifier that is asked and never changed.
+    """Run a trained and frozen classifier on the student's batches.
 
     Args:
-        classifier: it is frozen.
-        augment: of the student's training.
+        classifier: frozen here.
+        augment: augmentation of the student's training.
         view: as in `DistillationConfig.teacher_view`.
     """
 
@@ -92,12 +92,12 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, batch: Batch, *, student: Supervised, views: Tensor | None = None) -> Answer:
-        """What it says of a batch.
+        """Compute logits and features of a batch.
 
         Args:
             batch: stored images and their keys.
-            student: whose views are shared: the crop and the colours are functions of the key, at any size.
-            views: (B, C, S, S) that the student saw, where they are known; they serve where the sizes agree.
+            student: source of the views: crop and colours are functions of the key, at any size.
+            views: (B, C, S, S), the student's views where they are known; used where the sizes agree.
         """
         features = self.classifier.features(self._view(batch, student, views))
         return Answer(self.classifier.scores(features), (features * self.classifier.head.scale).float())
@@ -113,75 +113,70 @@ class Teacher:
 
 
 Recorded = Callable[[Tensor], Answer]
-"""From the keys (B,) of images and views to what the teacher said of them before."""
+"""Map the keys (B,) of images and views to the teacher's outputs, computed before."""
 
 
 class Distillation(Objective):
-    """A student and what it learns of a teacher.
+    """Train a student on labels and on a teacher's outputs.
 
     Args:
-        student: what is trained, as in any transfer; it decides what is frozen and makes the views.
-        teacher: see the class; it lies on the student's device.
-        labelled_share: of the images of every batch, those that have labels, above 0 to 1.
-        temperature: the fields of the config, as all that follows.
-        alpha: see there.
-        hint: see there.
-        similarity: see there.
+        student: it decides which layers are frozen, and makes the views.
+        teacher: on the student's device.
+        config: temperature and weights of the terms.
+        labelled_share: share of the images of every batch that have labels, above 0 to 1.
 
     Raises:
         InputError: hints between maps.
     """
 
     def __init__(
-        self,
-        student: Supervised,
-        teacher: Teacher,
-        *,
-        labelled_share: float = 1.0,
-        temperature: float,
-        alpha: float,
-        hint: float = 0.0,
-        similarity: float = 0.0,
+        self, student: Supervised, teacher: Teacher, config: DistillationConfig, *, labelled_share: float = 1.0
     ) -> None:
         super().__init__()
+        self.config = config
         self.student = student
-        self.projector = _projector(student, teacher) if hint else None
-        self.loss_over_batch = bool(similarity) or student.loss_over_batch
-        # In a tuple, where torch does not look for modules.
+        self.projector = _projector(student, teacher) if config.hint else None
+        self.loss_over_batch = bool(config.similarity) or student.loss_over_batch
+        # In a tuple, so that the teacher is no submodule.
         self._teacher = (teacher,)
         self._recorded: Recorded | None = None
-        self._labelled_share, self._temperature, self._alpha = labelled_share, temperature, alpha
-        self._hint, self._similarity = hint, similarity
+        self._labelled_share = labelled_share
 
     @property
     def backbone(self) -> Backbone:
-        """The student's."""
+        """Return the student's backbone."""
         return self.student.backbone
 
     @property
     def teacher(self) -> Teacher:
-        """Who is asked."""
+        """Return the teacher."""
         return self._teacher[0]
 
     def take_answers(self, recorded: Recorded | None) -> None:
-        """From now on the teacher is not asked, but looked up: its views are fixed and what it says is known."""
+        """Look the teacher's outputs up instead of computing them; None ends it."""
         self._recorded = recorded
 
     def forward(self, batch: Batch) -> Output:
-        """The loss of a batch of which some images, those with label -1, have no label."""
+        """Compute the loss of a batch in which label -1 means no label."""
         labelled = (batch.labels >= 0).float()
         targets = self.student.targets(batch.labels.clamp_min(0)) * labelled[:, None]
-        seen = self.student.look(batch, targets)
-        answer = self._ask(batch, seen)
+        seen = self.student.training_pass(batch, targets)
+        answer = self._teacher_outputs(batch, seen)
         losses: dict[str, Tensor] = {}
-        weights = {"soft": self._alpha, "hard": 1.0 - self._alpha, "hint": self._hint, "similar": self._similarity}
-        # Means over all images, whichever are in this part of the batch: so processes and micro-batches add up.
+        config = self.config
+        weights = {
+            "soft": config.alpha,
+            "hard": 1.0 - config.alpha,
+            "hint": config.hint,
+            "similar": config.similarity,
+        }
+        # Means over all images of the batch: sums over processes and micro-batches stay exact.
         counted = labelled / (len(labelled) * self._labelled_share)
         losses["hard"] = (self.student.cross_entropies(seen.logits, seen.targets) * counted[:, None]).sum()
-        losses["soft"] = soft_targets(seen.logits, answer.logits, temperature=self._temperature)
+        losses["soft"] = soft_targets(seen.logits, answer.logits, temperature=config.temperature)
         if self.projector is not None:
             losses["hint"] = hints(self.projector(self._scaled(seen)), answer.features)
-        if self._similarity:
+        if config.similarity:
             losses["similar"] = similarity_preserving(seen.features, answer.features)
         terms = [weights[name] * loss for name, loss in losses.items() if weights[name]]
         right = seen.logits.argmax(dim=1) == seen.targets.argmax(dim=1)
@@ -190,12 +185,12 @@ class Distillation(Objective):
         accuracy = scalar((right.float() * counted).sum())
         return Output(torch.stack(terms).sum(), {**shown, "accuracy": accuracy, "agreement": scalar(agreed.float())})
 
-    def _ask(self, batch: Batch, seen: Seen) -> Answer:
+    def _teacher_outputs(self, batch: Batch, seen: TrainingPass) -> Answer:
         if self._recorded is not None:
             return self._recorded(batch.keys)
         return self.teacher(batch, student=self.student, views=seen.images)
 
-    def _scaled(self, seen: Seen) -> Tensor:
+    def _scaled(self, seen: TrainingPass) -> Tensor:
         return seen.features.float() * self.student.head.scale
 
 
@@ -209,7 +204,7 @@ def _projector(student: Supervised, teacher: Teacher) -> nn.Linear:
 
 
 def soft_targets(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over images; both (B, K) -> () float32."""
+    """Return T^2 KL(softmax(teacher / T) || softmax(student / T)) of logits (B, K), averaged over images."""
     with torch.autocast(student.device.type, enabled=False):
         ours = F.log_softmax(student.float() / temperature, dim=1)
         theirs = F.log_softmax(teacher.float() / temperature, dim=1)
@@ -218,12 +213,12 @@ def soft_targets(student: Tensor, teacher: Tensor, *, temperature: float) -> Ten
 
 
 def hints(projected: Tensor, teacher: Tensor) -> Tensor:
-    """Half the mean squared distance of (B, D) and (B, D) -> () float32."""
+    """Return half the mean squared distance of features (B, D): () float32."""
     return 0.5 * F.mse_loss(projected.float(), teacher.float())
 
 
 def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
-    """See the module: (B, D) or maps (B, ...) of either width -> () float32, over the images of all processes."""
+    """Compare similarities of images of all processes, from (B, D) or maps (B, ...) of any two widths: () float32."""
     with torch.autocast(student.device.type, enabled=False):
         ours = collectives.gather(student.float().flatten(1))
         theirs = collectives.gather_without_gradient(teacher.float().flatten(1))

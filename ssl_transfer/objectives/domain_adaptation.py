@@ -1,12 +1,12 @@
-"""What adaptation objectives share: one forward of both domains, the source's cross-entropy, and a term between them.
+"""Adapt to a target domain: one forward of both domains, cross-entropy on the source, and a term between them.
 
     loss = cross-entropy(source) + term(features of source, features of target)
 
-A batch holds the source's images first and the target's behind them (`data.domain_loader`), and goes through the
-backbone at once. With statistics apart (Chang et al., "Domain-specific batch normalization", CVPR 2019, without its
-separate scales and shifts) each domain is normalised by itself, in training and afterwards.
+A batch holds the source's images first and then the target's (`data.loaders.two_domains`), in one forward of the
+backbone. With separate statistics (Chang et al., "Domain-specific batch normalization", CVPR 2019, without its separate
+scales and shifts) BatchNorm normalises each domain apart, in training and afterwards.
 
-Shapes: B images, of them N the source's, M the target's; D what the head's layers see of an image, K classes.
+Shapes: B images, N of them from the source and M from the target; D inputs of the head's layers, K classes.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.training.objective import Batch, Objective, Output
 from ssl_transfer.models.backbones import Backbone
 from ssl_transfer.models.heads import features_for
@@ -26,10 +27,10 @@ from .supervised import Supervised
 
 
 class Domains(NamedTuple):
-    """What a term sees of a batch."""
+    """Hold the features, logits and images of both domains of a batch."""
 
     source: Tensor
-    """(N, D) float32, with gradient; divided by the head's scale, so of about 1."""
+    """(N, D) float32, with gradient; about 1 in size, by the head's scale."""
     target: Tensor
     """(M, D) float32."""
     source_logits: Tensor
@@ -37,31 +38,41 @@ class Domains(NamedTuple):
     target_logits: Tensor
     """(M, K) float32."""
     target_images: Tensor
-    """(M, C, H, W): as they are stored."""
+    """(M, C, H, W), as stored."""
 
 
 class Term(nn.Module):
-    """What is added to the cross-entropy. Subclasses implement `forward(Domains) -> Output`."""
+    """Add a loss between the domains to the cross-entropy.
+
+    Subclasses take `(supervised, num_features, num_classes, config)`, as `Adaptation.term` describes it, and implement
+    `forward(domains) -> Output`.
+    """
 
     def begin(self, supervised: Supervised) -> None:
-        """A phase begins that trains features, from these weights."""
+        """Start a phase that trains features, from these weights."""
 
     def forward(self, domains: Domains) -> Output:
-        """The term, () float32, and metrics."""
+        """Compute the term, () float32, and metrics."""
         raise NotImplementedError(f"{type(self).__name__} does not implement forward(domains) -> Output")
 
     def after_step(self, progress: float, supervised: Supervised) -> None:
-        """As `Objective.after_step`, with the weights as they are now: in statistics apart, the target's."""
+        """Act as `Objective.after_step`; BatchNorm has the target's statistics, where these are separate."""
+
+
+def check_weight(name: str, value: float) -> None:
+    """Raise InputError for the weight of a term that is not above 0."""
+    if not value > 0.0:
+        raise InputError(f"{name} {value}: above 0, or nothing is adapted; source-only is a method too.")
 
 
 class Adapting(Objective):
-    """A supervised objective on the source, with a term between the domains.
+    """Train on the source's labels, with a term between the domains.
 
     Args:
-        supervised: backbone, head, what happens to images and to labels.
-        term: None for what trains on the source alone.
-        norm: separate: BatchNorm's statistics apart; estimated: those of the target are kept too, and set from outside
-            (`models` are then measured and exported with them); shared: one for both.
+        supervised: cross-entropy on the source.
+        term: None for training on the source alone.
+        norm: BatchNorm's statistics. shared: one set for both domains. separate: one set for each domain. estimated:
+            a set for the target too, estimated from outside; the model is measured and exported with it.
     """
 
     loss_over_batch = True
@@ -81,15 +92,15 @@ class Adapting(Objective):
 
     @property
     def backbone(self) -> Backbone:
-        """What is trained."""
+        """Return the trained backbone."""
         return self.supervised.backbone
 
     def begin(self, *, adapting: bool, source_share: float = 0.5) -> None:
-        """A phase begins, for which the supervised objective has been told what is trained.
+        """Start a phase, after `Supervised.set_trained`.
 
         Args:
-            adapting: whether batches hold both domains, or the source alone.
-            source_share: of a batch that is the source's.
+            adapting: batches hold both domains, not the source alone.
+            source_share: share of a batch that is the source's.
         """
         self._adapting, self._source_share = adapting, source_share
         if self.term is not None:
@@ -100,7 +111,7 @@ class Adapting(Objective):
         self.loss_over_batch = adapting or self.supervised.loss_over_batch
 
     def train(self, mode: bool = True) -> "Adapting":
-        """What is frozen stays in evaluation mode."""
+        """Set the mode; frozen parts stay in evaluation mode."""
         self.training = mode
         self.supervised.train(mode)
         if self.term is not None:
@@ -108,13 +119,13 @@ class Adapting(Objective):
         return self
 
     def forward(self, batch: Batch) -> Output:
-        """The source's cross-entropy and the term."""
+        """Compute the source's cross-entropy and the term."""
         if self.term is None or not self._adapting:
             return self.supervised(batch)
         supervised, count = self.supervised, round(len(batch.images) * self._source_share)
         views = supervised.view(batch.images, batch.keys)
         targets = supervised.targets(batch.labels[:count])
-        source_views, targets = supervised.mixed(views[:count], targets, batch.keys[:count])
+        source_views, targets = supervised.mix_views(views[:count], targets, batch.keys[:count])
         if self._separate:
             source = self._features(source_views)
             with self.in_target():
@@ -123,12 +134,12 @@ class Adapting(Objective):
         else:
             features = self._features(torch.cat([source_views, views[count:]]))
         logits = supervised.scores_of_pooled(features)
-        found = supervised.compared(logits[:count], targets)
+        output = supervised.cross_entropy(logits[:count], targets)
         features = features.float()
         term = self.term(
             Domains(features[:count], features[count:], logits[:count], logits[count:], batch.images[count:])
         )
-        return Output(found.loss + term.loss, {**found.metrics, **term.metrics})
+        return Output(output.loss + term.loss, {**output.metrics, **term.metrics})
 
     def _features(self, views: Tensor) -> Tensor:
         head = self.supervised.head
@@ -136,7 +147,7 @@ class Adapting(Objective):
 
     @contextmanager
     def in_target(self) -> Iterator[None]:
-        """For the `with` block the model is the one for the target: with its statistics, where there are such."""
+        """Give the model the target's statistics for the `with` block, where it has them."""
         if self.statistics is None:
             yield
         else:
@@ -144,12 +155,12 @@ class Adapting(Objective):
                 yield
 
     def outputs(self, images: Tensor) -> Tensor:
-        """Stored images (B, C, H, W) -> (B, K + D) float32, scores and what the head's layers see of the plain view."""
+        """Return logits and inputs of the head's layers, (B, K + D) float32, of plain views of images (B, C, H, W)."""
         pooled = self._features(self.supervised.plain_view(images))
         return torch.cat([self.supervised.scores_of_pooled(pooled), pooled.float()], dim=1)
 
     def after_step(self, progress: float) -> None:
-        """See `Term.after_step`."""
+        """Call `Term.after_step`."""
         if self._adapting and self.term is not None:
             with self.in_target():
                 self.term.after_step(progress, self.supervised)
@@ -157,23 +168,15 @@ class Adapting(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """What the rest of the house knows of a way to adapt."""
+    """Describe a way to adapt."""
 
     summary: str
     """One sentence for help texts and tables."""
     config: type
-    """A frozen dataclass. Each field is an argument of `term` behind its first two, its docstring is its help."""
-    term: Callable[..., Term] | None = None
-    """`term(supervised, num_features, num_classes, **fields of config)`; None where nothing but labels is trained on.
-    `num_features` is D."""
+    """A frozen dataclass of settings; the docstring of a field is its help."""
+    term: Callable[[Supervised, int, int, Any], Term] | None = None
+    """`term(supervised, num_features, num_classes, config)`, with D features; None for training on labels alone."""
     on_target: bool = False
-    """Whether it trains on the target's labels: the upper end of the scale."""
+    """Train on the target's labels: the upper bound."""
     estimates_statistics: bool = False
-    """Whether BatchNorm's statistics are taken from the target, without training."""
-
-    def build(self, supervised: Supervised, num_features: int, num_classes: int, config: Any) -> Term | None:
-        """The term with these settings."""
-        if self.term is None:
-            return None
-        arguments = {name: getattr(config, name) for name in config.__dataclass_fields__}
-        return self.term(supervised, num_features, num_classes, **arguments)
+    """Estimate BatchNorm's statistics from the target, without training."""

@@ -1,8 +1,8 @@
-"""BatchNorm's statistics of a second domain, beside those that a backbone holds.
+"""Keep BatchNorm's statistics of the target domain beside the source's in the backbone.
 
-Kept apart in training (Chang et al., "Domain-specific batch normalization", CVPR 2019, without its separate scales and
-shifts), or taken from images without training (Li et al., "Revisiting batch normalization for practical domain
-adaptation", ICLR 2017 workshop).
+They are kept apart in training (Chang et al., "Domain-specific batch normalization", CVPR 2019, without its separate
+scales and shifts), or estimated from images without training (Li et al., "Revisiting batch normalization for practical
+domain adaptation", ICLR 2017 workshop).
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,11 +19,11 @@ _NAMES = ("running_mean", "running_var")
 
 
 class TargetStatistics(nn.Module):
-    """Those of the target; the backbone has the source's. They begin alike."""
+    """Hold the target's statistics; the backbone has the source's. Both start equal."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        # In a tuple, as the backbone is not this module's.
+        # In a tuple, so that the backbone is no submodule.
         self._held = (backbone, kept_norms(backbone))
         for number, norm in enumerate(self._held[1]):
             for name in _NAMES:
@@ -31,9 +31,9 @@ class TargetStatistics(nn.Module):
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """For the `with` block the backbone has the target's statistics, and what it makes of them is kept.
+        """Give the backbone the target's statistics for the `with` block, and keep their updates.
 
-        The tensors themselves change places, so that nothing is written into what a gradient still needs.
+        The tensors themselves are exchanged, so that no tensor that a gradient needs is overwritten.
         """
         self._exchange()
         try:
@@ -43,11 +43,11 @@ class TargetStatistics(nn.Module):
 
     @torch.no_grad()
     def estimate(self, views: Iterable[Tensor]) -> None:
-        """Make them the mean over these batches of (B, C, S, S), at least two images each; nothing else is changed."""
+        """Average the statistics over batches (B, C, S, S) of two images at least; change nothing else."""
         backbone, norms = self._held
         before = [(norm.momentum, norm.training, norm.get_buffer("num_batches_tracked")) for norm in norms]
         for norm, (_, _, tracked) in zip(norms, before, strict=True):
-            # Without a momentum it is the mean over all batches, counted from none.
+            # Without momentum BatchNorm averages over all batches, counted from 0.
             norm.momentum, norm.num_batches_tracked = None, torch.zeros_like(tracked)
             norm.train()
         with self.applied():
@@ -66,5 +66,5 @@ class TargetStatistics(nn.Module):
 
 
 def kept_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """The BatchNorm layers that keep statistics."""
+    """List the BatchNorm layers that keep statistics."""
     return [norm for norm in batch_norms(module) if norm.track_running_stats]

@@ -23,7 +23,7 @@ def write(path: Path, title: str, rows: Sequence[str], images: Tensor, found: Re
         images: (B, C, S, S) in 0..1 on the CPU, as the evaluation sees them.
         found: what a method made of them, on the CPU.
     """
-    columns = [("image", images), ("what it sees", found.seen), ("what it paints", found.painted)]
+    columns = [("image", images), ("what it sees", found.seen), ("what it paints", found.reconstructed)]
     columns.append(("the truth", found.target))
     if torch.equal(found.seen, found.target):
         # Nothing was hidden from it.

@@ -16,6 +16,7 @@ from ssl_transfer.engine.training.gradients import check_accumulation
 from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.objectives import ADAPTATIONS
 from ssl_transfer.objectives.domain_adaptation import Adaptation, Adapting
+from ssl_transfer.objectives.supervised import Supervised
 
 TERMS = [name for name, entry in ADAPTATIONS.items() if entry.term is not None]
 SETTINGS = {"self-training": {"confidence": 0.0}}
@@ -30,7 +31,7 @@ every_adaptation = pytest.mark.parametrize(("name", "kind", "norm"), CASES)
 def build(make_supervised: Callable) -> Callable[..., Adapting]:
     def call(name: str, kind: str, norm: str, *, seed: int = 0) -> Adapting:
         supervised, entry = make_supervised(kind, seed=seed), ADAPTATIONS[name]
-        term = entry.build(supervised, supervised.backbone.num_features, 3, entry.config(**SETTINGS.get(name, {})))
+        term = entry.term(supervised, supervised.backbone.num_features, 3, entry.config(**SETTINGS.get(name, {})))
         made = Adapting(supervised, term, norm=norm)
         made.begin(adapting=True)
         # The reversal is at work.
@@ -75,14 +76,15 @@ def test_every_file_with_an_adaptation_is_listed() -> None:
 
 
 @pytest.mark.parametrize("name", ADAPTATIONS)
-def test_every_setting_is_an_argument_of_the_term(name: str) -> None:
+def test_every_term_takes_its_config(name: str) -> None:
     entry = ADAPTATIONS[name]
     assert isinstance(entry, Adaptation)
     assert entry.summary
     assert entry.config.__dataclass_params__.frozen
     if entry.term is not None:
-        arguments = list(inspect.signature(entry.term).parameters)[3:]
-        assert {field.name for field in dataclasses.fields(entry.config)} == set(arguments)
+        arguments = list(inspect.signature(entry.term).parameters.values())
+        assert [argument.annotation for argument in arguments] == [Supervised, int, int, entry.config]
+        assert dataclasses.fields(entry.config)
 
 
 @every_adaptation

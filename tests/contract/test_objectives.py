@@ -1,4 +1,4 @@
-"""What every method, the supervised objective and distillation promise to the loop (engine/contract.py)."""
+"""What every method, the supervised objective and distillation promise to the loop (engine/training/objective.py)."""
 
 import copy
 import dataclasses
@@ -18,10 +18,11 @@ from ssl_transfer.engine.training.gradients import accumulate_gradient
 from ssl_transfer.engine.training.objective import Batch, Objective, Output
 from ssl_transfer.methods import METHODS
 from ssl_transfer.methods.base import Method
+from ssl_transfer.models.backbones import Backbone
 from ssl_transfer.models.classifier import Classifier
-from ssl_transfer.models.heads import linear_head
-from ssl_transfer.objectives.distillation import Distillation, Teacher
-from ssl_transfer.objectives.supervised import Supervised
+from ssl_transfer.models.heads import HeadConfig, make_head
+from ssl_transfer.objectives.distillation import Distillation, DistillationConfig, Teacher
+from ssl_transfer.objectives.supervised import Supervised, SupervisedConfig
 
 SUPERVISED, DISTILLATION = "supervised", "distillation"
 # MoCo's queue: short enough to be full after the batches that warm an objective up.
@@ -59,21 +60,21 @@ def build(make_backbone) -> Callable[..., Objective]:
     def call(name: str, kind: str, *, seed: int = 0, size: int = 16) -> Objective:
         backbone = make_backbone(kind, seed=seed, size=size)
         if name in (SUPERVISED, DISTILLATION):
-            objective = Supervised(
-                backbone, linear_head(backbone.num_features, 3), augment=SUPERVISED_DEFAULT, num_classes=3
-            )
+            head = make_head(HeadConfig(), backbone, 3)
+            objective = Supervised(backbone, head, SupervisedConfig(), num_classes=3)
             objective.set_trained("all")
             if name == DISTILLATION:
                 taught = make_backbone(kind, seed=9, size=size)
-                head = linear_head(taught.num_features, 3)
+                head = make_head(HeadConfig(), taught, 3)
                 torch.manual_seed(9)
                 torch.nn.init.normal_(head.layers[-1].weight)
                 teacher = Teacher(Classifier(taught, head, torch.arange(3)), augment=SUPERVISED_DEFAULT)
                 torch.manual_seed(seed)
-                objective = Distillation(objective, teacher, temperature=2.0, alpha=0.5, hint=1.0)
+                config = DistillationConfig(temperature=2.0, alpha=0.5, hint=1.0)
+                objective = Distillation(objective, teacher, config)
         else:
             entry = METHODS[name]
-            objective = entry.build(backbone, entry.config(**SMALLER.get(name, {})))
+            objective = entry.module(backbone, entry.config(**SMALLER.get(name, {})))
         return objective.train()
 
     return call
@@ -127,16 +128,17 @@ def test_every_file_with_a_method_is_listed():
     folder = Path(ssl_transfer.methods.__file__).parent
     files = {path.stem for path in folder.glob("*.py") if "\nMETHOD = " in path.read_text(encoding="utf-8")}
     assert len(files) >= 4
-    assert files == METHODS.keys()
+    assert files == {entry.module.__module__.rpartition(".")[2] for entry in METHODS.values()}
     for entry in METHODS.values():
         assert isinstance(entry, Method)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_setting_is_an_argument_of_the_module(name):
+def test_every_method_takes_its_config(name):
     entry = METHODS[name]
-    arguments = set(inspect.signature(entry.module).parameters) - {"backbone"}
-    assert {field.name for field in dataclasses.fields(entry.config)} == arguments
+    arguments = list(inspect.signature(entry.module).parameters.values())
+    assert [argument.annotation for argument in arguments] == [Backbone, entry.config]
+    assert dataclasses.fields(entry.config)
     assert entry.config.__dataclass_params__.frozen
     assert entry.summary
 
@@ -337,7 +339,7 @@ def test_counts_that_make_no_sense_are_refused(make_backbone, name, field, value
     entry = METHODS[name]
     backbone = make_backbone("transformer" if entry.backbones == "vit" else "convolutional")
     with pytest.raises(InputError, match=f"{field} {value}"):
-        entry.build(backbone, entry.config(**{field: value}))
+        entry.module(backbone, entry.config(**{field: value}))
 
 
 def test_every_method_has_counts():

@@ -41,11 +41,11 @@ from ssl_transfer.methods import METHODS
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
 from ssl_transfer.models.classifier import Classifier
-from ssl_transfer.models.heads import HeadConfig, linear_head, make_head
+from ssl_transfer.models.heads import HeadConfig, make_head
 from ssl_transfer.objectives import ADAPTATIONS
-from ssl_transfer.objectives.distillation import Distillation, Teacher
+from ssl_transfer.objectives.distillation import Distillation, DistillationConfig, Teacher
 from ssl_transfer.objectives.domain_adaptation import Adapting
-from ssl_transfer.objectives.supervised import Supervised
+from ssl_transfer.objectives.supervised import Supervised, SupervisedConfig
 
 STEPS, BATCH_SIZE, CLASSES = 4, 8, 10
 FEW = (1, 2, 3, 5, 7)
@@ -140,7 +140,7 @@ def _made(name: str, kind: str, dataset: Dataset, runtime: Runtime) -> tuple[Obj
     shared = {"seed": 0, "runtime": runtime}
     if plain in METHODS:
         entry = METHODS[plain]
-        objective = entry.build(backbone, entry.config(**SMALLER.get(plain, {})))
+        objective = entry.module(backbone, entry.config(**SMALLER.get(plain, {})))
         pool = dataset.pool[: STEPS * BATCH_SIZE]
         loader = Loader(dataset, pool, batch_size=BATCH_SIZE, labelled=False, **shared)
         return _without_norm(objective) if kind == "no norm" else objective, loader
@@ -149,14 +149,13 @@ def _made(name: str, kind: str, dataset: Dataset, runtime: Runtime) -> tuple[Obj
     supervised = Supervised(
         backbone,
         make_head(HeadConfig(kind="hidden"), backbone, CLASSES),
-        augment=SUPERVISED_DEFAULT,
+        SupervisedConfig(keep_statistics=variant == "frozen"),
         num_classes=CLASSES,
-        keep_statistics=variant == "frozen",
     )
     supervised.set_trained("all")
     if plain in TERMS:
         entry = ADAPTATIONS[plain]
-        term = entry.build(supervised, backbone.num_features, CLASSES, entry.config(**SMALLER.get(plain, {})))
+        term = entry.term(supervised, backbone.num_features, CLASSES, entry.config(**SMALLER.get(plain, {})))
         objective = Adapting(supervised, term, norm="separate" if variant == "separate" else "shared")
         objective.begin(adapting=True)
         half = labelled[: STEPS * BATCH_SIZE // 2]
@@ -166,11 +165,11 @@ def _made(name: str, kind: str, dataset: Dataset, runtime: Runtime) -> tuple[Obj
     if plain == "supervised":
         return supervised, loader
     taught = _backbone(kind, seed=1)
-    head = linear_head(taught.num_features, CLASSES)
+    head = make_head(HeadConfig(), taught, CLASSES)
     nn.init.normal_(head.layers[-1].weight)
     teacher = Teacher(Classifier(taught.eval(), head.eval(), torch.arange(CLASSES)), augment=SUPERVISED_DEFAULT)
-    settings = {"temperature": 2.0, "alpha": 0.5, "hint": 1.0, "similarity": 1.0}
-    return Distillation(supervised, teacher, **settings), loader
+    config = DistillationConfig(temperature=2.0, alpha=0.5, hint=1.0, similarity=1.0)
+    return Distillation(supervised, teacher, config), loader
 
 
 def _backbone(kind: str, *, seed: int = 0) -> Backbone:

@@ -245,7 +245,7 @@ def _module(config: AdaptConfig[Any], entry: Adaptation, training: Training) -> 
     num_classes = len(training.dataset.classes)
     with torch.no_grad():
         width = bare.outputs(image).shape[1] - num_classes
-    term = entry.build(supervised, width, num_classes, config.method)
+    term = None if entry.term is None else entry.term(supervised, width, num_classes, config.method)
     norm = "estimated" if entry.estimates_statistics else config.domain_norm
     return Adapting(supervised, term, norm=norm).to(training.runtime.device)
 

@@ -78,11 +78,8 @@ class Lessons:
         self.module = Distillation(
             objective,
             Teacher(classifier, augment=recipe.augment, view=config.teacher_view),
+            config,
             labelled_share=sizes[0] / sum(sizes),
-            temperature=config.temperature,
-            alpha=config.alpha,
-            hint=config.hint,
-            similarity=config.similarity,
         ).to(runtime.device)
 
         def loader(indices: Tensor, batch_size: int, *, labelled: bool) -> Loader:

@@ -115,7 +115,7 @@ def prepare(recipe: Recipe[Any], backbone: backbones.Backbone) -> Objective:
         )
     if spec.keep_blocks is not None:
         raise InputError(f"{spec.label} keeps only its first blocks: pretraining goes on from a whole backbone.")
-    module = entry.build(backbone, recipe.method)
+    module = entry.module(backbone, recipe.method)
     check_normalised(module, recipe.batch_size)
     return module
 

@@ -14,7 +14,7 @@ from ssl_transfer.engine.randomness import sample_keys
 from ssl_transfer.models.backbones import Backbone, first_blocks
 from ssl_transfer.models.heads import Head, features_for, make_head
 from ssl_transfer.models.trainable import select
-from ssl_transfer.objectives.supervised import Supervised, batch_norms
+from ssl_transfer.objectives.supervised import Supervised, SupervisedConfig, batch_norms
 
 from .config import PlannedConfig, TransferConfig
 from .phases import Training, smallest_batch
@@ -102,13 +102,15 @@ def make_training(
     objective = Supervised(
         backbone,
         head,
-        augment=config.augment,
+        SupervisedConfig(
+            augment=config.augment,
+            label_smoothing=config.label_smoothing,
+            mixup=config.mixup,
+            cutmix=config.cutmix,
+            keep_statistics=config.batch_norm == "frozen",
+        ),
         num_classes=len(dataset.classes),
-        label_smoothing=config.label_smoothing,
-        mixup=config.mixup,
-        cutmix=config.cutmix,
         class_weights=_class_weights(config, dataset, labelled.train),
-        keep_statistics=config.batch_norm == "frozen",
     ).to(runtime.device)
     training = Training(
         objective=objective,

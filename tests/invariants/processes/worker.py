@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ssl_transfer.data.loaders.loader import Loader
 from ssl_transfer.data.sources import LoadingConfig, load
-from ssl_transfer.data.transforms.augment import SUPERVISED_DEFAULT
 from ssl_transfer.engine.distributed import collectives
 from ssl_transfer.engine.distributed.runtime import Runtime, start
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, parameter_groups
@@ -26,8 +25,8 @@ from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.methods.simclr import SimCLR
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import BackboneConfig
-from ssl_transfer.models.heads import linear_head
-from ssl_transfer.objectives.supervised import Supervised
+from ssl_transfer.models.heads import HeadConfig, make_head
+from ssl_transfer.objectives.supervised import Supervised, SupervisedConfig
 from ssl_transfer.stages.transfer import phases
 from ssl_transfer.stages.transfer import transfer as stage
 from ssl_transfer.stages.transfer.config import TransferConfig
@@ -54,7 +53,7 @@ def contrast_gradient(process_index: int, num_processes: int) -> tuple[Tensor, T
     from ssl_transfer.methods import METHODS
 
     entry = METHODS["simclr"]
-    method = entry.build(pretrained.scratch(tiny_transformer(), seed=0), entry.config())
+    method = entry.module(pretrained.scratch(tiny_transformer(), seed=0), entry.config())
     assert isinstance(method, SimCLR)
     views = projections().requires_grad_()
     mine = views[:, process_index::num_processes]
@@ -71,12 +70,9 @@ def phased_state(runtime: Runtime, folder: Path) -> dict[str, Any]:
     """
     dataset = load("digits", image_size=16, config=LoadingConfig())
     torch.manual_seed(0)
-    objective = Supervised(
-        pretrained.scratch(tiny_transformer(), seed=0),
-        linear_head(16, len(dataset.classes)),
-        augment=SUPERVISED_DEFAULT,
-        num_classes=len(dataset.classes),
-    )
+    backbone, num_classes = pretrained.scratch(tiny_transformer(), seed=0), len(dataset.classes)
+    head = make_head(HeadConfig(), backbone, num_classes)
+    objective = Supervised(backbone, head, SupervisedConfig(), num_classes=num_classes)
     indices, validation = dataset.splits["train"][:60], dataset.splits["validation"][:40]
     loader = Loader(dataset, indices, batch_size=20, seed=0, runtime=runtime, labelled=True)
     optimizer = OptimizerConfig(

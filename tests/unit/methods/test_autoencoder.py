@@ -9,7 +9,7 @@ UNCHANGED = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0
 
 
 def build(backbone, **settings) -> Autoencoder:
-    return METHOD.build(backbone, AutoencoderConfig(**{"decoder_width": 16, "augment": UNCHANGED, **settings}))
+    return Autoencoder(backbone, AutoencoderConfig(**{"decoder_width": 16, "augment": UNCHANGED, **settings}))
 
 
 def test_noise_has_the_deviation_asked_for(make_backbone, make_batch):
@@ -88,7 +88,7 @@ def test_a_transformers_code_is_its_pooled_tokens(make_backbone, make_batch):
 
 @pytest.mark.parametrize(("size", "doublings", "side"), [(32, 3, 4), (64, 4, 4), (96, 4, 6), (224, 5, 7)])
 def test_the_decoder_grows_from_a_small_map(make_backbone, size, doublings, side):
-    method = METHOD.build(make_backbone(size=size), AutoencoderConfig())
+    method = Autoencoder(make_backbone(size=size), AutoencoderConfig())
     upsamplings = [module for module in method.decoder if isinstance(module, torch.nn.Upsample)]
     widths = [module.out_channels for module in method.decoder if isinstance(module, torch.nn.Conv2d)]
     assert len(upsamplings) == doublings
@@ -103,9 +103,9 @@ def test_what_is_seen_and_painted(make_backbone, make_batch, settings):
     found = METHOD.reconstruct(method, batch)
     assert torch.allclose(found.target, batch.images, atol=1e-6)
     assert torch.equal(found.seen, found.target) == (not settings)
-    assert found.painted.shape == batch.images.shape
+    assert found.reconstructed.shape == batch.images.shape
     # The loss is that of this picture, in deviations of the data set.
-    error = ((found.painted - found.target) / 0.25).square().mean()
+    error = ((found.reconstructed - found.target) / 0.25).square().mean()
     assert float(method(batch).loss.detach()) == pytest.approx(float(error), rel=1e-4)
 
 

@@ -5,7 +5,7 @@ from scipy.linalg import hadamard
 from torch import nn
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.methods.barlow_twins import METHOD, Barlow, BarlowConfig
+from ssl_transfer.methods.barlow_twins import Barlow, BarlowConfig
 
 
 def naive_loss(first, second, redundancy_weight: float) -> torch.Tensor:
@@ -29,12 +29,12 @@ def two_views(count: int = 12, width: int = 5):
 
 @pytest.fixture
 def method(make_backbone) -> Barlow:
-    return METHOD.build(make_backbone(), BarlowConfig(hidden_width=32, output_width=8))
+    return Barlow(make_backbone(), BarlowConfig(hidden_width=32, output_width=8))
 
 
 @pytest.mark.parametrize("redundancy_weight", [5e-3, 0.5])
 def test_loss_and_gradient_against_a_naive_double_loop(make_backbone, redundancy_weight):
-    method = METHOD.build(make_backbone(), BarlowConfig(redundancy_weight=redundancy_weight))
+    method = Barlow(make_backbone(), BarlowConfig(redundancy_weight=redundancy_weight))
     results = []
     for loss in (method.criterion, lambda a, b: naive_loss(a, b, redundancy_weight)):
         views = [view.requires_grad_() for view in two_views()]
@@ -88,4 +88,4 @@ def test_the_projector(method):
 )
 def test_impossible_settings_are_refused(make_backbone, settings, message):
     with pytest.raises(InputError, match=message):
-        METHOD.build(make_backbone(), BarlowConfig(**settings))
+        Barlow(make_backbone(), BarlowConfig(**settings))

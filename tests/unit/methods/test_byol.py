@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.methods.byol import BYOL, METHOD, BYOLConfig
+from ssl_transfer.methods.byol import BYOL, BYOLConfig
 
 
 def build(backbone, **settings) -> BYOL:
-    return METHOD.build(backbone, BYOLConfig(**{"hidden_width": 16, "output_width": 8, **settings}))
+    return BYOL(backbone, BYOLConfig(**{"hidden_width": 16, "output_width": 8, **settings}))
 
 
 def naive_regression(predictions, targets) -> float:

@@ -9,14 +9,14 @@ from lightly.loss import DINOLoss
 from ssl_transfer.data.transforms.augment import augment
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.training.gradients import split
-from ssl_transfer.methods.dino import DINO, METHOD, DINOConfig
+from ssl_transfer.methods.dino import DINO, DINOConfig
 
 PROTOTYPES = 12
 
 
 def build(backbone, **settings) -> DINO:
     small = {"hidden_width": 16, "bottleneck_width": 8, "output_width": PROTOTYPES, "local_crops": 2, "frozen_steps": 0}
-    return METHOD.build(backbone, DINOConfig(**{**small, **settings})).train()
+    return DINO(backbone, DINOConfig(**{**small, **settings})).train()
 
 
 def outputs(student_views: int, images: int = 5):

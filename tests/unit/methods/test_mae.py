@@ -14,7 +14,7 @@ NUM_PATCHES = 64
 
 
 def build(backbone, **settings) -> MAE:
-    return METHOD.build(backbone, MAEConfig(**{**SMALL, **settings}))
+    return MAE(backbone, MAEConfig(**{**SMALL, **settings}))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -87,7 +87,7 @@ def test_a_perfect_decoder_paints_the_image(make_backbone, make_batch, monkeypat
     method(batch)
     monkeypatch.setattr(method, "decode", lambda _encoded, _order: targets[0])
     found = METHOD.reconstruct(method, batch)
-    assert torch.allclose(found.painted, found.target, atol=1e-5)
+    assert torch.allclose(found.reconstructed, found.target, atol=1e-5)
 
 
 def test_what_is_seen_and_painted(make_backbone, make_batch):

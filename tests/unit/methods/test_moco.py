@@ -9,14 +9,14 @@ from torch import nn
 
 from ssl_transfer.data.transforms.augment import AugmentConfig
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.methods.moco import METHOD, MoCo, MoCoConfig, fitted
+from ssl_transfer.methods.moco import MoCo, MoCoConfig, fitted
 
 UNCHANGED = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0, jitter=0.0, grey=0.0, blur=0.0)
 
 
 def build(backbone, **settings) -> MoCo:
     small = {"queue_size": 100, "hidden_width": 16, "output_width": 8}
-    return METHOD.build(backbone, MoCoConfig(**{**small, **settings}))
+    return MoCo(backbone, MoCoConfig(**{**small, **settings}))
 
 
 def units(count: int, width: int, seed: int = 0) -> torch.Tensor:

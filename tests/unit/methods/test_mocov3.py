@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.methods.mocov3 import METHOD, MoCoV3, MoCoV3Config
+from ssl_transfer.methods.mocov3 import MoCoV3, MoCoV3Config
 
 
 def build(backbone, **settings) -> MoCoV3:
-    return METHOD.build(backbone, MoCoV3Config(**{"hidden_width": 16, "output_width": 8, **settings}))
+    return MoCoV3(backbone, MoCoV3Config(**{"hidden_width": 16, "output_width": 8, **settings}))
 
 
 def naive_contrast(queries, keys, temperature: float) -> float:

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from ssl_transfer.methods.simsiam import METHOD, SimSiam, SimSiamConfig
+from ssl_transfer.methods.simsiam import SimSiam, SimSiamConfig
 
 
 def build(backbone, **settings) -> SimSiam:
     small = {"hidden_width": 16, "output_width": 8, "predictor_width": 4}
-    return METHOD.build(backbone, SimSiamConfig(**{**small, **settings}))
+    return SimSiam(backbone, SimSiamConfig(**{**small, **settings}))
 
 
 def naive_loss(predictions, projections) -> float:

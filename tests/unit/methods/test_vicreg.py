@@ -4,7 +4,7 @@ from lightly.loss import VICRegLoss
 from scipy.linalg import hadamard
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.methods.vicreg import METHOD, VICReg, VICRegConfig
+from ssl_transfer.methods.vicreg import VICReg, VICRegConfig
 
 
 def naive_loss(first, second, weights=(25.0, 25.0, 1.0)) -> torch.Tensor:
@@ -38,13 +38,13 @@ def unit_outputs(width: int) -> torch.Tensor:
 
 @pytest.fixture
 def method(make_backbone) -> VICReg:
-    return METHOD.build(make_backbone(), VICRegConfig(hidden_width=32, output_width=8))
+    return VICReg(make_backbone(), VICRegConfig(hidden_width=32, output_width=8))
 
 
 @pytest.mark.parametrize("weights", [(25.0, 25.0, 1.0), (1.0, 10.0, 5.0)])
 def test_loss_and_gradient_against_a_naive_double_loop(make_backbone, weights):
     names = ("invariance_weight", "variance_weight", "covariance_weight")
-    method = METHOD.build(make_backbone(), VICRegConfig(**dict(zip(names, weights, strict=True))))
+    method = VICReg(make_backbone(), VICRegConfig(**dict(zip(names, weights, strict=True))))
     results = []
     for loss in (method.criterion, lambda a, b: naive_loss(a, b, weights)):
         views = [view.requires_grad_() for view in two_views()]
@@ -100,4 +100,4 @@ def test_distance_and_repetition_cost_their_weights(method):
 )
 def test_impossible_settings_are_refused(make_backbone, settings, message):
     with pytest.raises(InputError, match=message):
-        METHOD.build(make_backbone(), VICRegConfig(**settings))
+        VICReg(make_backbone(), VICRegConfig(**settings))

@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from ssl_transfer.data.transforms.augment import SUPERVISED_DEFAULT
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.models.heads import HeadConfig, Pooling, features_for, linear_head, make_head
-from ssl_transfer.objectives.supervised import Supervised
+from ssl_transfer.models.heads import Head, HeadConfig, Pooling, features_for, make_head
+from ssl_transfer.objectives.supervised import Supervised, SupervisedConfig
 
 KINDS = [
     HeadConfig(),
@@ -19,6 +19,10 @@ KINDS = [
     HeadConfig(pooling="attention"),
     HeadConfig(kind="hidden", pooling="average"),
 ]
+
+
+def linear_head(num_features: int, num_scores: int) -> Head:
+    return Head(nn.Identity(), nn.Sequential(nn.Linear(num_features, num_scores)), takes_maps=False)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])
@@ -127,7 +131,7 @@ def test_one_logit_is_binary_cross_entropy(make_backbone, make_batch, smoothing)
     backbone = make_backbone()
     torch.manual_seed(0)
     head = make_head(HeadConfig(one_logit=True), backbone, 2)
-    objective = Supervised(backbone, head, augment=SUPERVISED_DEFAULT, num_classes=2, label_smoothing=smoothing)
+    objective = Supervised(backbone, head, SupervisedConfig(label_smoothing=smoothing), num_classes=2)
     objective.set_trained("head")
     objective.train()
     batch = make_batch(8, labels=torch.arange(8) % 2)

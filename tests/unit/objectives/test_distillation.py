@@ -13,7 +13,7 @@ from ssl_transfer.engine.optimization.optimizers import parameter_groups
 from ssl_transfer.engine.training.gradients import accumulate_gradient
 from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.models.classifier import Classifier
-from ssl_transfer.models.heads import HeadConfig, linear_head, make_head
+from ssl_transfer.models.heads import HeadConfig, make_head
 from ssl_transfer.objectives.distillation import (
     Distillation,
     DistillationConfig,
@@ -22,6 +22,7 @@ from ssl_transfer.objectives.distillation import (
     similarity_preserving,
     soft_targets,
 )
+from ssl_transfer.objectives.supervised import Supervised, SupervisedConfig
 
 
 def logits(*shape: int, seed: int = 0, scale: float = 3.0) -> Tensor:
@@ -35,7 +36,7 @@ def make_teacher(make_backbone) -> Callable[..., Teacher]:
     def make(kind: str = "convolutional", *, size: int = 16, view: str = "same", seed: int = 5) -> Teacher:
         backbone = make_backbone(kind, seed=seed, size=size)
         torch.manual_seed(seed)
-        head = linear_head(backbone.num_features, 3)
+        head = make_head(HeadConfig(), backbone, 3)
         torch.nn.init.normal_(head.layers[-1].weight)
         classifier = Classifier(backbone.eval(), head.eval(), torch.tensor([2, 0, 1]))
         return Teacher(classifier, augment=SUPERVISED_DEFAULT, view=view)
@@ -45,10 +46,13 @@ def make_teacher(make_backbone) -> Callable[..., Teacher]:
 
 @pytest.fixture
 def make_distillation(make_supervised, make_teacher) -> Callable[..., Distillation]:
-    def make(kind: str = "convolutional", teacher: Teacher | None = None, **settings) -> Distillation:
-        settings = {"temperature": 2.0, "alpha": 0.5, **settings}
+    def make(
+        kind: str = "convolutional", teacher: Teacher | None = None, *, labelled_share: float = 1.0, **settings
+    ) -> Distillation:
+        config = DistillationConfig(**{"temperature": 2.0, "alpha": 0.5, **settings})
         torch.manual_seed(1)
-        return Distillation(make_supervised(kind), teacher or make_teacher(), **settings).train()
+        student = make_supervised(kind)
+        return Distillation(student, teacher or make_teacher(), config, labelled_share=labelled_share).train()
 
     return make
 
@@ -247,15 +251,13 @@ def test_without_augmentation_the_teacher_sees_what_evaluation_sees(
 
 
 def test_hints_between_maps_are_refused(make_backbone, make_teacher) -> None:
-    from ssl_transfer.objectives.supervised import Supervised
-
     backbone = make_backbone()
     head = make_head(HeadConfig(pooling="attention"), backbone, 3)
-    student = Supervised(backbone, head, augment=SUPERVISED_DEFAULT, num_classes=3)
+    student = Supervised(backbone, head, SupervisedConfig(), num_classes=3)
     with pytest.raises(InputError, match="pooled features"):
-        Distillation(student, make_teacher(), temperature=1.0, alpha=0.5, hint=1.0)
+        Distillation(student, make_teacher(), DistillationConfig(hint=1.0))
     # What is alike can be asked of maps too.
-    Distillation(student, make_teacher(), temperature=1.0, alpha=0.5, similarity=1.0)
+    Distillation(student, make_teacher(), DistillationConfig(similarity=1.0))
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def both_domains(make_batch: Callable) -> Batch:
 def make(make_supervised: Callable, name: str, norm: str = "shared", **settings: object) -> Adapting:
     supervised, entry = make_supervised(), ADAPTATIONS[name]
     torch.manual_seed(0)
-    term = entry.build(supervised, supervised.backbone.num_features, 3, entry.config(**settings))
+    term = entry.term(supervised, supervised.backbone.num_features, 3, entry.config(**settings))
     made = Adapting(supervised, term, norm=norm)
     made.begin(adapting=True)
     return made.train()
@@ -56,7 +56,7 @@ def test_reversal_follows_the_progress(progress: float, expected: float) -> None
 def test_feature_gradient_is_reversed_and_the_discriminators_is_whole(strength: float) -> None:
     """Against finite differences in float64: the features' is -lambda times, the discriminator's whatever lambda is."""
     torch.manual_seed(0)
-    term = dann.DANN(None, 4, 3, hidden_width=6, strength=1.0).double()
+    term = dann.DANN(None, 4, 3, dann.DANNConfig(hidden_width=6)).double()
     source, target = (features(3, 4, seed).double().requires_grad_() for seed in (1, 2))
     term.reversal.fill_(strength)
     term(domains(source, target)).loss.backward()
@@ -100,7 +100,7 @@ def test_reversal_moves_with_steps_and_starts_anew(name: str, make_supervised: C
 
 
 def test_a_discriminator_that_knows_all_has_the_distance_two() -> None:
-    term = dann.DANN(None, 1, 3, hidden_width=1, strength=1.0)
+    term = dann.DANN(None, 1, 3, dann.DANNConfig(hidden_width=1))
     with torch.no_grad():
         for layer in (0, 2, 4):
             term.discriminator[layer].weight.fill_(1.0)
@@ -113,7 +113,7 @@ def test_a_discriminator_that_knows_all_has_the_distance_two() -> None:
 
 
 def test_cdan_sees_outer_products_and_counts_sure_images_more() -> None:
-    term = dann.CDAN(None, 2, 2, hidden_width=4, strength=1.0, entropy=True, random_width=8)
+    term = dann.CDAN(None, 2, 2, dann.CDANConfig(hidden_width=4, random_width=8))
     given = Domains(
         torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
         torch.tensor([[5.0, 6.0]]),
@@ -131,7 +131,7 @@ def test_cdan_sees_outer_products_and_counts_sure_images_more() -> None:
 
 def test_cdan_projects_what_is_wide() -> None:
     torch.manual_seed(0)
-    wide = dann.CDAN(None, 2000, 3, hidden_width=4, strength=1.0, entropy=False, random_width=64)
+    wide = dann.CDAN(None, 2000, 3, dann.CDANConfig(hidden_width=4, entropy=False, random_width=64))
     inputs, weights = wide.inputs(domains(features(3, 2000), features(2, 2000, 1)))
     assert inputs.shape == (5, 64)
     assert (weights == 1.0).all()
@@ -225,7 +225,7 @@ def test_labels_count_from_the_confidence_on_and_rare_classes_more(
     made = make(make_supervised, "self-training", confidence=0.8, weight=2.0)
     term = made.term
     shares = torch.tensor([[0.9, 0.05, 0.05], [0.5, 0.3, 0.2], [0.05, 0.05, 0.9]])
-    monkeypatch.setattr(term, "_labels", lambda _: shares.log())
+    monkeypatch.setattr(term.teacher, "logits", lambda _: shares.log())
     term.frequencies.copy_(torch.tensor([0.6, 0.2, 0.2]))
     student = features(3, 3)
     given = domains(features(3), features(3, seed=1))._replace(target_logits=student)

@@ -3,10 +3,9 @@ import copy
 import pytest
 import torch
 
-from ssl_transfer.data.transforms.augment import SUPERVISED_DEFAULT
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, make_optimizer, parameter_groups
-from ssl_transfer.models.heads import linear_head
-from ssl_transfer.objectives.supervised import Supervised
+from ssl_transfer.models.heads import HeadConfig, make_head
+from ssl_transfer.objectives.supervised import Supervised, SupervisedConfig
 
 LABELS = torch.arange(12) % 3
 
@@ -15,7 +14,7 @@ LABELS = torch.arange(12) % 3
 def objective(make_backbone, request) -> Supervised:
     backbone = make_backbone(request.param)
     torch.manual_seed(1)
-    return Supervised(backbone, linear_head(backbone.num_features, 3), augment=SUPERVISED_DEFAULT, num_classes=3)
+    return Supervised(backbone, make_head(HeadConfig(), backbone, 3), SupervisedConfig(), num_classes=3)
 
 
 def step(objective, batch, count=3) -> None:
@@ -81,12 +80,11 @@ def test_loss_is_cross_entropy(objective, make_batch):
 def test_label_smoothing_keeps_the_loss_above_zero(make_backbone, make_batch):
     losses = []
     for smoothing in (0.0, 0.3):
-        head = linear_head(16, 3)
+        backbone = make_backbone()
+        head = make_head(HeadConfig(), backbone, 3)
         torch.nn.init.zeros_(head.layers[0].weight)
         head.layers[0].bias.data = torch.tensor([30.0, 0.0, 0.0])
-        objective = Supervised(
-            make_backbone(), head, augment=SUPERVISED_DEFAULT, num_classes=3, label_smoothing=smoothing
-        )
+        objective = Supervised(backbone, head, SupervisedConfig(label_smoothing=smoothing), num_classes=3)
         losses.append(float(objective(make_batch(6, labels=torch.zeros(6, dtype=torch.int64))).loss.detach()))
     # A share of 0.3 is spread over three classes: 0.2 of it on the two that the logits are 30 below.
     assert losses == pytest.approx([0.0, 0.2 * 30.0], abs=1e-4)
@@ -102,7 +100,7 @@ def test_logits_are_those_of_the_unaugmented_image(objective, make_batch):
 @pytest.mark.parametrize("trained", ["last:1", "first:1", "from:layer4", "all"])
 def test_what_is_not_named_stays_bit_for_bit(make_backbone, make_batch, trained):
     backbone = make_backbone("convolutional")
-    objective = Supervised(backbone, linear_head(16, 3), augment=SUPERVISED_DEFAULT, num_classes=3)
+    objective = Supervised(backbone, make_head(HeadConfig(), backbone, 3), SupervisedConfig(), num_classes=3)
     selection = objective.set_trained(trained)
     before = copy.deepcopy(objective.state_dict())
     step(objective, make_batch(12, labels=LABELS))
@@ -120,9 +118,9 @@ def test_what_is_not_named_stays_bit_for_bit(make_backbone, make_batch, trained)
 
 
 def test_statistics_can_be_kept_while_weights_are_trained(make_backbone, make_batch):
-    objective = Supervised(
-        make_backbone(), linear_head(16, 3), augment=SUPERVISED_DEFAULT, num_classes=3, keep_statistics=True
-    )
+    backbone = make_backbone()
+    head = make_head(HeadConfig(), backbone, 3)
+    objective = Supervised(backbone, head, SupervisedConfig(keep_statistics=True), num_classes=3)
     objective.set_trained("all")
     before = copy.deepcopy(objective.state_dict())
     step(objective, make_batch(12, labels=LABELS))
@@ -134,9 +132,9 @@ def test_statistics_can_be_kept_while_weights_are_trained(make_backbone, make_ba
 def test_class_weights_count_each_class_alike(make_backbone, make_batch):
     backbone, labels = make_backbone(), torch.tensor([0, 0, 0, 1])
     torch.manual_seed(0)
-    head = linear_head(16, 2)
+    head = make_head(HeadConfig(), backbone, 2)
     weights = torch.tensor([4 / 6, 4 / 2])
-    objective = Supervised(backbone, head, augment=SUPERVISED_DEFAULT, num_classes=2, class_weights=weights)
+    objective = Supervised(backbone, head, SupervisedConfig(), num_classes=2, class_weights=weights)
     objective.set_trained("head")
     objective.train()
     batch = make_batch(4, labels=labels)
@@ -148,8 +146,8 @@ def test_class_weights_count_each_class_alike(make_backbone, make_batch):
 
 def test_mixed_labels_are_in_the_loss(make_backbone, make_batch):
     backbone = make_backbone()
-    head = linear_head(16, 3)
-    objective = Supervised(backbone, head, augment=SUPERVISED_DEFAULT, num_classes=3, mixup=1.0)
+    head = make_head(HeadConfig(), backbone, 3)
+    objective = Supervised(backbone, head, SupervisedConfig(mixup=1.0), num_classes=3)
     objective.set_trained("head")
     objective.train()
     with torch.no_grad():

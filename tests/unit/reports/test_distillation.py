@@ -5,7 +5,7 @@ import torch
 
 from ssl_transfer.evaluation.comparison.estimates import Row
 from ssl_transfer.evaluation.features.throughput import images_per_second
-from ssl_transfer.models.heads import linear_head
+from ssl_transfer.models.heads import HeadConfig, make_head
 from ssl_transfer.reports import distillation as page
 
 ARMS = ("alone", "taught", "worse", "teacher")
@@ -59,7 +59,7 @@ def test_speed_is_that_of_a_forward(make_backbone, monkeypatch) -> None:
     backbone, threads = make_backbone(), torch.get_num_threads()
     backbone.train()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    found = images_per_second(backbone, linear_head(backbone.num_features, 3), torch.device("cpu"))
+    found = images_per_second(backbone, make_head(HeadConfig(), backbone, 3), torch.device("cpu"))
     assert 100 < found < 1e8
     assert torch.get_num_threads() == threads
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())

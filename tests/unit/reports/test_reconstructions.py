@@ -21,7 +21,7 @@ def test_which_methods_paint():
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_columns_of_the_picture(tmp_path, channels):
     images, target = torch.zeros(2, channels, 16, 16), torch.full((2, channels, 16, 16), 1.0)
-    found = Reconstruction(seen=target - 0.5, painted=target + 7.0, target=target)
+    found = Reconstruction(seen=target - 0.5, reconstructed=target + 7.0, target=target)
     reconstructions.write(tmp_path / "a.png", "title", ["one", ""], images, found)
     drawn = Image.open(tmp_path / "a.png").convert("L")
     row = [drawn.getpixel((x, drawn.height - 40)) for x in range(drawn.width)]
@@ -36,7 +36,7 @@ def test_columns_of_the_picture(tmp_path, channels):
 def test_drawing_leaves_the_training_as_it_was(make_backbone, make_dataset, runtime, tmp_path, name):
     entry = METHODS[name]
     backbone = make_backbone("transformer" if entry.backbones == "vit" else "convolutional")
-    module = entry.build(backbone, entry.config()).eval()
+    module = entry.module(backbone, entry.config()).eval()
     before, generator = copy.deepcopy(module.state_dict()), torch.get_rng_state()
     path = tmp_path / "reconstructions.png"
     for _ in range(2):

@@ -1,5 +1,6 @@
 """The collapse alarm: raised by a constant encoder within a few hundred steps, by nothing else, and once."""
 
+import dataclasses
 import json
 import math
 
@@ -76,7 +77,7 @@ def test_the_loss_of_equal_representations():
 
 def test_simclrs_loss_is_that_when_all_projections_are_equal(make_backbone, make_batch):
     entry = METHODS["simclr"]
-    method = entry.build(make_backbone(), entry.config())
+    method = entry.module(make_backbone(), entry.config())
     method.projector.register_forward_hook(lambda _module, _given, output: torch.ones_like(output))
     assert float(method(make_batch(16)).loss) == pytest.approx(entry.equal_loss(16), rel=1e-5)
 
@@ -111,7 +112,7 @@ def pretrain_under_alarm(runtime, make_backbone, tmp_path, monkeypatch):
             last = backbone.model.norm if entry.backbones == "vit" else backbone.model.global_pool
             last.register_forward_hook(lambda _module, _given, output: 0.0 * output + 1.0)
         torch.manual_seed(0)
-        objective = entry.build(backbone, entry.config())
+        objective = entry.module(backbone, entry.config())
         change(objective)
         loader = Loader(dataset, dataset.pool, batch_size=16, seed=0, runtime=runtime, labelled=False)
         loader.steps_per_epoch = steps
@@ -158,7 +159,7 @@ def test_byol_without_predictor_and_momentum_raises_it(pretrain_under_alarm):
 
     def without(objective):
         objective.predictor = torch.nn.Identity()
-        objective._momentum = 0.0
+        objective.config = dataclasses.replace(objective.config, momentum=0.0)
 
     alarm, log = pretrain_under_alarm("byol", steps=120, change=without, learning_rate=1e-2)
     assert alarm.collapsed["output_deviation"] < collapse.LEAST_OUTPUT_DEVIATION
