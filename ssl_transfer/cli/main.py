@@ -1,15 +1,12 @@
 """The `ssl-transfer` command: one subcommand a stage. A stage is imported only when it is called."""
 
-import contextlib
 import errno
 import importlib
-import io
 import os
-import re
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ssl_transfer import __version__
 from ssl_transfer.engine.console import signals, streams
@@ -137,31 +134,31 @@ def _again(arguments: Sequence[str]) -> str:
 
 
 def _print_completion(shell: str) -> None:
-    """Print a shell's script, made of the help of all commands."""
+    """Print a shell's script from the flags of all commands."""
     from . import completion
 
     if shell not in completion.SHELLS:
         completion.script(shell, {})
-    pages, waiting = {"": usage()}, [*COMMANDS, "demo adapt", "demo distill"]
-    while waiting:
-        name = waiting.pop(0)
-        pages[name] = page = _help_of(name)
-        # Where a command lists further ones and has no flags yet, these have pages of their own.
-        listed = [] if "[OPTIONS]" in page else re.findall(r"^  ([a-z][\w-]*) ", page, re.MULTILINE)
-        waiting += [f"{name} {word}" for word in listed]
-    print(completion.script(shell, dict(sorted(pages.items()))), end="")
+    from ssl_transfer.engine.config import LIST_FLAGS, ListedFlags
+    from ssl_transfer.methods import METHODS
+    from ssl_transfer.objectives import ADAPTATIONS
+    from ssl_transfer.stages.data import command as data
+    from ssl_transfer.stages.demos import compare as demo
 
-
-def _help_of(name: str) -> str:
-    """What a command's --help prints, in one column."""
-    width, printed = os.environ.get("COLUMNS"), io.StringIO()
-    os.environ["COLUMNS"] = "100"
-    try:
-        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-            _main([*name.split(), "--help"])
-    finally:
-        if width is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = width
-    return printed.getvalue()
+    subcommands: dict[str, Iterable[str]] = {
+        "adapt": ADAPTATIONS,
+        "data": data.COMMANDS,
+        "demo": demo.DEMOS,
+        "pretrain": METHODS,
+    }
+    flags: dict[str, completion.Flags] = {"": {}}
+    for name, (module, _) in COMMANDS.items():
+        flags[name] = {"--help": None}
+        # Of these four, demo alone has flags without a subcommand.
+        own = name == "demo" or name not in subcommands
+        for word in [*([""] if own else []), *subcommands.get(name, ())]:
+            try:
+                importlib.import_module(module).main([*word.split(), LIST_FLAGS])
+            except ListedFlags as listed:
+                flags[f"{name} {word}".rstrip()] = completion.flags_of(listed)
+    print(completion.script(shell, dict(sorted(flags.items()))), end="")

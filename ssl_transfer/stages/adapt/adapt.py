@@ -30,8 +30,8 @@ from ssl_transfer.objectives.domain_adaptation import Adaptation, Adapting
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common import run_stage
 from ssl_transfer.stages.common.checkpoint_data import matched
+from ssl_transfer.stages.common.command_line import AUGMENTATION, take_method
 from ssl_transfer.stages.common.initialization import fingerprint_of, initial_backbone, is_run, label_of
-from ssl_transfer.stages.common.method_argument import take_method
 from ssl_transfer.stages.transfer.phases import Training
 from ssl_transfer.stages.transfer.plan import Phase
 from ssl_transfer.stages.transfer.setup import batch_size_of, fitted, make_training
@@ -227,5 +227,4 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer adapt") -> None:
     entry = method_named(name)
     kind: Any = AdaptConfig[entry.config]  # type: ignore[name-defined]
     default = augmentations.adapted(kind(method=entry.config()), images)
-    note = augmentations.HELP
-    adapt(configuration.parse(kind, settings, rest, program=f"{program} {name}", default=default, note=note))
+    adapt(configuration.parse(kind, settings, rest, program=f"{program} {name}", default=default, extra=[AUGMENTATION]))

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-import tyro
 
 from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io import weight_files
 from ssl_transfer.engine.randomness import seed_from
@@ -46,7 +46,7 @@ def run_of(init: str) -> Path:
 class Initial:
     """Where a backbone comes from."""
 
-    init: Annotated[str, tyro.conf.arg(metavar="{scratch,imagenet}|timm:NAME|RUN")] = "scratch"
+    init: Annotated[str, *configuration.words(WORDS, "timm:NAME|RUN")] = "scratch"
     """Where the backbone's weights come from: scratch, imagenet, timm:NAME (any weights of timm, such as
     timm:resnet18.a1_in1k), or the folder of a run."""
     image_size: int | None = None

@@ -30,6 +30,7 @@ from ssl_transfer.objectives.distillation import DistillationConfig
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common import run_stage
 from ssl_transfer.stages.common.checkpoint_data import matched
+from ssl_transfer.stages.common.command_line import parse_for_images
 from ssl_transfer.stages.common.initialization import (
     fingerprint_of,
     held,
@@ -267,6 +268,4 @@ def _measure(classifier: Classifier, training: Training) -> dict[str, Any]:
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer distill") -> None:
     """`distill --teacher RUN --student NAME [flags]`."""
-    images, settings, rest = augmentations.take(*configuration.take_config(arguments))
-    default, note = augmentations.adapted(DistillConfig(), images), augmentations.HELP
-    distill(configuration.parse(DistillConfig, settings, rest, program=program, default=default, note=note))
+    distill(parse_for_images(DistillConfig(), arguments, program))

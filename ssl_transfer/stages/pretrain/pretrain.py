@@ -26,8 +26,8 @@ from ssl_transfer.models import pretrained
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common import run_stage
 from ssl_transfer.stages.common.checkpoint_data import matched
+from ssl_transfer.stages.common.command_line import AUGMENTATION, take_method
 from ssl_transfer.stages.common.initialization import fingerprint_of, initial_backbone, is_run, label_of, seen_after
-from ssl_transfer.stages.common.method_argument import take_method
 
 from . import monitoring
 from .config import (
@@ -203,6 +203,8 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer pretrain") -> No
     name, images, settings, rest = take_method(arguments, usage, summaries)
     entry, default = method_named(name), pretrain_config(name, images)
     kind: Any = PretrainConfig[entry.config]  # type: ignore[name-defined]
-    note = f"The backbone auto is {entry.backbone.name}, or that of the run that --init names.\n\n{augmentations.HELP}"
-    config = configuration.parse(kind, settings, rest, program=f"{program} {name}", default=default, note=note)
+    note = f"The backbone auto is {entry.backbone.name}, or that of the run that --init names."
+    config = configuration.parse(
+        kind, settings, rest, program=f"{program} {name}", default=default, note=note, extra=[AUGMENTATION]
+    )
     pretrain(config)

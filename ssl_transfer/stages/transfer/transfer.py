@@ -18,6 +18,7 @@ from ssl_transfer.engine.training.gradients import check_accumulation
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common import run_stage
 from ssl_transfer.stages.common.checkpoint_data import matched
+from ssl_transfer.stages.common.command_line import parse_for_images
 from ssl_transfer.stages.common.initialization import fingerprint_of, initial_backbone, is_run, label_of, seen_after
 from ssl_transfer.stages.common.run_config import RunConfig, check_positive
 from ssl_transfer.stages.transfer import train_plan
@@ -157,9 +158,7 @@ def check_tuning(config: TransferConfig) -> None:
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer transfer") -> None:
     """`transfer [flags]`."""
-    images, settings, rest = augmentations.take(*configuration.take_config(arguments))
-    default, note = augmentations.adapted(TransferConfig(), images), augmentations.HELP
-    transfer(configuration.parse(TransferConfig, settings, rest, program=program, default=default, note=note))
+    transfer(parse_for_images(TransferConfig(), arguments, program))
 
 
 def for_arm(recipe: TransferRecipe, **settings: Any) -> TransferConfig:
