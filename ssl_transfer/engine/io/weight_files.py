@@ -14,9 +14,9 @@ from ssl_transfer.engine.io.atomic import DamagedError, write_atomically, write_
 from ssl_transfer.engine.io.checksum import sealed, unsealed
 
 FORMAT = 1
-"""Version of `backbone.json` and its like; raised when they change shape."""
+"""Version of `backbone.json` and `head.json`; raised when their fields change."""
 _WEIGHTS = "weights"
-"""In such a file, the fingerprint of the weights beside it; older versions wrote none."""
+"""Field with the fingerprint of the weights beside the file; older versions wrote none."""
 _EXPORT_AGAIN = "Take another copy, or remove the run's result.json and call its command again."
 _NOT_KEPT = (
     "A comparison keeps what it pretrained, and no transferred models; `ssl-transfer transfer --init "
@@ -25,7 +25,7 @@ _NOT_KEPT = (
 
 
 def save_weights(folder: Path, name: str, weights: Mapping[str, Tensor], description: dict[str, Any]) -> None:
-    """Export `NAME.safetensors` and, last of all, `NAME.json`: who finds the description finds the weights."""
+    """Export `NAME.safetensors`, then `NAME.json`: a description never lies beside missing weights."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     weights_file = folder / f"{name}.safetensors"
     write_atomically(weights_file, lambda aside: save_tensors(aside, tensors))
@@ -34,7 +34,7 @@ def save_weights(folder: Path, name: str, weights: Mapping[str, Tensor], descrip
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file with the mode that the umask gives: the library lets its owner alone read it."""
+    """Write a safetensors file with the mode of the umask; the library writes 0600."""
     path.touch()
     mode = path.stat().st_mode
     save_file(tensors, path)
@@ -42,18 +42,18 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def weights_fingerprint(folder: Path, name: str) -> str:
-    """Sixteen hexadecimal digits of an export's weights; they do not depend on where it lies."""
+    """Hash an export's weights to sixteen hexadecimal digits, independent of its place."""
     return file_fingerprint(export_folder(folder, name) / f"{name}.safetensors")
 
 
 def file_fingerprint(path: Path) -> str:
-    """Sixteen hexadecimal digits of a file's content."""
+    """Hash a file's content to sixteen hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def load_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and the description that `save_weights` exported; as `load_description` finds them."""
+    """Load the weights and the description that `save_weights` exported."""
     description, place = _read_description(folder, name), export_folder(folder, name)
     expected = description.pop(_WEIGHTS, None)
     try:
@@ -66,7 +66,7 @@ def load_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def load_description(folder: Path, name: str) -> dict[str, Any]:
-    """The description that `save_weights` exported."""
+    """Load the description that `save_weights` exported."""
     description = _read_description(folder, name)
     description.pop(_WEIGHTS, None)
     return description
@@ -84,10 +84,10 @@ def _read_description(folder: Path, name: str) -> dict[str, Any]:
 
 
 def export_folder(folder: Path, name: str) -> Path:
-    """Where an export lies: `folder` is it itself, or a run that holds it in a subfolder of that name.
+    """Find the folder of an export: `folder` itself, or its subfolder of that name.
 
     Raises:
-        InputError: it is in neither; what is there instead.
+        InputError: the export is in neither; the message names what is there instead.
     """
     for candidate in (folder, folder / name):
         if (candidate / f"{name}.json").is_file():
