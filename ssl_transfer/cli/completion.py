@@ -1,20 +1,23 @@
-"""Completion for shells: a script without any Python in it, made of what every command's help says."""
+"""Write the completion script of a shell from the configurations of all commands.
 
-import re
-from collections.abc import Mapping
-from typing import NamedTuple
+The script holds no Python: a shell completes in milliseconds. tyro's own script starts Python at every Tab (0.46 s
+against 0.02 s), covers one command, and needs shtab for tcsh.
+"""
 
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
+
+import tyro
+
+from ssl_transfer.engine.config import INLINE, ListedFlags, Words, negated
 from ssl_transfer.engine.errors import InputError, did_you_mean
 
 PROGRAM = "ssl-transfer"
 _NAME = PROGRAM.replace("-", "_")
-_LINE = re.compile(r"^\W*?((?:-h, )?--[a-z0-9].*?)(?:  .*)?$", re.MULTILINE)
-_FOLDED = re.compile(r"[ │]*\n[ │] (?=[^\s│-])")
-"""Between two lines of a flag's values: what is said of the flag is further in."""
-_FLAG = re.compile(r"--[a-z0-9][\w.-]*")
-_CHOICES = re.compile(r"\{([\w.+-]+(?:,[\w.+-]+)+)\}")
 _MORE = "..."
-"""In the help, and behind a flag's values in a script: it takes several."""
+"""Follows the values of a flag that takes several, in a script."""
 _BASH = """\
 # Completion of {program} for {shell}: eval "$({program} --print-completion {shell})"
 {before}_{name}_words() {{
@@ -46,7 +49,7 @@ _{name}() {{
     fi
     COMPREPLY=($(compgen -W "$words" -- "$current"))
 }}
-# Where nothing fits, a file may.
+# Fall back to file names.
 complete -o default -F _{name} {program}
 """
 _ZSH = """\
@@ -60,58 +63,83 @@ function __{_NAME}_after --description 'whether --FLAG is the last flag before t
 end"""
 
 
-class _Values(NamedTuple):
-    """What the help lists for a flag."""
+class Values(NamedTuple):
+    """List the known values of a flag."""
 
-    words: str
-    several: bool
-    closed: bool
-    """Whether there is nothing else that it takes."""
+    words: tuple[str, ...]
+    several: bool = False
+    """It takes more than one."""
+    closed: bool = False
+    """It takes no other value."""
 
 
-def script(shell: str, commands: Mapping[str, str]) -> str:
-    """The completion of one shell.
+Flags = Mapping[str, Values | None]
+"""Flags, each with its values; None where these are not listed."""
+
+
+def flags_of(listed: ListedFlags) -> dict[str, Values | None]:
+    """List the flags of a command, those that are no fields first."""
+    extra = {one.flag: Values(one.values, closed=True) if one.values else None for one in listed.extra}
+    return {"--help": None, **extra, **dict(_fields(listed.default, "--"))}
+
+
+def _fields(config: Any, prefix: str) -> Iterator[tuple[str, Values | None]]:
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        marks = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
+        flag = prefix + field.name.replace("_", "-")
+        if is_dataclass(value):
+            yield from _fields(value, prefix if INLINE in marks else f"{flag}.")
+        elif tyro.conf.Positional in marks:
+            continue
+        elif isinstance(value, bool):
+            yield from ((flag, None), (negated(flag), None))
+        else:
+            yield flag, _values(hint, marks)
+
+
+def _values(hint: Any, marks: tuple[Any, ...]) -> Values | None:
+    """Read the values of a field from its type: a `Literal`, a tuple of one, or what `Words` names."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        known = [mark.words for mark in marks if isinstance(mark, Words)]
+        return Values(known[0], several=typing.get_origin(inside[0]) is tuple) if known else _values(inside[0], ())
+    if origin is tuple and typing.get_origin(inside[0]) is typing.Literal:
+        return Values(typing.get_args(inside[0]), several=True, closed=True)
+    return Values(inside, closed=True) if origin is typing.Literal else None
+
+
+def script(shell: str, commands: Mapping[str, Flags]) -> str:
+    """Write the completion script of a shell.
 
     Args:
         shell: a name in `SHELLS`.
-        commands: for each command, as `""` or `data check`, what its `--help` prints.
+        commands: flags by command, such as `data check`; the command `""` is the program.
 
     Raises:
-        InputError: a shell that there is no script for.
+        InputError: the shell is not in `SHELLS`.
     """
     if shell not in SHELLS:
         near = did_you_mean(shell, SHELLS)
         raise InputError(f"--print-completion {shell or 'SHELL'}: for {', '.join(SHELLS)}.{near}")
-    words = {name: _words(name, text, commands) for name, text in commands.items()}
-    values = {name: {flag: ones for flag, ones in _flags(text) if ones} for name, text in commands.items()}
+    words = {name: [*_below(name, commands), *flags] for name, flags in commands.items()}
+    values = {name: {flag: ones for flag, ones in flags.items() if ones} for name, flags in commands.items()}
     if shell == "fish":
         return _fish(words, values)
     return _tcsh(words) if shell == "tcsh" else _bash(shell, words, values)
 
 
-def _words(name: str, text: str, commands: Mapping[str, str]) -> list[str]:
-    """What may follow a command: the commands below it, then its flags."""
-    depth = len(name.split())
-    below = [other.split()[-1] for other in commands if other.split()[:depth] == name.split() and other != name]
-    direct = [word for word in dict.fromkeys(below) if f"{name} {word}".strip() in commands]
-    return [*direct, *dict.fromkeys(flag for flag, _ in _flags(text))]
+def _below(name: str, commands: Mapping[str, Flags]) -> list[str]:
+    """List the commands directly below one."""
+    return [other.rpartition(" ")[2] for other in commands if other != "" and other.rpartition(" ")[0] == name]
 
 
-def _flags(text: str) -> list[tuple[str, _Values | None]]:
-    """The flags that a help describes, each with the values that it takes, or None where they are not listed."""
-    found: list[tuple[str, _Values | None]] = []
-    for head in _LINE.findall(_FOLDED.sub("", text)):
-        choices = _CHOICES.search(head)
-        ones = choices and _Values(choices[1].replace(",", " "), _MORE in head, "|" not in head)
-        found += [(flag, ones) for flag in _FLAG.findall(head)]
-    return found
-
-
-def _bash(shell: str, words: Mapping[str, list[str]], values: Mapping[str, Mapping[str, _Values]]) -> str:
+def _bash(shell: str, words: Mapping[str, list[str]], values: Mapping[str, Mapping[str, Values]]) -> str:
     flags = [f'    "{name}") echo "{" ".join(found)}" ;;' for name, found in words.items()]
     shared: dict[str, set[str]] = {}
     listed = {
-        name: {flag: ones.words + f" {_MORE}" * ones.several for flag, ones in found.items()}
+        name: {flag: " ".join(ones.words) + f" {_MORE}" * ones.several for flag, ones in found.items()}
         for name, found in values.items()
     }
     for found in listed.values():
@@ -137,7 +165,7 @@ def _bash(shell: str, words: Mapping[str, list[str]], values: Mapping[str, Mappi
     )
 
 
-def _fish(words: Mapping[str, list[str]], values: Mapping[str, Mapping[str, _Values]]) -> str:
+def _fish(words: Mapping[str, list[str]], values: Mapping[str, Mapping[str, Values]]) -> str:
     lines = [f"# Completion of {PROGRAM} for fish: {PROGRAM} --print-completion fish | source", _FISH_AFTER]
     for name, found in words.items():
         seen = " ".join(name.split())
@@ -149,11 +177,11 @@ def _fish(words: Mapping[str, list[str]], values: Mapping[str, Mapping[str, _Val
             lines.append(f"complete -c {PROGRAM} -f {condition}-a '{' '.join(below)}'")
         for flag in (word[2:] for word in found if word.startswith("--")):
             one = values[name].get(f"--{flag}")
-            value = f" {'-x' if one.closed else '-r'} -a '{one.words}'" if one else ""
+            value = f" {'-x' if one.closed else '-r'} -a '{' '.join(one.words)}'" if one else ""
             lines.append(f"complete -c {PROGRAM} {condition}-l {flag}{value}")
             if one and one.several:
                 after = _fish_condition([*conditions, f"__{_NAME}_after {flag}"])
-                lines.append(f"complete -c {PROGRAM} {'-f ' if one.closed else ''}{after}-a '{one.words}'")
+                lines.append(f"complete -c {PROGRAM} {'-f ' if one.closed else ''}{after}-a '{' '.join(one.words)}'")
     return "\n".join(lines) + "\n"
 
 
@@ -162,7 +190,7 @@ def _fish_condition(conditions: list[str]) -> str:
 
 
 def _tcsh(words: Mapping[str, list[str]]) -> str:
-    """Tcsh's rules know little of where they stand: each command's words behind its name, and flags of all commands."""
+    # A rule of tcsh sees the previous word alone: one rule for each command name, and one for the flags of all.
     rules = [
         f"'n/{name.split()[-1]}/({' '.join(below)})/'"
         for name, found in words.items()

@@ -1,6 +1,6 @@
-"""`ssl-transfer doctor`: what this machine has for the other commands, and what of them would fail here, with remedies.
+"""Examine this machine for the other commands: what is installed, what would fail, and the fixes.
 
-Nothing is sent or fetched, and of a login only whether there is one is told.
+Nothing is sent or fetched. Of a login only its existence is shown.
 """
 
 import os
@@ -27,7 +27,7 @@ from ssl_transfer.engine.tracking import wandb_run
 from ssl_transfer.stages.data.cache import CacheFolder
 
 LEAST_DISK = 10**9
-"""Bytes: a run's checkpoints and the pixels of a small data set."""
+"""Bytes for a run's checkpoints and the pixels of a small data set."""
 LEAST_MEMORY = 2 * 10**9
 PACKAGE = "ssl_transfer"
 EXTRAS = {
@@ -42,34 +42,34 @@ EXTRAS = {
     "dashboard": "wandb_dashboard.py",
     "notebooks": "notebooks",
 }
-"""Those that are for users of the package, and what each is for."""
+"""Optional extras of the package for users, with the use of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorConfig:
-    """What this machine has: versions, devices, cache, disk, logins; exit status 1 where something would fail."""
+    """Check versions, devices, cache, disk and logins of this machine; exit status 1 if something would fail."""
 
     loading: CacheFolder = field(default_factory=CacheFolder)
-    """Which cache of pixels."""
+    """Cache of pixels to check."""
     output: Path = Path("runs")
-    """Where runs are to go."""
+    """Folder of future runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A line: what was looked at, and what was found."""
+    """Describe one finding, a line of the table."""
 
     group: str
     name: str
     found: str
     problem: str = ""
-    """What would fail, and the remedy; empty where all is well."""
+    """Failure and its fix; empty if there is none."""
     lacking: str = ""
-    """The extra that would bring it, where one is missing."""
+    """Name of the extra that installs a missing package."""
 
 
 def examine(config: DoctorConfig) -> list[Finding]:
-    """Look at everything."""
+    """Examine versions, extras, devices, folders and logins."""
     return [*_versions(), *_extras(), *_devices(), *_folders(config), *_logins()]
 
 
@@ -89,7 +89,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def _requirements() -> list[Requirement]:
-    """What the installed package asks for; of a copy that was never installed nothing is known."""
+    """List the requirements of the installed package; empty for a copy that was never installed."""
     try:
         return [Requirement(line) for line in metadata.requires(PACKAGE) or ()]
     except metadata.PackageNotFoundError:
@@ -97,7 +97,7 @@ def _requirements() -> list[Requirement]:
 
 
 def _installed(requirement: Requirement, group: str, *, extra: str = "") -> Finding:
-    """What there is of a package that every command needs, or only what an extra is for."""
+    """Check a package that every command needs, or that an extra installs."""
     name, wanted = requirement.name, str(requirement.specifier)
     try:
         version = metadata.version(name)
@@ -127,7 +127,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _memory() -> int:
-    """Bytes that the machine has; 0 where it does not say."""
+    """Return the machine's memory in bytes; 0 if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
@@ -143,7 +143,7 @@ def _folders(config: DoctorConfig) -> Iterator[Finding]:
 
 
 def _folder(name: str, folder: Path, note: str, flag: str) -> Finding:
-    """A folder that is there, or the nearest one above where it would be made: its disk, and whether it takes files."""
+    """Check the free space and write access of a folder, or of its nearest existing parent."""
     problem, free = "", 0
     try:
         place = folder.expanduser().absolute()

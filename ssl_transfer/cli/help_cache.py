@@ -1,7 +1,7 @@
-"""Help that is shown at once: a page is kept from its first time, as building it imports torch and all that trains.
+"""Cache the pages of `--help`: building one imports torch and all that trains.
 
-A page belongs to the code that wrote it (every file of the package, tyro's version), to the width and the colours of
-the terminal: where one of these has changed it is built anew. Only the bare `COMMAND ... --help` is kept.
+The key of a page holds the modification times of the package, tyro's version, and the width and colours of the
+terminal. Only the bare `COMMAND ... --help` is cached.
 """
 
 import contextlib
@@ -19,17 +19,16 @@ from ssl_transfer.engine.redaction import redacted_all
 
 FOLDER = Path("~/.cache/ssl_transfer/help")
 MOST = 200
-"""Pages that are kept; with more, all are forgotten."""
+"""Largest number of pages; all are deleted beyond it."""
 _ASKING = ("-h", "--help")
 
 
 def shown(arguments: Sequence[str], build: Callable[[], None]) -> None:
-    """Print the page that `build` prints before it ends with status 0, as it was kept where it was.
+    """Print the cached page, or call `build` and cache the page that it prints before it ends with status 0.
 
     Args:
-        arguments: of the command line; where they are anything but words and one request for help, `build` is called
-            and nothing is kept.
-        build: runs the command. Its SystemExit is handed on.
+        arguments: command line; unless it is words and one request for help, nothing is cached.
+        build: runs the command; its SystemExit is passed on.
     """
     *words, last = [*arguments, ""][:-1] or [""]
     if last not in _ASKING or any(word.startswith("-") for word in words) or redacted_all(words) != words:
@@ -55,7 +54,7 @@ def shown(arguments: Sequence[str], build: Callable[[], None]) -> None:
 
 
 class _Copied(io.TextIOBase):
-    """A stream that notes what it prints, and otherwise is the one that it stands for."""
+    """Copy a stream's text; delegate all else to the stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self.text, self._stream = io.StringIO(), stream
@@ -88,7 +87,7 @@ def _key(words: Sequence[str]) -> str:
 
 
 def _keep(page: Path, text: str) -> None:
-    # Without a home to write to, help takes as long as it takes.
+    # Without a writable home nothing is cached.
     with contextlib.suppress(OSError):
         page.parent.mkdir(parents=True, exist_ok=True)
         held = list(page.parent.glob("*.txt"))

@@ -1,15 +1,12 @@
-"""The `ssl-transfer` command: one subcommand a stage. A stage is imported only when it is called."""
+"""Run the `ssl-transfer` command, one subcommand a stage; a stage is imported when it is called."""
 
-import contextlib
 import errno
 import importlib
-import io
 import os
-import re
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ssl_transfer import __version__
 from ssl_transfer.engine.console import signals, streams
@@ -19,49 +16,32 @@ from ssl_transfer.engine.redaction import redacted
 from . import help_cache
 
 COMMANDS = {
-    "demo": (
-        "ssl_transfer.stages.demos.compare",
-        "the whole question on the embedded digits, in minutes; demo adapt|distill",
-    ),
+    "demo": ("ssl_transfer.stages.demos.compare", "compare on the embedded digits, in minutes; demo adapt|distill"),
     "data": ("ssl_transfer.stages.data.command", "check images, preview their augmentation, list the cache of pixels"),
     "pretrain": ("ssl_transfer.stages.pretrain.pretrain", "pretrain a backbone on images without labels"),
     "transfer": ("ssl_transfer.stages.transfer.transfer", "train a head, then everything, on labelled images"),
     "adapt": ("ssl_transfer.stages.adapt.adapt", "train on labelled images of one domain for another without labels"),
-    "distill": (
-        "ssl_transfer.stages.distill.distill",
-        "train a small student on what the model of a run says of images",
-    ),
-    "predict": (
-        "ssl_transfer.stages.predict.predict",
-        "what the model of a run says of images, as a table of probabilities",
-    ),
-    "export": (
-        "ssl_transfer.stages.export.export",
-        "the model of a run for timm, torchvision, ONNX, torch.export or the hub",
-    ),
+    "distill": ("ssl_transfer.stages.distill.distill", "train a small student from the model of a run"),
+    "predict": ("ssl_transfer.stages.predict.predict", "predict images with a run's model: a table of probabilities"),
+    "export": ("ssl_transfer.stages.export.export", "export a model for timm, torchvision, ONNX, torch.export, hub"),
     "evaluate": ("ssl_transfer.stages.evaluate", "kNN, linear probe and head of a run, on clean or corrupted images"),
-    "compare": (
-        "ssl_transfer.stages.compare.compare",
-        "pretraining against scratch and ImageNet, over budgets and seeds",
-    ),
-    "summary": ("ssl_transfer.stages.summary", "a backbone's blocks, and what each phase would train of them"),
-    "sync": ("ssl_transfer.stages.sync", "show in wandb what a run, or all runs below a folder, have logged"),
-    "explain": (
-        "ssl_transfer.stages.explain.explain",
-        "what a run's network sees: maps, Grad-CAM, neighbours, ideals, attacks",
-    ),
+    "compare": ("ssl_transfer.stages.compare.compare", "pretraining against scratch and ImageNet, at several budgets"),
+    "summary": ("ssl_transfer.stages.summary", "list a backbone's blocks, and what each phase would train of them"),
+    "sync": ("ssl_transfer.stages.sync", "show the logs of a run, or of all runs below a folder, in wandb"),
+    "explain": ("ssl_transfer.stages.explain.explain", "explain a model: maps, Grad-CAM, neighbours, ideals, attacks"),
     "report": ("ssl_transfer.reports.comparison.report", "draw a comparison's report again from its results"),
-    "doctor": ("ssl_transfer.cli.doctor", "what this machine has: versions, devices, disk, logins; what would fail"),
+    "doctor": ("ssl_transfer.cli.doctor", "check versions, devices, disk and logins of this machine"),
 }
+"""Module and summary of each command."""
 USER_ERROR = 2
 STATUSES = """\
-exit status: 0 done; 1 a run failed, the disk is full, memory is too small; 2 a mistake in what was asked for;
-128 + N stopped by signal N (130 Ctrl-C, 143 SIGTERM), the state saved: the same command goes on;
-141 nobody reads its output any more."""
+exit status: 0 done; 1 a run failed, the disk is full, memory is too small; 2 a mistake in the command;
+128 + N stopped by signal N (130 Ctrl-C, 143 SIGTERM), the state saved: the same command resumes;
+141 broken pipe."""
 
 
 def usage() -> str:
-    """The list of subcommands."""
+    """List the subcommands and exit statuses."""
     lines = "\n".join(f"  {name:10} {summary}" for name, (_, summary) in COMMANDS.items())
     return (
         f"usage: ssl-transfer COMMAND [--help] [flags]\n\n{lines}\n\n"
@@ -73,11 +53,7 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a subcommand.
-
-    Mistakes of the user end with one message and exit status 2; failed runs, a full disk and too little memory with
-    one and status 1.
-    """
+    """Run a subcommand; end with one message and the exit status in `STATUSES`."""
     with streams.printing():
         _main(arguments)
 
@@ -113,7 +89,7 @@ def _main(arguments: Sequence[str] | None) -> None:
         if not message:
             raise
         print(redacted(f"error: {message}"), file=sys.stderr)
-        # A name that no disk takes is a slip in what was asked for.
+        # A name that is too long for the file system is a user's error.
         too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
         sys.exit(USER_ERROR if too_long else 1)
     except KeyboardInterrupt as stop:
@@ -125,43 +101,43 @@ def _main(arguments: Sequence[str] | None) -> None:
 
 
 def _speaks() -> bool:
-    """Whether this process says what all of them would: one of several does."""
+    """Check for rank 0, which alone prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def _again(arguments: Sequence[str]) -> str:
-    """What to call to go on where it stopped."""
+    """Return the command that resumes the run."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return "launch the same command again, without --fresh."
     return f"ssl-transfer {shlex.join(word for word in arguments if word != '--fresh')}"
 
 
 def _print_completion(shell: str) -> None:
-    """Print a shell's script, made of the help of all commands."""
+    """Print a shell's script from the flags of all commands."""
     from . import completion
 
     if shell not in completion.SHELLS:
         completion.script(shell, {})
-    pages, waiting = {"": usage()}, [*COMMANDS, "demo adapt", "demo distill"]
-    while waiting:
-        name = waiting.pop(0)
-        pages[name] = page = _help_of(name)
-        # Where a command lists further ones and has no flags yet, these have pages of their own.
-        listed = [] if "[OPTIONS]" in page else re.findall(r"^  ([a-z][\w-]*) ", page, re.MULTILINE)
-        waiting += [f"{name} {word}" for word in listed]
-    print(completion.script(shell, dict(sorted(pages.items()))), end="")
+    from ssl_transfer.engine.config import LIST_FLAGS, ListedFlags
+    from ssl_transfer.methods import METHODS
+    from ssl_transfer.objectives import ADAPTATIONS
+    from ssl_transfer.stages.data import command as data
+    from ssl_transfer.stages.demos import compare as demo
 
-
-def _help_of(name: str) -> str:
-    """What a command's --help prints, in one column."""
-    width, printed = os.environ.get("COLUMNS"), io.StringIO()
-    os.environ["COLUMNS"] = "100"
-    try:
-        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-            _main([*name.split(), "--help"])
-    finally:
-        if width is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = width
-    return printed.getvalue()
+    subcommands: dict[str, Iterable[str]] = {
+        "adapt": ADAPTATIONS,
+        "data": data.COMMANDS,
+        "demo": demo.DEMOS,
+        "pretrain": METHODS,
+    }
+    flags: dict[str, completion.Flags] = {"": {}}
+    for name, (module, _) in COMMANDS.items():
+        flags[name] = {"--help": None}
+        # Of these four, demo alone has flags without a subcommand.
+        own = name == "demo" or name not in subcommands
+        for word in [*([""] if own else []), *subcommands.get(name, ())]:
+            try:
+                importlib.import_module(module).main([*word.split(), LIST_FLAGS])
+            except ListedFlags as listed:
+                flags[f"{name} {word}".rstrip()] = completion.flags_of(listed)
+    print(completion.script(shell, dict(sorted(flags.items()))), end="")

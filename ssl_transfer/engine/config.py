@@ -1,7 +1,7 @@
-"""Configuration: YAML and flags into frozen dataclasses, and back into YAML.
+"""Parse YAML and flags into frozen dataclasses, and write these back as YAML.
 
-There is one parser, tyro. A YAML file is turned into flags that stand before the user's own, so a flag wins over the
-file, a mistake in either has one error path, and a field's docstring is its `--help`.
+tyro is the only parser. The settings of a YAML file become flags before the user's own. So a flag wins over the file,
+both have one error path, and a field's docstring is its `--help`.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,13 +23,45 @@ from .redaction import redacted
 
 T = TypeVar("T")
 MOST_VALUES = 100_000
-"""In a file of settings."""
+"""Largest number of values in a YAML file."""
 LARGEST = 2**63 - 1
-"""Whole numbers beyond it are none for torch and numpy."""
+"""Largest integer of torch and numpy."""
+INLINE = tyro.conf.arg(name="")
+"""Annotates a field whose own name is no part of its flags."""
+LIST_FLAGS = "--\0"
+"""The argument with which `parse` raises ListedFlags. No shell can pass it: it holds NUL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extra:
+    """Describe a flag that is no field: it is taken off the command line before `parse`."""
+
+    flag: str
+    values: tuple[str, ...] = ()
+    """All that it takes; empty for a path."""
+    help: str
+
+
+CONFIG = Extra(flag="--config", help="--config FILE.yaml sets any of these; flags win over the file.")
+
+
+@dataclass(frozen=True)
+class Words:
+    """Name the values of a setting that its type does not list; it takes others too."""
+
+    words: tuple[str, ...]
+
+
+class ListedFlags(Exception):  # noqa: N818  (no error: the answer to LIST_FLAGS)
+    """Carry a command's default configuration and extra flags to the shells' completion."""
+
+    def __init__(self, default: Any, extra: Sequence[Extra]) -> None:
+        super().__init__()
+        self.default, self.extra = default, extra
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file, all values as the strings that stand there (so `3e-4` and `no` stay verbatim)."""
+    """Read the mapping in a YAML file; all values stay strings, so that `3e-4` and `no` stay verbatim."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"--config {path}: there is no such file. Give the path of a YAML file of settings.")
@@ -47,12 +80,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             return content
         value = waiting.pop()
         waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    # A few aliases of aliases make billions, one of itself makes them without end.
+    # Aliases of aliases expand to billions of values; a cyclic alias expands without end.
     raise InputError(f"--config {path}: holds more than {MOST_VALUES:,} values, its aliases (`*name`) written out.")
 
 
 def flags_of(settings: dict[str, Any], prefix: str = "") -> list[str]:
-    """Nested settings as flags: `{"backbone": {"name": "resnet18"}}` -> `["--backbone.name", "resnet18"]`."""
+    """Convert nested settings to flags: `{"backbone": {"name": "resnet18"}}` -> `["--backbone.name", "resnet18"]`."""
     flags: list[str] = []
     for key, value in settings.items():
         name = f"{prefix}{key}".replace("_", "-")
@@ -61,16 +94,20 @@ def flags_of(settings: dict[str, Any], prefix: str = "") -> list[str]:
         elif isinstance(value, list):
             flags += [f"--{name}", *(str(item) for item in value)]
         elif value in ("true", "false") or isinstance(value, bool):
-            head, _, last = name.rpartition(".")
-            off = f"{head}.no-{last}" if head else f"no-{last}"
-            flags.append(f"--{name}" if value in ("true", True) else f"--{off}")
+            flags.append(f"--{name}" if value in ("true", True) else negated(f"--{name}"))
         else:
             flags += [f"--{name}", "None" if value in ("", "null", "~") else str(value)]
     return flags
 
 
+def negated(flag: str) -> str:
+    """Return the flag that turns a boolean off: `--a.b` -> `--a.no-b`."""
+    head, dot, last = flag.removeprefix("--").rpartition(".")
+    return f"--{head}{dot}no-{last}"
+
+
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings in which those of `above` win, name by name."""
+    """Merge nested settings name by name; those of `above` win."""
     merged = dict(below)
     for name, value in above.items():
         held = merged.get(name)
@@ -78,17 +115,27 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def take_config(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Take `--config FILE` out of the arguments: the file's settings (empty without one) and the other arguments."""
+def take_flag(arguments: Sequence[str], flag: str, missing: str) -> tuple[str | None, list[str]]:
+    """Take `FLAG VALUE` or `FLAG=VALUE` out of the arguments: the value, or None, and the other arguments.
+
+    Raises:
+        InputError: the flag has no value; `missing` is the message.
+    """
     rest = list(arguments)
     for position, argument in enumerate(rest):
-        if argument == "--config" and position + 1 < len(rest):
-            return read_yaml(rest[position + 1]), rest[:position] + rest[position + 2 :]
-        if argument.startswith("--config="):
-            return read_yaml(argument.partition("=")[2]), rest[:position] + rest[position + 1 :]
-        if argument == "--config":
-            raise InputError("--config needs the path of a YAML file.")
-    return {}, rest
+        name, equals, value = argument.partition("=")
+        if name == flag:
+            end = position + (1 if equals else 2)
+            if end > len(rest):
+                raise InputError(missing)
+            return value if equals else rest[position + 1], rest[:position] + rest[end:]
+    return None, rest
+
+
+def take_config(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Take `--config FILE` out of the arguments: the file's settings (empty without one) and the other arguments."""
+    path, rest = take_flag(arguments, CONFIG.flag, "--config needs the path of a YAML file.")
+    return {} if path is None else read_yaml(path), rest
 
 
 def parse(
@@ -99,20 +146,27 @@ def parse(
     program: str,
     default: T,
     note: str = "",
+    extra: Sequence[Extra] = (),
 ) -> T:
-    """A configuration from the settings of a file and the user's arguments, which win; `note` ends the help's head.
+    """Parse the settings of a file and the user's arguments, which win.
 
-    Raises SystemExit(2), after a message with near misses, for a name or value that does not exist.
+    `note` is a sentence below the description in `--help`; `extra` are the flags, beside --config, that are no fields.
+
+    Raises:
+        SystemExit: 2, after a message with near misses, for a name or value that does not exist.
+        ListedFlags: the arguments ask for the flags.
     """
+    if list(arguments) == [LIST_FLAGS]:
+        raise ListedFlags(default, (CONFIG, *extra))
     from_file = flags_of(settings)
-    # https://no-color.org, which tyro does not know.
+    # tyro does not read NO_COLOR (https://no-color.org).
     tyro._experimental_options["ansi_codes"] = not os.environ.get("NO_COLOR")
+    head = [str(type(default).__doc__), CONFIG.help, note, *(one.help for one in extra)]
     try:
         config = tyro.cli(
             config_type,
             prog=program,
-            description=f"{type(default).__doc__}\n\n--config FILE.yaml sets any of these; flags win over the file."
-            + (f"\n\n{note}" if note else ""),
+            description="\n\n".join(part for part in head if part),
             args=[*from_file, *arguments],
             default=default,
         )
@@ -126,15 +180,20 @@ def parse(
 
 
 def positional(name: str) -> tuple[object, object]:
-    """What makes a field a word behind the command: `Annotated[str, *positional("RUN")]`; the help calls it `name`.
+    """Annotate a field as a positional argument, `name` in the help: `Annotated[str, *positional("RUN")]`.
 
-    That it is empty by default is not told: the command then asks for it.
+    The help omits the empty default: the command refuses it with a message of its own.
     """
     return tyro.conf.Positional, tyro.conf.arg(metavar=name, help_behavior_hint="")
 
 
+def words(known: Sequence[str], others: str) -> tuple[object, object]:
+    """Annotate a field with known values, beside others that `others` describes, for help and completion."""
+    return tyro.conf.arg(metavar=f"{{{','.join(known)}}}|{others}"), Words(tuple(known))
+
+
 def _refuse_strange_values(settings: dict[str, Any]) -> None:
-    """Raise InputError for what would pass most comparisons: NaN, infinity, whole numbers of more than 64 bits, NUL."""
+    """Raise InputError for NaN, infinity, integers of more than 64 bits and NUL: they would pass most range checks."""
     for name, held in flatten(settings).items():
         for value in held if isinstance(held, list) else [held]:
             flag = f"--{name.replace('_', '-')}"
@@ -147,7 +206,7 @@ def _refuse_strange_values(settings: dict[str, Any]) -> None:
 
 
 def to_dict(config: Any) -> Any:
-    """A configuration as plain dicts, lists, strings and numbers, without credentials: this is what runs keep of it."""
+    """Convert a configuration to plain dicts, lists, strings and numbers, without credentials, as runs keep it."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, dict):
@@ -158,17 +217,17 @@ def to_dict(config: Any) -> Any:
 
 
 def shallow(config: Any) -> dict[str, Any]:
-    """The fields of a dataclass by name, one level deep: what a component's constructor takes."""
+    """Return the fields of a dataclass by name, one level deep."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 
 
 def dump(settings: dict[str, Any]) -> str:
-    """Settings as YAML that `read_yaml` and `parse` accept again."""
+    """Write settings as YAML that `read_yaml` and `parse` accept again."""
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names: `{"a": {"b": 1}}` -> `{"a.b": 1}`."""
+    """Flatten nested settings to dotted names: `{"a": {"b": 1}}` -> `{"a.b": 1}`."""
     if not isinstance(settings, dict):
         return {prefix.removesuffix("."): settings}
     flat: dict[str, Any] = {}
@@ -178,6 +237,6 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def fingerprint(settings: Any) -> str:
-    """Sixteen hexadecimal digits that change when any setting does."""
+    """Hash settings to sixteen hexadecimal digits."""
     text = json.dumps(to_dict(settings), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

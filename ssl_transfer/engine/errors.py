@@ -1,4 +1,4 @@
-"""Errors that end a command with one readable message and no traceback."""
+"""Define the errors that end a command with one readable message and no traceback."""
 
 import difflib
 import signal
@@ -6,26 +6,23 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A value from outside that cannot be used: exit status 2.
-
-    The message names the value, what is allowed and the remedy.
-    """
+    """Refuse a value from outside: exit status 2. The message names the value, the constraint and the fix."""
 
 
 class FailedRunsError(RuntimeError):
-    """Runs that failed among several: exit status 1. The message names each with its last lines."""
+    """Report failed runs among several: exit status 1. The message names each with its last lines."""
 
 
 class DivergedError(InputError):
-    """A loss that is not finite: other settings may fare better."""
+    """Report a non-finite loss; the fix is other settings."""
 
 
 class RehearsedError(Exception):
-    """A dry run is over: nobody's mistake, exit status 0. The message is what the command would do."""
+    """End a dry run: exit status 0. The message is its page."""
 
 
 class StoppedError(KeyboardInterrupt):
-    """A signal asked the program to leave. Like Ctrl-C it is nobody's mistake, and passes whoever catches those."""
+    """End the program after a signal. Like Ctrl-C it is no error, and passes `except Exception`."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -33,6 +30,6 @@ class StoppedError(KeyboardInterrupt):
 
 
 def did_you_mean(name: str, allowed: Iterable[str], count: int = 4) -> str:
-    """A half-sentence with the near ones to `name`, or an empty string when nothing is near."""
+    """Return a question with the names close to `name`, or nothing if none is close."""
     near = difflib.get_close_matches(name, list(allowed), n=count, cutoff=0.5)
     return f" Did you mean {', '.join(near)}?" if near else ""

@@ -1,4 +1,4 @@
-"""Progress bars: one display for this process and its workers, or lines where it cannot be drawn."""
+"""Show progress bars of this process and its workers, or print lines outside a terminal."""
 
 import contextlib
 import os
@@ -15,10 +15,10 @@ from rich.text import Text
 
 
 class Bar(Protocol):
-    """One piece of work on the display."""
+    """Show one piece of work on the display."""
 
     def update(self, done: int, status: str) -> None:
-        """`done` units are finished; `status` is a short text such as the loss and the images per second."""
+        """Show that `done` units are finished; `status` is a short text such as loss and images per second."""
 
 
 class _Silent:
@@ -35,7 +35,7 @@ class _Live:
 
 
 class _Lines:
-    """Where nothing can be drawn over (CI, a log file): a line every half minute."""
+    """Print a line every half minute, for CI and log files."""
 
     def __init__(self, description: str, total: int, *, even: bool, seconds: float = 30.0) -> None:
         self._description, self._total, self._even, self._seconds = description, total, even, seconds
@@ -51,7 +51,7 @@ class _Lines:
 
 
 class _Remote:
-    """In a worker: what the bar shows goes to the parent, at most a few times a second."""
+    """Send a worker's bar to the parent process, at most four times a second."""
 
     def __init__(self, queue: Any, description: str, total: int) -> None:
         self._queue, self._description, self._total = queue, description, total
@@ -68,14 +68,14 @@ class _Remote:
 
 
 class _Remaining(TimeRemainingColumn):
-    """The time left, of even work."""
+    """Show the remaining time of even work."""
 
     def render(self, task: Task) -> Text:
         return super().render(task) if task.fields["even"] else Text()
 
 
 class _Display:
-    """The one live display of this process; bars inside bars share it."""
+    """Hold the one live display of this process; nested bars share it."""
 
     progress: Progress | None = None
     depth = 0
@@ -85,7 +85,7 @@ class _Display:
 
 @contextlib.contextmanager
 def called(run: str) -> Iterator[None]:
-    """Bars of the `with` block begin with the name of one run of several."""
+    """Prefix the bars of the `with` block with the name of a run."""
     before, _Display.run = _Display.run, run
     try:
         yield
@@ -94,15 +94,15 @@ def called(run: str) -> Iterator[None]:
 
 
 def relay_bars(queue: Any) -> None:
-    """In a worker: show this process's bars in the parent, which reads `queue` with `relayed_bars`."""
-    # A worker that was killed while it wrote leaves the queue locked; nobody waits for what is only shown.
+    """Send the bars of this worker to the parent, which reads `queue` in `relayed_bars`."""
+    # A worker killed during a write leaves the queue locked; no process waits for it.
     queue.cancel_join_thread()
     _Display.relay = queue
 
 
 @contextlib.contextmanager
 def relayed_bars(queue: Any) -> Iterator[None]:
-    """In the parent: show the workers' bars below its own for the `with` block."""
+    """Show the workers' bars below the parent's own for the `with` block."""
 
     def read() -> None:
         stacks: dict[str, contextlib.ExitStack] = {}
@@ -131,20 +131,20 @@ def relayed_bars(queue: Any) -> Iterator[None]:
 
 
 def _redraws() -> bool:
-    """Whether the output is a terminal that draws over what it shows. CI has one for the colours, and keeps it all."""
+    """Check for a terminal that redraws; CI provides one for colours, and keeps every line."""
     kept = os.environ.get("CI", "").lower() not in ("", "0", "false") or os.environ.get("TERM") == "dumb"
     return sys.stdout.isatty() and not kept
 
 
 @contextlib.contextmanager
 def bar(description: str, total: int, *, active: bool = True, even: bool = True) -> Iterator[Bar]:
-    """A progress bar with a status and the time left, for the `with` block. Bars may stand inside bars.
+    """Show a progress bar with a status and the remaining time for the `with` block; bars may be nested.
 
     Args:
-        description: what is done.
-        total: units of it.
-        active: show anything.
-        even: a unit takes about as long as the next, so that those done say how long those left take.
+        description: name of the work.
+        total: number of units.
+        active: False shows nothing, as on ranks above 0.
+        even: units take equally long, so that finished units give the remaining time.
     """
     description = f"{_Display.run}, {description}" if _Display.run else description
     if not active:

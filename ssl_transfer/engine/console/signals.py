@@ -1,8 +1,8 @@
-"""Signals that ask a program to leave: a training first saves its state, then they do what they would have done.
+"""Delay the signals that end a program until a training has saved its state.
 
-Ctrl-C (SIGINT), `kill` (SIGTERM, which torchrun hands on and Slurm sends before it takes a node away), a terminal that
-is closed (SIGHUP), and the two that clusters are told to send some minutes before (SIGUSR1, SIGUSR2). A signal that is
-ignored, as under nohup, stays ignored.
+They are Ctrl-C (SIGINT), `kill` (SIGTERM, which torchrun passes on and Slurm sends before it ends a job), a closed
+terminal (SIGHUP), and SIGUSR1 and SIGUSR2, which a cluster can send some minutes before. A signal that is ignored, as
+under nohup, stays ignored.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal
 
 
 class Requests:
-    """Notes, for a `with` block in the main thread, that one of these signals came.
+    """Record these signals for a `with` block in the main thread.
 
     Args:
-        patient: note every further one too; otherwise a second Ctrl-C is obeyed at once. Under a launcher of several
-            processes one Ctrl-C arrives twice, from the terminal and from the launcher.
+        patient: record a second Ctrl-C too, instead of obeying it at once. Under a launcher of several processes one
+            Ctrl-C arrives twice, from the terminal and from the launcher.
     """
 
     def __init__(self, *, patient: bool) -> None:
         self.number: int | None = None
-        """The first signal that came; None before."""
+        """First signal that was received; None before."""
         self._patient = patient
         self._previous: dict[int, Any] = {}
 
@@ -39,7 +39,7 @@ class Requests:
         self._restore()
 
     def obey(self, number: int) -> None:
-        """Let a signal do what it would have done without the `with` block: mostly this does not return."""
+        """Raise a signal with its previous handler, which seldom returns."""
         self._restore()
         signal.raise_signal(number)
         self.number = None
@@ -49,7 +49,7 @@ class Requests:
         if threading.current_thread() is not threading.main_thread():
             return
         for number in STOPPING:
-            # None: somebody's who is not Python, and whom Python cannot put back.
+            # None: a handler that was not set from Python and cannot be restored.
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 self._previous[number] = signal.signal(number, self._note)
 
@@ -67,7 +67,7 @@ class Requests:
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """For the `with` block, what would end the process on the spot raises StoppedError instead: the rest is undone."""
+    """Raise StoppedError for signals that would end the process at once, so that the `with` block cleans up."""
     previous: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in STOPPING:

@@ -1,7 +1,4 @@
-"""What the machine does to a command: output that nobody reads, letters that it cannot show, no disk, no memory.
-
-Without torch, as the command imports it before anything else.
-"""
+"""Handle broken pipes, unencodable characters, full disks and out-of-memory errors, without torch."""
 
 import contextlib
 import errno
@@ -18,14 +15,14 @@ _NO_MEMORY = (
     "Storage size calculation overflowed",
     "multiplication overflow",
 )
-"""What torch's errors say that have no type of their own."""
+"""Parts of torch's out-of-memory messages that come as RuntimeError."""
 
 
 @contextlib.contextmanager
 def printing() -> Iterator[None]:
-    """For the `with` block everything can be printed.
+    """Print any character in the `with` block, and end quietly at a broken pipe.
 
-    A reader that goes (`| head`) ends the program quietly, with the status of one that the signal for it has ended.
+    The exit status is then 128 + SIGPIPE, as if the signal had ended the program.
     """
     _prepare_streams()
     try:
@@ -34,28 +31,28 @@ def printing() -> Iterator[None]:
         finally:
             sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as stop:
-        # Where it was a table that nobody read, rich has said SystemExit(1).
+        # rich turns the broken pipe of a table into SystemExit(1).
         if not any(isinstance(error, BrokenPipeError) for error in (stop, stop.__context__)):
             raise
-        # Python flushes once more at its end, and would complain.
+        # Python flushes stdout once more at its end, and would print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
 
 
 def _prepare_streams() -> None:
-    """What an encoding lacks is printed as its number, and what has nowhere to go into nothing."""
+    """Escape characters outside the encoding, and open the null device for a closed stream."""
     for name in ("stdout", "stderr"):
         stream: TextIO | None = getattr(sys, name)
         if stream is None:
-            # Closed (`>&-`): libraries would print into the next file that is opened.
+            # Closed (`>&-`): a library would print into the next file that is opened.
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (open until the end)
         elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
 
 
 def explained(error: Exception) -> str:
-    """What to tell the user of a disk that cannot be written to or read, or of memory that there is not; or nothing."""
-    # A run says in its notes what of it is whole.
+    """Return the message for a disk or out-of-memory error; empty for any other error."""
+    # A run adds a note that names its complete files.
     notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
     if isinstance(error, BrokenPipeError):
         return ""

@@ -1,4 +1,4 @@
-"""Write files that are complete or absent, whatever interrupts the writing."""
+"""Write files that are complete or absent after any interruption."""
 
 import contextlib
 import os
@@ -11,22 +11,22 @@ import numpy as np
 from ssl_transfer.engine.errors import InputError
 
 _PROBE = 1 << 16
-"""Bytes that are written where a library failed, to find out whether anything can be."""
+"""Bytes of a trial write after a library failed, which gets the system's error."""
 
 
 class DamagedError(InputError):
-    """A file that is not as it was written."""
+    """Refuse a file that differs from what was written."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, before: Callable[[], None] | None = None) -> None:
     """Let `write` fill a file beside `path`, flush it to the disk, then rename it into place.
 
-    Whoever reads `path` sees the old content or the new, whatever happens in between.
+    A reader of `path` sees the old content or the new.
 
     Args:
-        path: the file.
-        write: fills the file of the name that it is given.
-        before: called when the new file is whole on the disk, to move the old one out of its way.
+        path: final place of the file.
+        write: fills the file at the path that it is called with.
+        before: called when the new file is complete on the disk, to move the old one away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
@@ -47,12 +47,12 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, before: Cal
 
 
 def _try_to(write: Callable[[Path], object], aside: Path) -> None:
-    """Call `write`; where it fails because nothing can be written, raise the system's own reason, with the file."""
+    """Call `write`; if the disk takes no more, raise the system's own error with the file's name."""
     with naming(aside):
         try:
             write(aside)
         except Exception:
-            # torch and safetensors have words of their own for a full disk; one more write gets the system's.
+            # torch and safetensors raise errors of their own at a full disk; this write raises the system's.
             with open(aside, "ab") as file:
                 file.write(bytes(_PROBE))
             raise
@@ -60,7 +60,7 @@ def _try_to(write: Callable[[Path], object], aside: Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """For the `with` block: an OSError that names no file, as of a disk that is full, gets the name of this one."""
+    """Add the name of this file to an OSError of the `with` block that has none, as at a full disk."""
     try:
         yield
     except OSError as error:
@@ -69,15 +69,15 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file completely or not at all."""
     write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write an array in numpy's format whole or not at all."""
+    """Write an array in numpy's format completely or not at all."""
 
     def write(aside: Path) -> None:
-        # numpy would add a suffix to a name.
+        # np.save adds a suffix to a path.
         with open(aside, "wb") as file:
             np.save(file, array, allow_pickle=False)
 
@@ -85,6 +85,6 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes were writing in a folder and those below it. Nobody else may be writing there."""
+    """Remove the unfinished files of killed processes below a folder that no other process writes to."""
     for path in folder.rglob(".*.part"):
         path.unlink(missing_ok=True)

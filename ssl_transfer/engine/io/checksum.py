@@ -1,4 +1,4 @@
-"""A checksum inside an object that is written as JSON, for what would go wrong unseen if a digit of it changed."""
+"""Add a checksum to an object that is written as JSON, and verify it: a changed digit is an error."""
 
 import json
 from typing import Any
@@ -9,16 +9,16 @@ _CHECKSUM = "checksum"
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The object as JSON gives it back, with a checksum of it."""
+    """Return the object as JSON gives it back, with its checksum."""
     plain = json.loads(json.dumps(content))
     return {**plain, _CHECKSUM: fingerprint(plain)}
 
 
 def unsealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The object without its checksum; one of an older version, which has none, as it is.
+    """Verify and remove the checksum; an object of an older version has none.
 
     Raises:
-        ValueError: it is not what was sealed.
+        ValueError: the content differs from what was sealed.
     """
     plain = {name: value for name, value in content.items() if name != _CHECKSUM}
     if _CHECKSUM in content and content[_CHECKSUM] != fingerprint(plain):

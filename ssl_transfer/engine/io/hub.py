@@ -1,4 +1,4 @@
-"""Servers that weights and images are fetched from: one that is down or never answers costs seconds, not the run."""
+"""Limit the time spent on download servers that are down or do not answer."""
 
 import contextlib
 import socket
@@ -9,25 +9,25 @@ from collections.abc import Iterator
 import huggingface_hub
 
 ANSWER_SECONDS = 10.0
-"""How long a hub may take to answer at all."""
+"""Seconds until a hub must answer."""
 SILENCE_SECONDS = 60.0
-"""How long a download may bring nothing."""
+"""Seconds that a download may pause."""
 
 
 def check_hub() -> None:
-    """Raise OSError where Hugging Face's hub cannot be reached: its own client tries for minutes before it gives up."""
+    """Raise OSError if Hugging Face's hub cannot be reached; its own client retries for minutes."""
     try:
         with urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=ANSWER_SECONDS):  # noqa: S310
             pass
     except urllib.error.HTTPError as error:
-        # A mirror may have no page of its own, and answers all the same.
+        # A mirror without a start page answers all the same.
         if error.code >= 500:
             raise
 
 
 @contextlib.contextmanager
 def no_endless_silence() -> Iterator[None]:
-    """Within, a connection that brings nothing is given up, also by libraries that would wait for ever."""
+    """Time out silent connections of the `with` block, also those of libraries without a timeout."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE_SECONDS)
     try:
@@ -37,7 +37,7 @@ def no_endless_silence() -> Iterator[None]:
 
 
 def has_login() -> bool:
-    """Whether a token of the hub is found; it is not asked for anything."""
+    """Check for a token of the hub, without a connection."""
     from huggingface_hub import get_token
 
     return get_token() is not None

@@ -1,4 +1,4 @@
-"""Small JSON files that a run leaves and reads again: read whole, or refused by their name."""
+"""Read the small JSON files of a run, or refuse them by name."""
 
 import contextlib
 import json
@@ -9,10 +9,10 @@ from ssl_transfer.engine.io.atomic import DamagedError
 
 
 def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Raises:
-        DamagedError: it holds none; the message ends with the remedy.
+        DamagedError: the file holds none; the message ends with the remedy.
     """
     try:
         return _object(path.read_bytes())
@@ -21,7 +21,7 @@ def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in a file of one a line, as `metrics.jsonl`.
+    """Read the objects in a file with one a line, such as `metrics.jsonl`.
 
     Raises:
         DamagedError: a line holds none.
@@ -36,7 +36,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The same without those that are damaged, as the last one where a run was killed."""
+    """Read the undamaged lines alone; the last line of a killed run may be cut short."""
     found = []
     for line in path.read_bytes().splitlines():
         with contextlib.suppress(ValueError, RecursionError):

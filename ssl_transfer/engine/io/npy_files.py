@@ -1,4 +1,4 @@
-"""Arrays in files that may come from others: read without a pickle, which could run code."""
+"""Read arrays without pickles, which could run code."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -9,16 +9,16 @@ from ssl_transfer.engine.errors import InputError
 
 
 def load_array(path: Path) -> np.ndarray:
-    """The array in a file of numpy's.
+    """Read the array in a `.npy` file.
 
     Raises:
-        InputError: it is damaged, or holds a pickle.
+        InputError: the file is damaged, or holds a pickle.
     """
     return _load(path, None)
 
 
 def map_array(path: Path) -> np.memmap:
-    """The same, left on the disk and read where it is asked for."""
+    """Map the array in a `.npy` file into memory; errors as `load_array`."""
     return _load(path, "r")
 
 

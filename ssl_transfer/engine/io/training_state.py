@@ -19,17 +19,16 @@ def save_state(path: Path, state: dict[str, Any], *, before: Callable[[], None] 
 def load_state(path: Path) -> dict[str, Any]:
     """Load what `save_state` wrote, on the CPU. Only tensors and plain values are accepted, never code.
 
-    torch writes a zip archive with a checksum (CRC-32) of each part, which it does not look at when it reads; here
-    every part is held against its own.
+    torch writes a zip archive with a checksum (CRC-32) of each part, and does not verify it; this function does.
 
     Raises:
-        DamagedError: the file is cut short, changed, or holds something else.
+        DamagedError: the file is cut short, changed, or holds anything but tensors and plain values.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
         if broken is not None:
-            # The name that it was written under comes first.
+            # A part's name begins with the name of the original file.
             part = broken.partition("/")[2]
             raise ValueError(f"its part {part} does not have its checksum")
         return dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -38,7 +37,7 @@ def load_state(path: Path) -> dict[str, Any]:
             f"{path}: not a readable checkpoint (it holds something else than tensors and plain values; none of it was "
             "run)."
         ) from error
-    except Exception as error:  # A few flipped bits can make these libraries raise nearly anything.
+    except Exception as error:  # A flipped bit can make these libraries raise any error.
         raise DamagedError(f"{path}: not a readable checkpoint ({_first_line(error)}).") from error
 
 

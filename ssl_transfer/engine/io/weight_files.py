@@ -15,7 +15,7 @@ from ssl_transfer.engine.io.atomic import DamagedError, write_atomically, write_
 from ssl_transfer.engine.io.checksum import sealed, unsealed
 
 FORMAT = 1
-"""Version of `backbone.json` and its like; raised when they change shape."""
+"""Version of `backbone.json` and `head.json`; raised when their fields change."""
 _WEIGHTS = "weights"
 """Key of the weights' fingerprint in the description; older versions wrote none."""
 _EXPORT_AGAIN = "Take another copy, or remove the run's result.json and call its command again."

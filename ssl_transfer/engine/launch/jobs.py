@@ -1,20 +1,21 @@
-"""Several runs: what each is and what becomes of it; one after the other in this process (a few at a time: `workers`).
+"""Describe several runs and their outcomes, for every launcher.
 
-A run that fails leaves the others alone. What is known of it lies in its folder as `failure.json`, and it is run again
-only when that is asked for.
+A failed run does not stop the others. Its folder keeps the last lines in `failure.json`; only --retry runs it again.
 """
 
 import contextlib
 import gc
 import json
-import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol
 
 from ssl_transfer.engine.console import progress
+from ssl_transfer.engine.console.formatting import duration
 from ssl_transfer.engine.console.streams import explained
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
@@ -23,54 +24,52 @@ from ssl_transfer.engine.io.json_files import read_json
 from ssl_transfer.engine.redaction import redacted_all
 from ssl_transfer.engine.runs.run_folder import held_result
 
-from .eta import Pace
-
 RECORD = "failure.json"
 NUM_LINES = 12
-"""How many of its last lines are kept of a failed run."""
+"""Number of last lines that are kept of a failed run."""
 
 
 class Job(Protocol):
-    """One run: called, it returns its result. Picklable where it runs in another process."""
+    """Run one run when called, and return its result. Picklable for another process."""
 
     @property
     def folder(self) -> Path:
-        """Where it leaves what it makes."""
+        """Folder of the run."""
 
     @property
     def title(self) -> str:
-        """What it is called among the others."""
+        """Name among the other runs."""
 
     @property
     def after(self) -> Path | None:
-        """The folder of the run that it goes on from, which stands before it in every list."""
+        """Folder of the run that it goes on from; that run stands before it in every list."""
 
     def __call__(self) -> dict[str, Any]:
-        """Run it, or go on with it, or return the result of the finished run."""
+        """Run it, resume it, or return the result of the finished run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a run has no result."""
+    """Explain why a run has no result."""
 
     lines: tuple[str, ...]
-    """The last that it said; empty where it was not begun."""
+    """Last lines of its output; empty for a run that was not begun."""
     after: Path | None = None
-    """The failed run that it would have gone on from; None where it failed itself."""
+    """Folder of the failed run that it would have gone on from; None for a run that failed itself."""
 
 
 Outcome = dict[str, Any] | Failure
 
 
 class Launcher(Protocol):
-    """What runs jobs: this machine (`workers.workers`), or a cluster (`slurm.Cluster`)."""
+    """Run jobs on this machine (`local.workers`) or on a cluster (`slurm.Cluster`)."""
 
     def run(self, jobs: Sequence[Job], *, retry: bool) -> dict[Path, Outcome]:
-        """What became of each job, by its folder. Those that failed before are run again only with `retry`."""
+        """Return the outcome of each job by its folder. Jobs that failed before run again only with `retry`."""
 
 
 def failed_before(jobs: Sequence[Job], runtime: Runtime, *, retry: bool) -> dict[Path, Outcome]:
-    """The failures that earlier starts left; with `retry` they are forgotten instead."""
+    """Read the failures of earlier starts; with `retry` delete their records instead."""
     found: dict[Path, Outcome] = {}
     for job in jobs:
         record = job.folder / RECORD
@@ -86,14 +85,14 @@ def failed_before(jobs: Sequence[Job], runtime: Runtime, *, retry: bool) -> dict
 
 
 def record_failure(folder: Path, failure: Failure) -> None:
-    """Let the next start know of a run that failed."""
-    # Where even that cannot be written, the next start runs it again.
+    """Write the record of a failed run for the next start."""
+    # Without the record the next start runs it again.
     with contextlib.suppress(OSError):
         write_text(folder / RECORD, json.dumps({"lines": redacted_all(failure.lines)}, indent=2) + "\n")
 
 
 def blocked(job: Job, outcomes: Mapping[Path, Outcome]) -> Failure | None:
-    """Not to be begun: the run that it goes on from failed."""
+    """Return a failure for a job whose predecessor failed."""
     if job.after is None or not isinstance(outcomes.get(job.after), Failure):
         return None
     return Failure(lines=(), after=job.after)
@@ -107,46 +106,73 @@ def attempt(job: Job) -> Outcome:
     except InputError as error:
         return Failure(lines=tuple(str(error).splitlines()[-NUM_LINES:]))
     except Exception as error:
-        # Whatever it was: the others go on, and it is listed with its last lines.
+        # Any error: the other runs go on, and the report lists this one with its last lines.
         text = (isinstance(error, OSError) and explained(error)) or traceback.format_exc()
         return Failure(lines=tuple(text.splitlines()[-NUM_LINES:]))
     finally:
-        # What was out of memory holds it no longer when the next one begins.
+        # Frees the memory of a run that was out of memory before the next one begins.
         gc.collect()
 
 
-def pace_of(jobs: Sequence[Job], at_a_time: int) -> Pace:
-    """What tells how long they still take."""
-    return Pace({job.folder: job.after for job in jobs}, at_a_time)
+class Pace:
+    """Estimate how long several runs still take, from those that have ended.
+
+    Runs that others go on from (pretrainings) take longer than the others, so each kind has a mean of its own.
+
+    Args:
+        after: each run's folder, with the folder of the run that it goes on from.
+        at_a_time: number of runs at a time.
+    """
+
+    def __init__(self, after: Mapping[Path, Path | None], at_a_time: int) -> None:
+        starts = set(after.values())
+        # A run that finished at an earlier start takes no time now, and is left out.
+        self._kinds = {folder: folder in starts for folder in after if not (folder / "result.json").is_file()}
+        self._seconds: dict[bool, list[float]] = {True: [], False: []}
+        self._at_a_time = at_a_time
+
+    def ended(self, folder: Path, seconds: float) -> None:
+        """Add the seconds of a run that has a result."""
+        if folder in self._kinds:
+            self._seconds[self._kinds[folder]].append(seconds)
+
+    def left(self, done: Collection[Path]) -> str:
+        """Return `, about 12 min left`, or nothing at the end and while no run of a waiting kind has ended.
+
+        Args:
+            done: folders of the runs with an outcome.
+        """
+        waiting = Counter(kind for folder, kind in self._kinds.items() if folder not in done)
+        if not waiting or not all(self._seconds[kind] for kind in waiting):
+            return ""
+        seconds = sum(count * fmean(self._seconds[kind]) for kind, count in waiting.items())
+        return f", about {duration(seconds / min(self._at_a_time, waiting.total()))} left"
 
 
-def status(outcomes: Mapping[Path, Outcome], pace: Pace) -> str:
-    """How several runs stand, for their progress bar."""
-    failed = sum(isinstance(outcome, Failure) for outcome in outcomes.values())
-    return f"runs{f', {failed} without a result' if failed else ''}{pace.left(outcomes)}"
+class Standing:
+    """Collect the outcomes of several runs and show them on one progress bar.
 
+    Args:
+        jobs: all of them.
+        outcomes: those known from earlier starts; filled.
+        at_a_time: number of runs at a time.
+    """
 
-class Alone:
-    """Runs jobs one after the other, here; under a launcher with several processes in all of them together."""
+    def __init__(self, jobs: Sequence[Job], outcomes: dict[Path, Outcome], bar: progress.Bar, at_a_time: int) -> None:
+        self._outcomes, self._bar = outcomes, bar
+        self._pace = Pace({job.folder: job.after for job in jobs}, at_a_time)
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def add(self, job: Job, outcome: Outcome, seconds: float) -> None:
+        """Keep an outcome, write the record of a failed run, and show how many runs are left."""
+        self._outcomes[job.folder] = outcome
+        if not isinstance(outcome, Failure):
+            self._pace.ended(job.folder, seconds)
+        elif outcome.after is None:
+            record_failure(job.folder, outcome)
+        self.show()
 
-    def run(self, jobs: Sequence[Job], *, retry: bool) -> dict[Path, Outcome]:
-        """As `Launcher.run`. Several processes end together with the first run that fails; the next start leaves it."""
-        outcomes = failed_before(jobs, self._runtime, retry=retry)
-        pace = pace_of(jobs, 1)
-        with progress.bar("all runs", len(jobs), active=self._runtime.is_main and len(jobs) > 0, even=False) as bar:
-            for job in jobs:
-                if job.folder not in outcomes:
-                    started = time.monotonic()
-                    outcomes[job.folder] = outcome = blocked(job, outcomes) or attempt(job)
-                    if not isinstance(outcome, Failure):
-                        pace.ended(job.folder, time.monotonic() - started)
-                    elif outcome.after is None:
-                        record_failure(job.folder, outcome)
-                        if self._runtime.num_processes > 1:
-                            # The other processes may be waiting for this one in the middle of a step.
-                            raise RuntimeError(f"{job.folder} failed:\n" + "\n".join(outcome.lines))
-                bar.update(len(outcomes), status(outcomes, pace))
-        return outcomes
+    def show(self) -> None:
+        """Update the bar."""
+        failed = sum(isinstance(outcome, Failure) for outcome in self._outcomes.values())
+        without = f", {failed} without a result" if failed else ""
+        self._bar.update(len(self._outcomes), f"runs{without}{self._pace.left(self._outcomes)}")

@@ -1,4 +1,4 @@
-"""A few runs at a time, in processes that divide the machine and are kept for the next runs."""
+"""Run jobs on this machine: one after the other, or a few at a time in worker processes."""
 
 import contextlib
 import multiprocessing
@@ -18,40 +18,53 @@ import torch
 from ssl_transfer.engine.console import progress, signals
 from ssl_transfer.engine.distributed.runtime import Runtime
 
-from .jobs import (
-    Alone,
-    Failure,
-    Job,
-    Launcher,
-    Outcome,
-    attempt,
-    blocked,
-    failed_before,
-    pace_of,
-    record_failure,
-    status,
-)
+from .jobs import Failure, Job, Launcher, Outcome, Standing, attempt, blocked, failed_before
+
+
+class Alone:
+    """Run jobs one after the other, in this process or in all processes of a launcher together."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def run(self, jobs: Sequence[Job], *, retry: bool) -> dict[Path, Outcome]:
+        """Do as `Launcher.run`. Several processes end together at the first failed run; the next start skips it."""
+        outcomes = failed_before(jobs, self._runtime, retry=retry)
+        with progress.bar("all runs", len(jobs), active=self._runtime.is_main and len(jobs) > 0, even=False) as bar:
+            standing = Standing(jobs, outcomes, bar, 1)
+            for job in jobs:
+                if job.folder in outcomes:
+                    standing.show()
+                    continue
+                started = time.monotonic()
+                outcome = blocked(job, outcomes) or attempt(job)
+                standing.add(job, outcome, time.monotonic() - started)
+                if isinstance(outcome, Failure) and outcome.after is None and self._runtime.num_processes > 1:
+                    # The other processes may be waiting for this one in the middle of a step.
+                    raise RuntimeError(f"{job.folder} failed:\n" + "\n".join(outcome.lines))
+        return outcomes
 
 
 class Workers:
-    """Runs a few jobs at a time, each in a process of its own kept for the next; made by `workers`."""
+    """Run a few jobs at a time, each in a process that is kept for the next job; made by `workers`."""
 
     def __init__(self, pools: list["_Pool"], runtime: Runtime) -> None:
         self._pools, self._runtime = pools, runtime
 
     def run(self, jobs: Sequence[Job], *, retry: bool) -> dict[Path, Outcome]:
-        """As `Launcher.run`. A job begins as soon as a worker is free and what it goes on from has finished."""
+        """Do as `Launcher.run`. A job begins when a worker is free and its predecessor has finished."""
         outcomes = failed_before(jobs, self._runtime, retry=retry)
         waiting = [job for job in jobs if job.folder not in outcomes]
         free, running = list(self._pools), dict[Future[Outcome], tuple[Job, _Pool, float]]()
-        pace = pace_of(jobs, len(free))
         with progress.bar("all runs", len(jobs), even=False) as bar:
+            standing = Standing(jobs, outcomes, bar, len(free))
+            standing.show()
             while waiting or running:
                 unfinished = {job.folder for job in [*waiting, *(job for job, *_ in running.values())]}
                 for job in [job for job in waiting if job.after not in unfinished]:
                     failure = blocked(job, outcomes)
                     if failure is not None:
-                        outcomes[job.folder] = failure
+                        standing.add(job, failure, 0.0)
                     elif free:
                         pool = free.pop(0)
                         running[pool.submit(job)] = job, pool, time.monotonic()
@@ -60,25 +73,20 @@ class Workers:
                     waiting.remove(job)
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     job, pool, started = running.pop(future)
-                    outcomes[job.folder] = outcome = pool.outcome(future)
+                    standing.add(job, pool.outcome(future), time.monotonic() - started)
                     free.append(pool)
-                    if isinstance(outcome, Failure):
-                        record_failure(job.folder, outcome)
-                    else:
-                        pace.ended(job.folder, time.monotonic() - started)
-                bar.update(len(outcomes), status(outcomes, pace))
         return outcomes
 
 
 class _Pool:
-    """One worker process, and another one where it was killed."""
+    """Hold one worker process, and start another one after it was killed."""
 
     def __init__(self, threads: int, device: str | None, queue: Any) -> None:
         self._settings = (threads, device, queue)
         self._executor = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
-        # Threads of a library do not survive a fork, so workers are started anew.
+        # Threads of a library do not survive a fork.
         context = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(1, mp_context=context, initializer=_start_worker, initargs=self._settings)
 
@@ -86,7 +94,7 @@ class _Pool:
         return self._executor.submit(_attempt_in_worker, job)
 
     def outcome(self, future: Future[Outcome]) -> Outcome:
-        """Of a job that has ended, its process perhaps with it."""
+        """Return the outcome of a job that has ended, or a failure if its process was killed."""
         try:
             return future.result()
         except BrokenProcessPool:
@@ -100,9 +108,9 @@ class _Pool:
 
 @contextlib.contextmanager
 def workers(at_a_time: int, runtime: Runtime) -> Iterator[Launcher]:
-    """What runs so many jobs at a time for the `with` block: this process where it is one, otherwise workers.
+    """Launch jobs for the `with` block: this process alone for one at a time, otherwise worker processes.
 
-    Each worker has an equal share of the cores, and a GPU of its own where there are as many.
+    Each worker has an equal share of the cores, and a GPU of its own if there are enough.
     """
     if at_a_time == 1:
         yield Alone(runtime)
@@ -121,14 +129,14 @@ def workers(at_a_time: int, runtime: Runtime) -> Iterator[Launcher]:
         try:
             yield Workers(pools, runtime)
         except KeyboardInterrupt:
-            # Workers save what they are at; closing waits for them.
+            # Each worker saves its training state; closing waits for that.
             for worker in multiprocessing.active_children():
                 worker.terminate()
             raise
 
 
 def visible_devices() -> list[str]:
-    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    """List the GPUs of this process by their names in CUDA_VISIBLE_DEVICES."""
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return named.split(",")[:count] if named else [str(number) for number in range(count)]
@@ -136,10 +144,10 @@ def visible_devices() -> list[str]:
 
 def _start_worker(threads: int, device: str | None, queue: Any) -> None:
     if device is not None:
-        # Read when the first tensor goes there, which was not yet.
+        # CUDA reads it at its first use, which is still to come.
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     torch.set_num_threads(threads)
-    # Ctrl-C reaches every process of a terminal; the parent tells the workers.
+    # Ctrl-C reaches every process of a terminal; the parent terminates the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     progress.relay_bars(queue)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -151,7 +159,7 @@ def _attempt_in_worker(job: Job) -> Outcome:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would go on for ever, with the lock of its run held."""
+    """End this worker with its parent: it would go on and keep the lock of its run."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])

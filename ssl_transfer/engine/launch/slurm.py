@@ -1,12 +1,12 @@
-"""Runs on a Slurm cluster, submitted through submitit; no other file knows it.
+"""Launch runs on a Slurm cluster through submitit (https://github.com/facebookincubator/submitit).
 
-https://github.com/facebookincubator/submitit. Runs that may begin now are one job array; those that go on from one of
-them are an array that waits for it (`afterok`) and is cancelled where it fails. Which job of the cluster is which run
-is written down, so that whoever was waiting for them can be killed and started again. A run counts as finished by the
-result in its folder and as failed when it has left the queue without one: no accounting (`sacct`) is needed.
+Runs that can begin now are one job array. Runs that go on from one of them are an array that depends on it (`afterok`)
+and is cancelled if it fails. `submitted.json` maps runs to jobs of the cluster, so that this command can be killed and
+started again. A run has finished when its folder holds a result, and has failed when it left the queue without one: no
+accounting (`sacct`) is needed.
 
-submitit hands a job over as a pickle, which could run code: it lies in the comparison's own folder, is written by this
-user and read by this user's jobs alone. Keep that folder where nobody else can write. Results are read as JSON.
+submitit passes a job as a pickle, which could run code. The pickle lies in the comparison's own folder; only this user
+and this user's jobs need access to it. Keep that folder where no other user can write. Results are read as JSON.
 """
 
 import json
@@ -33,26 +33,26 @@ from .jobs import NUM_LINES, Failure, Job, Outcome, attempt, blocked, failed_bef
 
 R = TypeVar("R")
 MOST_STARTS = 100
-"""How often one run may reach its time limit."""
+"""Largest number of time limits that one run may reach."""
 LARGEST_ARRAY = 1000
-"""Slurm's own limit (MaxArraySize), where a cluster has not set another."""
+"""Slurm's default limit (MaxArraySize)."""
 GRACE = 90.0
-"""Seconds that a result may take from the node to this machine after its job left the queue: NFS looks again after up
-to a minute. A job that says how it ended is not waited for."""
+"""Seconds that a result may take from the node to this machine after its job left the queue: NFS caches attributes for
+up to a minute. A job whose submitit result is there is not waited for."""
 PAUSES = (0.5, 15.0)
-"""Seconds between two looks at the queue: the first, and the longest."""
+"""Seconds between two queries of the queue: the first, and the longest."""
 
 _SILENT = "--launcher slurm: squeue does not answer. Start again when the cluster does."
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmConfig:
-    """What each run gets on a Slurm cluster. Only read with --launcher slurm."""
+    """Request resources of a Slurm cluster for each run. Only read with --launcher slurm."""
 
     partition: str | None = None
-    """Where it is queued. None: the cluster's default."""
+    """Partition of the queue. None: the cluster's default."""
     account: str | None = None
-    """Whose hours it takes. None: the user's default."""
+    """Account that is charged. None: the user's default."""
     minutes: int = 240
     """Time limit of one run. Pretraining that reaches it is queued again and goes on from its last checkpoint."""
     cpus: int = 4
@@ -66,7 +66,7 @@ class SlurmConfig:
 
 
 def check(config: SlurmConfig) -> None:
-    """Raise InputError where nothing can be submitted from here, or the settings ask for nothing that there is."""
+    """Raise InputError if nothing can be submitted from this machine, or a setting is out of range."""
     if util.find_spec("submitit") is None:
         raise InputError('--launcher slurm needs submitit: pip install "ssl_transfer[slurm]".')
     if shutil.which("sbatch") is None or shutil.which("squeue") is None:
@@ -81,7 +81,7 @@ def check(config: SlurmConfig) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """A job as it runs on the cluster."""
+    """Run a job on a node of the cluster."""
 
     job: Job
     threads: int
@@ -91,18 +91,18 @@ class _Task:
         self.job()
 
     def checkpoint(self) -> Any:
-        """Called by submitit shortly before the time limit, or where the job has to make room: the same once more."""
+        """Submit the same job again: submitit calls this shortly before the time limit or a preemption."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 class Cluster:
-    """Submits jobs and waits for them; a `jobs.Launcher`.
+    """Submit jobs and wait for them; a `jobs.Launcher`.
 
     Args:
-        config: what each run gets.
-        folder: for scripts, logs and `submitted.json`; like the runs' own folders it must lie where the nodes see it.
+        config: resources of each run.
+        folder: place of scripts, logs and `submitted.json`, on a disk that the nodes share.
         runtime: a single process.
     """
 
@@ -111,7 +111,7 @@ class Cluster:
         self._record = folder / "submitted.json"
 
     def run(self, jobs: Sequence[Job], *, retry: bool) -> dict[Path, Outcome]:
-        """As `Launcher.run`. Submitted runs go on when this process ends; the next start waits for them again."""
+        """Do as `Launcher.run`. Submitted runs go on when this process ends; the next start waits for them again."""
         queue = self._queue()
         if queue is None:
             raise InputError(_SILENT)
@@ -122,7 +122,7 @@ class Cluster:
             if folder in outcomes:
                 continue
             if held_result(folder) is not None:
-                # What has finished is not submitted: its stage says whether it is this run's.
+                # A finished run is not submitted; its stage checks its settings.
                 outcomes[folder] = attempt(job)
             elif failure := blocked(job, outcomes):
                 outcomes[folder] = failure
@@ -140,7 +140,7 @@ class Cluster:
         groups: dict[Path | None, list[Job]] = {}
         for job in due:
             groups.setdefault(job.after if job.after in unfinished else None, []).append(job)
-        # What a group waits for is in an earlier one, or was submitted before.
+        # The predecessor of a group is in an earlier group, or was submitted before.
         for after, group in groups.items():
             for start in range(0, len(group), LARGEST_ARRAY):
                 part = group[start : start + LARGEST_ARRAY]
@@ -149,7 +149,7 @@ class Cluster:
         return outcomes
 
     def _submit(self, jobs: Sequence[Job], after: str | None) -> dict[Path, str]:
-        """Submit runs as one array; their numbers in the queue."""
+        """Submit runs as one array, and return their numbers in the queue."""
         import submitit
 
         config = self._config
@@ -161,7 +161,7 @@ class Cluster:
             "gpus_per_node": config.gpus or None,
             "dependency": None if after is None else f"afterok:{after}",
         }
-        # Every time limit that is reached is another start of the same run, which goes on from its last checkpoint.
+        # A run that reaches its time limit is started again and resumes from its last checkpoint.
         executor = submitit.SlurmExecutor(folder=self._folder, max_num_timeout=MOST_STARTS)
         executor.update_parameters(
             job_name=name,
@@ -172,7 +172,7 @@ class Cluster:
             **{key: value for key, value in optional.items() if value is not None},
         )
         groups = self._read()
-        # Written before as well: whoever is killed in between finds the array in the queue by its name.
+        # Written before as well: after a kill in between, the next start finds the array in the queue by its name.
         group = {"name": name, "job": None, "runs": [self._name(job.folder) for job in jobs]}
         self._write([*groups, group])
         try:
@@ -186,18 +186,18 @@ class Cluster:
         return _numbers([job.folder for job in jobs], number)
 
     def _read(self) -> list[dict[str, Any]]:
-        """The arrays that were submitted, the latest last: `name`, `job` (its number in the queue) and `runs`."""
+        """Read the submitted arrays, the latest last: `name`, `job` (its number in the queue) and `runs`."""
         return json.loads(self._record.read_text(encoding="utf-8")) if self._record.is_file() else []
 
     def _write(self, groups: Sequence[dict[str, Any]]) -> None:
         write_text(self._record, json.dumps(list(groups), indent=2) + "\n")
 
     def _name(self, run: Path) -> str:
-        """A run as the record names it, wherever the comparison lies."""
+        """Name a run in the record by its path below the comparison, which may be moved."""
         return os.path.relpath(run, self._folder)
 
     def _submitted(self) -> dict[str, str]:
-        """The number of each run that was submitted at an earlier start, the latest one, by its name."""
+        """Return the latest number of each run that an earlier start submitted, by its name in the record."""
         found: dict[str, str] = {}
         for group in self._read():
             number = group["job"]
@@ -211,7 +211,7 @@ class Cluster:
         return found
 
     def _queue(self) -> dict[str, str] | None:
-        """The state of each of this user's jobs by its number (`12_3` in an array); None where nobody answers."""
+        """Return the state of each of this user's jobs by its number (`12_3` in an array); None if squeue fails."""
         lines = _ask("squeue", "--me", "--noheader", "--array", "--format=%i %T")
         return None if lines is None else dict(line.split(maxsplit=1) for line in lines)
 
@@ -242,18 +242,18 @@ class Cluster:
                     pause = min(1.3 * pause, longest)
 
     def _ended(self, number: str) -> bool:
-        """Whether a job has said how it ended; one that was killed never does."""
+        """Check for submitit's result of a job; a killed job writes none."""
         import submitit
 
         return submitit.SlurmJob(folder=self._folder, job_id=number).paths.result_pickle.is_file()
 
     def _left(self, folder: Path, number: str, deadline: float) -> Outcome:
-        """What became of a run that left the queue: its result, or the last lines that it said."""
+        """Return the outcome of a run that left the queue: its result, or the last lines of its log."""
         import submitit
 
         while held_result(folder) is None and not self._ended(number) and time.monotonic() < deadline:
             time.sleep(PAUSES[0])
-        # What a job says last comes after its result.
+        # A job writes its result before its last lines.
         result = held_result(folder)
         if result is not None:
             return result
@@ -266,11 +266,11 @@ class Cluster:
 
 
 def _numbers(runs: Sequence[R], number: str) -> dict[R, str]:
-    """Each run's number in the queue. submitit makes an array only of several."""
+    """Number runs in the queue; submitit makes no array of a single run."""
     return {run: number if len(runs) == 1 else f"{number}_{place}" for place, run in enumerate(runs)}
 
 
 def _ask(*command: str) -> list[str] | None:
-    """The lines that a command of Slurm answers; None where it fails, as while its controller starts again."""
+    """Return the output lines of a Slurm command; None if it fails, as during a restart of the controller."""
     answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     return answer.stdout.split("\n")[:-1] if answer.returncode == 0 else None

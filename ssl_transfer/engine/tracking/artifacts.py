@@ -101,12 +101,16 @@ def weights(run: SavedRun) -> list[Parcel]:
 
 
 def arm(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Of a run with labels, what it is grouped by: where its weights came from, whatever the seed; else nothing."""
+    """Name the arm of a run with labels for wandb: the origin of its weights, without the seed.
+
+    The settings hold the path of the initial run alone, and `sync` must give the same name for a run that was moved or
+    made by an older version. So the folder's name is the only source of the arm.
+    """
     if "labels" not in settings:
         return {}
     begun = Path(str(settings.get("init", ""))).name
     taught = Path(str(settings.get("teacher") or "")).name
-    # A comparison calls its pretrainings by method, backbone, six digits of its settings, and seed.
+    # The folder of a comparison's pretraining is METHOD-BACKBONE-DIGITS-seedN; see `Arm.place`.
     name = re.sub(r"(-[0-9a-f]{6})?-seed\d+$", "", begun)
     return {"arm": f"{name}, taught by {taught}" if taught else name}
 

@@ -1,15 +1,13 @@
-"""What a dry run measures: for its `with` block every training takes a few steps, and notes how many it would take.
+"""Count the steps of a training, and time a few of them, for a dry run.
 
-All else goes its usual way, so that what is measured is what will be done. Whoever rehearses gives it a folder that is
-thrown away.
+All else goes its usual way, in a folder that is removed afterwards: the dry run measures the run itself.
 """
 
 import contextlib
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import torch
@@ -19,58 +17,75 @@ from ssl_transfer.engine.distributed.runtime import Runtime
 from .objective import Batch, Batches
 
 STEPS = 4
-"""Of each training; the first of them, which also warms up, is not timed."""
+"""Steps of each training; the first one warms up and is not timed."""
 Evaluate = Callable[[], dict[str, float]]
+_measured: list["Training"] | None = None
 
 
-@dataclass(kw_only=True)
 class Training:
-    """A training that was shortened."""
+    """Hand out the first few batches of a training, and time its steps and evaluations."""
 
-    phase: str
-    epochs: int
-    steps: int
-    """It would take."""
-    taken: int
-    """It took."""
-    batch_size: int
-    learning_rate: float
-    """The largest of its groups."""
-    num_trained: int
-    """Parameters."""
-    evaluations: int
-    """It would make."""
-    step_seconds: list[float] = field(default_factory=list)
-    evaluation_seconds: list[float] = field(default_factory=list)
+    def __init__(
+        self, phase: str, groups: Sequence[dict[str, Any]], batches: Batches, epochs: int, runtime: Runtime
+    ) -> None:
+        self.phase, self.epochs, self.steps = phase, epochs, epochs * batches.steps_per_epoch
+        self.learning_rate = max(group["lr"] for group in groups)
+        self.num_trained = sum(parameter.numel() for group in groups for parameter in group["params"])
+        self.num_evaluations = 0
+        self.steps_per_epoch, self.batch_size = min(STEPS, batches.steps_per_epoch), batches.batch_size
+        self._batches, self._runtime = batches, runtime
+        self._step_seconds, self._evaluation_seconds = list[float](), list[float]()
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield the first batches of an epoch, and time what is done with each."""
+        started = self._now()
+        for batch in itertools.islice(self._batches.epoch(epoch, first), self.steps_per_epoch - first):
+            yield batch
+            now = self._now()
+            self._step_seconds.append(now - started)
+            started = now
+
+    def names(self, epoch: int, number: int) -> Sequence[str]:
+        """Name the images of a batch."""
+        return self._batches.names(epoch, number)
+
+    def timed(self, evaluate: Evaluate) -> dict[str, float]:
+        """Evaluate, and time it."""
+        started = self._now()
+        found = evaluate()
+        self._evaluation_seconds.append(self._now() - started)
+        return found
 
     @property
     def step(self) -> float:
         """Seconds of a step."""
-        return statistics.median(self.step_seconds[1:] or self.step_seconds or [0.0])
+        return median(self._step_seconds[1:] or self._step_seconds or [0.0])
 
     @property
     def seconds(self) -> float:
-        """All of it would take: an estimate."""
-        evaluation = statistics.median(self.evaluation_seconds or [0.0])
-        return self.steps * self.step + self.evaluations * evaluation
+        """Estimated seconds of the whole training."""
+        return self.steps * self.step + self.num_evaluations * median(self._evaluation_seconds or [0.0])
 
     @property
     def spent(self) -> float:
-        """Seconds that it took."""
-        return sum(self.step_seconds) + sum(self.evaluation_seconds)
+        """Seconds that the few steps and evaluations took."""
+        return sum(self._step_seconds) + sum(self._evaluation_seconds)
 
-
-_noted: list[list[Training]] = []
+    def _now(self) -> float:
+        if self._runtime.device.type == "cuda":
+            torch.cuda.synchronize(self._runtime.device)
+        return time.monotonic()
 
 
 @contextlib.contextmanager
 def rehearsing() -> Iterator[list[Training]]:
-    """For the `with` block trainings are shortened, and are noted in the list that it gives."""
-    _noted.append([])
+    """Shorten the trainings of the `with` block, and yield the list that they are added to."""
+    global _measured
+    _measured = []
     try:
-        yield _noted[-1]
+        yield _measured
     finally:
-        _noted.pop()
+        _measured = None
 
 
 def shortened(
@@ -82,53 +97,13 @@ def shortened(
     evaluate_every: int,
     runtime: Runtime,
 ) -> tuple[Batches, int, Evaluate | None]:
-    """The batches, epochs and evaluation that a training is to use: its own, unless it is rehearsed."""
-    if not _noted:
+    """Return the batches, epochs and evaluation of a training: its own, or in a dry run those of a short one."""
+    if _measured is None:
         return batches, epochs, evaluate
-    few = min(STEPS, batches.steps_per_epoch)
-    fewer = min(epochs, -(-STEPS // few))
-    training = Training(
-        phase=phase,
-        epochs=epochs,
-        steps=epochs * batches.steps_per_epoch,
-        taken=few * fewer,
-        batch_size=batches.batch_size,
-        learning_rate=max(group["lr"] for group in groups),
-        num_trained=sum(parameter.numel() for group in groups for parameter in group["params"]),
-        evaluations=0 if evaluate is None else -(-epochs // evaluate_every),
-    )
-    _noted[-1].append(training)
-
-    def timed() -> dict[str, float]:
-        started = _now(runtime)
-        found = evaluate() if evaluate is not None else {}
-        training.evaluation_seconds.append(_now(runtime) - started)
-        return found
-
-    return _Few(batches, few, training, runtime), fewer, None if evaluate is None else timed
-
-
-class _Few:
-    """The first batches of each epoch, with the time that each step takes."""
-
-    def __init__(self, batches: Batches, count: int, training: Training, runtime: Runtime) -> None:
-        self.steps_per_epoch, self.batch_size = count, batches.batch_size
-        self._batches, self._training, self._runtime = batches, training, runtime
-
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        started = _now(self._runtime)
-        for batch in itertools.islice(self._batches.epoch(epoch, first), self.steps_per_epoch - first):
-            yield batch
-            now = _now(self._runtime)
-            self._training.step_seconds.append(now - started)
-            started = now
-
-    def names(self, epoch: int, number: int) -> Sequence[str]:
-        return self._batches.names(epoch, number)
-
-
-def _now(runtime: Runtime) -> float:
-    """The time when the device has done what it was given."""
-    if runtime.device.type == "cuda":
-        torch.cuda.synchronize(runtime.device)
-    return time.monotonic()
+    training = Training(phase, groups, batches, epochs, runtime)
+    _measured.append(training)
+    few = min(epochs, -(-STEPS // training.steps_per_epoch))
+    if evaluate is None:
+        return training, few, None
+    training.num_evaluations = -(-epochs // evaluate_every)
+    return training, few, lambda: training.timed(evaluate)

@@ -236,7 +236,8 @@ class ReportConfig:
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None:
     """`report COMPARISON`."""
-    config = configuration.parse(ReportConfig, {}, arguments, program=program, default=ReportConfig())
+    settings, rest = configuration.take_config(arguments)
+    config = configuration.parse(ReportConfig, settings, rest, program=program, default=ReportConfig())
     if not config.path:
         raise InputError("Which comparison? Give its folder, as in `ssl-transfer report runs/demo`.")
     folder = Path(config.path)

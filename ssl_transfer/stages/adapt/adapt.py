@@ -29,6 +29,7 @@ from ssl_transfer.objectives.baselines import AdaBNConfig
 from ssl_transfer.objectives.domain_adaptation import Adaptation, Adapting
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common.checkpoint_data import matched
+from ssl_transfer.stages.common.command_line import AUGMENTATION, take_method
 from ssl_transfer.stages.common.initialization import (
     fingerprint_of,
     image_size_of,
@@ -36,7 +37,6 @@ from ssl_transfer.stages.common.initialization import (
     label_of,
     open_initial_run,
 )
-from ssl_transfer.stages.common.method_argument import take_method
 from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.common.run_stage import (
     VOLATILE_WEIGHTS,
@@ -270,5 +270,4 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer adapt") -> None:
     entry = method_named(name)
     kind: Any = AdaptConfig[entry.config]  # type: ignore[name-defined]
     default = augmentations.adapted(kind(method=entry.config()), images)
-    note = augmentations.HELP
-    adapt(configuration.parse(kind, settings, rest, program=f"{program} {name}", default=default, note=note))
+    adapt(configuration.parse(kind, settings, rest, program=f"{program} {name}", default=default, extra=[AUGMENTATION]))

@@ -1,7 +1,7 @@
-"""`--dry-run`: a command goes as far as its first training, rehearses it, says what it would do, and leaves nothing.
+"""Rehearse a command for `--dry-run`: count its steps, time a few of them, and end with a table.
 
-A rehearsal is the run itself in a folder that is thrown away, each of its trainings a few steps long, wandb off. What
-the real folder holds is only read; the cache of decoded pixels is filled as ever.
+A rehearsal is the run itself in a folder that is removed, each of its trainings a few steps long, without trackers. The
+real folder is only read. The cache of decoded pixels is filled as ever.
 """
 
 import contextlib
@@ -9,8 +9,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol
 
 from rich.table import Table
@@ -20,6 +20,7 @@ from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import counted, drawn, duration, table
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import RehearsedError
+from ssl_transfer.engine.launch import jobs as launching
 from ssl_transfer.engine.runs.run_folder import held_result
 from ssl_transfer.engine.training import dry_run
 
@@ -31,38 +32,19 @@ NOTE = (
     "Nothing was trained or written; decoded pixels stay in the cache. Times are estimates, from a few steps on this "
     "machine, as busy as it is now."
 )
+HIDDEN = (*VOLATILE, "loading", "method.augment", "augment")
+"""Settings that the summary of a single run leaves out."""
 
 
-class Job(Protocol):
-    """A run of several, which can be rehearsed elsewhere."""
-
-    @property
-    def folder(self) -> Path:
-        """Where it would go."""
-
-    @property
-    def after(self) -> Path | None:
-        """The folder of the run that it goes on from."""
+class Job(launching.Job, Protocol):
+    """A run of several that can be rehearsed in another folder."""
 
     @property
     def kind(self) -> str:
-        """What it shares with those that differ from it in their seed alone."""
+        """Name shared by the runs that differ in their seed alone."""
 
     def elsewhere(self, place: Path, start: Path | None) -> Callable[[], Any]:
-        """The same run in another folder, going on from another one, not logged anywhere else."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """Runs that differ in their seeds."""
-
-    name: str
-    runs: int
-    finished: int
-    trainings: Sequence[dry_run.Training]
-    """Of one of them; none where it was not rehearsed."""
-    seconds: float | None
-    """Of one of them; None where none was rehearsed."""
+        """Return the same run in another folder, without trackers, going on from `start`."""
 
 
 def single(
@@ -74,102 +56,68 @@ def single(
     *,
     fresh: bool,
 ) -> None:
-    """Rehearse one run, and end with what it would do.
-
-    Args:
-        output: where it would go.
-        settings: as the run would keep them.
-        introduction: what it says at its beginning.
-        runtime: of the run.
-        work: does the run in the folder that it is given.
-        fresh: whether it would start over.
+    """Rehearse one run: `work` does it in the folder that it is given.
 
     Raises:
-        RehearsedError: always.
+        RehearsedError: always, with the table of its phases.
     """
     trainings, seconds = _rehearsed(work, runtime)
     listed = table("phase", "epochs", "steps", "batch", "rate", "trained", "s a step", "about")
     for one in trainings:
-        listed.add_row(
-            one.phase,
-            f"{one.epochs:,}",
-            f"{one.steps:,}",
-            f"{one.batch_size:,}",
-            f"{one.learning_rate:.3g}",
-            f"{one.num_trained:,}",
-            f"{one.step:.3g}",
-            duration(one.seconds),
-        )
-    raise RehearsedError(
-        _page(
-            f"{introduction}\n{output}: {_state(output, fresh)}",
-            listed,
-            f"{_settings(settings)}\nIn all about {duration(seconds)}. {NOTE}",
-        )
-    )
+        counts = [f"{count:,}" for count in (one.epochs, one.steps, one.batch_size)]
+        rate, trained = f"{one.learning_rate:.3g}", f"{one.num_trained:,}"
+        listed.add_row(one.phase, *counts, rate, trained, f"{one.step:.3g}", duration(one.seconds))
+    shown = [
+        f"{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in configuration.flatten(dict(settings)).items()
+        if value not in (None, False, "", []) and not f"{name}.".startswith(tuple(f"{one}." for one in HIDDEN))
+    ]
+    end = f"settings: {', '.join(shown)}\nIn all about {duration(seconds)}. {NOTE}"
+    raise RehearsedError(_page(output, introduction, listed, end, fresh=fresh))
 
 
 def several(
     output: Path, jobs: Sequence[Job], introduction: str, runtime: Runtime, *, at_a_time: int, fresh: bool
 ) -> None:
-    """Rehearse one run of each kind, as long as there is patience, and end with what all of them would do.
-
-    Args:
-        output: where they would go.
-        jobs: each behind the one that it goes on from.
-        introduction: what is said at the beginning.
-        runtime: of the runs.
-        at_a_time: runs at a time.
-        fresh: whether all of them would start over.
+    """Rehearse one run of each kind, until `PATIENCE` is over; a run stands behind the one that it goes on from.
 
     Raises:
-        RehearsedError: always.
+        RehearsedError: always, with the table of all kinds.
     """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.kind, []).append(job)
-    started, places, kinds = time.monotonic(), dict[Path, Path](), list[Kind]()
+    began, places = time.monotonic(), dict[Path, Path]()
+    measured: dict[str, tuple[list[dry_run.Training], float]] = {}
     with ExitStack() as stack:
         for name, group in groups.items():
-            first = next((job for job in group if _can_begin(job, places)), None)
-            trainings, seconds = list[dry_run.Training](), None
-            if first is not None and (not kinds or time.monotonic() - started < PATIENCE):
-                start = None if first.after is None else places.get(first.after, first.after)
-                place = stack.enter_context(_shared_folder(runtime))
-                trainings, seconds = _rehearsed(lambda folder: first.elsewhere(folder, start)(), runtime, place)  # noqa: B023
-                places[first.folder] = place / "run"
-            finished = 0 if fresh else sum(held_result(job.folder) is not None for job in group)
-            kinds.append(Kind(name=name, runs=len(group), finished=finished, trainings=trainings, seconds=seconds))
-    measured = [kind.seconds for kind in kinds if kind.seconds is not None]
-    usual = sum(measured) / len(measured)
-    listed, total = table("runs", "number", "done", "steps (trained)", "each", "left"), 0.0
-    for kind in kinds:
-        each = usual if kind.seconds is None else kind.seconds
-        left = (kind.runs - kind.finished) * each
-        total += left
-        listed.add_row(
-            kind.name,
-            str(kind.runs),
-            str(kind.finished),
-            "\n".join(f"{one.phase} {one.steps:,} ({one.num_trained:,})" for one in kind.trainings),
-            f"{duration(each)}{'' if kind.seconds is not None else ' (mean)'}",
-            duration(left),
-        )
+            ready = [job for job in group if not job.after or job.after in places or held_result(job.after)]
+            if not ready or (measured and time.monotonic() - began >= PATIENCE):
+                continue
+            first = ready[0]
+            start = None if first.after is None else places.get(first.after, first.after)
+            place = stack.enter_context(_shared_folder(runtime))
+            measured[name] = _rehearsed(lambda folder: first.elsewhere(folder, start)(), runtime, place)  # noqa: B023
+            places[first.folder] = place / "run"
+    mean = fmean(seconds for _, seconds in measured.values())
+    listed, count, total = table("runs", "number", "done", "steps (trained)", "each", "left"), 0, 0.0
+    for name, group in groups.items():
+        trainings, each = measured.get(name, ((), mean))
+        done = 0 if fresh else sum(held_result(job.folder) is not None for job in group)
+        left = len(group) - done
+        count, total = count + left, total + left * each
+        steps = "\n".join(f"{one.phase} {one.steps:,} ({one.num_trained:,})" for one in trainings)
+        seconds = f"{duration(each)}{'' if name in measured else ' (mean)'}"
+        listed.add_row(name, str(len(group)), str(done), steps, seconds, duration(left * each))
     shared = f", {duration(total / at_a_time)} with {at_a_time} at a time on cores of their own" * (at_a_time > 1)
-    count = sum(kind.runs - kind.finished for kind in kinds)
     end = f"{counted(count, 'run')} to go, one after the other about {duration(total)}{shared}. {NOTE}"
-    raise RehearsedError(_page(f"{introduction}\n{output}: {_state(output, fresh)}", listed, end))
-
-
-def _can_begin(job: Job, places: Mapping[Path, Path]) -> bool:
-    """Whether what it goes on from is there, from before or rehearsed."""
-    return job.after is None or job.after in places or held_result(job.after) is not None
+    raise RehearsedError(_page(output, introduction, listed, end, fresh=fresh))
 
 
 def _rehearsed(
     work: Callable[[Path], object], runtime: Runtime, place: Path | None = None
 ) -> tuple[list[dry_run.Training], float]:
-    """The trainings of a run, and the seconds that it would take with all that is around them."""
+    """Return the trainings of a run, and the seconds that all of it would take."""
     with ExitStack() as stack:
         folder = place or stack.enter_context(_shared_folder(runtime))
         trainings = stack.enter_context(dry_run.rehearsing())
@@ -181,33 +129,19 @@ def _rehearsed(
 
 @contextlib.contextmanager
 def _shared_folder(runtime: Runtime) -> Iterator[Path]:
-    """A folder of all processes that is removed at the end of the `with` block."""
+    """Yield a folder that all processes share; remove it at the end of the `with` block."""
     own = tempfile.TemporaryDirectory(prefix="ssl_transfer-") if runtime.is_main else contextlib.nullcontext("")
     with own as name:
         yield Path(runtime.from_main(name))
         runtime.wait()
 
 
-def _state(output: Path, fresh: bool) -> str:
-    if fresh and (output / "config.yaml").is_file():
-        return "what is there would be moved aside, and all be done anew"
-    if held_result(output) is not None:
-        return "has finished before; nothing would be done"
-    if (output / "config.yaml").is_file():
-        return "was begun before, and would go on from what it has"
-    return "would be made"
-
-
-def _settings(settings: Mapping[str, Any]) -> str:
-    """What decides the result, without what is not set and how images are drawn."""
-    groups = (*VOLATILE, "loading", "method.augment", "augment")
-    shown = [
-        f"{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
-        for name, value in configuration.flatten(dict(settings)).items()
-        if value not in (None, False, "", []) and not any(name == one or name.startswith(f"{one}.") for one in groups)
-    ]
-    return f"settings: {', '.join(shown)}"
-
-
-def _page(before: str, listed: Table, after: str) -> str:
-    return drawn(Text(f"dry run\n{before}"), listed, Text(after))
+def _page(output: Path, introduction: str, listed: Table, end: str, *, fresh: bool) -> str:
+    begun = (output / "config.yaml").is_file()
+    if begun and fresh:
+        state = "what is there would be moved aside, and all be done anew"
+    elif held_result(output) is not None:
+        state = "has finished before; nothing would be done"
+    else:
+        state = "was begun before, and would go on from what it has" if begun else "would be made"
+    return drawn(Text(f"dry run\n{introduction}\n{output}: {state}"), listed, Text(end))

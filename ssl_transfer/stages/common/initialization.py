@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-import tyro
 
 from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.weight_files import file_fingerprint
 from ssl_transfer.engine.randomness import seed_from
@@ -34,7 +34,7 @@ def is_run(init: str) -> bool:
 class Initial:
     """Where a backbone comes from."""
 
-    init: Annotated[str, tyro.conf.arg(metavar="{scratch,imagenet}|timm:NAME|RUN")] = "scratch"
+    init: Annotated[str, *configuration.words(WORDS, "timm:NAME|RUN")] = "scratch"
     """Where the backbone's weights come from: scratch, imagenet, timm:NAME (any weights of timm, such as
     timm:resnet18.a1_in1k), or the folder of a run."""
     image_size: int | None = None

@@ -25,6 +25,7 @@ from ssl_transfer.evaluation.comparison.estimates import Cell, Row
 from ssl_transfer.models.init_names import TIMM
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common import dry_run
+from ssl_transfer.stages.common.command_line import parse_for_images
 from ssl_transfer.stages.common.initialization import WORDS, Initial, initial_backbone, is_run, open_initial_run
 from ssl_transfer.stages.common.run_config import VOLATILE, check_positive
 from ssl_transfer.stages.pretrain import config as pretraining
@@ -253,10 +254,7 @@ def _warnings(pretrained: Mapping[Path, dict[str, Any]]) -> list[str]:
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer compare") -> None:
     """`compare [flags]`."""
-    images, settings, rest = augmentations.take(*configuration.take_config(arguments))
-    default, note = augmentations.adapted(CompareConfig(), images), augmentations.HELP
-    config = configuration.parse(CompareConfig, settings, rest, program=program, default=default, note=note)
-    run(config)
+    run(parse_for_images(CompareConfig(), arguments, program))
 
 
 def run(config: CompareConfig) -> None:

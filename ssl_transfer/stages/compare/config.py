@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-import tyro
-
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.launch.slurm import SlurmConfig
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
@@ -20,8 +18,6 @@ from ssl_transfer.stages.transfer.plan import TransferRecipe
 from . import finished_arms
 
 M = TypeVar("M")
-_ARMS = f"{{{','.join((*WORDS, *METHODS))}}}|imagenet+METHOD|RUN|timm:NAME ..."
-"""As the help and the shells' completion have it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +56,10 @@ class CompareConfig(RunConfig):
 
     image_size: int = IMAGE_SIZE
     """Pixels a side of what the models see."""
-    arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar=_ARMS)] = ("scratch", "simclr")
+    arms: Annotated[tuple[str, ...], *configuration.words((*WORDS, *METHODS), "imagenet+METHOD|RUN|timm:NAME ...")] = (
+        "scratch",
+        "simclr",
+    )
     """Any of scratch, imagenet, the methods, imagenet+METHOD, which goes on from ImageNet weights, the folder of a run
     (runs/mine), and timm:NAME, any weights of timm (timm:resnet18.a1_in1k). Scratch is added beside every backbone in
     use, imagenet beside that of every imagenet+METHOD."""
@@ -101,7 +100,7 @@ class CompareConfig(RunConfig):
     """What each run gets on a cluster."""
     transfer: TransferRecipe = TransferRecipe()
     """The transfer plan, the same for every arm."""
-    recipes: Annotated[Recipes, tyro.conf.arg(name="")] = field(default_factory=Recipes)
+    recipes: Annotated[Recipes, configuration.INLINE] = field(default_factory=Recipes)
     """How each method pretrains."""
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import torch
-import tyro
 from torch import Tensor
 
 from ssl_transfer.data import sources
@@ -26,6 +25,7 @@ from ssl_transfer.methods.base import Reconstruction, View
 from ssl_transfer.models.backbones import BackboneConfig
 from ssl_transfer.reports.image_grid import CPU, sheet
 from ssl_transfer.stages.common import augmentation_flag as augmentations
+from ssl_transfer.stages.common.command_line import AUGMENTATION, take_images
 from ssl_transfer.stages.common.initialization import Initial, initial_backbone
 from ssl_transfer.stages.common.run_config import check_positive
 from ssl_transfer.stages.pretrain import config as pretraining
@@ -100,7 +100,7 @@ class PreviewConfig:
     """Folder for the sheets, or one file if it ends in .png. Default: runs/preview- and what the images are called."""
     loading: sources.LoadingConfig = sources.LoadingConfig()
     """How images are read and divided."""
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+    settings: Annotated[Settings, configuration.INLINE] = field(default_factory=Settings)
     """Each method's settings, as in compare."""
 
 
@@ -211,8 +211,6 @@ def settings_of_run(settings: dict[str, Any]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer data preview") -> None:
     """`data preview --data DATA [flags]`."""
-    images, settings, rest = augmentations.take(*configuration.take_config(arguments))
-    default, note = default_config(images), augmentations.HELP
-    preview(
-        configuration.parse(PreviewConfig, settings_of_run(settings), rest, program=program, default=default, note=note)
-    )
+    images, settings, rest = take_images(arguments)
+    default, settings = default_config(images), settings_of_run(settings)
+    preview(configuration.parse(PreviewConfig, settings, rest, program=program, default=default, extra=[AUGMENTATION]))

@@ -26,6 +26,7 @@ from ssl_transfer.models.backbones import Backbone
 from ssl_transfer.models.classifier import Classifier
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common.checkpoint_data import matched
+from ssl_transfer.stages.common.command_line import parse_for_images
 from ssl_transfer.stages.common.initialization import (
     fingerprint_of,
     initial_backbone,
@@ -197,6 +198,4 @@ def _measure(classifier: Classifier, training: Training) -> dict[str, Any]:
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer distill") -> None:
     """Run `distill --teacher RUN --student NAME [flags]`."""
-    images, settings, rest = augmentations.take(*configuration.take_config(arguments))
-    default, note = augmentations.adapted(DistillConfig(), images), augmentations.HELP
-    distill(configuration.parse(DistillConfig, settings, rest, program=program, default=default, note=note))
+    distill(parse_for_images(DistillConfig(), arguments, program))

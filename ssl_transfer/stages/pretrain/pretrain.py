@@ -27,6 +27,7 @@ from ssl_transfer.models import pretrained
 from ssl_transfer.models.backbones import Backbone
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common.checkpoint_data import matched
+from ssl_transfer.stages.common.command_line import AUGMENTATION, take_method
 from ssl_transfer.stages.common.initialization import (
     fingerprint_of,
     image_size_of,
@@ -35,7 +36,6 @@ from ssl_transfer.stages.common.initialization import (
     open_initial_run,
     seen_after,
 )
-from ssl_transfer.stages.common.method_argument import take_method
 from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.common.run_stage import Prepared, Stage, run_stage, runtime_for
 
@@ -265,6 +265,8 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer pretrain") -> No
     name, images, settings, rest = take_method(arguments, usage, summaries)
     entry, default = method_named(name), pretrain_config(name, images)
     kind: Any = PretrainConfig[entry.config]  # type: ignore[name-defined]
-    note = f"The backbone auto is {entry.backbone.name}, or that of the run that --init names.\n\n{augmentations.HELP}"
-    config = configuration.parse(kind, settings, rest, program=f"{program} {name}", default=default, note=note)
+    note = f"The backbone auto is {entry.backbone.name}, or that of the run that --init names."
+    config = configuration.parse(
+        kind, settings, rest, program=f"{program} {name}", default=default, note=note, extra=[AUGMENTATION]
+    )
     pretrain(config)

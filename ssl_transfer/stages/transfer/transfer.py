@@ -107,6 +107,4 @@ def _make(stage: Stage, config: TransferConfig, run: Run | None, dataset: Datase
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer transfer") -> None:
     """Run `transfer [flags]`."""
-    images, settings, rest = augmentations.take(*configuration.take_config(arguments))
-    default, note = augmentations.adapted(TransferConfig(), images), augmentations.HELP
-    transfer(configuration.parse(TransferConfig, settings, rest, program=program, default=default, note=note))
+    transfer(parse_for_images(TransferConfig(), arguments, program))

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pty
+import re
 import select
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ssl_transfer.cli import completion, help_cache, main
+from ssl_transfer.cli.completion import Values
 
 
 @pytest.fixture(autouse=True)
@@ -20,15 +22,22 @@ def own_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(help_cache, "FOLDER", tmp_path / "pages")
 
 
-PAGES = {
-    "": "usage: ssl-transfer COMMAND\n  data   look\n  pretrain  train\n",
-    "data": "usage: ssl-transfer data COMMAND\n  check   look\n",
-    "data check": "usage: ssl-transfer data check [OPTIONS]\n│ --images INT   see --other │\n",
-    "explain": "usage: ssl-transfer explain [OPTIONS]\n  --what [{maps,grad-cam,\n  ideal} [...]]\n        Which.\n"
-    "  --init {scratch,imagenet}|RUN  Where from.\n",
-    "pretrain": "usage: ssl-transfer pretrain METHOD\n  simclr   one\n",
-    "pretrain simclr": "usage: [OPTIONS]\n│ -h, --help │\n│ --epochs INT │\n│ --tracking.wandb {off,auto} │\n"
-    "│ --fresh, --no-fresh │\n",
+COMMANDS = {
+    "": {},
+    "data": {},
+    "data check": {"--images": None},
+    "explain": {
+        "--what": Values(("maps", "grad-cam", "ideal"), several=True, closed=True),
+        "--init": Values(("scratch", "imagenet")),
+    },
+    "pretrain": {},
+    "pretrain simclr": {
+        "--help": None,
+        "--epochs": None,
+        "--tracking.wandb": Values(("off", "auto"), closed=True),
+        "--fresh": None,
+        "--no-fresh": None,
+    },
 }
 
 
@@ -63,7 +72,7 @@ def completed(line: str, script: Path) -> list[str]:
 )
 def test_bash_completes(line: str, found: list[str], tmp_path: Path) -> None:
     script = tmp_path / "completion.bash"
-    script.write_text(completion.script("bash", PAGES))
+    script.write_text(completion.script("bash", COMMANDS))
     assert completed(line, script) == found
 
 
@@ -86,7 +95,7 @@ INTERACTIVE = {"bash": ("bash", "--norc", "-i"), "zsh": ("zsh", "-f", "-i")}
 def test_what_tab_makes_of_a_line(shell: str, tmp_path: Path) -> None:
     (tmp_path / "flowers 1.png").touch()
     (tmp_path / "runs" / "mine").mkdir(parents=True)
-    (tmp_path / "script").write_text(completion.script(shell, PAGES))
+    (tmp_path / "script").write_text(completion.script(shell, COMMANDS))
     made = offered(tmp_path) if shell == "fish" else typed(INTERACTIVE[shell], tmp_path)
     assert [line.rstrip("/ ") for line in made] == list(TYPED.values())
 
@@ -126,7 +135,7 @@ def offered(folder: Path) -> list[str]:
 
 def test_every_shell_has_a_script() -> None:
     for shell in completion.SHELLS:
-        text = completion.script(shell, PAGES)
+        text = completion.script(shell, COMMANDS)
         assert all(word in text for word in ("pretrain", "simclr", "epochs")), shell
 
 
@@ -141,6 +150,11 @@ def test_the_real_completion_has_every_command(run: Callable, tmp_path: Path, mo
     assert completed("ssl-transfer transfer --optimizer.learn", script) == ["--optimizer.learning-rate"]
     assert completed("ssl-transfer transfer --tracking.wandb of", script) == ["off", "offline"]
     assert completed("ssl-transfer transfer --dry", script) == ["--dry-run"]
+    assert completed("ssl-transfer transfer --init ", script) == ["scratch", "imagenet"]
+    assert completed("ssl-transfer transfer --augmentation te", script) == ["texture"]
+    flags = re.findall(r"^\W*(--[a-z][\w.-]*)", run("transfer", "--help").out.partition("options")[2], re.MULTILINE)
+    assert len(flags) > 80
+    assert set(flags) <= set(completed("ssl-transfer transfer --", script))
 
 
 @pytest.mark.parametrize("shell", ["", "bsh"])

@@ -94,15 +94,3 @@ def test_the_page_is_shown_whole(page: Path, tmp_path: Path, width: int, dark: b
     # The one script is that of this test.
     assert found["scripts"] == 1
     assert SCRIPT in found["text"]
-
-
-def test_this_test_can_fail(tmp_path: Path) -> None:
-    bad = tmp_path / "bad.html"
-    bad.write_text(
-        "<!doctype html><body><p style='width: 800px'>x</p><img src='data:image/png;base64,AAAA'>"
-        "<script>console.error('broken')</script>"
-    )
-    found, said = look(bad, tmp_path, width=390)
-    assert found["widest"] > 390
-    assert (found["images"], found["shown"]) == (1, 0)
-    assert any("broken" in line for line in said)

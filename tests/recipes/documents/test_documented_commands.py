@@ -223,12 +223,6 @@ def test_commands_are_found() -> None:
     assert named >= COMMANDS.keys()
 
 
-def test_a_renamed_flag_is_found(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(world)
-    with pytest.raises(AssertionError):
-        call(["ssl-transfer", "pretrain", "simclr", "--data", "folder:pictures", "--no-such-flag", "1"], monkeypatch)
-
-
 def test_the_tutorials_last_section_truly_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretrain, evaluate, transfer and evaluate, one after the other, only smaller."""
     for module in ("pretrain.pretrain", "transfer.phases"):

@@ -51,11 +51,6 @@ def test_a_run_and_what_wandb_keeps_of_it(
     assert "finished before" in run("pretrain", "simclr", *arguments).out
 
 
-def test_this_test_can_fail(tmp_path: Path) -> None:
-    (tmp_path / "leak.json").write_text(json.dumps({"key": SECRET}))
-    assert len(holding(tmp_path)) == 1
-
-
 def test_an_error_that_a_library_wrote(run: Callable) -> None:
     answer = run("pretrain", "simclr", "--data", f"hf:{LOGIN}")
     assert answer.status == 2

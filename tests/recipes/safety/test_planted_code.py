@@ -46,20 +46,6 @@ def plant(mark: Path) -> Callable[[Path, str], None]:
     return write
 
 
-@pytest.mark.parametrize("form", ["torch", "old torch", "pickle", "npy", "npz"])
-def test_the_code_would_run(plant: Callable, mark: Path, tmp_path: Path, form: str) -> None:
-    plant(tmp_path / "file", form)
-    assert not mark.exists()
-    if form == "pickle":
-        pickle.loads((tmp_path / "file").read_bytes())  # noqa: S301
-    elif form.endswith("torch"):
-        torch.load(tmp_path / "file", weights_only=False)
-    else:
-        found = np.load(tmp_path / "file", allow_pickle=True)
-        found["images"] if form == "npz" else found
-    assert mark.exists()
-
-
 @pytest.fixture
 def refused(run: Callable, mark: Path) -> Callable[..., None]:
     """`refused("name", *command)`: it ends with status 2 and a message that holds the name; the code has not run."""

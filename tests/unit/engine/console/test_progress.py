@@ -11,15 +11,15 @@ import pytest
 from ssl_transfer.engine.console import progress
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.io.atomic import write_text
-from ssl_transfer.engine.launch import jobs
-from ssl_transfer.engine.launch.eta import Pace
+from ssl_transfer.engine.launch import jobs, local
+from ssl_transfer.engine.launch.jobs import Pace
 
 
 @pytest.fixture
 def minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A minute passes whenever somebody looks at the clock."""
     clock = itertools.count(step=60.0)
-    for module in (jobs, progress):
+    for module in (local, progress):
         monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
 
 
@@ -41,7 +41,7 @@ def test_a_line_says_whose_it_is(
     minutes: None, runtime: Runtime, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     trainings = [Training(tmp_path / title, title) for title in ("one seed 0", "one seed 1")]
-    jobs.Alone(runtime).run(trainings, retry=False)
+    local.Alone(runtime).run(trainings, retry=False)
     assert capsys.readouterr().out.splitlines() == [
         "one seed 0, simclr: 160/640  loss 1.0  180 s left",
         # The other takes as long as this one did.
