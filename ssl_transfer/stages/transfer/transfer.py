@@ -17,6 +17,7 @@ from ssl_transfer.engine.randomness import seed_from
 from ssl_transfer.engine.training.gradients import check_accumulation
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common.checkpoint_data import matched
+from ssl_transfer.stages.common.command_line import parse_for_images
 from ssl_transfer.stages.common.initialization import (
     fingerprint_of,
     image_size_of,
