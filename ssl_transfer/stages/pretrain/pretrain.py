@@ -21,6 +21,7 @@ from ssl_transfer.engine.training.early_stopping import Watched
 from ssl_transfer.engine.training.gradients import check_accumulation
 from ssl_transfer.engine.training.loop import train
 from ssl_transfer.engine.training.objective import Batches
+from ssl_transfer.engine.training.training_plan import Saving, TrainingPlan, Validation
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models import pretrained
 from ssl_transfer.stages.common import augmentation_flag as augmentations
@@ -139,6 +140,7 @@ def pretrain(
                 monitoring.draw_reconstructions(picture, name, entry, method, backbone, dataset, runtime)
             return monitoring.measure(backbone, dataset, runtime)
 
+        watched = Watched(metric="knn_accuracy", higher_is_better=True) if monitoring.is_labelled(dataset) else None
         cost = train(
             method,
             parameter_groups(
@@ -148,17 +150,14 @@ def pretrain(
                 undecayed=method.undecayed() | {f"backbone.{parameter}" for parameter in backbone.undecayed()},
             ),
             loader,
-            optimizer=config.optimizer,
-            epochs=config.epochs,
-            seed=config.seed,
-            phase=name,
+            plan=TrainingPlan(phase=name, epochs=config.epochs, seed=config.seed, optimizer=config.optimizer),
+            saving=Saving(
+                tracker=tracker,
+                metrics_path=folder.metrics,
+                states=StateFiles(folder=folder.checkpoints, name="last", best="best", config=config.checkpoints),
+            ),
             runtime=runtime,
-            tracker=tracker,
-            states=StateFiles(folder=folder.checkpoints, name="last", best="best", config=config.checkpoints),
-            metrics_path=folder.metrics,
-            evaluate=evaluate,
-            evaluate_every=config.evaluate_every,
-            watched=Watched(metric="knn_accuracy", higher_is_better=True) if monitoring.is_labelled(dataset) else None,
+            validation=Validation(evaluate=evaluate, every=config.evaluate_every, watched=watched),
             monitor=alarm,
         )
         result = {
