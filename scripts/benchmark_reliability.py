@@ -18,13 +18,15 @@ from unittest import mock
 import torch
 
 from ssl_transfer.engine.distributed import runtime as runtimes
-from ssl_transfer.engine.distributed.consensus import Agreement, Answer
+from ssl_transfer.engine.distributed.consensus import Consensus
 from ssl_transfer.engine.io import training_state
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.runs.checkpoint_files import StateFiles
-from ssl_transfer.engine.training.nonfinite import Skips
+from ssl_transfer.engine.training import stepper
+from ssl_transfer.engine.training.nonfinite import Flag, Skips, Snapshot
 from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.engine.training.stepper import Steps
+from ssl_transfer.engine.training.training_plan import TrainingPlan
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import BackboneConfig
@@ -91,10 +93,8 @@ def _stepping(method: str, settings: dict[str, Any]) -> Callable[[], None]:
     steps = Steps(
         module,
         groups,
-        OptimizerConfig(),
+        TrainingPlan(phase=method, epochs=1, seed=0, optimizer=OptimizerConfig()),
         num_steps=10**6,
-        seed=0,
-        phase=method,
         higher_is_better=True,
         runtime=runtime,
     )
@@ -107,20 +107,20 @@ def _stepping(method: str, settings: dict[str, Any]) -> Callable[[], None]:
 
     def take() -> None:
         for _ in range(STEPS):
-            steps.take(batch, lambda: (False, False))
+            steps.take(batch, lambda: (False, False), False)
 
     return take
 
 
 @contextlib.contextmanager
 def _unguarded() -> Iterator[None]:
-    """Nothing is kept, and every loss is taken to be finite."""
-    nothing = {name: lambda *_, **__: None for name in ("keep", "undo")}
-    fine = Answer(finite=True, stop=False, due=False)
+    """Keep nothing, look at no loss and no gradient, and never wait."""
+    fine = Consensus(finite=True, stop=False, due=False)
     with (
-        mock.patch.multiple(Skips, **nothing),
-        mock.patch.object(Agreement, "ask", return_value=fine),
-        mock.patch.object(Steps, "_norm", return_value=torch.zeros(())),
+        mock.patch.multiple(Skips, keep=mock.DEFAULT, undo=mock.DEFAULT),
+        mock.patch.multiple(Flag, add=mock.DEFAULT, clear=mock.DEFAULT),
+        mock.patch.object(Snapshot, "take"),
+        mock.patch.object(stepper, "agree", return_value=fine),
     ):
         yield
 

@@ -19,7 +19,9 @@ from ssl_transfer.engine.randomness import sample_keys
 from ssl_transfer.engine.runs.checkpoint_files import StateFiles
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 from ssl_transfer.engine.training import loop, stepper
+from ssl_transfer.engine.training.monitor import Monitor
 from ssl_transfer.engine.training.objective import Batch
+from ssl_transfer.engine.training.training_plan import Saving, TrainingPlan, Validation
 from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
@@ -148,8 +150,8 @@ def make_supervised(make_backbone) -> Callable[..., Supervised]:
 def train_phase(runtime, make_dataset, tmp_path) -> Callable[..., loop.Summary]:
     """`train_phase(objective, OptimizerConfig(...), epochs=4)`: the loop on `make_dataset`, two steps an epoch.
 
-    Validation is measured after every epoch, unless `evaluate` is given. `folder` holds `metrics.jsonl` and, with
-    `saved`, `state.pt`.
+    Validation metrics are computed after every epoch, unless `evaluate` is given. Further settings are those of
+    `Validation`. `folder` holds `metrics.jsonl` and, with `saved`, `state.pt`.
     """
 
     def call(
@@ -163,15 +165,16 @@ def train_phase(runtime, make_dataset, tmp_path) -> Callable[..., loop.Summary]:
         folder: Path = tmp_path,
         saved: bool = False,
         evaluate: Callable[[], dict[str, float]] | None = None,
-        **settings: Any,
+        monitor: Monitor | None = None,
+        **validation: Any,
     ) -> loop.Summary:
         dataset = make_dataset()
-        train, validation = dataset.splits["train"], dataset.splits["validation"]
-        images = to_unit(dataset.pixels[validation], dataset.value_range)
+        train, held = dataset.splits["train"], dataset.splits["validation"]
+        images = to_unit(dataset.pixels[held], dataset.value_range)
 
         @torch.no_grad()
         def measure() -> dict[str, float]:
-            return classification(objective.logits(images), dataset.labels[validation])
+            return classification(objective.logits(images), dataset.labels[held])
 
         folder.mkdir(parents=True, exist_ok=True)
         metrics = folder / "metrics.jsonl"
@@ -185,16 +188,15 @@ def train_phase(runtime, make_dataset, tmp_path) -> Callable[..., loop.Summary]:
                 layer_decay=layer_decay,
             ),
             Loader(dataset, train, batch_size=batch_size, seed=0, runtime=runtime, labelled=True),
-            optimizer=optimizer,
-            epochs=epochs,
-            seed=0,
-            phase=phase,
+            plan=TrainingPlan(phase=phase, epochs=epochs, seed=0, optimizer=optimizer),
+            saving=Saving(
+                tracker=Tracker(metrics, TrackingConfig(), runtime, settings={}, group="", job_type=""),
+                metrics_path=metrics,
+                states=StateFiles(folder=folder, name=phase, best=f"{phase}.best") if saved else None,
+            ),
             runtime=runtime,
-            tracker=Tracker(metrics, TrackingConfig(), runtime, settings={}, group="", job_type=""),
-            states=StateFiles(folder=folder, name=phase, best=f"{phase}.best") if saved else None,
-            metrics_path=metrics,
-            evaluate=evaluate or measure,
-            **settings,
+            validation=Validation(evaluate=evaluate or measure, **validation),
+            monitor=monitor,
         )
 
     return call

@@ -24,7 +24,7 @@ from torch.multiprocessing import start_processes
 
 from ssl_transfer.data.dataset import Dataset
 from ssl_transfer.data.loaders.loader import Loader
-from ssl_transfer.data.loaders.two_domains import DomainLoader
+from ssl_transfer.data.loaders.two_domains import Domain, DomainLoader
 from ssl_transfer.data.sources import LoadingConfig, load
 from ssl_transfer.data.transforms.augment import SUPERVISED_DEFAULT
 from ssl_transfer.engine.distributed import collectives
@@ -34,6 +34,7 @@ from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, paramet
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 from ssl_transfer.engine.training.loop import train
 from ssl_transfer.engine.training.objective import Batches, Objective
+from ssl_transfer.engine.training.training_plan import Saving, TrainingPlan
 from ssl_transfer.evaluation.features.extract import extract, over_samples
 from ssl_transfer.evaluation.features.knn import knn_accuracy
 from ssl_transfer.evaluation.features.linear_probe import linear_probe
@@ -118,17 +119,16 @@ def training(
     torch.manual_seed(0)
     objective, batches = _made(name, kind, dataset, runtime)
     losses = Losses()
+    optimizer = OptimizerConfig(name="sgd", warmup_steps=0, schedule="constant", sync_batch_norm=synchronized)
     with tempfile.TemporaryDirectory() as folder, _double(objective):
+        tracker = Tracker(Path(folder) / "log", TrackingConfig(), runtime, settings={}, group="", job_type="")
         train(
             objective,
             parameter_groups(objective, learning_rate=0.01, weight_decay=1e-4),
             batches,
-            optimizer=OptimizerConfig(name="sgd", warmup_steps=0, schedule="constant", sync_batch_norm=synchronized),
-            epochs=1,
-            seed=0,
-            phase=name,
+            plan=TrainingPlan(phase=name, epochs=1, seed=0, optimizer=optimizer),
+            saving=Saving(tracker=tracker),
             runtime=runtime,
-            tracker=Tracker(Path(folder) / "log", TrackingConfig(), runtime, settings={}, group="", job_type=""),
             monitor=losses,
         )
     return losses.found, {key: value.clone() for key, value in objective.state_dict().items()}
@@ -159,8 +159,8 @@ def _made(name: str, kind: str, dataset: Dataset, runtime: Runtime) -> tuple[Obj
         objective = Adapting(supervised, term, norm="separate" if variant == "separate" else "shared")
         objective.begin(adapting=True)
         half = labelled[: STEPS * BATCH_SIZE // 2]
-        domains = {"source_indices": half, "target_indices": half.flip(0), "batch_size": BATCH_SIZE}
-        return objective, DomainLoader(dataset, _inverted(dataset), **domains, **shared)
+        source, target = Domain(dataset, half), Domain(_inverted(dataset), half.flip(0))
+        return objective, DomainLoader(source, target, batch_size=BATCH_SIZE, **shared)
     loader = Loader(dataset, labelled, batch_size=BATCH_SIZE, labelled=True, **shared)
     if plain == "supervised":
         return supervised, loader

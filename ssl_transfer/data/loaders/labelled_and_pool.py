@@ -1,4 +1,4 @@
-"""Batches of two kinds of images: some with labels, and some of the pool, whose labels nobody looks at."""
+"""Load batches of labelled images and images of the pool, whose labels are hidden."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from .loader import Loader
 
 
 class MixedLoader:
-    """Each batch is one of `labelled` and one of `pool`; an epoch goes through the pool.
+    """Join each batch of `pool` with one of `labelled`; an epoch is one pass over the pool.
 
-    The labelled images are gone through as often as that takes, each time in another order. Which of them a step gets
-    is a function of its number, so that a training that is resumed sees what it would have seen.
+    The labelled images repeat, each time in a new order. The labelled images of a step are a function of its number, so
+    that a resumed training sees the same batches.
 
     Args:
-        labelled: hands labels on.
-        pool: does not.
+        labelled: passes labels on.
+        pool: passes no labels on.
     """
 
     def __init__(self, labelled: Loader, pool: Loader) -> None:
@@ -27,18 +27,18 @@ class MixedLoader:
         self.steps_per_epoch = pool.steps_per_epoch
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """This process's share of each batch of an epoch, from `first` on."""
+        """Iterate over this process's share of the batches of an epoch, from `first` on."""
         labelled = self._labelled_from(epoch * self.steps_per_epoch + first)
         for pair in zip(labelled, self.pool.epoch(epoch, first), strict=False):
             yield Batch(*(torch.cat(parts) for parts in zip(*pair, strict=True)))
 
     def names(self, epoch: int, number: int) -> list[str]:
-        """What to call each image of this process's share of a batch."""
+        """Return the names of the images in this process's share of a batch."""
         own = divmod(epoch * self.steps_per_epoch + number, self.labelled.steps_per_epoch)
         return self.labelled.names(*own) + self.pool.names(epoch, number)
 
     def _labelled_from(self, step: int) -> Iterator[Batch]:
-        """The batches of the labelled images from a step on, without end."""
+        """Iterate over the batches of labelled images from a step on, without end."""
         epoch, done = divmod(step, self.labelled.steps_per_epoch)
         for number in itertools.count(epoch):
             yield from self.labelled.epoch(number, done if number == epoch else 0)

@@ -1,7 +1,8 @@
-"""Batches: which images, in an order that is a function of (seed, epoch), shared out over processes."""
+"""Load batches of images in an order that is a function of (seed, epoch), shared among processes."""
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,25 +15,34 @@ from ssl_transfer.engine.randomness import permutation, sample_keys, seed_from
 from ssl_transfer.engine.training.objective import Batch
 
 DEVICE_COPY_BYTES = 2**31
-"""Images that fit into this much memory lie on the GPU as uint8 for the whole training."""
+"""Images that fit into this much memory stay on the GPU as stored for the whole training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Set how often images are drawn; by default each once an epoch, with a new random key."""
+
+    balanced: bool = False
+    """Draw each class equally often, with replacement."""
+    views: int | None = None
+    """Number of epochs whose random keys are used in turn, which gives each image so many views; None: no limit."""
+    steps: int | None = None
+    """Batches of an epoch, over which the images are drawn again and again in new orders; None: one pass."""
 
 
 class Loader:
-    """Shuffled batches of `batch_size` images over all processes; what is left of an epoch's end is not used.
+    """Shuffle images into batches of `batch_size` over all processes, without the incomplete last batch.
 
-    Each epoch has another order, so no image is left out for good. Every process gets equally many images.
+    Each epoch has a new order, so that no image is always left out. Every process gets equally many images.
 
     Args:
         dataset: pixels and labels.
         indices: (N,) int64, the images to draw from.
         batch_size: images per optimiser step over all processes.
-        seed: of the order and of the images' random keys.
+        seed: determines the order and the random keys of the images.
         runtime: device and processes.
-        labelled: whether labels are handed on; without, every label is -1, so that no method can look.
-        balanced: draw each class as often, with replacement, instead of each image once an epoch.
-        views: epochs whose keys are used in turns, so that an image has so many views in all; None: each has its own.
-        steps: batches of an epoch, for which the images are gone through again and again, each time in another order;
-            None: as many as are full when each image is drawn once.
+        labelled: pass labels on; otherwise every label is -1, so that no method can see them.
+        sampling: how often images are drawn.
     """
 
     def __init__(
@@ -44,9 +54,7 @@ class Loader:
         seed: int,
         runtime: Runtime,
         labelled: bool,
-        balanced: bool = False,
-        views: int | None = None,
-        steps: int | None = None,
+        sampling: Sampling = Sampling(),
     ) -> None:
         if batch_size < 1 or batch_size % runtime.num_processes:
             raise InputError(
@@ -63,9 +71,9 @@ class Loader:
                 f"Give at most {len(indices) // runtime.num_processes * runtime.num_processes}."
             )
         self.batch_size = batch_size
-        self.steps_per_epoch = len(indices) // batch_size if steps is None else steps
-        self.indices, self.dataset, self.views = indices, dataset, views
-        self._seed, self._runtime, self._balanced = seed, runtime, balanced
+        self.steps_per_epoch = len(indices) // batch_size if sampling.steps is None else sampling.steps
+        self.indices, self.dataset, self.views = indices, dataset, sampling.views
+        self._seed, self._runtime, self._balanced = seed, runtime, sampling.balanced
         image_bytes = math.prod(dataset.pixels.shape[1:]) * dataset.pixels.dtype.itemsize
         self._copy = None
         if runtime.device.type != "cpu" and image_bytes * len(indices) <= DEVICE_COPY_BYTES:
@@ -74,20 +82,20 @@ class Loader:
         self._labels = labels if labelled else torch.full_like(labels, -1)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """This process's share of each batch of an epoch, from `first` on: every W-th image of it, W processes."""
+        """Iterate over this process's share of the batches of an epoch, from `first` on: every W-th image."""
         mine = self.positions(epoch)[first:]
         for positions, images in zip(mine, self._images(mine), strict=True):
             yield self.batch(images, positions, epoch)
 
     def names(self, epoch: int, number: int) -> list[str]:
-        """What to call each image of this process's share of a batch."""
+        """Return the names of the images in this process's share of a batch."""
         places = self.indices[self.positions(epoch)[number] % len(self.indices)]
         return [str(self.dataset.names[place]) for place in places.tolist()]
 
     def positions(self, epoch: int) -> list[Tensor]:
-        """For each batch of an epoch the positions, among the N indices, of this process's images.
+        """Return this process's positions among the N indices for each batch of an epoch.
 
-        An image that is drawn again counts on, from N, from 2 N: its position is the remainder.
+        A repeated draw of an image counts on from N, 2 N, ...; the remainder is the position.
         """
         order = self._order(self._seed, epoch)
         for turn in range(1, -(-self.steps_per_epoch * self.batch_size // len(order))):
@@ -98,7 +106,7 @@ class Loader:
         return [batch[rank::world] for batch in whole]
 
     def batch(self, images: Tensor, positions: Tensor, epoch: int) -> Batch:
-        """Images, or what was computed of them, with the labels and keys that they have in this epoch."""
+        """Combine images, or features of them, with their labels and random keys of this epoch."""
         device = self._runtime.device
         return Batch(
             images=images,
@@ -107,21 +115,20 @@ class Loader:
         )
 
     def keys(self, positions: Tensor, epoch: int) -> Tensor:
-        """The random keys of these images in an epoch; an image that is drawn again has another view of its own."""
+        """Return the random keys of these images in an epoch; a repeated draw has a key of its own."""
         repeats, places = positions // len(self.indices), positions % len(self.indices)
         if self.views is not None:
             return sample_keys(self._seed, epoch % max(1, self.views), self.indices[places])
         return sample_keys(self._seed, epoch, self.indices[places] + repeats * len(self.dataset.labels))
 
     def _order(self, seed: int, epoch: int) -> Tensor:
-        """The positions in the order of one turn."""
+        """Return the order of one pass."""
         return self._drawn(seed, epoch) if self._balanced else permutation(seed, epoch, len(self.indices))
 
     def _drawn(self, seed: int, epoch: int) -> Tensor:
-        """Positions of an epoch in which each class comes as often, as near as can be; within it all images in turn.
+        """Draw the positions of an epoch, each class as equally often as possible.
 
-        A class of n images is gone through in a random order, again and again, so that of two images of a class none is
-        drawn twice more than the other.
+        Within a class, images are drawn in repeated random passes, so that their counts differ by at most one.
         """
         order = permutation(seed, epoch, len(self.indices))
         labels = self._labels[order]
@@ -132,16 +139,17 @@ class Loader:
         return drawn[permutation(seed + 1, epoch, len(drawn))]
 
     def _again(self, members: Tensor, count: int) -> Tensor:
-        """So many positions of a class, counting on each time that it is gone through."""
+        """Repeat the positions of a class up to `count`, counting on in each pass."""
         turns = torch.arange(-(-count // len(members))) * len(self.indices)
         return (turns[:, None] + members[None, :]).flatten()[:count]
 
     def _images(self, positions: list[Tensor]) -> Iterator[Tensor]:
-        """The images at these positions among the indices, batch by batch."""
+        """Iterate over the images at these positions, batch by batch."""
         if self._copy is None:
             chunks = (self.indices[batch % len(self.indices)] for batch in positions)
             yield from self.dataset.batches(chunks, self._runtime.device)
         else:
             for batch in positions:
-                rows = (batch % len(self.indices)).to(self._copy.device)
+                # Without non_blocking, the copy would wait for all queued work of the device.
+                rows = (batch % len(self.indices)).to(self._copy.device, non_blocking=True)
                 yield to_unit(self._copy[rows], self.dataset.value_range)

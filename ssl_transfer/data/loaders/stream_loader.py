@@ -1,9 +1,8 @@
-"""Batches of a stream: shuffled, shared out over processes, decoded while the caller works.
+"""Load batches of a stream: shuffled, shared among processes, decoded in the background.
 
-The order is a function of (seed, epoch, number of processes): the stream's files are shuffled and shared out, and
-within each process images pass through a buffer from which the next is drawn at random. A process whose share is short
-goes on with another one until the epoch's steps are done; of a long share the end is left out, which is another end in
-every epoch.
+The order is a function of (seed, epoch, number of processes). The files of the stream are shuffled and shared among
+processes, and each process draws its next image at random from a buffer. A process with a short share continues with
+another pass until the epoch's steps are done. The end of a long share is left out, a different end in each epoch.
 """
 
 import itertools
@@ -28,16 +27,16 @@ from ssl_transfer.engine.training.objective import Batch
 from .stream import Stream, fetched
 
 BUFFER = 2048
-"""Encoded images of each process from which the next is drawn."""
+"""Encoded images of each process, from which it draws the next."""
 
 
 class StreamLoader:
-    """Batches of a stream, as `loaders.Loader` makes them of images that can be looked up. Every label is -1.
+    """Load batches of a stream as `Loader` does of stored images. Every label is -1.
 
     Args:
         stream: the images.
         batch_size: images per optimiser step over all processes.
-        seed: of the order and of the images' random keys.
+        seed: determines the order and the random keys of the images.
         runtime: device and processes.
     """
 
@@ -60,10 +59,10 @@ class StreamLoader:
             )
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """This process's share of each batch of an epoch, from `first` on, read and decoded while the caller works."""
+        """Iterate over this process's share of the batches of an epoch, from `first` on, decoded ahead by threads."""
         device, unreadable = self._runtime.device, list[str]()
         with ThreadPoolExecutor(self._workers) as decoders, ThreadPoolExecutor(1) as reader:
-            # Which images are in a batch depends on which before it could be read.
+            # The images of a batch depend on which earlier images were readable.
             batches = itertools.islice(self._batches(epoch, decoders, unreadable), first, None)
             waiting = deque(reader.submit(next, batches) for _ in range(min(LOOK_AHEAD, self.steps_per_epoch - first)))
             try:
@@ -86,15 +85,15 @@ class StreamLoader:
             )
 
     def names(self, epoch: int, number: int) -> list[str]:  # noqa: ARG002
-        """None: of a stream only the order is known."""
+        """Return no names: a stream has only an order."""
         return []
 
     def _batches(
         self, epoch: int, decoders: ThreadPoolExecutor, unreadable: list[str]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Without end: (B, C, H, W) stored pixels of B readable images, and (B,) int64 places in the epoch.
+        """Iterate without end over (B, C, H, W) pixels of readable images and their (B,) int64 places in the epoch.
 
-        Why others cannot be read is appended to `unreadable`.
+        Reasons for unreadable images are appended to `unreadable`.
         """
         share = self.batch_size // self._runtime.num_processes
         rows = self._places(epoch)
@@ -107,7 +106,7 @@ class StreamLoader:
                 if not isinstance(answer, str):
                     squares.append((place, answer))
                 elif place < self._stream.num_images:
-                    # Later ones have come before, in an earlier share.
+                    # Places after the epoch repeat images that were counted before.
                     unreadable.append(answer)
             if len(unreadable) > allowed:
                 raise InputError(
@@ -120,20 +119,20 @@ class StreamLoader:
                 squares = []
 
     def _places(self, epoch: int) -> Iterator[tuple[int, Any]]:
-        """Without end: this process's rows, each with its place in the epoch, which no other process has."""
+        """Iterate without end over this process's rows, each with its unique place in the epoch."""
         from datasets.distributed import split_dataset_by_node
 
         rank, world = self._runtime.process_index, self._runtime.num_processes
         place = rank
         for turn in itertools.count():
-            # The same order of files on every process: each then takes those that are its own.
+            # Every process shuffles the files alike, then takes its own.
             shuffled = self._stream.rows.shuffle(seed=seed_from(self._seed, epoch, turn), buffer_size=BUFFER)
             before = place
             try:
                 for row in split_dataset_by_node(shuffled, rank=rank, world_size=world):
                     yield place, row[self._stream.column]
                     place += world
-            except Exception as error:  # Of the network there are many; the run can go on later.
+            except Exception as error:  # Networks raise many types; the run can continue later.
                 raise InputError(
                     f"{self._stream.sample.source}: the stream broke off ({type(error).__name__}: {error}). The same "
                     "command goes on from the last checkpoint."
@@ -144,8 +143,8 @@ class StreamLoader:
                 )
 
     def _square(self, value: Any) -> np.ndarray | str:
-        """(C, side, side), or why the image cannot be read."""
+        """Decode to (C, side, side), or return why the image is unreadable."""
         try:
             return square(fetched(value), self._stream.layout)
-        except Exception as error:  # Libraries raise many kinds for a broken image; each is counted and named.
+        except Exception as error:  # Libraries raise many types for a broken image; each is counted and named.
             return f"{(value or {}).get('path') or 'an image'}: {error}"

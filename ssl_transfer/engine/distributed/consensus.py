@@ -1,7 +1,7 @@
-"""What all processes must know alike of a step before they take it: whether to, and what comes after it.
+"""Agree across processes on one step: is it finite, did a signal arrive, is a state due.
 
-A loss that is not finite on one process must keep all of them from stepping; a signal may reach one of them; their
-clocks differ.
+A loss may be non-finite on one process only, a signal may reach one process only, and clocks differ. All processes must
+act alike.
 """
 
 from dataclasses import dataclass
@@ -10,39 +10,32 @@ import torch
 from torch import Tensor
 
 from . import collectives
-from .runtime import Runtime
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """Of every process."""
+class Consensus:
+    """Hold what every process agreed on."""
 
     finite: bool
-    """Whether each one's value is."""
+    """No process raised its flag."""
     stop: bool
-    """Whether anybody was asked to leave."""
+    """Some process received a signal to stop."""
     due: bool
-    """Whether a state is to be saved."""
+    """The clock of some process says that a state is due."""
 
 
-class Agreement:
-    """Asks all processes, in one exchange of three numbers."""
+def agree(flag: Tensor, *, stop: bool, due: bool) -> Consensus:
+    """Exchange three numbers with every process, and wait for the device.
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._alone = runtime.num_processes == 1
-
-    def ask(self, value: Tensor, *, stop: bool, due: bool) -> Answer:
-        """What is known of every process. This waits for the device.
-
-        Args:
-            value: () float32 of this process, finite or not.
-            stop: whether it was asked to leave.
-            due: whether its clock says that it is time to save.
-        """
-        if self._alone:
-            return Answer(finite=bool(torch.isfinite(value)), stop=stop, due=due)
-        flags = torch.tensor([0.0, float(stop), float(due)]).to(value.device, non_blocking=True)
-        flags[0] = ~torch.isfinite(value.detach())
-        collectives.maximum(flags)
-        infinite, anybody_stops, anybody_saves = flags.tolist()
-        return Answer(finite=not infinite, stop=bool(anybody_stops), due=bool(anybody_saves))
+    Args:
+        flag: () float32 of this process: 0 where everything was finite.
+        stop: this process received a signal to stop.
+        due: the clock of this process says that a state is due.
+    """
+    if collectives.num_processes() == 1:
+        return Consensus(finite=not bool(flag), stop=stop, due=due)
+    flags = torch.tensor([0.0, float(stop), float(due)]).to(flag.device, non_blocking=True)
+    flags[0] = flag
+    collectives.maximum(flags)
+    non_finite, any_stop, any_due = flags.tolist()
+    return Consensus(finite=not non_finite, stop=bool(any_stop), due=bool(any_due))

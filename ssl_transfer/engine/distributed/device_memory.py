@@ -1,4 +1,4 @@
-"""Memory: how much a training took, and what becomes of what a step has freed."""
+"""Measure peak memory, and keep freed memory for the next step."""
 
 import contextlib
 import ctypes
@@ -10,15 +10,15 @@ import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 _PROCESS = Path("/proc/self")
-"""Linux's files about this process; elsewhere absent."""
+"""Linux's files about this process; absent on other systems."""
 
 
 def keep_freed_memory() -> None:
-    """Keep what is freed for the next tensor, up to a gigabyte, instead of giving it back to the system.
+    """Keep freed memory in the process, up to a gigabyte, instead of returning it to the system.
 
-    A training step allocates and frees the same megabytes each time. By default glibc hands them back, and the system
-    clears every page again at its first use: on one core a quarter of the demo's training went there. Other C
-    libraries do as they do.
+    A training step allocates and frees the same megabytes each time. By default glibc returns them, and the system
+    clears every page again at its first use. On one core that took a quarter of the demo's training. Other C libraries
+    keep their defaults.
     """
     if sys.platform != "linux":
         return
@@ -31,17 +31,17 @@ def keep_freed_memory() -> None:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start measuring anew, so that a run does not show what another run of the same process took."""
+    """Reset the peak, so that a run does not report the memory of an earlier run in the same process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _PROCESS.is_dir():
-        # Writing 5 brings the high-water mark down to what is resident now (man 5 proc).
+        # Writing 5 lowers the high-water mark to the resident memory of now (man 5 proc).
         with contextlib.suppress(OSError):
             (_PROCESS / "clear_refs").write_text("5")
 
 
 def peak_mb(device: torch.device) -> float:
-    """The most memory since then. CUDA: what tensors held. CPU: what the whole process held resident."""
+    """Return the peak since `reset_peak`. CUDA: memory of tensors. CPU: resident memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if _PROCESS.is_dir():

@@ -1,4 +1,4 @@
-"""Where a run runs: the Accelerator, its device and processes, and a guard that they are those asked for."""
+"""Start accelerate, and check that its device and processes are those that the launcher asked for."""
 
 import atexit
 import functools
@@ -24,28 +24,28 @@ MixedPrecision = Literal["no", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """The device and the processes of this run. Every stage of one process shares one."""
+    """Hold the device and the processes of a run. All stages of a process share one."""
 
     accelerator: Accelerator
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """Return the device of this process."""
         return self.accelerator.device
 
     @property
     def process_index(self) -> int:
-        """The rank of this process, 0 .. num_processes - 1."""
+        """Return the rank of this process, 0 .. num_processes - 1."""
         return self.accelerator.process_index
 
     @property
     def num_processes(self) -> int:
-        """How many processes train together (the world size)."""
+        """Return the world size."""
         return self.accelerator.num_processes
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes: rank 0 alone does."""
+        """Return whether this process is rank 0, the only one that writes files."""
         return self.accelerator.is_main_process
 
     def say(self, message: str) -> None:
@@ -54,40 +54,48 @@ class Runtime:
             print(redacted(message), flush=True)
 
     def warn(self, message: str) -> None:
-        """Print to the error stream on rank 0: what must be seen also where the rest is piped away."""
+        """Print on rank 0 to the error stream, which stays visible if the output is piped."""
         if self.is_main:
             print(redacted(message), file=sys.stderr, flush=True)
 
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Wait until every process calls this."""
         self.accelerator.wait_for_everyone()
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean over processes, element by element."""
+        """Return the mean over processes, element by element."""
         return self.accelerator.reduce(values, reduction="mean") if self.num_processes > 1 else values
 
     def from_main(self, text: str) -> str:
-        """Rank 0's text, on every process."""
+        """Return rank 0's text on every process."""
         return broadcast_object_list([text])[0] if self.num_processes > 1 else text
 
+    def number_from_main(self, value: float) -> float:
+        """Return rank 0's number on every process, to the bit."""
+        return float(self.from_main(repr(value)))
+
     def gathered(self, names: Sequence[str]) -> list[str]:
-        """Every process's, in rank order, on each of them."""
+        """Return the names of all processes, in rank order, on every process."""
         return list(gather_object(list(names))) if self.num_processes > 1 else list(names)
 
     def describe(self) -> str:
-        """One line for people: device, processes, precision."""
+        """Describe device, processes and precision in one line."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         plural = "process" if self.num_processes == 1 else "processes"
         return f"{self.num_processes} {plural} on {name}, mixed precision: {self.accelerator.mixed_precision}"
 
 
 def start(mixed_precision: MixedPrecision = "no", *, deterministic: bool = False) -> Runtime:
-    """The runtime of this process.
+    """Start the runtime of this process.
 
-    `deterministic` lets a GPU compute the same bits each time (https://docs.pytorch.org/docs/stable/notes/randomness).
+    Args:
+        mixed_precision: precision of autocast.
+        deterministic: a GPU computes the same bits each time
+            (https://docs.pytorch.org/docs/stable/notes/randomness).
 
-    Raises InputError when the launcher started another number of processes than have joined: without
-    `ACCELERATE_USE_CPU=true` every CPU process under torchrun believes that it is alone, and they would all write.
+    Raises:
+        InputError: precision or processes are not those of the launcher. Without `ACCELERATE_USE_CPU=true` every CPU
+            process under torchrun starts as the only one, and all of them would write.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and not torch.accelerator.is_available() and "ACCELERATE_USE_CPU" not in os.environ:
@@ -96,10 +104,10 @@ def start(mixed_precision: MixedPrecision = "no", *, deterministic: bool = False
             "Set ACCELERATE_USE_CPU=true before the command."
         )
     if deterministic:
-        # Read when cuBLAS is first used, which was not yet.
+        # cuBLAS reads it at its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
-    # What nobody has written is never read here: filling it would be for nothing.
+    # Uninitialised memory is never read here, so filling it would only take time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _forget_imports()
     keep_freed_memory()
@@ -110,7 +118,7 @@ def start(mixed_precision: MixedPrecision = "no", *, deterministic: bool = False
             f"add --mixed-precision {asked}."
         )
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
-        # A notebook may train in one precision and measure in another; the processes stay as they are.
+        # A notebook may train in one precision and evaluate in another; the processes stay.
         AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=mixed_precision)
     if mixed_precision == "fp16" and accelerator.device.type == "cpu":
@@ -131,7 +139,7 @@ def start(mixed_precision: MixedPrecision = "no", *, deterministic: bool = False
 
 @functools.cache
 def _forget_imports() -> None:
-    """Once: take what the libraries hold out of the collector's sight, which it would search after every training."""
+    """Freeze the objects of imported libraries, once, so that garbage collection does not search them."""
     gc.freeze()
-    # Some libraries report what is still frozen at the end as leaks.
+    # Some libraries report frozen objects as leaks at exit.
     atexit.register(gc.unfreeze)

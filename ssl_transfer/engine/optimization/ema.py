@@ -1,11 +1,11 @@
-"""An exponential moving average of the weights, which is evaluated and kept instead of the weights.
+"""Keep an exponential moving average of the weights, which is evaluated and exported in their place.
 
 Polyak and Juditsky 1992; as an exponential average, Tarvainen and Valpola, "Mean teachers", 2017. The decay warms up
-as in TensorFlow's `tf.train.ExponentialMovingAverage(num_updates)`: with t updates made before,
+as in TensorFlow's `tf.train.ExponentialMovingAverage(num_updates)`, with t earlier updates:
 
-    average = d * average + (1 - d) * weights,    d = min(decay, (1 + t) / (10 + t)),
+    average = d * average + (1 - d) * weights,    d = min(decay, (1 + t) / (10 + t))
 
-or a short training would keep much of its random start.
+Without the warm-up a short training would keep much of its random initial weights.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """The average of trained parameters.
+    """Average trained parameters.
 
-    Nothing else is averaged: frozen parameters, and buffers such as BatchNorm's statistics, stay the module's own and
-    are evaluated and kept with the average as they are at the moment.
+    Frozen parameters and buffers such as BatchNorm statistics are not averaged. They are evaluated and exported as they
+    are.
 
     Args:
-        parameters: those that are trained; the average starts from them as they are.
+        parameters: trained parameters; the average starts from their values.
         decay: 0 keeps no average, and every method does nothing.
     """
 
@@ -35,7 +35,7 @@ class WeightAverage:
         self._updates = 0
 
     def update(self) -> None:
-        """Take in the weights after a step."""
+        """Add the weights after a step to the average."""
         if self._decay:
             decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
             weights: list[Tensor] = [parameter.detach() for parameter in self._parameters]
@@ -43,12 +43,12 @@ class WeightAverage:
             self._updates += 1
 
     def write(self) -> None:
-        """Put the average in the parameters' place, for good."""
+        """Overwrite the parameters with the average."""
         _copy(self._averages, self._parameters)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """For the `with` block, the average stands in the parameters' place."""
+        """Overwrite the parameters with the average for the `with` block, and restore them afterwards."""
         held = [parameter.detach().clone() for parameter in self._parameters]
         self.write()
         try:
@@ -57,11 +57,11 @@ class WeightAverage:
             _copy(held, self._parameters)
 
     def state_dict(self) -> dict[str, Any]:
-        """The average in the parameters' order, and how many weights went into it; empty without one."""
+        """Return the average, in the order of the parameters, and its number of updates; empty without an average."""
         return {"updates": self._updates, "averages": self._averages} if self._decay else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Continue from the result of `state_dict`."""
         if self._decay:
             self._updates = state["updates"]
             _copy(state["averages"], self._averages)

@@ -1,13 +1,12 @@
-"""Parameter groups, layer-wise decay of the learning rate, optimisers and their settings.
+"""Configure optimisers, and build parameter groups with layer-wise learning-rate decay.
 
-LARS (You, Gitman and Ginsburg 2017, equation 6) is for batches of thousands: each weight matrix w is stepped by the
-size of its own gradient g, so that none is moved too far for its own size, with n the trust coefficient 0.001 and b
-the decay:
+LARS (You, Gitman and Ginsburg 2017, equation 6) is for batches of thousands. It scales the step of each weight matrix w
+with gradient g by the norms of both, with n the trust coefficient 0.001 and b the weight decay:
 
     step = learning rate * n |w| / (|g| + b |w|) * (g + b w), through momentum
 
-Norms, biases, tokens and position embeddings get plain steps, without decay, as SimCLR's and BYOL's authors have it.
-The step is timm's, whose momentum sums the steps without the learning rate, as torch's SGD does.
+Norms, biases, tokens and position embeddings get plain steps without decay, as in SimCLR and BYOL. timm implements it;
+its momentum sums steps without the learning rate, as torch's SGD does.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +22,7 @@ from ssl_transfer.engine.errors import InputError
 from .lr_schedules import Schedule
 
 TRUST_COEFFICIENT = 1e-3
-"""Of LARS, in You et al. 2017 as in SimCLR and BYOL."""
+"""LARS's coefficient n, in You et al. 2017 as in SimCLR and BYOL."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,17 +108,17 @@ def parameter_groups(
     layers: Mapping[str, int] | None = None,
     layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Every trainable parameter of `module` in exactly one group with its own rate and decay.
+    """Put every trainable parameter of `module` into exactly one group with its own learning rate and decay.
 
-    A group holds `params`, their `names`, `lr`, `weight_decay` and `decayed`: whether these are the weight matrices,
-    which decay where there is any, and which LARS adapts to.
+    A group holds `params`, their `names`, `lr`, `weight_decay` and `decayed`: true for weight matrices, which decay and
+    which LARS adapts.
 
     Args:
-        module: its parameters with `requires_grad` are taken.
-        learning_rate: of the deepest layer, in absolute terms.
-        weight_decay: of parameters with two or more dimensions that `undecayed` does not name.
+        module: its parameters with `requires_grad` are trained.
+        learning_rate: absolute rate of the deepest layer.
+        weight_decay: decay of parameters with two or more dimensions, except those in `undecayed`.
         undecayed: names of further parameters without decay (position embeddings, tokens).
-        layers: for a parameter's name its depth, 0 at the input; names left out lie deepest of all (the head).
+        layers: depth by parameter name, 0 at the input; other names are deepest (the head).
         layer_decay: the rate of depth d is learning_rate * layer_decay ** (deepest - d) (Clark et al. 2020, ELECTRA).
     """
     layers = layers or {}
@@ -149,12 +148,12 @@ def parameter_groups(
 
 
 def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimiser over these groups; the rate and the decay are the groups' own."""
+    """Build the optimiser over these groups, each with its own rate and decay."""
     plain = [{key: group[key] for key in ("params", "lr", "weight_decay")} for group in groups]
     if config.name == "sgd":
         return torch.optim.SGD(plain, lr=config.learning_rate, momentum=config.momentum, nesterov=True)
     if config.name == "lars":
-        # Left to itself, timm's takes a decay of 0 for "do not adapt" and becomes SGD.
+        # By default timm's LARS does not adapt groups with a decay of 0, which makes it SGD.
         adapted = [{**one, "always_adapt": group["decayed"]} for one, group in zip(plain, groups, strict=True)]
         return Lars(adapted, lr=config.learning_rate, momentum=config.momentum, trust_coeff=TRUST_COEFFICIENT)
     betas = (config.momentum, config.second_momentum)

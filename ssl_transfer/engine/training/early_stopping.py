@@ -1,7 +1,7 @@
-"""Early stopping within one training: when a validation metric no longer improves, and back to the best weights.
+"""Stop a training early when a validation metric no longer improves, and restore its best weights.
 
-Prechelt, "Early stopping - but when?", 1998. Where his criterion UP counts evaluations in a row that were worse than
-the one before, this one counts those that were no better than the best, as is usual now.
+Prechelt, "Early stopping - but when?", 1998. His criterion UP counts consecutive evaluations that are worse than the
+previous one. This one counts those that are no better than the best, as is usual now.
 """
 
 import math
@@ -16,15 +16,15 @@ from ssl_transfer.engine.errors import InputError, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """The validation metric that a training goes by: the plateau schedule, early stopping, the best weights."""
+    """Name the validation metric for the plateau schedule, early stopping and the best weights."""
 
     metric: str
-    """Its name among those that the training's `evaluate` answers."""
+    """Its name in the result of `evaluate`."""
     higher_is_better: bool
     """True for an accuracy, False for a loss."""
 
     def value(self, found: dict[str, float]) -> float:
-        """Its value in an evaluation.
+        """Return its value in an evaluation.
 
         Raises:
             InputError: the evaluation holds no metric of that name.
@@ -39,7 +39,7 @@ class Watched:
 
 @dataclass(frozen=True, kw_only=True)
 class StoppingConfig:
-    """When a phase ends before its last epoch, and with which weights."""
+    """Set when a phase ends before its last epoch, and with which weights."""
 
     patience: int = 0
     """Evaluations in a row without improvement after which a phase ends. With it a phase ends with its best weights,
@@ -55,12 +55,12 @@ class StoppingConfig:
 
 
 class Stopper:
-    """The best weights of one training, and whether it is over.
+    """Keep the best weights of one training, and decide when it is over.
 
     Args:
-        patience: evaluations in a row without improvement; 0 watches nothing and keeps no weights.
+        patience: consecutive evaluations without improvement; 0 watches nothing and keeps no weights.
         min_delta: least improvement.
-        watched: the metric; None where nothing is watched.
+        watched: None watches nothing.
     """
 
     def __init__(self, *, patience: int, min_delta: float, watched: Watched | None) -> None:
@@ -76,18 +76,18 @@ class Stopper:
 
     @property
     def over(self) -> bool:
-        """Whether `patience` evaluations in a row brought no improvement."""
+        """Return whether `patience` consecutive evaluations brought no improvement."""
         return self.active and self._waited >= self._patience
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch, from 1, after which the weights were the best; None before there are any."""
+        """Return the epoch, from 1, of the best weights; None before the first improvement."""
         return self._epoch
 
     def observe(self, value: float, epoch: int, module: nn.Module) -> None:
-        """Note an evaluation of `module` after `epoch` (from 1), and copy its weights and buffers where it is the best.
+        """Note an evaluation of `module` after `epoch` (from 1), and copy weights and buffers of the best one.
 
-        A value that is not finite is no improvement.
+        A non-finite value is no improvement.
         """
         if not self.active:
             return
@@ -96,46 +96,46 @@ class Stopper:
             self._waited += 1
             return
         self._best, self._epoch, self._waited = value, epoch, 0
-        # On the CPU: they are read once, and the accelerator's memory is dear.
+        # On the CPU: they are read once, and memory of the accelerator is scarce.
         self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
 
     def restore(self, module: nn.Module) -> None:
-        """Give `module` the best weights and buffers; those it has where none were noted."""
+        """Load the best weights and buffers into `module`, if there are any."""
         if self._weights:
             module.load_state_dict(self._weights)
 
     def describe(self) -> dict[str, float]:
-        """What the end rests on, in numbers, as the log's long form has them."""
+        """Return the numbers behind the decision, for the log."""
         counts = {"evaluations_without_improvement": float(self._waited), "patience": float(self._patience)}
         if self._best is None or self._epoch is None:
             return counts
         return {"best_epoch": float(self._epoch), f"best_{self._metric}": self._best, **counts}
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been noted, the best weights included; empty where nothing is watched."""
+        """Return the state, the best weights included; empty if nothing is watched."""
         if not self.active:
             return {}
         return {"best": self._best, "epoch": self._epoch, "waited": self._waited, "weights": self._weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Continue from the result of `state_dict`."""
         if self.active:
             self._best, self._epoch, self._waited = state["best"], state["epoch"], state["waited"]
             self._weights = state["weights"]
 
 
 class Best:
-    """Whether an evaluation was the best so far by the watched metric; of equal ones the first. None: nothing is."""
+    """Find the best evaluation by the watched metric, the first of equal ones. Without a metric, find none."""
 
     def __init__(self, watched: Watched | None) -> None:
         self._watched = watched
         self._value: float | None = None
 
     def improved(self, found: dict[str, float], runtime: Runtime) -> bool:
-        """Note an evaluation. Every process answers alike: by rank 0's value, to the bit."""
+        """Note an evaluation, and return whether it is the best so far, by rank 0's value on every process."""
         if self._watched is None:
             return False
-        value = float(runtime.from_main(repr(self._watched.value(found))))
+        value = runtime.number_from_main(self._watched.value(found))
         sign = 1.0 if self._watched.higher_is_better else -1.0
         if not math.isfinite(value) or (self._value is not None and sign * (value - self._value) <= 0):
             return False
@@ -143,9 +143,9 @@ class Best:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value."""
+        """Return the best value."""
         return {"value": self._value}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Continue from the result of `state_dict`."""
         self._value = state["value"]

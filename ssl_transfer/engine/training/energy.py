@@ -1,8 +1,8 @@
-"""Energy that a training took, where the machine has a sensor for it; elsewhere nothing is estimated.
+"""Measure the energy of a training with the machine's sensors. Nothing is estimated without a sensor.
 
-Intel's and AMD's processors count microjoules (RAPL), which Linux shows below /sys/class/powercap to whoever may read
-them, most often root alone. NVIDIA's drivers count millijoules a GPU (NVML, through the package nvidia-ml-py where it
-is installed). Both count all that the chip does, also for other programs that run beside.
+Intel and AMD processors count microjoules (RAPL). Linux exposes the counters below /sys/class/powercap, often to root
+alone. NVIDIA drivers count millijoules for each GPU (NVML, through the package nvidia-ml-py if it is installed). Both
+count the whole chip, other programs included.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,50 +13,50 @@ import torch
 
 POWERCAP = Path("/sys/class/powercap")
 Counters = dict[str, tuple[float, float]]
-"""By sensor what it has counted, in joules, and the value at which it begins at zero again."""
+"""Joules counted so far, and the value at which the counter wraps to zero, by sensor."""
 
 
 class Meter:
-    """Counts from when it is made; what an earlier start of the run took is part of its state."""
+    """Sum energy from its construction on; its state adds earlier starts of the run."""
 
     def __init__(self, read: Callable[[], Counters]) -> None:
         self._read, self._spent = read, 0.0
         self._last = read()
 
     def observe(self) -> None:
-        """Look at the sensors. A counter begins anew after some 260 kJ: to be called more often than that."""
+        """Read the sensors. A counter wraps after some 260 kJ, so call this more often than that."""
         now = self._read()
         for name in self._last.keys() & now.keys():
-            # One that has gone back has begun anew.
+            # A counter that decreased has wrapped.
             self._spent += (now[name][0] - self._last[name][0]) % now[name][1]
         self._last = now
 
     @property
     def joules(self) -> float | None:
-        """So far; None without a sensor."""
+        """Return the joules so far; None without a sensor."""
         self.observe()
         return self._spent if self._last else None
 
     def state_dict(self) -> dict[str, Any]:
-        """What was counted."""
+        """Return the joules so far."""
         return {"joules": self.joules or 0.0}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Add the joules of earlier starts."""
         self._spent += state["joules"]
 
 
 def meter(device: torch.device, *, num_processes: int) -> Meter:
-    """Of this machine's processors, and the GPU where that is the device; of nothing where several processes train."""
+    """Return a meter of the processors, and of the GPU if it is the device; on several processes, of nothing."""
     if num_processes > 1:
         return Meter(dict)
     return Meter(lambda: {**packages(POWERCAP), **(gpu(device) if device.type == "cuda" else {})})
 
 
 def packages(folder: Path) -> Counters:
-    """RAPL's counters of whole packages, those that can be read.
+    """Read RAPL's counters of whole packages.
 
-    What lies inside a package is part of it, and `psys`, which some machines have beside them, is all of them.
+    Counters inside a package are part of it, and `psys` covers all packages; both are left out.
     """
     found: Counters = {}
     for place in sorted(folder.glob("intel-rapl:*")):
@@ -72,7 +72,7 @@ def packages(folder: Path) -> Counters:
 
 
 def gpu(device: torch.device) -> Counters:
-    """NVML's counter of a GPU; nothing where the package or the counter is absent."""
+    """Read NVML's counter of a GPU; return nothing without the package or the counter."""
     try:
         import pynvml
     except ImportError:
@@ -83,5 +83,5 @@ def gpu(device: torch.device) -> Counters:
         joules = pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByUUID(name)) / 1e3
     except pynvml.NVMLError:
         return {}
-    # It starts with the driver and has 64 bits of millijoules.
+    # The counter starts with the driver and has 64 bits of millijoules.
     return {name: (joules, 2.0**64 / 1e3)}

@@ -1,4 +1,4 @@
-"""Sums of the loss and the metrics over the steps of an epoch; part of a state that is saved in the middle of one."""
+"""Average the loss and the metrics over the steps of an epoch."""
 
 from typing import Any
 
@@ -12,24 +12,24 @@ from .objective import Output
 
 
 class Tally:
-    """Of this process; its state is of all."""
+    """Sum the loss and the metrics of this process; a saved state holds the sums of all processes."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.count = 0
-        """Steps that were taken."""
+        """Number of steps taken in this epoch."""
         self._sums: dict[str, Tensor] = {}
 
     def add(self, output: Output) -> None:
-        """Count a step. Nothing waits for the device."""
+        """Add a step, without waiting for the device."""
         self.count += 1
         for name, value in {"loss": output.loss, **output.metrics}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach()
 
     def close(self) -> dict[str, float]:
-        """Means over steps and processes, `loss` first; counting begins anew. Empty where no step was taken.
+        """Return the means over steps and processes, `loss` first, and reset. Empty if no step was taken.
 
-        This waits for the device.
+        Waits for the device.
         """
         sums, count = self._sums, self.count
         self._sums, self.count = {}, 0
@@ -37,13 +37,21 @@ class Tally:
             return {}
         return read(sums.pop("loss"), sums, count, self._runtime)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums of this process."""
+        return {"count": self.count, "sums": self._sums}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the result of `state_dict`."""
+        self.count, self._sums = state["count"], state["sums"]
+
     def gathered(self) -> dict[str, Any]:
-        """The state of all processes, on each of them: every process must call this."""
+        """Return the sums of all processes, on each of them; every process must call this."""
         rows = {name: collectives.gather_without_gradient(sums.reshape(1)) for name, sums in self._sums.items()}
         return {"count": self.count, "rows": rows}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from what `gathered` gave; other processes than those that gave it take the mean of them each."""
+        """Continue from the result of `gathered`; with another number of processes, from the mean over processes."""
         device, rank = self._runtime.device, self._runtime.process_index
         self.count = state["count"]
         self._sums = {

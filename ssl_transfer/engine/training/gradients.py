@@ -1,4 +1,4 @@
-"""The gradient of one optimiser step, of the whole batch at once or of micro-batches one after the other."""
+"""Compute the gradient of one optimiser step, of the whole batch or of micro-batches in turn."""
 
 import contextlib
 from typing import Any
@@ -8,16 +8,17 @@ from torch import Tensor, nn
 
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.training.objective import Batch, Objective, Output
+
+from .objective import Batch, Objective, Output
 
 
 def check_accumulation(objective: Objective, accumulate: int, runtime: Runtime) -> None:
-    """Refuse micro-batches where they would train something else, and say where they do so in part.
+    """Refuse micro-batches for a loss over the batch, and warn of BatchNorm.
 
-    To be called with the objective in training mode.
+    Call this with the objective in training mode.
 
     Raises:
-        InputError: the objective's loss is not a mean over images.
+        InputError: the loss of the objective is not a mean over images.
     """
     if accumulate == 1:
         return
@@ -36,25 +37,25 @@ def check_accumulation(objective: Objective, accumulate: int, runtime: Runtime) 
 
 
 def split(batch: Batch, count: int) -> list[Batch]:
-    """`count` micro-batches whose sizes differ by at most one image; of fewer images, one each."""
+    """Split a batch into `count` micro-batches whose sizes differ by at most one image; fewer for fewer images."""
     count = min(count, len(batch.images))
     return [Batch(*parts) for parts in zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)]
 
 
 def accumulate_gradient(wrapped: nn.Module, batch: Batch, accumulate: int, accelerator: Any) -> Output:
-    """Add the gradient of this batch's mean loss to the parameters', in `accumulate` parts.
+    """Add the gradient of the batch's mean loss to the parameters' gradients, in `accumulate` parts.
 
-    Each part's mean is weighted by its share of the images, so that the sum is the whole batch's mean. Processes
+    Each part's mean is weighted by its share of the images, so that the sum is the mean of the whole batch. Processes
     exchange gradients once, with the last part.
 
     Args:
-        wrapped: the objective as `accelerator.prepare_model` gave it.
+        wrapped: the objective as `accelerator.prepare_model` returns it.
         batch: this process's images.
         accumulate: number of parts; see `split`.
-        accelerator: accelerate's, which scales the loss where the precision asks for it.
+        accelerator: scales the loss in fp16.
 
     Returns:
-        The whole batch's loss and metrics, detached; a metric is taken to be a mean over images too.
+        Loss and metrics of the whole batch, detached. Every metric is averaged over images too.
     """
     parts = split(batch, accumulate)
     total, totals = torch.zeros((), device=batch.images.device), dict[str, Tensor]()
@@ -63,7 +64,7 @@ def accumulate_gradient(wrapped: nn.Module, batch: Batch, accumulate: int, accel
         with accelerator.no_sync(wrapped) if number < len(parts) else contextlib.nullcontext():
             loss, metrics = wrapped(part)
             total = total + loss.detach() * share
-            # A lone part is left as it is, to the bit.
+            # A single part keeps its bits.
             accelerator.backward(loss if share == 1.0 else loss * share)
         for name, value in metrics.items():
             totals[name] = totals.get(name, torch.zeros_like(value)) + value * share

@@ -1,52 +1,45 @@
-"""The only training loop: objective, optimiser, batches, steps. It trains every method and every transfer phase."""
+"""Train an objective: the only training loop, for every method and every transfer phase.
+
+What waits for the device on a GPU, and when:
+
+- a check that losses and gradients are finite, every `nonfinite.CHECK_EVERY` steps and where something is saved;
+- a monitor, every `Monitor.every` steps;
+- the progress bar, once a second on rank 0, for the loss it shows;
+- the end of an epoch: means of the metrics, evaluation, state.
+
+Between these points the loop only queues work. In fp16 with sgd or lars, torch's loss scaling waits in every step.
+A CPU queues nothing, so that every step is checked at once.
+"""
 
 import contextlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from ssl_transfer.engine.console import progress
 from ssl_transfer.engine.console.signals import Requests
 from ssl_transfer.engine.distributed import collectives, device_memory
 from ssl_transfer.engine.distributed.runtime import Runtime
-from ssl_transfer.engine.errors import DivergedError, InputError, StoppedError
-from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
-from ssl_transfer.engine.runs.checkpoint_files import StateFiles
+from ssl_transfer.engine.distributed.sync_batch_norm import synchronized
+from ssl_transfer.engine.errors import DivergedError, StoppedError
 from ssl_transfer.engine.tracking import tracker as tracking
-from ssl_transfer.engine.training.gradients import check_accumulation
-from ssl_transfer.engine.training.precision import refused_where_wrong
-from ssl_transfer.engine.training.sync_batch_norm import synchronized
 
 from . import dry_run, energy
-from .early_stopping import Best, Stopper, StoppingConfig, Watched
+from .early_stopping import Best, Stopper
+from .gradients import check_accumulation
 from .monitor import Monitor, read
-from .nonfinite import named
-from .objective import Batches, Objective
+from .nonfinite import listed
+from .objective import Batches, Objective, Output
+from .precision import refused_where_wrong
 from .stepper import Steps
 from .train_state import REMEDY, State
+from .training_plan import Saving, Summary, TrainingPlan, Validation
 
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What a training cost, and how it ended."""
-
-    steps: int
-    """Optimiser steps that were taken: fewer than planned where it stopped early."""
-    images_seen: int
-    seconds: float
-    """Wall time, evaluation included, over every start of the run."""
-    peak_memory_mb: float
-    """CUDA: the most that tensors held. CPU: the most that the whole process held resident."""
-    energy_joules: float | None = None
-    """What the sensors counted (`energy`); None without one."""
-    stopped_early: bool = False
-    """Whether validation no longer improved before its last epoch."""
-    best_epoch: int | None = None
-    """The epoch, from 1, whose weights were kept; None where those of the last step were."""
+_SHOW_SECONDS = 1.0
+"""Between two updates of the progress bar within an epoch."""
 
 
 def train(
@@ -54,220 +47,271 @@ def train(
     groups: list[dict[str, object]],
     batches: Batches,
     *,
-    optimizer: OptimizerConfig,
-    epochs: int,
-    seed: int,
-    phase: str,
+    plan: TrainingPlan,
+    saving: Saving,
     runtime: Runtime,
-    tracker: tracking.Tracker,
-    states: StateFiles | None = None,
-    metrics_path: Path | None = None,
-    evaluate: Callable[[], dict[str, float]] | None = None,
-    evaluate_every: int = 1,
-    watched: Watched | None = None,
-    stopping: StoppingConfig = StoppingConfig(),
-    noting: Sequence[Stopper] = (),
+    validation: Validation = Validation(),
     monitor: Monitor | None = None,
 ) -> Summary:
-    """Train `objective` for `epochs`, going on from the newest of `states` when there is one.
+    """Train `objective` by a plan, and continue from the newest saved state if there is one.
 
-    A step whose loss is not finite is undone and counted. Where a signal asks the program to leave, the state is saved
-    first. Afterwards the objective holds the last weights, or their moving average (`optimizer.ema_decay`), or with
-    `stopping.patience` the best that an evaluation found. Nothing is remembered from one training to the next.
+    A step whose loss or gradient is not finite is undone and counted. On a signal, the state is saved before the
+    program ends. Afterwards the objective holds the last weights, or their moving average (`optimizer.ema_decay`), or
+    with `stopping.patience` the best weights of all evaluations. No state is kept from one training to the next.
 
     Args:
-        objective: trained in place; it is on the runtime's device afterwards.
-        groups: parameter groups with their learning rates (`optim.parameter_groups`).
-        batches: the order is a function of the epoch, so a resumed training sees what it would have seen.
-        optimizer: its rate is the groups' own; all that concerns the steps is read here.
-        epochs: passes over the batches, at least 1; the schedule is laid over all of them.
-        seed: reseeds torch before every step, for dropout and the like, so that these do not depend on history.
-        phase: its name in the log.
+        objective: trained in place; it moves to the runtime's device.
+        groups: parameter groups with their learning rates (`optimizers.parameter_groups`).
+        batches: their order is a function of the epoch, so that a resumed training sees the same batches.
+        plan: length, randomness and optimiser.
+        saving: where metrics and states go.
         runtime: device and processes.
-        tracker: where metrics go.
-        states: where the state is saved and found; None saves nothing.
-        metrics_path: the tracker's file, from which lines after the resumed step are dropped.
-        evaluate: metrics of the moment (split `validation`), called on every process after each `evaluate_every`
-            epochs and at the end; it must leave the objective as it found it.
-        evaluate_every: see `evaluate`.
-        watched: the metric of `evaluate` by which the plateau schedule and stopping go.
-        stopping: when to end before the last epoch.
-        noting: further stoppers, which keep the best weights by metrics of their own and end nothing.
-        monitor: what looks at single steps and at evaluations; its rows get the split `alarm`.
+        validation: when and by what the training is evaluated; by default never.
+        monitor: sees the metrics of single steps and of evaluations; its rows get the split `alarm`.
 
     Raises:
-        DivergedError: more losses were not finite than may be, or the weights are not; the last saved state is finite.
-        InputError: something is asked for that needs a watched metric and there is none; micro-batches that would
-            train something else; a batch that does not fit into memory.
-        StoppedError: several processes were asked to leave.
+        DivergedError: too many losses were not finite, or the weights are not. The last saved state is finite.
+        InputError: early stopping or plateau without a watched metric; micro-batches that would train something else; a
+            batch that does not fit into memory.
+        StoppedError: a signal stopped several processes.
     """
-    batches, epochs, evaluate = dry_run.shortened(phase, groups, batches, epochs, evaluate, evaluate_every, runtime)
-    watching = stopping.patience > 0 or optimizer.schedule == "plateau"
-    if watching and (watched is None or evaluate is None):
-        raise InputError(
-            f"{phase}: early stopping and the schedule plateau go by a metric of labelled validation images, and none "
-            "is watched here. Take another --optimizer.schedule and no --stopping.patience, or give such images."
-        )
-    check_accumulation(objective.train(), optimizer.accumulate, runtime)
+    batches, epochs, evaluate = dry_run.shortened(
+        plan.phase, groups, batches, plan.epochs, validation.evaluate, validation.every, runtime
+    )
+    plan, validation = replace(plan, epochs=epochs), replace(validation, evaluate=evaluate)
+    validation.check(plan)
+    check_accumulation(objective.train(), plan.optimizer.accumulate, runtime)
     steps = Steps(
         objective,
         groups,
-        optimizer,
+        plan,
         num_steps=epochs * batches.steps_per_epoch,
-        seed=seed,
-        phase=phase,
-        higher_is_better=watched is not None and watched.higher_is_better,
+        higher_is_better=validation.watched is not None and validation.watched.higher_is_better,
         runtime=runtime,
     )
-    stopper = Stopper(patience=stopping.patience, min_delta=stopping.min_delta, watched=watched)
-    best = Best(watched if evaluate is not None and states is not None else None)
-    meter = energy.meter(runtime.device, num_processes=runtime.num_processes)
-    parts = {**steps.parts(), "stopper": stopper, "best": best, "energy": meter}
-    parts |= {f"noting {number}": one for number, one in enumerate(noting)}
-    if monitor is not None:
-        parts["monitor"] = monitor
-    state = State(objective, parts, steps.tally, states=states, metrics=metrics_path, phase=phase, runtime=runtime)
-    steps.done = state.restore()
-    if 0 < steps.done < steps.num_steps and not stopper.over:
-        runtime.say(f"{phase}: going on after step {steps.done} of {steps.num_steps}")
-    if metrics_path is not None and runtime.is_main:
-        tracking.drop_after(metrics_path, phase, steps.done)
-    device_memory.reset_peak(runtime.device)
-    wrapped, shown, shown_step = steps.wrapped, time.monotonic(), steps.done
-
-    def log(epoch: int, split: str, values: dict[str, Any]) -> None:
-        tracker.log({"phase": phase, "epoch": epoch + 1, "step": steps.done, "split": split, **values})
-
-    def evaluate_after(epoch: int) -> dict[str, float]:
-        collectives.broadcast_buffers(objective)
-        wrapped.eval()
-        with steps.average.applied():
-            found = evaluate() if evaluate is not None else {}
-            if watching and watched is not None:
-                # Every process decides alike: by rank 0's value, to the bit.
-                value = float(runtime.from_main(repr(watched.value(found))))
-                steps.rates.observe(value)
-                stopper.observe(value, epoch + 1, objective)
-            for one in noting:
-                if one.watched is not None:
-                    one.observe(float(runtime.from_main(repr(one.watched.value(found)))), epoch + 1, objective)
-        wrapped.train()
-        return found
-
-    def look(epoch: int, values: dict[str, float]) -> None:
-        if monitor is not None and (found := monitor.look(steps.done, values)):
-            log(epoch, "alarm", found)
-
-    def skipped(epoch: int, number: int) -> None:
-        images, count = runtime.gathered(batches.names(epoch, number)), steps.skips.count
-        log(epoch, "skipped", {"count": count, "images": images})
-        what = f"{phase}: the loss of step {steps.done} (epoch {epoch + 1}) is not finite"
-        if not steps.skips.too_many:
-            runtime.warn(f"warning: {what}; skipped, {count} of at most {steps.skips.limit}. {named(images)}")
-            return
-        raise DivergedError(
-            f"{what}, and --optimizer.skip-limit {steps.skips.limit} allows no further step to be skipped. "
-            f"{named(images)} {state.last_good} {REMEDY}"
-        )
-
-    def leave() -> None:
-        state.save(steps.done)
-        kept = "" if states is None else "; its state is saved"
-        runtime.warn(f"{phase}: asked to stop after step {steps.done} of {steps.num_steps}{kept}.")
-        if requests.number is not None:
-            requests.obey(requests.number)
-        if runtime.num_processes > 1:
-            # Somebody of them leaves, and nobody goes on without the others.
-            raise StoppedError(signal.SIGTERM)
-
+    loop = TrainingLoop(steps, batches, plan, validation, saving, monitor, runtime)
     with (
         _released(runtime),
         refused_where_wrong(objective, runtime),
-        synchronized(objective, wanted=optimizer.sync_batch_norm, runtime=runtime),
+        synchronized(objective, wanted=plan.optimizer.sync_batch_norm, runtime=runtime),
         Requests(patient=runtime.num_processes > 1) as requests,
-        progress.bar(phase, steps.num_steps, active=runtime.is_main) as bar,
+        progress.bar(plan.phase, steps.num_steps, active=runtime.is_main) as bar,
     ):
+        loop.run(requests, bar)
+    return loop.summary()
 
-        def asked() -> tuple[bool, bool]:
-            return requests.number is not None, state.due
 
-        for epoch in range(steps.done // batches.steps_per_epoch, epochs):
-            if stopper.over:
+class TrainingLoop:
+    """Run epochs of steps, evaluations and saved states; see `train`."""
+
+    def __init__(
+        self,
+        steps: Steps,
+        batches: Batches,
+        plan: TrainingPlan,
+        validation: Validation,
+        saving: Saving,
+        monitor: Monitor | None,
+        runtime: Runtime,
+    ) -> None:
+        self._steps, self._batches, self._plan, self._validation = steps, batches, plan, validation
+        self._saving, self._monitor, self._runtime = saving, monitor, runtime
+        self._objective = steps.objective
+        watched, stopping = validation.watched, validation.stopping
+        self._stopper = Stopper(patience=stopping.patience, min_delta=stopping.min_delta, watched=watched)
+        self._best = Best(watched if validation.evaluate is not None and saving.states is not None else None)
+        self._meter = energy.meter(runtime.device, num_processes=runtime.num_processes)
+        parts = {**steps.parts(), "stopper": self._stopper, "best": self._best, "energy": self._meter}
+        parts |= {f"noting {number}": one for number, one in enumerate(validation.noting)}
+        if monitor is not None:
+            parts["monitor"] = monitor
+        self._state = State(self._objective, parts, steps.tally, saving=saving, phase=plan.phase, runtime=runtime)
+
+    def run(self, requests: Requests, bar: progress.Bar) -> None:
+        """Train from the newest state to the last epoch, or until early stopping."""
+        self._requests, self._bar = requests, bar
+        self._restore()
+        for epoch in range(self._steps.done // self._batches.steps_per_epoch, self._plan.epochs):
+            if self._stopper.over:
                 break
-            stop = due = False
-            first = steps.done % batches.steps_per_epoch
-            for number, batch in enumerate(batches.epoch(epoch, first), start=first):
-                output, answer = steps.take(batch, asked)
-                if not answer.finite:
-                    skipped(epoch, number)
-                elif monitor is not None and steps.done % monitor.every == 0:
-                    look(epoch, read(output.loss, output.metrics, 1, runtime))
-                stop, due = stop or answer.stop, due or answer.due
-                if number + 1 == batches.steps_per_epoch:
-                    # The end of the epoch comes first.
+            stop, due = self._take_steps(epoch)
+            self._finish_epoch(epoch, stop, due)
+        self._state.save(self._steps.done)
+        collectives.broadcast_buffers(self._objective)
+        self._steps.average.write()
+        self._stopper.restore(self._objective)
+        self._steps.wrapped.eval()
+
+    def summary(self) -> Summary:
+        """Return what the training cost."""
+        steps = self._steps
+        return Summary(
+            steps=steps.done,
+            images_seen=steps.done * self._batches.batch_size,
+            seconds=self._state.seconds,
+            peak_memory_mb=device_memory.peak_mb(self._runtime.device),
+            energy_joules=self._meter.joules,
+            stopped_early=self._stopper.over and steps.done < steps.num_steps,
+            best_epoch=self._stopper.best_epoch,
+        )
+
+    def _restore(self) -> None:
+        """Continue from the newest state, and drop the log's lines after it."""
+        steps, runtime, phase = self._steps, self._runtime, self._plan.phase
+        steps.done = self._state.restore()
+        if 0 < steps.done < steps.num_steps and not self._stopper.over:
+            runtime.say(f"{phase}: going on after step {steps.done} of {steps.num_steps}")
+        if self._saving.metrics_path is not None and runtime.is_main:
+            tracking.drop_after(self._saving.metrics_path, phase, steps.done)
+        device_memory.reset_peak(runtime.device)
+        self._begin_timing()
+
+    def _take_steps(self, epoch: int) -> tuple[bool, bool]:
+        """Take the remaining steps of an epoch. Return whether to stop and whether a state is due at its end."""
+        steps, length = self._steps, self._batches.steps_per_epoch
+        stop = due = False
+        while True:
+            first = steps.done - epoch * length
+            for number, batch in enumerate(self._batches.epoch(epoch, first), start=first):
+                last = number + 1 == length
+                looked_at = self._monitor is not None and (steps.done + 1) % self._monitor.every == 0
+                taken = steps.take(batch, self._requested, last or looked_at)
+                if taken.outcome == "rolled back":
+                    # The batches begin again at the first step that was undone.
+                    break
+                if taken.outcome == "skipped":
+                    self._report_skip(epoch, number)
+                elif looked_at:
+                    self._look(epoch, read(taken.output.loss, taken.output.metrics, 1, self._runtime))
+                stop, due = stop or taken.stop, due or taken.due
+                if last:
+                    # The end of the epoch comes before both.
                     continue
                 if stop:
-                    leave()
+                    self._leave()
                 elif due:
-                    state.save(steps.done)
+                    self._state.save(steps.done)
                 stop = due = False
-                now = time.monotonic()
-                if now - shown > 1.0:
-                    speed = (steps.done - shown_step) * batches.batch_size / (now - shown)
-                    bar.update(steps.done, f"loss {float(output.loss):.4f}  {speed:,.0f} images/s")
-            # The reading below waits for the device once an epoch; between steps only a monitor does, now and then.
-            means = steps.tally.close()
-            if not means and epoch + 1 == epochs:
-                raise DivergedError(f"{phase}: no loss of the last epoch is finite. {state.last_good} {REMEDY}")
-            meter.observe()
-            now = time.monotonic()
-            speed = (steps.done - shown_step) * batches.batch_size / max(now - shown, 1e-9)
-            bar.update(steps.done, f"loss {means.get('loss', math.nan):.4f}  {speed:,.0f} images/s")
-            costs = {"learning_rate": steps.rate, "images_per_second": speed}
-            if steps.skips.count:
-                costs["skipped_steps"] = float(steps.skips.count)
-            log(epoch, "train", {**costs, **means})
-            shown, shown_step, improved = now, steps.done, False
-            if evaluate is not None and ((epoch + 1) % evaluate_every == 0 or epoch + 1 == epochs):
-                found = evaluate_after(epoch)
-                log(epoch, "validation", found)
-                look(epoch, found)
-                improved = best.improved(found, runtime)
-                shown = time.monotonic()
-            if stopper.over or (stopper.active and epoch + 1 == epochs):
-                log(epoch, "stopping", {"stopped_early": float(epoch + 1 < epochs), **stopper.describe()})
-                if evaluate is not None:
-                    # The curve ends with what the training leaves.
-                    stopper.restore(objective)
-                    wrapped.eval()
-                    log(epoch, "validation", evaluate())
-                    wrapped.train()
-            answer = steps.agree(asked)
-            if improved:
-                state.save(steps.done, best=True)
-            if stop or answer.stop:
-                leave()
-            elif (due or answer.due) and epoch + 1 < epochs and not stopper.over:
-                state.save(steps.done)
-        state.save(steps.done)
-        collectives.broadcast_buffers(objective)
-        steps.average.write()
-        stopper.restore(objective)
-        wrapped.eval()
-    return Summary(
-        steps=steps.done,
-        images_seen=steps.done * batches.batch_size,
-        seconds=state.seconds,
-        peak_memory_mb=device_memory.peak_mb(runtime.device),
-        energy_joules=meter.joules,
-        stopped_early=stopper.over and steps.done < steps.num_steps,
-        best_epoch=stopper.best_epoch,
-    )
+                self._show(taken.output)
+            else:
+                return stop, due
+
+    def _finish_epoch(self, epoch: int, stop: bool, due: bool) -> None:
+        """Log the means of the epoch, evaluate, and save."""
+        last = epoch + 1 == self._plan.epochs
+        self._log_means(epoch)
+        improved, evaluate = False, self._validation.evaluate
+        if evaluate is not None and ((epoch + 1) % self._validation.every == 0 or last):
+            found = self._evaluate(epoch)
+            self._log(epoch, "validation", found)
+            self._look(epoch, found)
+            improved = self._best.improved(found, self._runtime)
+        self._begin_timing()
+        if self._stopper.over or (self._stopper.active and last):
+            self._log(epoch, "stopping", {"stopped_early": float(not last), **self._stopper.describe()})
+            if evaluate is not None:
+                # The curve ends with the weights that are kept.
+                self._stopper.restore(self._objective)
+                self._steps.wrapped.eval()
+                self._log(epoch, "validation", evaluate())
+                self._steps.wrapped.train()
+        known = self._steps.agree(self._requested)
+        if improved:
+            self._state.save(self._steps.done, best=True)
+        if stop or known.stop:
+            self._leave()
+        elif (due or known.due) and not last and not self._stopper.over:
+            self._state.save(self._steps.done)
+
+    def _log_means(self, epoch: int) -> None:
+        steps, means = self._steps, self._steps.tally.close()
+        if not means and epoch + 1 == self._plan.epochs:
+            raise DivergedError(
+                f"{self._plan.phase}: no loss of the last epoch is finite. {self._state.last_good} {REMEDY}"
+            )
+        self._meter.observe()
+        speed = self._speed()
+        self._bar.update(steps.done, f"loss {means.get('loss', math.nan):.4f}  {speed:,.0f} images/s")
+        costs = {"learning_rate": steps.rate, "images_per_second": speed}
+        if steps.skips.count:
+            costs["skipped_steps"] = float(steps.skips.count)
+        self._log(epoch, "train", {**costs, **means})
+
+    def _evaluate(self, epoch: int) -> dict[str, float]:
+        """Compute validation metrics of the averaged weights, and pass them to schedule and stoppers."""
+        validation, found = self._validation, dict[str, float]()
+        collectives.broadcast_buffers(self._objective)
+        self._steps.wrapped.eval()
+        with self._steps.average.applied():
+            if validation.evaluate is not None:
+                found = validation.evaluate()
+            if validation.decides(self._plan.optimizer) and validation.watched is not None:
+                value = self._runtime.number_from_main(validation.watched.value(found))
+                self._steps.rates.observe(value)
+                self._stopper.observe(value, epoch + 1, self._objective)
+            for one in validation.noting:
+                if one.watched is not None:
+                    value = self._runtime.number_from_main(one.watched.value(found))
+                    one.observe(value, epoch + 1, self._objective)
+        self._steps.wrapped.train()
+        return found
+
+    def _look(self, epoch: int, values: dict[str, float]) -> None:
+        if self._monitor is not None and (found := self._monitor.look(self._steps.done, values)):
+            self._log(epoch, "alarm", found)
+
+    def _report_skip(self, epoch: int, number: int) -> None:
+        """Log the images of a skipped step, and end the training at the limit."""
+        steps, phase = self._steps, self._plan.phase
+        images = self._runtime.gathered(self._batches.names(epoch, number))
+        self._log(epoch, "skipped", {"count": steps.skips.count, "images": images})
+        what = f"{phase}: the loss of step {steps.done} (epoch {epoch + 1}) is not finite"
+        count, limit = steps.skips.count, steps.skips.limit
+        if steps.skips.too_many:
+            raise DivergedError(
+                f"{what}, and --optimizer.skip-limit {limit} allows no further step to be skipped. {listed(images)} "
+                f"{self._state.last_good} {REMEDY}"
+            )
+        self._runtime.warn(f"warning: {what}; skipped, {count} of at most {limit}. {listed(images)}")
+
+    def _leave(self) -> None:
+        """Save the state and obey the signal."""
+        steps, requests = self._steps, self._requests
+        self._state.save(steps.done)
+        kept = "" if self._saving.states is None else "; its state is saved"
+        self._runtime.warn(f"{self._plan.phase}: asked to stop after step {steps.done} of {steps.num_steps}{kept}.")
+        if requests.number is not None:
+            requests.obey(requests.number)
+        if self._runtime.num_processes > 1:
+            # If one process leaves, the others cannot continue.
+            raise StoppedError(signal.SIGTERM)
+
+    def _requested(self) -> tuple[bool, bool]:
+        return self._requests.number is not None, self._state.due
+
+    def _log(self, epoch: int, split: str, values: dict[str, Any]) -> None:
+        place = {"phase": self._plan.phase, "epoch": epoch + 1, "step": self._steps.done, "split": split}
+        self._saving.tracker.log({**place, **values})
+
+    def _begin_timing(self) -> None:
+        self._timed_from = self._shown = time.monotonic()
+        self._timed_step = self._steps.done
+
+    def _speed(self) -> float:
+        """Return the images per second since `_begin_timing`."""
+        count = (self._steps.done - self._timed_step) * self._batches.batch_size
+        return count / max(time.monotonic() - self._timed_from, 1e-9)
+
+    def _show(self, output: Output) -> None:
+        """Update the progress bar, at most once in `_SHOW_SECONDS`."""
+        if self._runtime.is_main and time.monotonic() - self._shown > _SHOW_SECONDS:
+            self._shown = time.monotonic()
+            self._bar.update(self._steps.done, f"loss {float(output.loss):.4f}  {self._speed():,.0f} images/s")
 
 
 @contextlib.contextmanager
 def _released(runtime: Runtime) -> Iterator[None]:
-    """Afterwards the accelerator holds no wrapper of this training: the next one trains other parameters."""
+    """Release the wrappers of this training at its end: the next one trains other parameters."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Watching a training between two evaluations: what the loop asks now and then, and how it reads the device for it."""
+"""Monitor a training between two evaluations."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -10,28 +10,30 @@ from ssl_transfer.engine.distributed.runtime import Runtime
 
 
 class Monitor(Protocol):
-    """Is shown the values of one step now and then, and every evaluation; its state is saved with the training's."""
+    """Look at the metrics of single steps and of evaluations; its state is saved with that of the training."""
 
     every: int
-    """Optimiser steps between two looks. Each look waits once for the device."""
+    """Optimiser steps between two looks. Each look waits for the device."""
 
     def look(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
-        """`loss` and the objective's metrics of this step, or the metrics of an evaluation: the same on every process.
+        """Look at one step or evaluation, and return the metrics of an alarm for the log, or nothing.
 
-        What is worth a row of its own in the log is returned; otherwise nothing.
+        Args:
+            step: number of steps so far.
+            values: `loss` and the metrics of a step, or the metrics of an evaluation; equal on every process.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers, words and containers of them."""
+        """Return numbers, strings and containers of them."""
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any:
-        """Go on from what `state_dict` gave."""
+        """Continue from the result of `state_dict`."""
 
 
 def read(loss: Tensor, metrics: Mapping[str, Tensor], count: int, runtime: Runtime) -> dict[str, float]:
-    """Sums over `count` steps as means over steps and processes: `loss` first, then the metrics by name.
+    """Divide sums over `count` steps into means over steps and processes: `loss` first, then the metrics by name.
 
-    This waits for the device, once for all of them.
+    Waits for the device, once for all values.
     """
     names = sorted(metrics)
     values = torch.stack([loss, *(metrics[name] for name in names)]) / count

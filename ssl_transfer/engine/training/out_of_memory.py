@@ -1,4 +1,4 @@
-"""Gradients of batches that may not fit into memory: in more micro-batches, or with a word about what would fit."""
+"""Handle out-of-memory errors of a step: take more micro-batches, or report the batch size that fits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,24 +8,24 @@ from torch import nn
 
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.training.gradients import accumulate_gradient, check_accumulation
 
+from .gradients import accumulate_gradient, check_accumulation
 from .objective import Batch, Objective, Output
 
 _FEWEST = 2
-"""Images of a micro-batch: BatchNorm has no statistics of one."""
+"""Fewest images of a micro-batch: BatchNorm has no statistics of one."""
 
 
 class Gradients:
-    """The gradient of each step.
+    """Compute the gradient of each step, in as many micro-batches as memory requires.
 
-    Where memory does not suffice, an objective whose loss is a mean over images goes on with twice as many
-    micro-batches, from the same step on, and keeps to that when it is resumed.
+    Out of memory, an objective whose loss is a mean over images continues with twice as many micro-batches, from the
+    same step on. A resumed training keeps their number.
 
     Args:
         objective: in training mode.
-        wrapped: the same as `accelerator.prepare_model` gave it.
-        accumulate: micro-batches to begin with.
+        wrapped: the objective as `accelerator.prepare_model` returns it.
+        accumulate: number of micro-batches at the start.
         phase: its name in messages.
         runtime: device and processes.
     """
@@ -37,22 +37,22 @@ class Gradients:
         self._objective, self._wrapped, self._phase, self._runtime = objective, wrapped, phase, runtime
 
     def add(self, batch: Batch, begin: Callable[[], None], undo: Callable[[], None]) -> Output:
-        """As `accumulate_gradient`.
+        """Call `accumulate_gradient`, again with more micro-batches after an out-of-memory error.
 
         Args:
             batch: this process's images.
-            begin: called before each forward pass: it puts torch's random state in its place.
-            undo: called after one that did not fit: it puts the buffers back.
+            begin: called before each forward pass: resets torch's random state.
+            undo: called after a pass that did not fit: restores the buffers.
 
         Raises:
-            InputError: the batch does not fit, and cannot be taken in parts.
+            InputError: the batch does not fit and cannot be split.
         """
         while True:
             begin()
             try:
                 return accumulate_gradient(self._wrapped, batch, self.accumulate, self._runtime.accelerator)
             except torch.OutOfMemoryError:
-                # The exception holds on to the tensors of the pass; what follows begins when it is gone.
+                # The exception holds the tensors of the pass, so the retry starts after it is released.
                 pass
             self._free(undo)
             self._take_smaller_parts(batch, begin, undo)
@@ -62,7 +62,7 @@ class Gradients:
         size = -(-count // self.accumulate)
         memory = f"{self._phase}: out of memory on {runtime.device} with {size} images at a time."
         if runtime.num_processes > 1:
-            # The others are in the middle of an exchange with this process, which ends with it.
+            # The other processes are in the middle of an exchange with this one.
             raise InputError(
                 f"{memory} This was process {runtime.process_index}; the others end with it. Lower --batch-size, give "
                 "--optimizer.accumulate 2 where the method takes it, or --mixed-precision bf16."
@@ -85,7 +85,7 @@ class Gradients:
         check_accumulation(self._objective, self.accumulate, runtime)
 
     def _fitting(self, batch: Batch, begin: Callable[[], None], undo: Callable[[], None]) -> int:
-        """The largest half, quarter, ... of a batch whose gradient can be computed; 0: none."""
+        """Return the largest half, quarter, ... of a batch whose gradient fits into memory; 0 if none does."""
         count = len(batch.images) // 2
         while count >= _FEWEST:
             begin()
@@ -109,9 +109,9 @@ class Gradients:
             torch.cuda.empty_cache()
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of micro-batches."""
+        """Return the number of micro-batches."""
         return {"accumulate": self.accumulate}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Continue from the result of `state_dict`."""
         self.accumulate = state["accumulate"] or self.accumulate

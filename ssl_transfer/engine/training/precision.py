@@ -1,4 +1,4 @@
-"""What half precision cannot be trained with on a CPU."""
+"""Refuse convolutions whose bfloat16 gradient torch computes wrongly on a CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ from ssl_transfer.engine.training.objective import Objective
 
 @contextmanager
 def refused_where_wrong(objective: Objective, runtime: Runtime) -> Iterator[None]:
-    """For the `with` block, a convolution whose gradient would be wrong in bfloat16 on this device raises InputError.
+    """Raise InputError in the `with` block for a convolution whose bfloat16 gradient is wrong on this device.
 
-    Measured with torch 2.15 on a CPU: the gradient of a 3 x 3 kernel with stride 2 on a map of one pixel holds what the
-    memory held before, where the kernel sees padding alone. Stride 1, and maps of two to four pixels, are right.
+    Measured with torch 2.15 on a CPU: for a 3 x 3 kernel with stride 2 on a map of one pixel, the gradient of kernel
+    elements that see padding alone is uninitialised memory. Stride 1, and maps of two to four pixels, are right.
     """
     on_cpu = runtime.device.type == "cpu" and runtime.accelerator.mixed_precision == "bf16"
     convolutions = [one for one in objective.modules() if isinstance(one, nn.Conv2d) and on_cpu]

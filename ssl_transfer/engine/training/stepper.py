@@ -1,38 +1,54 @@
-"""One optimiser step after the other: rate, gradient, the decision to take it, weights, and what moves with them."""
+"""Take optimiser steps: learning rate, gradient, finiteness check, weights, and all that moves with the weights."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
-from ssl_transfer.engine.distributed.consensus import Agreement, Answer
+from ssl_transfer.engine.distributed.consensus import Consensus, agree
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.optimization.ema import WeightAverage
 from ssl_transfer.engine.optimization.lr_schedules import Rates
-from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, make_optimizer
+from ssl_transfer.engine.optimization.optimizers import make_optimizer
 from ssl_transfer.engine.randomness import reseed, seed_from
 
 from .epoch_means import Tally
-from .nonfinite import Skips
+from .nonfinite import Flag, Skips, Snapshot, check_every
 from .objective import Batch, Objective, Output
 from .out_of_memory import Gradients
 from .train_state import Stateful
+from .training_plan import TrainingPlan
 
+Requested = Callable[[], tuple[bool, bool]]
+"""Returns whether a signal asked this process to stop, and whether a state is due."""
 _FIRST_SCALE = {"scale": 2.0**16, "_growth_tracker": 0}
-"""torch's own, of the loss in half precision."""
+"""Initial loss scale of torch, for half precision."""
+
+
+class Taken(NamedTuple):
+    """Report a step."""
+
+    output: Output
+    """Loss and metrics of this process."""
+    outcome: Literal["taken", "skipped", "rolled back"]
+    """skipped: undone and counted, because loss or gradient is non-finite on some process. rolled back: this step and
+    those since the last check are undone, and follow again from `Steps.done` on."""
+    stop: bool
+    """Some process was asked to stop. Only a check finds out."""
+    due: bool
+    """A state is due on some process. Only a check finds out."""
 
 
 class Steps:
-    """The steps of one training.
+    """Take the steps of one training.
 
     Args:
-        objective: in training mode; it is on the runtime's device afterwards.
+        objective: in training mode; it moves to the runtime's device.
         groups: parameter groups with their learning rates.
-        optimizer: all that concerns the steps.
-        num_steps: of the whole training; the schedule is laid over them.
-        seed: reseeds torch before every step.
-        phase: its name in messages.
-        higher_is_better: of the metric that the schedule plateau goes by.
+        plan: optimiser, seed and phase.
+        num_steps: steps of the whole training, which the schedule covers.
+        higher_is_better: direction of the metric that the schedule plateau goes by.
         runtime: device and processes.
     """
 
@@ -40,20 +56,18 @@ class Steps:
         self,
         objective: Objective,
         groups: list[dict[str, object]],
-        optimizer: OptimizerConfig,
+        plan: TrainingPlan,
         *,
         num_steps: int,
-        seed: int,
-        phase: str,
         higher_is_better: bool,
         runtime: Runtime,
     ) -> None:
-        accelerator = runtime.accelerator
+        accelerator, optimizer = runtime.accelerator, plan.optimizer
         self.done = 0
-        """Steps that lie behind, skipped ones among them."""
+        """Number of steps so far, skipped steps included."""
         self.num_steps = num_steps
         self.wrapped = accelerator.prepare_model(objective.to(runtime.device))
-        """The objective in what distributes it."""
+        """The objective inside its wrapper of distributed training."""
         self._optimizer: Any = accelerator.prepare_optimizer(make_optimizer(optimizer, groups))
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         self.rates = Rates(
@@ -69,24 +83,30 @@ class Steps:
         self.skips = Skips(objective, optimizer.skip_limit)
         self.tally = Tally(runtime)
         self._gradients = Gradients(
-            objective, self.wrapped, accumulate=optimizer.accumulate, phase=phase, runtime=runtime
+            objective, self.wrapped, accumulate=optimizer.accumulate, phase=plan.phase, runtime=runtime
         )
-        self._agreement = Agreement(runtime)
-        self._objective, self._runtime, self._seed, self._clip = objective, runtime, seed, optimizer.clip_norm
+        self.objective, self._runtime, self._seed, self._clip = objective, runtime, plan.seed, optimizer.clip_norm
         if accelerator.scaler is not None:
-            # It is the process's: what an earlier training left must not change this one.
+            # It belongs to the process: an earlier training must not change this one.
             accelerator.scaler.load_state_dict({**accelerator.scaler.state_dict(), **_FIRST_SCALE})
+        self._flag = Flag(runtime.device)
+        self._snapshot = Snapshot({**self.parts(), "tally": self.tally})
+        self._check_every = check_every(runtime.device)
+        self._unchecked = 0
+        """Steps since the snapshot."""
+        self._checked_singly_until = 0
+        """The step up to which every step is checked, after a roll back."""
 
     @property
     def rate(self) -> float:
-        """The learning rate of the last step, the largest of all groups."""
+        """Return the learning rate of the last step, the largest of all groups."""
         return max(group["lr"] for group in self._optimizer.param_groups)
 
     def parts(self) -> dict[str, Stateful]:
-        """What a state holds of the steps, beside their number and the tally."""
+        """Return the parts of a state that belong to the steps, except their number and the tally."""
         scaler = self._runtime.accelerator.scaler
         return {
-            "objective": self._objective,
+            "objective": self.objective,
             "optimizer": self._optimizer,
             "rates": self.rates,
             "average": self.average,
@@ -95,55 +115,98 @@ class Steps:
             **({} if scaler is None else {"scaler": scaler}),
         }
 
-    def take(self, batch: Batch, asked: Callable[[], tuple[bool, bool]]) -> tuple[Output, Answer]:
-        """Take a step, or undo it where the loss or the gradient is not finite on some process.
+    def take(self, batch: Batch, requested: Requested, check: bool) -> Taken:
+        """Take a step, and check now or later that loss and gradient are finite on every process.
+
+        A check waits for the device. On a GPU it follows every `nonfinite.CHECK_EVERY` steps, and:
+
+        - where `check` asks for it;
+        - on one process, with a signal or a due state (several processes exchange these at a check);
+        - after every step that a roll back repeats.
 
         Args:
             batch: this process's images.
-            asked: whether this process is asked to leave, and whether its state is due to be saved.
-
-        Returns:
-            The loss and the metrics of this process, and what all know.
+            requested: requests of this process.
+            check: the caller reads or saves something after this step. Equal on every process.
         """
-        factor, number = self.rates.factor(self.done), self.done
+        singly = self._check_every == 1 or self.done < self._checked_singly_until
+        if not singly and not self._unchecked:
+            self._snapshot.take()
+        factor = self.rates.factor(self.done)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self.skips.keep()
+        output = self._gradients.add(batch, self._reseed, self.skips.undo)
+        norm = self._check_later(output.loss)
+        taken = (
+            self._finish_checked(output, norm, requested) if singly else self._finish(output, norm, requested, check)
+        )
+        self._optimizer.zero_grad(set_to_none=True)
+        return taken
 
-        def begin() -> None:
-            reseed(seed_from(self._seed, number, self._runtime.process_index), self._runtime.device)
+    def agree(self, requested: Requested) -> Consensus:
+        """Exchange requests between two steps. Waits for the device."""
+        stop, due = requested()
+        known = agree(self._flag.value, stop=stop, due=due)
+        self._flag.clear()
+        return known
 
-        output = self._gradients.add(batch, begin, self.skips.undo)
-        norm = self._norm()
-        stop, due = asked()
-        answer = self._agreement.ask(output.loss + norm * 0.0, stop=stop, due=due)
+    def _finish_checked(self, output: Output, norm: Tensor | None, requested: Requested) -> Taken:
+        """Take the step if everything is finite, otherwise undo it. The weights never see a non-finite gradient."""
+        known = self.agree(requested)
         self.done += 1
-        if answer.finite:
-            if self._clip:
-                torch.nn.utils.clip_grads_with_norm_(self._objective.parameters(), self._clip, norm)
-            self._optimizer.step()
-            self._objective.after_step(self.done / self.num_steps)
-            self.average.update()
-            self.tally.add(output)
+        if known.finite:
+            self._update(output, norm)
         else:
             self.skips.undo()
             self.skips.count += 1
-        self._optimizer.zero_grad(set_to_none=True)
-        return output, answer
+        return Taken(output, "taken" if known.finite else "skipped", known.stop, known.due)
 
-    def agree(self, asked: Callable[[], tuple[bool, bool]]) -> Answer:
-        """What all know between two steps."""
-        stop, due = asked()
-        return self._agreement.ask(torch.zeros((), device=self._runtime.device), stop=stop, due=due)
+    def _finish(self, output: Output, norm: Tensor | None, requested: Requested, check: bool) -> Taken:
+        """Take the step unseen, and at a check return to the snapshot if any step since then was non-finite."""
+        self.done += 1
+        self._update(output, norm)
+        self._unchecked += 1
+        alone_and_asked = self._runtime.num_processes == 1 and any(requested())
+        if not (check or alone_and_asked or self._unchecked == self._check_every):
+            return Taken(output, "taken", stop=False, due=False)
+        known, count = self.agree(requested), self._unchecked
+        self._unchecked = 0
+        if known.finite:
+            return Taken(output, "taken", known.stop, known.due)
+        self._checked_singly_until = self.done
+        self.done -= count
+        self._snapshot.restore()
+        return Taken(output, "rolled back", stop=False, due=False)
 
-    def _norm(self) -> torch.Tensor:
-        """The gradient's norm over all parameters, () float32, where it is of use; otherwise 0."""
-        scaler = self._runtime.accelerator.scaler
-        if scaler is not None and not self._clip:
-            # It looks for gradients beyond half precision itself, and goes on with a smaller scale.
-            return torch.zeros((), device=self._runtime.device)
-        if scaler is not None:
-            self._runtime.accelerator.unscale_gradients()
-        gradients = [one.grad for one in self._objective.parameters() if one.grad is not None]
+    def _reseed(self) -> None:
+        reseed(seed_from(self._seed, self.done, self._runtime.process_index), self._runtime.device)
+
+    def _check_later(self, loss: Tensor) -> Tensor | None:
+        """Flag a non-finite loss or gradient on the device, and return the gradient norm where it clips."""
+        if self._runtime.accelerator.scaler is not None:
+            # The scaler looks for gradients beyond half precision, skips their step, and lowers its scale.
+            self._flag.add(loss, [])
+            return None
+        gradients = [one.grad for one in self.objective.parameters() if one.grad is not None]
+        if not self._clip:
+            self._flag.add(loss, gradients)
+            return None
         norm = torch.nn.utils.get_total_norm(gradients)
-        return norm if scaler is None else norm.nan_to_num()
+        # Not finite if an element of any gradient is not.
+        self._flag.add(loss + norm * 0.0, [])
+        return norm
+
+    def _update(self, output: Output, norm: Tensor | None) -> None:
+        """Step the weights, and all that follows them."""
+        parameters = list(self.objective.parameters())
+        if self._clip:
+            if norm is None:
+                self._runtime.accelerator.unscale_gradients()
+                gradients = [one.grad for one in parameters if one.grad is not None]
+                norm = torch.nn.utils.get_total_norm(gradients).nan_to_num()
+            torch.nn.utils.clip_grads_with_norm_(parameters, self._clip, norm)
+        self._optimizer.step()
+        self.objective.after_step(self.done / self.num_steps)
+        self.average.update()
+        self.tally.add(output)

@@ -1,22 +1,21 @@
-"""What a training saves of itself and goes on from: its parts, its place, and when it is time to save again."""
+"""Save the state of a training, restore it, and decide when it is due again."""
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import DivergedError, InputError
-from ssl_transfer.engine.runs.checkpoint_files import StateFiles
 from ssl_transfer.engine.tracking import tracker
 
 from .epoch_means import Tally
 from .objective import Objective
+from .training_plan import Saving
 
 SHARE = 0.05
-"""Of the time, that may go into saving states."""
+"""Largest share of the time that saving may take."""
 REMEDY = (
     "Look at the images, or start over (--fresh, or another --output) with a lower learning rate, a longer warm-up or "
     "--optimizer.clip-norm 1."
@@ -24,26 +23,25 @@ REMEDY = (
 
 
 class Stateful(Protocol):
-    """What a state is made of."""
+    """Describe a part of a training that is saved and restored."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers and containers of them."""
+        """Return tensors, numbers and containers of them."""
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any:
-        """Go on from what `state_dict` gave."""
+        """Continue from the result of `state_dict`."""
 
 
 class State:
-    """Of one training.
+    """Save and restore one training.
 
     Args:
-        objective: of it.
-        parts: each by its name in the file.
-        tally: of the epoch that is under way.
-        states: where states lie; None: nothing is saved, and nothing found.
-        metrics: the file of the log's lines; None: there is none.
+        objective: its weights must be finite before anything is saved.
+        parts: the parts by their names in the file.
+        tally: sums of the current epoch.
+        saving: where states lie, and the log that they continue.
         phase: its name in messages.
-        runtime: rank 0 saves, and all wait for it.
+        runtime: rank 0 saves, and all processes wait for it.
     """
 
     def __init__(
@@ -52,43 +50,42 @@ class State:
         parts: Mapping[str, Stateful],
         tally: Tally,
         *,
-        states: StateFiles | None,
-        metrics: Path | None,
+        saving: Saving,
         phase: str,
         runtime: Runtime,
     ) -> None:
         self._objective, self._parts, self._tally = objective, parts, tally
-        self._states, self._metrics, self._phase, self._runtime = states, metrics, phase, runtime
+        self._states, self._metrics, self._phase, self._runtime = saving.states, saving.metrics_path, phase, runtime
         self._begun = self._saved = time.monotonic()
-        self._pause = 0.0 if states is None else states.config.seconds
+        self._pause = 0.0 if self._states is None else self._states.config.seconds
         self._before = 0.0
 
     @property
     def seconds(self) -> float:
-        """Wall time over every start of the run."""
+        """Return the wall time over every start of the run."""
         return self._before + time.monotonic() - self._begun
 
     @property
     def due(self) -> bool:
-        """Whether this process's clock says that it is time to save."""
+        """Return whether a state is due, by the clock of this process."""
         return self._states is not None and time.monotonic() - self._saved >= self._pause
 
     @property
     def last_good(self) -> str:
-        """A sentence about the newest file."""
+        """Return a sentence that names the newest file."""
         path = None if self._states is None else self._states.newest()
         return "No state was saved before." if path is None else f"The last good checkpoint is {path}."
 
     def restore(self) -> int:
-        """Go on from the newest file: the steps that lie behind; 0 where there is none.
+        """Continue from the newest file, and return its number of steps; 0 without a file.
 
         Raises:
-            InputError: no file is whole, or it was saved with other parts.
+            InputError: every file is damaged, or the file was saved with other parts.
         """
         if self._states is None:
             return 0
         state, damaged = self._states.load(self._runtime.warn)
-        # Nobody renames before all have read.
+        # Files are renamed after every process has read them.
         self._runtime.wait()
         if self._runtime.is_main:
             self._states.set_aside(damaged)
@@ -108,7 +105,7 @@ class State:
         return int(state["step"])
 
     def save(self, step: int, *, best: bool = False) -> None:
-        """Save it as the newest, or as the best; every process must come here.
+        """Save the newest state, or the best; every process must call this.
 
         Raises:
             DivergedError: a weight is not finite, which a finite loss does not rule out. Nothing is overwritten.
@@ -123,7 +120,7 @@ class State:
         sums, begun = self._tally.gathered(), time.monotonic()
         if self._runtime.is_main:
             if self._metrics is not None:
-                # A state must not outlive the lines before it.
+                # The log must hold every line before the state.
                 tracker.flush(self._metrics)
             parts = {name: part.state_dict() for name, part in self._parts.items()}
             self._states.save({**parts, "sums": sums, "step": step, "seconds": self.seconds}, best=best)

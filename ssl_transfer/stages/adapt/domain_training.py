@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_transfer.data.dataset import Dataset
-from ssl_transfer.data.loaders.two_domains import SOURCE_SHARE, DomainLoader
+from ssl_transfer.data.loaders.two_domains import Domain, DomainLoader
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.training.early_stopping import Stopper, Watched
@@ -82,14 +82,11 @@ class DomainTraining:
         """Batches of both domains."""
         training = self.training
         return DomainLoader(
-            training.dataset,
-            self.target,
-            source_indices=training.labelled,
-            target_indices=self.pool,
+            Domain(training.dataset, training.labelled),
+            Domain(self.target, self.pool),
             batch_size=training.recipe.batch_size,
             seed=training.seed,
             runtime=training.runtime,
-            source_share=SOURCE_SHARE,
             balanced=training.recipe.imbalance == "sampling",
         )
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ssl_transfer.data.loaders.labelled_and_pool import MixedLoader
-from ssl_transfer.data.loaders.loader import Loader
+from ssl_transfer.data.loaders.loader import Loader, Sampling
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.randomness import seed_from
 from ssl_transfer.engine.training.objective import Batches
@@ -90,8 +90,7 @@ class Lessons:
                 seed=training.seed,
                 runtime=runtime,
                 labelled=labelled,
-                balanced=labelled and recipe.imbalance == "sampling",
-                views=fixed_views,
+                sampling=Sampling(balanced=labelled and recipe.imbalance == "sampling", views=fixed_views),
             )
 
         own = loader(training.labelled, sizes[0], labelled=True)

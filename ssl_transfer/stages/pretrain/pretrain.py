@@ -20,8 +20,9 @@ from ssl_transfer.engine.runs.run_folder import RunFolder, environment
 from ssl_transfer.engine.tracking.tracker import Tracker
 from ssl_transfer.engine.training.early_stopping import Watched
 from ssl_transfer.engine.training.gradients import check_accumulation
-from ssl_transfer.engine.training.loop import Summary, train
+from ssl_transfer.engine.training.loop import train
 from ssl_transfer.engine.training.objective import Batches, Objective
+from ssl_transfer.engine.training.training_plan import Saving, Summary, TrainingPlan, Validation
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models import pretrained
 from ssl_transfer.models.backbones import Backbone
@@ -200,6 +201,7 @@ class _Pretraining:
             return monitoring.measure(self.backbone, self.dataset, runtime)
 
         is_labelled = monitoring.is_labelled(self.dataset)
+        watched = Watched(metric="knn_accuracy", higher_is_better=True) if is_labelled else None
         cost = train(
             self.method,
             parameter_groups(
@@ -209,17 +211,14 @@ class _Pretraining:
                 undecayed=self.method.undecayed() | {f"backbone.{name}" for name in self.backbone.undecayed()},
             ),
             self.loader,
-            optimizer=config.optimizer,
-            epochs=config.epochs,
-            seed=config.seed,
-            phase=self.name,
+            plan=TrainingPlan(phase=self.name, epochs=config.epochs, seed=config.seed, optimizer=config.optimizer),
+            saving=Saving(
+                tracker=tracker,
+                metrics_path=folder.metrics,
+                states=StateFiles(folder=folder.checkpoints, name="last", best="best", config=config.checkpoints),
+            ),
             runtime=runtime,
-            tracker=tracker,
-            states=StateFiles(folder=folder.checkpoints, name="last", best="best", config=config.checkpoints),
-            metrics_path=folder.metrics,
-            evaluate=evaluate,
-            evaluate_every=config.evaluate_every,
-            watched=Watched(metric="knn_accuracy", higher_is_better=True) if is_labelled else None,
+            validation=Validation(evaluate=evaluate, every=config.evaluate_every, watched=watched),
             monitor=alarm,
         )
         result = {

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ssl_transfer.data.dataset import Dataset
-from ssl_transfer.data.loaders.loader import Loader
+from ssl_transfer.data.loaders.loader import Loader, Sampling
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
@@ -19,6 +19,7 @@ from ssl_transfer.engine.training.early_stopping import Stopper, StoppingConfig,
 from ssl_transfer.engine.training.loop import train
 from ssl_transfer.engine.training.lr_finder import Finding, find_learning_rate
 from ssl_transfer.engine.training.objective import Batches, Objective
+from ssl_transfer.engine.training.training_plan import Saving, TrainingPlan, Validation
 from ssl_transfer.evaluation.features.extract import over_images
 from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.models.heads import features_for
@@ -149,19 +150,20 @@ def run_phase(
         training.learner,
         groups_of(training, phase),
         made.batches,
-        optimizer=training.recipe.optimizer,
-        epochs=phase.epochs,
-        seed=seed,
-        phase=phase.name,
+        plan=TrainingPlan(phase=phase.name, epochs=phase.epochs, seed=seed, optimizer=training.recipe.optimizer),
+        saving=Saving(
+            tracker=tracker,
+            metrics_path=metrics,
+            states=None if states is None else training.states(states, phase),
+        ),
         runtime=training.runtime,
-        tracker=tracker,
-        states=None if states is None else training.states(states, phase),
-        metrics_path=metrics,
-        evaluate=made.validate,
-        evaluate_every=max(1, phase.epochs // 10),
-        watched=made.watched,
-        stopping=made.stopping,
-        noting=made.noting,
+        validation=Validation(
+            evaluate=made.validate,
+            every=max(1, phase.epochs // 10),
+            watched=made.watched,
+            stopping=made.stopping,
+            noting=made.noting,
+        ),
     )
     # Features of this boundary are of no use to the next phase.
     training.objective.take_features(None)
@@ -225,8 +227,7 @@ def _plain(training: Training, phase: Phase) -> tuple[Batches, Callable[[], dict
         seed=training.seed,
         runtime=runtime,
         labelled=True,
-        balanced=recipe.imbalance == "sampling",
-        views=views,
+        sampling=Sampling(balanced=recipe.imbalance == "sampling", views=views),
     )
     functions = _at_boundary(training, phase, boundary)
     batches: Batches = loader

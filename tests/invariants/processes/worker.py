@@ -19,7 +19,8 @@ from ssl_transfer.engine.runs.checkpoint_files import StateFiles
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 from ssl_transfer.engine.training.early_stopping import StoppingConfig, Watched
 from ssl_transfer.engine.training.loop import train
-from ssl_transfer.engine.training.lr_finder import find_learning_rate
+from ssl_transfer.engine.training.lr_finder import RangeTest, find_learning_rate
+from ssl_transfer.engine.training.training_plan import Saving, TrainingPlan, Validation
 from ssl_transfer.evaluation.features.extract import over_images
 from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.methods.simclr import SimCLR
@@ -94,7 +95,9 @@ def phased_state(runtime: Runtime, folder: Path) -> dict[str, Any]:
     # A search before the training leaves nothing behind, its wrapper included.
     objective.set_trained("all")
     groups = parameter_groups(objective, learning_rate=0.1, weight_decay=0.01)
-    found = find_learning_rate(objective, groups, loader, optimizer=optimizer, seed=0, runtime=runtime, steps=30)
+    found = find_learning_rate(
+        objective, groups, loader, optimizer=optimizer, seed=0, runtime=runtime, test=RangeTest(steps=30)
+    )
     held["curve"] = [row["loss"] for row in found.rows]
     folder.mkdir(parents=True, exist_ok=True)
     metrics = folder / "metrics.jsonl"
@@ -105,17 +108,18 @@ def phased_state(runtime: Runtime, folder: Path) -> dict[str, Any]:
             objective,
             parameter_groups(objective, learning_rate=0.1, weight_decay=0.01),
             loader,
-            optimizer=optimizer,
-            epochs=8,
-            seed=0,
-            phase=trained,
+            plan=TrainingPlan(phase=trained, epochs=8, seed=0, optimizer=optimizer),
+            saving=Saving(
+                tracker=tracker,
+                metrics_path=metrics,
+                states=StateFiles(folder=folder, name=trained, best=f"{trained}.best"),
+            ),
             runtime=runtime,
-            tracker=tracker,
-            states=StateFiles(folder=folder, name=trained, best=f"{trained}.best"),
-            metrics_path=metrics,
-            evaluate=evaluate,
-            watched=Watched(metric="log_loss", higher_is_better=False),
-            stopping=StoppingConfig(patience=3),
+            validation=Validation(
+                evaluate=evaluate,
+                watched=Watched(metric="log_loss", higher_is_better=False),
+                stopping=StoppingConfig(patience=3),
+            ),
         )
         held[trained] = {name: value.clone() for name, value in objective.state_dict().items()}
         held[f"{trained} summary"] = [summary.steps, summary.best_epoch]
@@ -129,7 +133,7 @@ def transferred_state(runtime: Runtime, output: Path) -> dict[str, dict[str, Ten
 
     def traced(objective: Any, *arguments: Any, **settings: Any) -> Any:
         summary = train(objective, *arguments, **settings)
-        held[settings["phase"]] = {name: value.clone() for name, value in objective.state_dict().items()}
+        held[settings["plan"].phase] = {name: value.clone() for name, value in objective.state_dict().items()}
         return summary
 
     phases.train = traced

@@ -156,7 +156,7 @@ def test_the_test_images_are_read_once_after_the_choice(
 
     def traced_train(*arguments: Any, **settings: Any) -> Any:
         summary = train(*arguments, **settings)
-        events.append(f"trained {settings['phase']}")
+        events.append(f"trained {settings['plan'].phase}")
         return summary
 
     def traced_measure(function: Any, dataset: Dataset, indices: torch.Tensor, *others: Any) -> Any:

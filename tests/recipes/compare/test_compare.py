@@ -353,10 +353,10 @@ def test_failed_runs_leave_the_others_alone(
 
     train, run_phase = pretrain.train, tune.run_phase
 
-    def failing_train(*arguments, phase, **settings):
-        if phase == "autoencoder":
+    def failing_train(*arguments, plan, **settings):
+        if plan.phase == "autoencoder":
             raise RuntimeError("CUDA out of memory")
-        return train(*arguments, phase=phase, **settings)
+        return train(*arguments, plan=plan, **settings)
 
     def failing_phase(training, *arguments, **settings):
         if (training.recipe.init, training.seed) == ("scratch", 1):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ssl_transfer.data.loaders.labelled_and_pool import MixedLoader
-from ssl_transfer.data.loaders.loader import Loader
+from ssl_transfer.data.loaders.loader import Loader, Sampling
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.randomness import sample_keys
 from ssl_transfer.stages.distill.teacher_batches import batch_sizes
@@ -16,7 +16,7 @@ from ssl_transfer.stages.distill.teacher_batches import batch_sizes
 def make_mixed(make_dataset: Callable, runtime: object) -> Callable[..., MixedLoader]:
     def make(labelled: int = 10, sizes: tuple[int, int] = (3, 5), views: int | None = None) -> MixedLoader:
         dataset = make_dataset()
-        shared = {"seed": 0, "runtime": runtime, "views": views}
+        shared = {"seed": 0, "runtime": runtime, "sampling": Sampling(views=views)}
         return MixedLoader(
             Loader(dataset, dataset.splits["train"][:labelled], batch_size=sizes[0], labelled=True, **shared),
             Loader(dataset, dataset.pool, batch_size=sizes[1], labelled=False, **shared),

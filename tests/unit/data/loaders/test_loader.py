@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from ssl_transfer.data.loaders.loader import Loader
+from ssl_transfer.data.loaders.loader import Loader, Sampling
 
 
 @pytest.fixture
 def load(make_dataset, runtime):
-    def call(indices=None, **settings) -> Loader:
+    def call(indices=None, *, batch_size=6, **sampling) -> Loader:
         dataset = make_dataset()
-        given = {"batch_size": 6, "seed": 3, "runtime": runtime, "labelled": True, **settings}
-        return Loader(dataset, dataset.splits["train"] if indices is None else indices, **given)
+        indices = dataset.splits["train"] if indices is None else indices
+        given = {"batch_size": batch_size, "seed": 3, "runtime": runtime, "labelled": True}
+        return Loader(dataset, indices, **given, sampling=Sampling(**sampling))
 
     return call
 

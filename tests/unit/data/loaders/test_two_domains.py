@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ssl_transfer.data.domains import together
-from ssl_transfer.data.loaders.two_domains import DomainLoader
+from ssl_transfer.data.loaders.two_domains import Domain, DomainLoader
 from ssl_transfer.engine.errors import InputError
 
 
@@ -28,7 +28,8 @@ def numbered(make_dataset: Callable, *, size: int = 16, channels: int = 3, start
 def loader_of(make_dataset: Callable, *, batch_size: int = 8, index: int = 0, count: int = 1, **settings: Any) -> Any:
     source, target = numbered(make_dataset), numbered(make_dataset, start=100)
     indices = {"source_indices": source.splits["train"], "target_indices": target.pool} | settings
-    return DomainLoader(source, target, batch_size=batch_size, seed=0, runtime=runtime_of(index, count), **indices)
+    domains = Domain(source, indices.pop("source_indices")), Domain(target, indices.pop("target_indices"))
+    return DomainLoader(*domains, batch_size=batch_size, seed=0, runtime=runtime_of(index, count), **indices)
 
 
 def seen(batches: list) -> torch.Tensor:
@@ -108,10 +109,8 @@ def test_too_small_a_batch_for_the_processes_is_refused(make_dataset: Callable) 
 def test_stored_sizes_are_made_equal(sizes: tuple[int, int], make_dataset: Callable) -> None:
     source, target = numbered(make_dataset, size=sizes[0]), numbered(make_dataset, size=sizes[1], start=100)
     loader = DomainLoader(
-        source,
-        target,
-        source_indices=source.splits["train"],
-        target_indices=target.pool,
+        Domain(source, source.splits["train"]),
+        Domain(target, target.pool),
         batch_size=8,
         seed=0,
         runtime=runtime_of(),

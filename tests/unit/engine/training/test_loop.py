@@ -132,7 +132,7 @@ def test_patience_is_of_evaluations(make_supervised, train_phase):
         make_supervised(),
         SGD,
         epochs=9,
-        evaluate_every=2,
+        every=2,
         evaluate=scripted([1.0, 2.0, 2.0]),
         watched=LOSS,
         stopping=StoppingConfig(patience=2),

@@ -9,7 +9,7 @@ from ssl_transfer.data.loaders.loader import Loader
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.training import lr_finder
-from ssl_transfer.engine.training.lr_finder import find_learning_rate
+from ssl_transfer.engine.training.lr_finder import RangeTest, find_learning_rate
 
 
 @pytest.fixture
@@ -22,7 +22,8 @@ def find(runtime, make_dataset):
             objective, learning_rate=0.1, weight_decay=0.0, layers=layers, layer_decay=layer_decay
         )
         optimizer = optimizer or OptimizerConfig()
-        return find_learning_rate(objective, groups, loader, optimizer=optimizer, seed=0, runtime=runtime, **settings)
+        test = RangeTest(**settings)
+        return find_learning_rate(objective, groups, loader, optimizer=optimizer, seed=0, runtime=runtime, test=test)
 
     return call
 

@@ -8,6 +8,7 @@ import torch
 
 from ssl_transfer.engine.errors import DivergedError, InputError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.engine.training import nonfinite
 from ssl_transfer.engine.training.train_state import State
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.02, warmup_steps=0)
@@ -134,6 +135,23 @@ def test_a_gradient_that_is_not_finite_is_skipped(make_supervised, train_phase, 
     assert (count, len(steps)) == (STEPS, STEPS - 1)
     assert all(torch.isfinite(value).all() for value in objective.state_dict().values())
     assert "step 3 (epoch 2) is not finite; skipped, 1 of at most 10" in capsys.readouterr().err
+
+
+def test_a_skipped_step_leaves_the_loss_scale(make_supervised, train_phase, spoil, runtime, monkeypatch):
+    """As in fp16, on a CPU: a skipped step with clipping leaves no gradient unscaled for the next one."""
+    monkeypatch.setattr(runtime.accelerator, "scaler", torch.amp.GradScaler("cpu", init_scale=1024.0))
+    monkeypatch.setattr(runtime.accelerator, "native_amp", True)
+    monkeypatch.setattr(type(runtime.accelerator), "mixed_precision", property(lambda _: "fp16"))
+    monkeypatch.setattr(runtime.accelerator, "prepare_model", lambda model: model)
+    states = []
+    for every in (1, 3):
+        monkeypatch.setattr(nonfinite, "CHECK_EVERY_ON_CPU", every)
+        objective = make_supervised()
+        spoil(objective, {3} if every == 1 else {3, 5})
+        train_phase(objective, OptimizerConfig(name="sgd", learning_rate=0.02, warmup_steps=0, clip_norm=0.5))
+        states.append((runtime.accelerator.scaler.state_dict(), objective.state_dict()))
+    assert states[0][0] == states[1][0]
+    assert all(torch.equal(value, states[1][1][name]) for name, value in states[0][1].items())
 
 
 def test_weights_that_are_not_finite_are_not_saved(make_supervised, train_phase, before_steps, tmp_path):

@@ -12,6 +12,7 @@ from ssl_transfer.data.loaders.loader import Loader
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 from ssl_transfer.engine.training.loop import train
+from ssl_transfer.engine.training.training_plan import Saving, TrainingPlan
 from ssl_transfer.evaluation.features import collapse
 from ssl_transfer.evaluation.features.collapse import EVERY, GRACE, LOOKS, CollapseAlarm
 from ssl_transfer.methods import METHODS
@@ -117,16 +118,15 @@ def pretrain_under_alarm(runtime, make_backbone, tmp_path, monkeypatch):
         loader = Loader(dataset, dataset.pool, batch_size=16, seed=0, runtime=runtime, labelled=False)
         loader.steps_per_epoch = steps
         alarm = monitoring.alarm(name, entry, batch_size=16, warmup_steps=10, runtime=runtime)
+        optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=10)
+        tracker = Tracker(tmp_path / "metrics.jsonl", TrackingConfig(), runtime, settings={}, group="", job_type="")
         train(
             objective,
             parameter_groups(objective, learning_rate=learning_rate, weight_decay=1e-4),
             loader,
-            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=10),
-            epochs=1,
-            seed=0,
-            phase=name,
+            plan=TrainingPlan(phase=name, epochs=1, seed=0, optimizer=optimizer),
+            saving=Saving(tracker=tracker),
             runtime=runtime,
-            tracker=Tracker(tmp_path / "metrics.jsonl", TrackingConfig(), runtime, settings={}, group="", job_type=""),
             monitor=alarm,
         )
         return alarm, [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

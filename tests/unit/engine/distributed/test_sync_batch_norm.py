@@ -9,9 +9,9 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from ssl_transfer.engine.distributed import sync_batch_norm as module
+from ssl_transfer.engine.distributed.sync_batch_norm import SYNCHRONIZED, synchronized
 from ssl_transfer.engine.optimization.optimizers import parameter_groups
 from ssl_transfer.engine.training.objective import Objective
-from ssl_transfer.engine.training.sync_batch_norm import SYNCHRONIZED, synchronized
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

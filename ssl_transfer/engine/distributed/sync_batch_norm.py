@@ -1,8 +1,8 @@
-"""BatchNorm over the images of all processes, so that many processes train what one would.
+"""Normalise BatchNorm over the images of all processes, so that many processes train what one would.
 
-torch's `nn.SyncBatchNorm` does so on GPUs and refuses the CPU, for which the same is written out here. Of a channel,
-each of W processes has N values, their mean and their variance (the mean squared distance from it), which are exchanged
-at once (Chan, Golub and LeVeque 1983, equation 2.1):
+torch's `nn.SyncBatchNorm` does so on GPUs and refuses the CPU. `SynchronizedBatchNorm` adds the CPU. For each channel,
+each of W processes computes mean and variance (mean squared distance from the mean) of its N values, and all exchange
+both at once (Chan, Golub and LeVeque 1983, equation 2.1):
 
     mean = sum of means / W,    variance = sum of (variances + (means - mean)^2) / W
     z = (x - mean) / sqrt(variance + eps),    y = z * weight + bias
@@ -11,33 +11,32 @@ Backward, with g the gradient of z, and both sums over all values of all process
 
     gradient of x = (g - sum g / (N W) - z * sum(g z) / (N W)) / sqrt(variance + eps)
 
-A layer changes its class for the time of a training and keeps everything else. Optimiser, state and export see no
-difference, nor does whoever holds the layer itself (a second set of statistics, a network that was cut).
+A layer changes its class during a training and keeps everything else. For the optimiser, the state and the export it is
+the same layer, and so it is for other holders (a second set of statistics, a network that was cut).
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
 
-from ssl_transfer.engine.distributed.collectives import gather_without_gradient, num_processes, total
-from ssl_transfer.engine.distributed.runtime import Runtime
-from ssl_transfer.engine.training.objective import Objective
+from .collectives import gather_without_gradient, num_processes, total
+from .runtime import Runtime
 
 
 class SynchronizedBatchNorm(nn.SyncBatchNorm):
-    """torch's on a GPU, and the same on a CPU. In evaluation mode it is plain BatchNorm."""
+    """Normalise as torch's `SyncBatchNorm` does, on a CPU too. In evaluation mode it is plain BatchNorm."""
 
     process_group = None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """(B, C, ...) of this process -> the same shape, normalised by the statistics of all processes."""
+        """Normalise (B, C, ...) of this process by the statistics of all processes; the shape stays."""
         if input.is_cuda or not self.training:
             return super().forward(input)
-        # As native BatchNorm does, at least float32 whatever the precision.
+        # At least float32 in any precision, as in native BatchNorm.
         x = input.to(torch.promote_types(input.dtype, torch.float32))
         with torch.autocast(input.device.type, enabled=False):
             y, mean, variance = _Normalized.apply(x, self.eps)
@@ -48,7 +47,7 @@ class SynchronizedBatchNorm(nn.SyncBatchNorm):
         return y.to(input.dtype)
 
     def _keep(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics; the variance is the unbiased one."""
+        """Update the running statistics; the variance is unbiased."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
@@ -59,7 +58,7 @@ class SynchronizedBatchNorm(nn.SyncBatchNorm):
 
 
 class _Normalized(torch.autograd.Function):
-    """Of x (B, C, ...) and eps: (x - mean) / sqrt(variance + eps), and the two, (C,) each and without gradient."""
+    """Compute (x - mean) / sqrt(variance + eps) of x (B, C, ...), with mean and variance (C,), without gradient."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,22 +82,22 @@ class _Normalized(torch.autograd.Function):
 
 
 def _others(x: Tensor) -> list[int]:
-    """All dimensions but the channels'."""
+    """Return all dimensions except that of the channels."""
     return [0, *range(2, x.ndim)]
 
 
 def _over(channels: Tensor, x: Tensor) -> Tensor:
-    """(C,) so that it fits to (B, C, ...)."""
+    """Reshape (C,) so that it broadcasts over x (B, C, ...)."""
     return channels.view(1, -1, *[1] * (x.ndim - 2))
 
 
 def _count(x: Tensor) -> int:
-    """Values of a channel over all processes, which have equally many."""
+    """Return the number of values of a channel over all processes, which have equally many."""
     return x.numel() // x.shape[1] * num_processes()
 
 
 class SynchronizedBatchNormAct(SyncBatchNormAct, SynchronizedBatchNorm):
-    """timm's layer of BatchNorm, dropout and activation."""
+    """Synchronise timm's layer of BatchNorm, dropout and activation."""
 
 
 SYNCHRONIZED: dict[type[nn.Module], type[nn.modules.batchnorm._BatchNorm]] = {
@@ -107,17 +106,27 @@ SYNCHRONIZED: dict[type[nn.Module], type[nn.modules.batchnorm._BatchNorm]] = {
     nn.BatchNorm3d: SynchronizedBatchNorm,
     BatchNormAct2d: SynchronizedBatchNormAct,
 }
-"""What stands for which layer during a training."""
+"""Layer class during a training, by the plain layer class."""
+
+
+class Normalised(Protocol):
+    """Describe a module with BatchNorm layers; an `Objective` is one."""
+
+    normalised_together: bool
+    """BatchNorm may take its statistics from the images of all processes."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Iterate over the module and all its submodules."""
 
 
 @contextmanager
-def synchronized(objective: Objective, *, wanted: bool, runtime: Runtime) -> Iterator[None]:
-    """For the `with` block, BatchNorm layers of `objective` in training mode normalise over all processes.
+def synchronized(objective: Normalised, *, wanted: bool, runtime: Runtime) -> Iterator[None]:
+    """Synchronise the BatchNorm layers of `objective` over all processes, for the `with` block.
 
-    Nothing happens on one process, or where the objective says that it lives from statistics apart.
+    Does nothing on one process, in evaluation mode, or where `normalised_together` is false.
 
     Args:
-        objective: every process's, equally built; to be wrapped for distributed training before this.
+        objective: built alike on every process, and already wrapped for distributed training.
         wanted: `optimizer.sync_batch_norm`.
         runtime: the processes.
     """

@@ -1,0 +1,1 @@
+"""Manage run folders and their checkpoint files."""
