@@ -1,4 +1,4 @@
-"""What a comparison compares: its settings, and what an arm is. `resolve` makes the one of the other."""
+"""Define the settings of a comparison and its arms."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from . import finished_arms
 
 M = TypeVar("M")
 _ARMS = f"{{{','.join((*WORDS, *METHODS))}}}|imagenet+METHOD|RUN|timm:NAME ..."
-"""As the help and the shells' completion have it."""
+"""Choices in the help and in shell completion."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,25 +111,25 @@ class Arm:
 
     name: str
     init: str
-    """Where its weights come from before any pretraining: scratch, imagenet, timm:NAME, or the folder of a run."""
+    """Initial weights before any pretraining: scratch, imagenet, timm:NAME, or the folder of a run."""
     backbone: BackboneConfig
     recipe: pretraining.Recipe[Any] | None
-    """How it pretrains; None for arms that do not."""
+    """Pretraining settings; None for arms without pretraining."""
     label: str
-    """The backbone as tables name it: timm's name, with its settings where two of that name are compared."""
+    """Name of the backbone in tables: timm's name, with its settings where two of that name are compared."""
     weights: Path | None = None
     """A local file with the weights that `init` names, instead of a hub."""
 
     @property
     def start(self) -> dict[str, Any]:
-        """The settings of `Initial` before any pretraining."""
+        """Settings of `Initial` before any pretraining."""
         if is_run(self.init):
             return {"init": self.init}
         return {"init": self.init, "backbone": self.backbone, "imagenet_weights": self.weights}
 
     @property
     def place(self) -> str:
-        """What its folders are called."""
+        """Name of its folders."""
         if is_run(self.init):
             return finished_arms.place_of(self.init, self.backbone.name)
         names = [text.replace("/", "-").replace(":", "-") for text in (self.name, self.backbone.name)]

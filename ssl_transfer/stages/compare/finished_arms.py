@@ -1,4 +1,4 @@
-"""Arms of a comparison that take weights as they are: of a run that has finished, or of timm."""
+"""Resolve arms that use finished weights: of a run, or of timm."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from ssl_transfer.engine.io import weight_files
 from ssl_transfer.engine.runs.run_folder import held_result
 from ssl_transfer.models import pretrained
 from ssl_transfer.models.backbones import BackboneConfig, BackboneSpec
-from ssl_transfer.models.init_names import RUN, TIMM
+from ssl_transfer.models.init_names import RUN, is_timm
 from ssl_transfer.models.spec import stem_of
 from ssl_transfer.stages.common.checkpoint_data import MEASURING, matched
 from ssl_transfer.stages.common.initialization import AUTO, label_of, timm_backbone
@@ -23,22 +23,22 @@ from ssl_transfer.stages.pretrain.config import Recipe
 
 
 def is_folder(name: str) -> bool:
-    """Whether an arm is the folder of a run: a path, with a separator, so that no folder hides a method of its name."""
-    return not name.startswith(TIMM) and ("/" in name or os.sep in name)
+    """Check for the folder of a run: a path with a separator, so that no folder hides a method of its name."""
+    return not is_timm(name) and ("/" in name or os.sep in name)
 
 
-def is_ready(name: str) -> bool:
-    """Whether an arm takes weights as they are."""
-    return name.startswith(TIMM) or is_folder(name)
+def has_weights(name: str) -> bool:
+    """Check whether an arm uses finished weights."""
+    return is_timm(name) or is_folder(name)
 
 
 def backbone_of(name: str, image_size: int, in_use: Iterable[BackboneConfig]) -> BackboneConfig:
-    """The network of an arm; one of those in use where it comes to the same at this size, so that they share scratch.
+    """Return the backbone of an arm; one of those in use where both are equal at this size, so that they share scratch.
 
     Raises:
-        InputError: the run holds no backbone, one for images of another size, or a part of one.
+        InputError: the run has no backbone, one for images of another size, or a part of one.
     """
-    if name.startswith(TIMM):
+    if is_timm(name):
         found = timm_backbone(name, BackboneConfig(name=AUTO))
     else:
         spec = pretrained.spec_of(Path(name))
@@ -57,10 +57,10 @@ def backbone_of(name: str, image_size: int, in_use: Iterable[BackboneConfig]) ->
 
 
 def table_names(names: Sequence[str]) -> dict[str, str]:
-    """What tables call these arms: timm's as they are, runs by the shortest ends of their paths that differ.
+    """Name arms for the tables: timm's by their names, runs by the shortest ends of their paths that differ.
 
     Raises:
-        InputError: two are the same.
+        InputError: two have the same weights.
     """
     folders = {name: _folder(name).parts for name in names if is_folder(name)}
     weights = {name: weight_files.weights_fingerprint(Path(name), "backbone") for name in folders}
@@ -77,19 +77,19 @@ def table_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def place_of(name: str, backbone: str) -> str:
-    """What a run's folders in a comparison are called: by its weights, wherever they lie and whatever stands beside."""
+    """Name the folders of an arm by the fingerprint of its weights, wherever the run lies."""
     fingerprint = weight_files.weights_fingerprint(Path(name), "backbone")
     return f"run-{label_of(_folder(name).name)}-{label_of(backbone)}-{fingerprint[:6]}"
 
 
 def cost_of(name: str) -> dict[str, Any] | None:
-    """What the pretraining stage said of a run; None where it is not known."""
+    """Return the result of the pretraining stage of a run; None where it is unknown."""
     found = held_result(_folder(name)) or {}
     return found if {"seconds", "images_seen", "peak_memory_mb"} <= found.keys() else None
 
 
 def recipe_of(name: str) -> dict[str, Any] | None:
-    """How a run was pretrained, as plain settings; None where it was not, or its folder does not say."""
+    """Return the pretraining settings of a run; None where it was not pretrained or its folder has none."""
     path = _folder(name) / "config.yaml"
     settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     names = [field.name for field in fields(Recipe)]
@@ -97,10 +97,10 @@ def recipe_of(name: str) -> dict[str, Any] | None:
 
 
 def check_images(name: str, spec: BackboneSpec, dataset: Dataset, loading: LoadingConfig) -> list[str]:
-    """What is to be known of a run and the images that all arms are measured on.
+    """Check a run against the images that all arms are measured on, and return warnings.
 
     Raises:
-        InputError: the run does not fit the images, or was trained on some that would measure it.
+        InputError: the run does not fit the images, or was trained on some of those that would measure it.
     """
     found = matched(dataset, spec, Path(name), loading)
     if any(len(found.splits[part]) < len(dataset.splits[part]) for part in MEASURING):
@@ -112,6 +112,6 @@ def check_images(name: str, spec: BackboneSpec, dataset: Dataset, loading: Loadi
 
 
 def _folder(name: str) -> Path:
-    """Of the run, also where its `backbone/` was given."""
+    """Return the folder of the run, also where its `backbone/` was given."""
     path = Path(name).resolve()
     return path.parent if path.name == "backbone" else path
