@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ssl_transfer.evaluation.comparison import result_tables
-from ssl_transfer.evaluation.comparison.estimates import Row
+from ssl_transfer.evaluation.comparison.results import Results, Row
 from ssl_transfer.evaluation.features import transferability
 from ssl_transfer.reports.comparison import report
 from ssl_transfer.stages.compare.diagnostics import CONFUSION_COLUMNS, EMBEDDING_COLUMNS
@@ -33,7 +33,7 @@ def figures() -> Iterator[dict[str, Any]]:
         folder = Path(scratch)
         write_comparison(folder)
         start = time.perf_counter()
-        report.draw(folder)
+        report.draw(Results.read(folder))
         seconds = time.perf_counter() - start
     yield {
         "name": "report of 1,000 runs",
@@ -60,7 +60,7 @@ def write_comparison(folder: Path) -> None:
                 curves += _curves(key, level, generator)
     cells = [(arm, "resnet18", labels, "chosen", "accuracy") for arm in ARMS for labels in LABELS]
     hits = {cell: {seed: generator.integers(0, 2, NUM_TEST).astype(np.uint8) for seed in SEEDS} for cell in cells}
-    result_tables.write(folder, rows, curves, hits)
+    result_tables.write(folder, Results(rows, curves=curves, hits=hits))
     confusions = [
         (arm, "resnet18", labels, true, guess, int(generator.integers(1, 400)))
         for arm in ARMS

@@ -17,10 +17,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ssl_transfer.evaluation.comparison.estimates import SHARE, Estimate, Row, paired_difference
+from ssl_transfer.evaluation.comparison.estimates import Estimate, paired_difference
 from ssl_transfer.evaluation.comparison.label_efficiency import equal_count
+from ssl_transfer.evaluation.comparison.results import Results, Row
 from ssl_transfer.evaluation.comparison.significance import holm
 from ssl_transfer.evaluation.comparison.verdict import findings
+from ssl_transfer.evaluation.metric_properties import SHARE
 from ssl_transfer.reports.comparison.break_even import returns
 
 SHARED, OWN, NUM_TEST = 0.03, 0.015, 450
@@ -119,9 +121,9 @@ def false_claims(
     said = dict.fromkeys(("better", "worse", "paid", "plain", "budgets"), 0)
     for _ in range(comparisons):
         test, validation = accuracies(rng, means, num_seeds, num_validation)
-        rows = rows_of(test, validation, num_starts)
-        found = findings(rows)
-        said["paid"] += any(one.outcome == "gain" for one in returns(rows, []))
+        results = Results(rows_of(test, validation, num_starts))
+        found = findings(results)
+        said["paid"] += any(one.outcome == "gain" for one in returns(results))
         said["better"] += any(item.outcome == "better" for item in found)
         said["worse"] += any(item.outcome == "worse" for item in found)
         said["plain"] += any(item.difference.low > 0 for item in found)

@@ -1,4 +1,4 @@
-"""The report of several ways to adapt: a table, what the criteria would choose, and features before and after."""
+"""Draw the report of several ways to adapt: a table, choices of the criteria, feature maps before and after."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,10 @@ from ssl_transfer.evaluation.comparison.adaptation_table import (
     ORACLE,
     RESULT_COLUMNS,
     SOURCE_ONLY,
+    AdaptedRun,
     Line,
     Point,
-    Run,
     choices_of,
-    leader,
     lines_of,
     rows_of,
     sentence,
@@ -32,14 +31,13 @@ from .rendering import TEMPLATES
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-__all__ = ["leader", "show", "write"]
 _HEADINGS = ("method", "target test", "difference to source-only", "source validation", "A-distance", "seconds")
 _MOST_COLOURS = 20
 
 
 def write(
     folder: Path,
-    runs: Sequence[Run],
+    runs: Sequence[AdaptedRun],
     maps: Mapping[str, Sequence[Point]],
     *,
     title: str,
@@ -51,14 +49,14 @@ def write(
     """Write `results.csv`, the pictures, `report.md` and `report.html`.
 
     Args:
-        folder: where they go.
-        runs: source-only among them.
-        maps: for some methods their features of both domains in the plane, the one to be shown first first.
-        title: what is adapted to what.
-        backbone: the network's name.
-        labels: the source's budget.
-        choose: the criterion that chose.
-        failures: as `grid.failures_of` finds them.
+        folder: of the files.
+        runs: with source-only.
+        maps: feature maps of both domains by method, in the order of the picture.
+        title: source and target.
+        backbone: name.
+        labels: budget of the source.
+        choose: criterion that chose.
+        failures: as `grid.failures_of` returns them.
     """
     result_tables.write_lines(folder / "results.csv", RESULT_COLUMNS, rows_of(runs))
     pictures = {"accuracy": _accuracies(runs)}
@@ -77,7 +75,7 @@ def write(
         "num_seeds": len({run.seed for run in runs}),
         "headings": _HEADINGS,
         "lines": [_cells(line) for line in lines],
-        "told": [_told(line) for line in lines],
+        "told": [_criteria_cells(line) for line in lines],
         "criteria": [f"{name} (upper bound)" if name == ORACLE else name for name in criteria],
         "choices": [
             [method, *(f"{100 * found[name]:.1f}" if name in found else "" for name in criteria)]
@@ -91,8 +89,8 @@ def write(
         write_text(folder / f"report.{name}", TEMPLATES.get_template(f"adaptation.{name}.jinja").render(content))
 
 
-def show(folder: Path, runs: Sequence[Run], *, title: str) -> None:
-    """Print the table, the sentence and where the report lies."""
+def show(folder: Path, runs: Sequence[AdaptedRun], *, title: str) -> None:
+    """Print the table, the sentence and the path of the report."""
     table = Table(title="Accuracy in percent [95 % interval over seeds]")
     for heading in _HEADINGS:
         table.add_column(heading)
@@ -109,21 +107,21 @@ def _cells(line: Line) -> list[str]:
         f"{line.method}{marked}",
         line.test.percent(),
         "" if line.difference is None else line.difference.percent("+"),
-        # Train-on-target knows no image of the source: its validation images are the target's.
+        # Training on the target sees no image of the source: its validation images are the target's.
         "" if line.uses_target_labels else line.source.percent(),
-        "" if line.uses_target_labels else f"{line.told['a_distance']:.2f}",
+        "" if line.uses_target_labels else f"{line.criteria['a_distance']:.2f}",
         f"{line.seconds:.0f}",
     ]
 
 
-def _told(line: Line) -> list[str]:
+def _criteria_cells(line: Line) -> list[str]:
     accuracy = line.training.get("discriminator_accuracy")
-    numbers = [f"{line.told[name]:.2f}" for name in ("information", "density", "importance")]
+    numbers = [f"{line.criteria[name]:.2f}" for name in ("information", "density", "importance")]
     return [line.method, *numbers, "" if accuracy is None else f"{100 * accuracy:.0f}"]
 
 
-def _accuracies(runs: Sequence[Run]) -> bytes:
-    """Test accuracy of each method: every seed, the mean and its interval, between both ends of the scale."""
+def _accuracies(runs: Sequence[AdaptedRun]) -> bytes:
+    """Draw the test accuracy of each method: every seed, the mean and its interval, and both ends of the scale."""
     lines = lines_of(runs)
     figure, axes = plt.subplots(figsize=(7.5, 0.42 * len(lines) + 1.1), layout="constrained")
     for place, line in enumerate(reversed(lines)):
@@ -142,7 +140,7 @@ def _accuracies(runs: Sequence[Run]) -> bytes:
 
 
 def _features(maps: Mapping[str, Sequence[Point]]) -> bytes:
-    """Features of validation images of both domains: the domain by its mark, the class by its colour."""
+    """Draw features of validation images of both domains: the mark shows the domain, the colour the class."""
     figure, panels = plt.subplots(1, len(maps), figsize=(4.2 * len(maps) + 1.3, 4.4), squeeze=False)
     classes = sorted({point.label for points in maps.values() for point in points if point.label})
     colours = plt.get_cmap("tab10" if len(classes) <= 10 else "tab20")

@@ -1,4 +1,4 @@
-"""The report of the distillation demo: a table of its arms with intervals, a picture, and one sentence."""
+"""Draw the report of the distillation demo: a table of its arms with intervals, a picture, one sentence."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,12 @@ from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.redaction import redacted
 from ssl_transfer.evaluation.comparison import result_tables
-from ssl_transfer.evaluation.comparison.curves import curves_of_runs, mean_curve
-from ssl_transfer.evaluation.comparison.estimates import SHARE, Estimate, Row, budget_title, estimate, paired_difference
+from ssl_transfer.evaluation.comparison.budgets import budget_title
+from ssl_transfer.evaluation.comparison.curves import mean_curve
+from ssl_transfer.evaluation.comparison.estimates import Estimate, estimate, paired_difference
+from ssl_transfer.evaluation.comparison.results import Results
 from ssl_transfer.evaluation.comparison.significance import CONFIDENCE, holm
+from ssl_transfer.evaluation.metric_properties import ACCURACY
 
 from . import figures, markdown
 from .evaluation import write_picture
@@ -41,17 +44,17 @@ class Line:
     images_per_second: float
 
 
-def lines_of(rows: Sequence[Row], speeds: Mapping[str, float], arms: Sequence[str]) -> list[Line]:
-    """The table's lines: the first arm is what the others are compared with, the last one is the teacher.
+def lines_of(results: Results, speeds: Mapping[str, float], arms: Sequence[str]) -> list[Line]:
+    """Return the lines of the table: the others are compared with the first arm, and the last one is the teacher.
 
     Args:
-        rows: of `results.csv`.
-        speeds: images a second of `student` and `teacher`.
-        arms: in the table's order.
+        results: of all runs.
+        speeds: images per second of `student` and `teacher`.
+        arms: in the order of the table.
     """
     values: dict[str, dict[int, float]] = {arm: {} for arm in arms}
     sizes: dict[str, int] = {}
-    for row in rows:
+    for row in results.rows:
         if (row.phase, row.split, row.metric) == ("chosen", "test", "accuracy"):
             values[row.arm][row.seed] = row.value
         if row.metric == "num_parameters":
@@ -60,8 +63,8 @@ def lines_of(rows: Sequence[Row], speeds: Mapping[str, float], arms: Sequence[st
     return [
         Line(
             arm=arm,
-            accuracy=estimate(list(values[arm].values()), within=SHARE),
-            difference=None if arm == first else paired_difference(values[arm], values[first], within=SHARE),
+            accuracy=estimate(list(values[arm].values()), within=ACCURACY.limits),
+            difference=None if arm == first else paired_difference(values[arm], values[first], within=ACCURACY.limits),
             num_parameters=sizes[arm],
             images_per_second=speeds["teacher" if arm == teacher else "student"],
         )
@@ -71,8 +74,7 @@ def lines_of(rows: Sequence[Row], speeds: Mapping[str, float], arms: Sequence[st
 
 def write(
     folder: Path,
-    rows: Sequence[Row],
-    curves: Sequence[dict[str, Any]],
+    results: Results,
     speeds: Mapping[str, float],
     *,
     arms: Sequence[str],
@@ -81,24 +83,23 @@ def write(
     """Write `results.csv`, `curves.csv`, `summary.csv`, the picture and `report.md`.
 
     Args:
-        folder: the demo's.
-        rows: of all runs.
-        curves: their logs in long form.
+        folder: of the demo.
+        results: see `lines_of`.
         speeds: see `lines_of`.
         arms: see `lines_of`.
-        facts: what the text says around the table.
+        facts: data, labels, counts and the model's folder, for the text around the table.
     """
-    lines = lines_of(rows, speeds, arms)
+    lines = lines_of(results, speeds, arms)
     result_tables.write_lines(
-        folder / "results.csv", result_tables.RESULT_COLUMNS, (list(asdict(row).values()) for row in rows)
+        folder / "results.csv", result_tables.RESULT_COLUMNS, (list(asdict(row).values()) for row in results.rows)
     )
     result_tables.write_lines(
         folder / "curves.csv",
         result_tables.CURVE_COLUMNS,
-        ([line[name] for name in result_tables.CURVE_COLUMNS] for line in curves),
+        ([line[name] for name in result_tables.CURVE_COLUMNS] for line in results.curve_lines),
     )
     result_tables.write_lines(folder / "summary.csv", COLUMNS, map(_columns, lines))
-    write_picture(folder / PICTURE, draw(lines, curves))
+    write_picture(folder / PICTURE, draw(lines, results))
     write_text(folder / "report.md", redacted(_page(lines, facts)))
 
 
@@ -108,10 +109,10 @@ def _columns(line: Line) -> list[object]:
     return [line.arm, own.count, own.mean, own.low, own.high, *compared, line.num_parameters, line.images_per_second]
 
 
-def draw(lines: Sequence[Line], curves: Sequence[dict[str, Any]]) -> bytes:
-    """Left the accuracies over the speed, right the students' validation accuracy while they train."""
+def draw(lines: Sequence[Line], results: Results) -> bytes:
+    """Draw accuracy over speed (left) and the learning curves of the students (right)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    found = curves_of_runs(curves, split="validation", metric="accuracy")
+    found = results.curves.of_runs(split="validation", metric="accuracy")
     for number, line in enumerate(lines):
         colour, marker = figures.COLOURS[number], figures.MARKERS[number]
         own = line.accuracy
@@ -178,16 +179,16 @@ def _page(lines: Sequence[Line], facts: Mapping[str, Any]) -> str:
 
 
 def _sentence(lines: Sequence[Line]) -> str:
-    """The answer, for each arm that was taught, by p values corrected for their number (Holm 1979)."""
-    parts, taught = [], lines[1:-1]
-    corrected = holm([math.nan if line.difference is None else line.difference.p_value for line in taught])
-    for line, p_value in zip(taught, corrected, strict=True):
-        found, told = line.difference, p_value <= 1.0 - CONFIDENCE
+    """State the verdict of each distilled arm, by p values corrected for their number (Holm 1979)."""
+    parts, distilled = [], lines[1:-1]
+    corrected = holm([math.nan if line.difference is None else line.difference.p_value for line in distilled])
+    for line, p_value in zip(distilled, corrected, strict=True):
+        found, significant = line.difference, p_value <= 1.0 - CONFIDENCE
         if found is None or not found.over:
             parts.append(f"{line.arm}, not known (one seed, or all seeds agree)")
-        elif told and found.mean > 0.0:
+        elif significant and found.mean > 0.0:
             parts.append(f"{line.arm}, yes ({found.percent('+')} points)")
-        elif told:
+        elif significant:
             parts.append(f"{line.arm}, it loses ({found.percent('+')} points)")
         else:
             parts.append(f"{line.arm}, not told apart ({found.percent('+')} points)")

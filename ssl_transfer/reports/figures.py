@@ -1,4 +1,4 @@
-"""The report's pictures, drawn from the tables. Each comes back as the bytes of a PNG."""
+"""Draw label efficiency, learning curves and cost of a comparison, each as the bytes of a PNG."""
 
 import io
 from collections import defaultdict
@@ -14,24 +14,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from ssl_transfer.evaluation.comparison.curves import curves_of_runs, mean_curve, phase_starts
-from ssl_transfer.evaluation.comparison.estimates import SHARE, Row, budget_title, by_cell, estimate
+from ssl_transfer.evaluation.comparison.budgets import budget_title
+from ssl_transfer.evaluation.comparison.curves import mean_curve
+from ssl_transfer.evaluation.comparison.estimates import estimate
+from ssl_transfer.evaluation.comparison.results import Pair, Results, chosen_accuracy
+from ssl_transfer.evaluation.metric_properties import ACCURACY
 from ssl_transfer.models.init_names import CONTINUED
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; markers differ besides.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7F7F7F")
 MARKERS = "osD^vPX*"
-Pair = tuple[str, str]
-"""(arm, backbone)."""
-
-
-def pairs_of(rows: Sequence[Row]) -> list[Pair]:
-    """Arms with their backbones, in the order of the table."""
-    return list(dict.fromkeys((row.arm, row.backbone) for row in rows))
 
 
 def names_of(pairs: Sequence[Pair]) -> dict[Pair, str]:
-    """What each pair is called: the backbone is named where an arm runs on several."""
+    """Name each pair: by its arm, and by its backbone where the arm runs on several."""
     counts = defaultdict(set)
     for arm, backbone in pairs:
         counts[arm].add(backbone)
@@ -40,17 +36,17 @@ def names_of(pairs: Sequence[Pair]) -> dict[Pair, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How a pair is drawn."""
+    """Line and marker of a pair."""
 
     colour: str
     marker: str
     dash: str
     filled: bool
-    """Whether its marker is filled."""
+    """Fill the marker."""
 
 
 def styles_of(pairs: Sequence[Pair]) -> dict[Pair, Style]:
-    """A colour and a marker for each pair. imagenet+METHOD has those of METHOD, dotted and with an open marker."""
+    """Assign a colour and a marker to each pair; imagenet+METHOD has those of METHOD, dotted, with an open marker."""
     styles: dict[Pair, Style] = {}
     looks = dict.fromkeys((arm.removeprefix(CONTINUED), backbone) for arm, backbone in pairs)
     for index, (arm, backbone) in enumerate(looks):
@@ -62,23 +58,18 @@ def styles_of(pairs: Sequence[Pair]) -> dict[Pair, Style]:
     return {pair: styles[pair] for pair in pairs}
 
 
-def phases_of(rows: Sequence[Row]) -> list[str]:
-    """The phases of the plan, in its order: all but `chosen`, which is one of them once more."""
-    return list(dict.fromkeys(row.phase for row in rows if row.phase != "chosen"))
-
-
-def label_efficiency(rows: Sequence[Row]) -> bytes:
-    """Test accuracy over the label budgets, with 95 % bands."""
-    pairs, cells = pairs_of(rows), by_cell(rows, split="test")
+def label_efficiency(results: Results) -> bytes:
+    """Draw test accuracy over label budgets, with 95 % intervals over seeds."""
+    pairs, cells, budgets = results.pairs, results.test, results.budgets
     names, styles = names_of(pairs), styles_of(pairs)
-    budgets = list(dict.fromkeys(row.labels for row in rows))
     figure, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
     floor = 1.0
     for index, pair in enumerate(pairs):
         # Where runs failed, a budget may have none.
-        measured = [labels for labels in budgets if (*pair, labels, "chosen", "accuracy") in cells]
+        measured = [labels for labels in budgets if chosen_accuracy(*pair, labels) in cells]
         found = [
-            estimate(list(cells[(*pair, labels, "chosen", "accuracy")].values()), within=SHARE) for labels in measured
+            estimate(list(cells[chosen_accuracy(*pair, labels)].values()), within=ACCURACY.limits)
+            for labels in measured
         ]
         # Points of one budget stand side by side, so that their intervals can be read.
         offset = (index - (len(pairs) - 1) / 2) * 0.06
@@ -106,16 +97,14 @@ def label_efficiency(rows: Sequence[Row]) -> bytes:
     return png(figure)
 
 
-def learning_curves(curves: Sequence[dict[str, str]], rows: Sequence[Row]) -> bytes:
-    """Accuracy over all phases, the mean over seeds: training above validation, one column a budget.
+def learning_curves(results: Results) -> bytes:
+    """Draw accuracy over all phases, mean over seeds: training above validation, one column a budget.
 
-    A dotted line with a phase's name marks where it begins and unfreezes what it trains.
+    A dotted line with the name of a phase marks its beginning.
     """
-    pairs, budgets = pairs_of(rows), list(dict.fromkeys(row.labels for row in rows))
-    names, styles, starts = names_of(pairs), styles_of(pairs), phase_starts(curves, shared=True)
-    found = {
-        split: curves_of_runs(curves, split=split, metric="accuracy", shared=True) for split in ("train", "validation")
-    }
+    pairs, budgets, curves = results.pairs, results.budgets, results.curves
+    names, styles, starts = names_of(pairs), styles_of(pairs), curves.phase_starts(shared=True)
+    found = {split: curves.of_runs(split=split, metric="accuracy", shared=True) for split in ("train", "validation")}
     # Where training accuracy was not logged there is nothing to draw above.
     splits = [split for split, runs in found.items() if runs] or ["validation"]
     size = (3.4 * len(budgets) + 1.2, 2.9 * len(splits) + 0.9)
@@ -154,19 +143,20 @@ def learning_curves(curves: Sequence[dict[str, str]], rows: Sequence[Row]) -> by
     return png(figure)
 
 
-def cost(rows: Sequence[Row]) -> bytes:
-    """Test accuracy at the first budget over the seconds that an arm took, pretraining included."""
-    pairs, test, train = pairs_of(rows), by_cell(rows, split="test"), by_cell(rows, split="train")
-    names, styles, labels = names_of(pairs), styles_of(pairs), rows[0].labels
+def cost(results: Results) -> bytes:
+    """Draw test accuracy at the first budget over the seconds of pretraining and one transfer run."""
+    pairs, test, train = results.pairs, results.test, results.train
+    names, styles, labels = names_of(pairs), styles_of(pairs), results.budgets[0]
     figure, axes = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
     for pair in pairs:
-        if (*pair, labels, "chosen", "accuracy") not in test:
+        cell = chosen_accuracy(*pair, labels)
+        if cell not in test:
             continue
         seconds = sum(
             float(np.mean(list(train[(*pair, labels, "chosen", metric)].values())))
             for metric in ("pretrain_seconds", "transfer_seconds")
         )
-        accuracy = float(np.mean(list(test[(*pair, labels, "chosen", "accuracy")].values())))
+        accuracy = float(np.mean(list(test[cell].values())))
         style = styles[pair]
         axes.plot(
             [seconds],
@@ -195,7 +185,7 @@ def _finish(axes: Axes) -> None:
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as the bytes of a picture, and closed."""
+    """Encode a figure as PNG and close it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=144, facecolor="white")
     plt.close(figure)

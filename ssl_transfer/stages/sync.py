@@ -14,7 +14,8 @@ from ssl_transfer.engine.errors import FailedRunsError, InputError
 from ssl_transfer.engine.runs.saved_run import SavedRun
 from ssl_transfer.engine.tracking.tracker import TrackingConfig, publish, send
 from ssl_transfer.engine.tracking.wandb_run import Taken
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison.results import Results
+from ssl_transfer.evaluation.comparison.summary_table import summary_numbers
 
 _MOVED_ASIDE = re.compile(r"\.old-\d+$")
 
@@ -44,24 +45,24 @@ def sync(folder: Path, config: TrackingConfig) -> Counter[Taken]:
     if not runs and not comparisons:
         raise InputError(f"{folder}: holds no run (no config.yaml beside a metrics.jsonl). Give the folder of one.")
     taken = [(run, send(config, run, SavedRun(run).settings)) for run in runs]
-    taken += [(place, publish_comparison(config, place)) for place in comparisons]
+    taken += [(place, publish_comparison(config, Results.read(place))) for place in comparisons]
     failed = [str(place) for place, where in taken if not where]
     if failed:
         raise FailedRunsError(f"wandb has not all of {', '.join(failed)}. The same command tries all again.")
     return Counter(where for _, where in taken)
 
 
-def publish_comparison(config: TrackingConfig, folder: Path) -> Taken:
-    """Show in wandb what a finished comparison came to; where wandb has it, as `publish`."""
-    rows, hits = result_tables.read_results(folder), result_tables.read_hits(folder)
-    # The page holds what methods painted of images.
+def publish_comparison(config: TrackingConfig, results: Results) -> Taken:
+    """Publish a finished comparison to wandb; returns what `publish` does."""
+    folder = results.folder
+    # The page shows reconstructions of images.
     kinds = (".md", ".csv", ".png", *([".html"] if config.pictures else []))
     return publish(
         config,
         folder,
         SavedRun(folder).settings,
         job_type="compare",
-        summary=result_tables.summary_numbers(rows, hits),
+        summary=summary_numbers(results),
         files=sorted(path for path in folder.iterdir() if path.suffix in kinds),
     )
 

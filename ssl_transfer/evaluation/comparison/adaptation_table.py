@@ -1,4 +1,4 @@
-"""Runs of several ways to adapt as a table: means, differences to source-only paired by seed, and what chose."""
+"""Tabulate ways to adapt: means over seeds, differences to source-only paired by seed, choices of each criterion."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,23 +7,26 @@ from typing import Any
 
 import numpy as np
 
-from .estimates import SHARE, Estimate, estimate, paired_difference
+from ssl_transfer.evaluation.metric_properties import ACCURACY
+
+from .estimates import Estimate, estimate, paired_difference
 from .significance import CONFIDENCE, holm
 
 SOURCE_ONLY, TARGET = "source-only", "target"
-"""The ends of the scale: what all are held against, and the upper bound that uses the target's labels."""
+"""Ends of the scale: the baseline of all methods, and the upper bound that uses the target's labels."""
 ORACLE = "oracle"
-"""Among the criteria the one that reads the target's validation labels: an upper bound."""
+"""Criterion that reads the target's validation labels: an upper bound."""
 RESULT_COLUMNS = ("method", "seed", "split", "metric", "value")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """One run of a method: what `stages.adapt.adapt` returned."""
+class AdaptedRun:
+    """One run of a method."""
 
     method: str
     seed: int
     result: Mapping[str, Any]
+    """Return value of `stages.adapt.adapt`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,7 @@ class Point:
     domain: str
     """source or target."""
     label: str
-    """The name of its class; empty without one."""
+    """Class name; empty where it is unknown."""
     x: float
     y: float
 
@@ -49,32 +52,32 @@ class Line:
     difference: Estimate | None
     """To source-only, paired by seed; None for itself."""
     p_value: float
-    """Of the difference, corrected (Holm 1979) for all methods that adapt; nan where there is none."""
+    """Of the difference, corrected (Holm 1979) for all methods that adapt; nan without a difference."""
     source: Estimate
     """Accuracy on the source's validation images."""
-    told: Mapping[str, float]
-    """Means of what was measured without labels of the target: information, density, importance, a_distance."""
+    criteria: Mapping[str, float]
+    """Means of the criteria without labels of the target: information, density, importance, a_distance."""
     training: Mapping[str, float]
-    """Means of what the chosen epoch's batches told: discriminator_accuracy, domain_distance, sure."""
+    """Means over the batches of the chosen epoch: discriminator_accuracy, domain_distance, sure."""
     seconds: float
-    """Mean, of training."""
+    """Mean training time."""
 
 
-def lines_of(runs: Sequence[Run]) -> list[Line]:
-    """A line for each method, in the order in which they come. Runs without labelled test images are an error."""
+def lines_of(runs: Sequence[AdaptedRun]) -> list[Line]:
+    """Return a line for each method, in their order; all runs need labelled test images."""
     found = []
     for method in methods_of(runs):
         mine = [run for run in runs if run.method == method]
-        difference = paired_difference(_tests(runs, method), _tests(runs, SOURCE_ONLY), within=SHARE)
+        difference = paired_difference(_tests(runs, method), _tests(runs, SOURCE_ONLY), within=ACCURACY.limits)
         found.append(
             Line(
                 method=method,
                 uses_target_labels=bool(mine[0].result["uses_target_labels"]),
-                test=estimate(list(_tests(runs, method).values()), within=SHARE),
+                test=estimate(list(_tests(runs, method).values()), within=ACCURACY.limits),
                 difference=None if method == SOURCE_ONLY else difference,
                 p_value=math.nan,
-                source=estimate([run.result["source_validation"]["accuracy"] for run in mine], within=SHARE),
-                told=_means(
+                source=estimate([run.result["source_validation"]["accuracy"] for run in mine], within=ACCURACY.limits),
+                criteria=_means(
                     {name: run.result["after"][name] for name in ("information", "density", "importance", "a_distance")}
                     for run in mine
                 ),
@@ -84,14 +87,14 @@ def lines_of(runs: Sequence[Run]) -> list[Line]:
         )
     compared = [line for line in found if line.difference is not None and not line.uses_target_labels]
     corrected = holm([line.difference.p_value for line in compared if line.difference is not None])
-    held = {line.method: p_value for line, p_value in zip(compared, corrected, strict=True)}
-    return [replace(line, p_value=held.get(line.method, math.nan)) for line in found]
+    p_values = {line.method: p_value for line, p_value in zip(compared, corrected, strict=True)}
+    return [replace(line, p_value=p_values.get(line.method, math.nan)) for line in found]
 
 
-def choices_of(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
-    """By method and criterion the target's validation accuracy of what it would have chosen, the mean over seeds.
+def choices_of(runs: Sequence[AdaptedRun]) -> dict[str, dict[str, float]]:
+    """Return the target's validation accuracy, mean over seeds, of the choice of each criterion, by method.
 
-    Of runs with the oracle alone, which has measured it.
+    Only runs with the oracle measured it.
     """
     return {
         method: _means(
@@ -103,16 +106,16 @@ def choices_of(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
     }
 
 
-def leader(runs: Sequence[Run]) -> str:
-    """The method that adapts best by the mean on the target's test images; neither end of the scale."""
+def leader(runs: Sequence[AdaptedRun]) -> str:
+    """Return the method with the best mean accuracy on the target's test images, without the ends of the scale."""
     lines = [line for line in lines_of(runs) if line.method != SOURCE_ONLY]
     return max(lines, key=lambda line: (not line.uses_target_labels, line.test.mean)).method
 
 
-def sentence(runs: Sequence[Run], title: str) -> str:
-    """What came out, in words: those ahead of source-only, those behind it, and the upper end.
+def sentence(runs: Sequence[AdaptedRun], title: str) -> str:
+    """State which methods are ahead of source-only and behind it, and the upper bound.
 
-    The words go by corrected p values, as in a comparison: each method is another chance to be wrong.
+    The statement follows corrected p values, as in a comparison: each method is another chance of error.
     """
     lines = {line.method: line for line in lines_of(runs)}
     base = lines[SOURCE_ONLY].test.mean
@@ -120,8 +123,9 @@ def sentence(runs: Sequence[Run], title: str) -> str:
     for line in sorted(lines.values(), key=lambda one: -one.test.mean):
         if line.difference is None or line.uses_target_labels:
             continue
-        told = line.p_value <= 1.0 - CONFIDENCE
-        group = ("ahead of it" if line.difference.mean > 0.0 else "behind it") if told else "not told apart from it"
+        group = "not told apart from it"
+        if line.p_value <= 1.0 - CONFIDENCE:
+            group = "ahead of it" if line.difference.mean > 0.0 else "behind it"
         points = line.difference.percent("+")
         groups[group].append(f"{line.method} {100 * line.test.mean:.1f} % ({points} points)")
     parts = [f"From {title}, training on the source alone gets {100 * base:.1f} % of the target's test images right"]
@@ -133,8 +137,8 @@ def sentence(runs: Sequence[Run], title: str) -> str:
     return f"{answer}: {'; '.join(parts)}."
 
 
-def rows_of(runs: Iterable[Run]) -> list[tuple[object, ...]]:
-    """`results.csv`: a line a number, columns as `RESULT_COLUMNS`."""
+def rows_of(runs: Iterable[AdaptedRun]) -> list[tuple[object, ...]]:
+    """Return the lines of `results.csv`, of the columns `RESULT_COLUMNS`."""
     rows: list[tuple[object, ...]] = []
     for run in runs:
         result = run.result
@@ -153,17 +157,17 @@ def rows_of(runs: Iterable[Run]) -> list[tuple[object, ...]]:
     return rows
 
 
-def methods_of(runs: Iterable[Run]) -> list[str]:
-    """The methods, in the order in which they come."""
+def methods_of(runs: Iterable[AdaptedRun]) -> list[str]:
+    """List the methods, in their order."""
     return list(dict.fromkeys(run.method for run in runs))
 
 
-def _tests(runs: Sequence[Run], method: str) -> dict[int, float]:
+def _tests(runs: Sequence[AdaptedRun], method: str) -> dict[int, float]:
     return {run.seed: run.result["target_test"]["accuracy"] for run in runs if run.method == method}
 
 
 def _means(values: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each number that all have."""
-    held = list(values)
-    names = [name for name in held[0] if all(name in one for one in held)] if held else []
-    return {name: float(np.mean([one[name] for one in held])) for name in names}
+    """Average each number that all have."""
+    results = list(values)
+    names = [name for name in results[0] if all(name in one for one in results)] if results else []
+    return {name: float(np.mean([one[name] for one in results])) for name in names}

@@ -1,27 +1,28 @@
-"""What an arm's labels are worth in labels of a baseline: "SimCLR at 20 labels a class equals scratch at 74".
+"""Estimate the label value of an arm: "SimCLR at 20 labels a class equals scratch at 74".
 
 Newell and Deng, "How Useful is Self-Supervised Pretraining for Visual Tasks?", CVPR 2020: of an arm with accuracy a at
-n labels, n' is the number at which training without it has the same accuracy; its utility is n' / n - 1. Here n' is
-read off the baseline's accuracies at the budgets that were measured: made rising by isotonic regression (the mean over
-runs may dip by chance, accuracy over labels does not), and straight in between over the logarithm of the labels.
-Nothing is extrapolated.
+n labels, n' is the number at which the baseline has the same accuracy; the utility is n' / n - 1. Here n' is read off
+the baseline's accuracies at the measured budgets: made rising by isotonic regression (the mean over runs may dip by
+chance, accuracy over labels does not), and interpolated linearly over the logarithm of the labels. Nothing is
+extrapolated.
 
-The interval holds every count whose accuracy the paired t interval does not tell from the arm's: at n' the difference
-"arm at n minus baseline at n'" is taken for each seed, or with one seed for each test image, and n' is left out where
-the interval of its mean leaves out 0 (Fieller 1954 did so for ratios). Of few seeds this keeps its 95 %; a bootstrap
-over three of them, with ten different draws, does not (docs/decisions.md has both, simulated).
+The interval contains every count whose accuracy the paired t interval does not separate from the arm's. At n' the
+difference "arm at n minus baseline at n'" is taken for each seed, or with one seed for each test image; n' is left out
+where the interval of the mean difference excludes 0 (Fieller 1954 did so for ratios). With few seeds this covers 95 %;
+a bootstrap over three seeds, with ten different draws, does not (docs/decisions.md has both, simulated).
 
 Shapes: U units (seeds, or test images of one seed), P measured label counts.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, special
 
-from .estimates import IMAGES, SEEDS, Cell, Cells, Hits, Row, baselines_of, by_cell
+from .estimates import IMAGES, SEEDS
+from .results import Cell, Pair, Results
 from .significance import CONFIDENCE
 
 LABEL_VALUE_COLUMNS = (
@@ -29,17 +30,17 @@ LABEL_VALUE_COLUMNS = (
     *("utility", "utility_low", "utility_high", "least", "most", "interval_over"),
 )
 _STEPS = 500
-"""Counts between the least and the most that are tried for the interval."""
+"""Counts between least and most that are tried for the interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelValue:
-    """Counts are labelled training images, the mean over classes. Inf is beyond `most`, -inf below `least`."""
+    """Labelled training images, mean over classes. Inf is beyond `most`, -inf below `least`."""
 
     own: float
-    """What the arm had."""
+    """Count of the arm."""
     equals: float
-    """What the baseline needs for the same accuracy."""
+    """Count that the baseline needs for the same accuracy."""
     low: float
     """The 95 % interval of `equals`; (-inf, inf) where it is unknown."""
     high: float
@@ -49,11 +50,11 @@ class LabelValue:
     """Its largest."""
     num_seeds: int
     over: str
-    """What the interval is over, as in `Estimate`."""
+    """Sample of the interval, see `Estimate`."""
 
     @property
     def text(self) -> str:
-        """`74 [52, more than 104]`."""
+        """Format count and interval: `74 [52, more than 104]`."""
         if not self.over:
             return f"{self._count(self.equals)} [no interval]"
         return f"{self._count(self.equals)} [{self._count(self.low)}, {self._count(self.high)}]"
@@ -65,17 +66,17 @@ class LabelValue:
 
 
 def _rounded(count: float) -> str:
-    """A mean number of images a class: with a decimal where that matters and there is one."""
+    """Format a mean number of images, with a decimal below 10 where it is no whole number."""
     return f"{count:,.0f}" if count >= 10.0 or count == round(count) else f"{count:.1f}"
 
 
 def equal_count(ours: np.ndarray, theirs: np.ndarray, counts: np.ndarray) -> tuple[float, float, float]:
-    """The label count at which the baseline has the arm's accuracy, and its 95 % interval.
+    """Compute the label count at which the baseline has the arm's accuracy, with its 95 % interval.
 
     Args:
         ours: (U,) accuracies of the arm; of single images 0 or 1.
-        theirs: (U, P) of the baseline, the same units.
-        counts: (P,) labels at which it was measured, rising, above 0; P at least 2.
+        theirs: (U, P) accuracies of the baseline, the same units.
+        counts: (P,) labels of the baseline, rising, above 0; P at least 2.
     """
     logs, means = np.log(counts), theirs.mean(axis=0)
     rising = optimize.isotonic_regression(means).x
@@ -96,17 +97,17 @@ def equal_count(ours: np.ndarray, theirs: np.ndarray, counts: np.ndarray) -> tup
     reach = np.where(error < 1e-7, math.inf, error * special.stdtrit(len(ours) - 1, (1.0 + CONFIDENCE) / 2.0))
     inside = np.flatnonzero(np.abs(difference) <= reach)
     if not len(inside):
-        # Everything measured is told apart from the arm: too little, or too much.
+        # Every measured count differs from the arm: too little, or too much.
         end = math.inf if difference[-1] > 0 else -math.inf
         return equals, end, end
-    # The estimate is in it, also where the last budget is told apart by chance and those before it are not.
+    # The estimate is inside, also where the last budget differs by chance and those before it do not.
     low = -math.inf if inside[0] == 0 or equals < counts[0] else math.exp(tried[inside[0]])
     high = math.inf if inside[-1] == len(tried) - 1 or equals > counts[-1] else math.exp(tried[inside[-1]])
     return equals, low, high
 
 
 def _reached(accuracy: float, rising: np.ndarray, logs: np.ndarray) -> float:
-    """The least count with this accuracy."""
+    """Return the least count with this accuracy."""
     # Equal accuracies may still differ in their last bits.
     place = int(np.searchsorted(rising, accuracy - 1e-12))
     if place == len(rising):
@@ -116,21 +117,12 @@ def _reached(accuracy: float, rising: np.ndarray, logs: np.ndarray) -> float:
     return math.exp(np.interp(accuracy, rising[place - 1 : place + 1], logs[place - 1 : place + 1]))
 
 
-def value_of(
-    cell: Cell, baseline: tuple[str, str], cells: Cells, hits: Hits, images_per_class: Mapping[str, float]
-) -> LabelValue | None:
-    """What the labels of a cell are worth in labels of a baseline.
+def value_of(results: Results, cell: Cell, baseline: Pair) -> LabelValue | None:
+    """Estimate the labels that the baseline needs for the chosen accuracy of a cell.
 
-    Args:
-        cell: of the accuracy of an arm at a budget.
-        baseline: its arm and backbone.
-        cells: of the test split.
-        hits: used where there is one seed.
-        images_per_class: the mean number of training images a class of each budget.
-
-    Returns:
-        None where the baseline has fewer than two different budgets, so that it has no curve.
+    Returns None where the baseline has no curve: fewer than two budgets, or unknown numbers of images.
     """
+    images_per_class, cells = results.images_per_class, results.test
     measured: dict[float, Cell] = {}
     for labels, count in images_per_class.items():
         key: Cell = (*baseline, labels, cell[3], cell[4])
@@ -145,7 +137,7 @@ def value_of(
         return None
     units, over = np.array([[cells[key][seed] for key in columns] for seed in seeds]), SEEDS
     if len(seeds) == 1:
-        images = [hits.get(key, {}).get(seeds[0]) for key in columns]
+        images = [results.hits.get(key, {}).get(seeds[0]) for key in columns]
         known = [column.astype(float) for column in images if column is not None]
         units, over = (np.stack(known, axis=1), IMAGES) if len(known) == len(columns) else (units, "")
     equals, low, high = equal_count(units[:, 0], units[:, 1:], np.array(counts))
@@ -164,22 +156,19 @@ def value_of(
     )
 
 
-def label_values(
-    rows: Sequence[Row], hits: Hits, images_per_class: Mapping[str, float]
-) -> list[tuple[Cell, str, LabelValue]]:
-    """Each arm at each budget with the baselines that `summary.csv` compares it with, by their names there."""
-    cells = by_cell(rows, split="test")
+def label_values(results: Results) -> list[tuple[Cell, str, LabelValue]]:
+    """Estimate label values of each arm, budget and baseline of `summary.csv`: (cell, baseline's name, value)."""
     found = []
-    for cell in (cell for cell in cells if cell[3:] == ("chosen", "accuracy")):
-        for name, key in baselines_of(cell, cells):
-            value = value_of(cell, key[:2], cells, hits, images_per_class)
+    for cell in (cell for cell in results.test if cell[3:] == ("chosen", "accuracy")):
+        for name, key in results.baselines(cell):
+            value = value_of(results, cell, key[:2])
             if value is not None:
                 found.append((cell, name, value))
     return found
 
 
 def table_rows(values: Sequence[tuple[Cell, str, LabelValue]]) -> list[list[object]]:
-    """`label_value.csv`, of the columns `LABEL_VALUE_COLUMNS`."""
+    """Return the lines of `label_value.csv`, of the columns `LABEL_VALUE_COLUMNS`."""
     rows: list[list[object]] = []
     for (arm, backbone, labels, *_), baseline, value in values:
         counts = [value.equals, value.low, value.high]

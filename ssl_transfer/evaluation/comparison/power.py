@@ -1,21 +1,20 @@
-"""How small a difference a comparison could show: by its seeds, and by its test images.
+"""Compute the least difference that a comparison can show, by its seeds and by its test images.
 
-A two-sided paired t test at 5 % finds a true difference d, of which single seeds deviate by s, with the probability
+A two-sided paired t test at 5 % finds a true difference d, from which single seeds deviate by s, with the probability
 that a noncentral t variable of n - 1 degrees of freedom and noncentrality d sqrt(n) / s exceeds the critical value
 (Cohen, "Statistical power analysis for the behavioral sciences", 2nd edition 1988, chapter 2). The least difference is
 the d that is found in four of five comparisons, Cohen's convention. The level is 5 % divided by the number of
-comparisons that are made, the first step of Holm's correction, by which the sentence of a report goes.
+comparisons, the first step of Holm's correction, which the verdict uses.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, stats
 
-from .estimates import Row, by_cell
+from .results import Results
 
 POWER = 0.8
 _LEVEL = 0.05
@@ -23,24 +22,24 @@ _LEVEL = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
-    """What the comparison at one budget could show."""
+    """Least differences of accuracy, 0..1, that the comparison can show at one budget."""
 
     labels: str
     num_seeds: int
     by_seeds: float
-    """The least difference of accuracy to scratch, 0..1, that so many seeds show; nan where their spread is unknown."""
+    """To scratch, with this number of seeds; nan where the deviation of seeds is unknown."""
     by_images: float
-    """The least difference of two models that so many test images show, where their mistakes have nothing in common;
-    less where both fail on the same images."""
+    """Of two models with independent mistakes, with this number of test images; less where both fail on the same
+    images."""
 
 
 def least_difference(deviation: float, num_seeds: int, num_compared: int = 1) -> float:
-    """The least true difference that is found with the probability `POWER`.
+    """Compute the least true difference that is found with probability `POWER`.
 
     Args:
         deviation: of the paired differences of single seeds, above 0.
         num_seeds: two or more.
-        num_compared: comparisons that the level is divided by.
+        num_compared: comparisons, which divide the level.
     """
     freedom = num_seeds - 1
     critical = float(stats.t.ppf(1.0 - _LEVEL / num_compared / 2.0, freedom))
@@ -54,25 +53,24 @@ def least_difference(deviation: float, num_seeds: int, num_compared: int = 1) ->
 
 
 def least_by_images(accuracy: float, num_images: int) -> float:
-    """The same for two models of about this accuracy whose mistakes are independent, by the normal approximation.
+    """Compute the least difference of two models of this accuracy with independent mistakes, by normal approximation.
 
-    Two images more are taken to be right and two wrong (Agresti and Coull 1998): no mistake among few is no certainty.
+    Two correct and two wrong images are added (Agresti and Coull 1998): no mistake among few images is no certainty.
     """
     factor = float(stats.norm.ppf(1.0 - _LEVEL / 2.0) + stats.norm.ppf(POWER))
     accuracy = (accuracy * num_images + 2.0) / (num_images + 4.0)
     return factor * math.sqrt(2.0 * accuracy * (1.0 - accuracy) / num_images)
 
 
-def resolutions(rows: Sequence[Row], *, num_test: int) -> list[Resolution]:
-    """One for each budget at which scratch stands beside something, in the order of the rows.
+def resolutions(results: Results) -> list[Resolution]:
+    """Compute the least differences of each budget at which scratch stands beside another arm, in the table's order.
 
-    The deviation is that of the differences of every arm to scratch on its backbone, all arms taken together.
+    The deviation is that of the differences of every arm to scratch on its backbone, pooled over arms.
     """
-    cells = by_cell(rows, split="test")
     differences: dict[str, list[list[float]]] = defaultdict(list)
     accuracies: dict[str, list[float]] = defaultdict(list)
-    for (arm, backbone, labels, phase, metric), ours in cells.items():
-        theirs = cells.get(("scratch", backbone, labels, phase, metric), {})
+    for (arm, backbone, labels, phase, metric), ours in results.test.items():
+        theirs = results.test.get(("scratch", backbone, labels, phase, metric), {})
         shared = sorted(ours.keys() & theirs.keys())
         if (phase, metric) == ("chosen", "accuracy") and arm != "scratch" and shared:
             differences[labels].append([ours[seed] - theirs[seed] for seed in shared])
@@ -87,7 +85,7 @@ def resolutions(rows: Sequence[Row], *, num_test: int) -> list[Resolution]:
                 labels=labels,
                 num_seeds=seeds,
                 by_seeds=least_difference(deviation, seeds, num_compared) if deviation > 1e-12 else math.nan,
-                by_images=least_by_images(float(np.mean(accuracies[labels])), num_test),
+                by_images=least_by_images(float(np.mean(accuracies[labels])), results.description["num_test"]),
             )
         )
     return found

@@ -1,40 +1,37 @@
-"""The tables of a comparison, in long form: results.csv, summary.csv, curves.csv; and which test images were right."""
+"""Write the tables of a comparison in long form: results.csv, summary.csv, curves.csv, correct test images."""
 
 import csv
 import io
 import math
-import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import write_atomically, write_text
 from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.io.npy_files import load_array
 
-from .estimates import SUMMARY_COLUMNS, Cell, Hits, Row, summarize
+from .results import HITS_FILE, Cell, Hits, Results, Row, chosen_accuracy
+from .summary_table import SUMMARY_COLUMNS, summarize
 
 RESULT_COLUMNS = tuple(field.name for field in fields(Row))
 PREDICTED = "predicted.npy"
-"""In a transfer run's folder: the classes that its chosen model gave the test images, (N,) int32, as the split has
-them."""
+"""In a transfer run's folder: predicted classes of the test images, (N,) int32, in the order of the split."""
 MEASURED = ("seconds", "transfer_seconds", "pretrain_seconds", "peak_memory_mb", "transfer_joules", "pretrain_joules")
-"""Metrics of results.csv that the machine has a part in; all others are the same each time that a run is repeated."""
-_ALL_HITS = "test_hits.npz"
+"""Metrics of results.csv that depend on the machine; all others are the same when a run is repeated."""
 CURVE_COLUMNS = ("arm", "backbone", "labels", "seed", "phase", "epoch", "step", "split", "metric", "value")
 
 
 def rows_of(key: dict[str, Any], result: dict[str, Any], pretraining: dict[str, Any] | None) -> list[Row]:
-    """The lines that one transfer run adds to `results.csv`, its pretraining's cost among them.
+    """Return the lines of one transfer run for `results.csv`, with the costs of its pretraining.
 
     Args:
         key: arm, backbone, labels, seed.
-        result: what the transfer stage returned.
-        pretraining: what the pretraining stage returned; None for arms without.
+        result: of the transfer stage.
+        pretraining: result of the pretraining stage; None for arms without.
     """
     rows = []
     for phase, found in result["phases"].items():
@@ -45,7 +42,7 @@ def rows_of(key: dict[str, Any], result: dict[str, Any], pretraining: dict[str, 
                     Row(**key, phase=name, split=split, metric=metric, value=value)
                     for metric, value in found[split].items()
                 ]
-    # A run that was tuned cost all of its trials.
+    # The cost of a tuned run is that of all its trials.
     trained = result["tuned"]["trials"] if "tuned" in result else list(result["phases"].values())
     spent = [one for one in trained if "diverged" not in one]
     costs = {
@@ -71,7 +68,7 @@ def rows_of(key: dict[str, Any], result: dict[str, Any], pretraining: dict[str, 
 
 
 def _tuning_rows(key: dict[str, Any], result: dict[str, Any]) -> list[Row]:
-    """What validation chose among the trials of a run that was tuned: each phase's rate, the decay that all share."""
+    """Return the settings that validation chose among the trials of a tuned run: learning rates, weight decay."""
     if "tuned" not in result:
         return []
     trials = result["tuned"]["trials"]
@@ -86,7 +83,7 @@ def _tuning_rows(key: dict[str, Any], result: dict[str, Any]) -> list[Row]:
 
 
 def _energy(spent: Sequence[dict[str, Any]], pretraining: dict[str, Any] | None) -> dict[str, float]:
-    """`pretrain_joules` and `transfer_joules`; nothing where a part has none (no sensor, an older version)."""
+    """Return `pretrain_joules` and `transfer_joules`; empty where a part lacks one (no sensor, an older version)."""
     parts = [one["energy_joules"] for one in spent if one.get("energy_joules") is not None]
     before = pretraining.get("energy_joules") if pretraining else 0.0
     if before is None or len(parts) < len(spent):
@@ -95,7 +92,7 @@ def _energy(spent: Sequence[dict[str, Any]], pretraining: dict[str, Any] | None)
 
 
 def curves_of(key: dict[str, Any], metrics: Path) -> list[dict[str, Any]]:
-    """The lines that one transfer run adds to `curves.csv`: its log in long form."""
+    """Return the lines of one transfer run for `curves.csv`: its log in long form."""
     lines = []
     for record in read_lines(metrics):
         place = {name: record.pop(name, "") for name in ("phase", "epoch", "step", "split")}
@@ -105,36 +102,36 @@ def curves_of(key: dict[str, Any], metrics: Path) -> list[dict[str, Any]]:
 
 
 def hits_of(key: dict[str, Any], folder: Path, truth: np.ndarray) -> dict[Cell, dict[int, np.ndarray]]:
-    """Which test images one transfer run got right; empty where an older version has not kept it.
+    """Read the correct test images of one transfer run; empty where an older version stored no predictions.
 
     Args:
         key: arm, backbone, labels, seed.
-        folder: the run's.
-        truth: (N,) the classes of the test images.
+        folder: of the run.
+        truth: (N,) true classes of the test images.
     """
     path = folder / PREDICTED
-    cell: Cell = (key["arm"], key["backbone"], key["labels"], "chosen", "accuracy")
+    cell = chosen_accuracy(key["arm"], key["backbone"], key["labels"])
     if not path.is_file():
         return {}
     return {cell: {key["seed"]: (load_array(path) == truth).astype(np.uint8)}}
 
 
-def write(folder: Path, rows: Sequence[Row], curves: Sequence[dict[str, Any]], hits: Hits | None = None) -> None:
-    """Write the three tables and what lies under `hits`; `summary.csv` follows from both."""
-    _write_csv(folder / "results.csv", RESULT_COLUMNS, [asdict(row) for row in rows])
-    _write_csv(folder / "curves.csv", CURVE_COLUMNS, curves)
-    _write_hits(folder / _ALL_HITS, hits or {})
-    write_summary(folder, rows, hits)
+def write(folder: Path, results: Results) -> None:
+    """Write `results.csv`, `curves.csv`, the correct test images, and `summary.csv`, which follows from them."""
+    _write_csv(folder / "results.csv", RESULT_COLUMNS, (asdict(row) for row in results.rows))
+    _write_csv(folder / "curves.csv", CURVE_COLUMNS, results.curve_lines)
+    _write_hits(folder / HITS_FILE, results.hits)
+    write_summary(folder, results)
 
 
-def write_summary(folder: Path, rows: Sequence[Row], hits: Hits | None = None) -> None:
-    """Write `summary.csv` from results."""
-    _write_csv(folder / "summary.csv", SUMMARY_COLUMNS, summarize(rows, hits))
+def write_summary(folder: Path, results: Results) -> None:
+    """Write `summary.csv`."""
+    _write_csv(folder / "summary.csv", SUMMARY_COLUMNS, summarize(results))
 
 
 def _write_hits(path: Path, hits: Hits) -> None:
-    """`names` (R, 4): arm, backbone, labels and seed of each run; `hits`: one row a run, eight images a byte."""
-    runs = [((*cell[:3], str(seed)), images) for cell, held in hits.items() for seed, images in held.items()]
+    """Write `names` (R, 4): arm, backbone, labels, seed of each run, and `hits`: one row a run, eight images a byte."""
+    runs = [((*cell[:3], str(seed)), images) for cell, by_seed in hits.items() for seed, images in by_seed.items()]
     names = np.array([name for name, _ in runs], dtype=np.str_)
     # Of one comparison, so of one test split.
     images = np.array([images for _, images in runs], dtype=np.uint8)
@@ -147,54 +144,8 @@ def _write_hits(path: Path, hits: Hits) -> None:
     write_atomically(path, write)
 
 
-def read_hits(folder: Path) -> dict[Cell, dict[int, np.ndarray]]:
-    """What `write` was given as `hits`; empty where the comparison is of a version that kept none."""
-    found: dict[Cell, dict[int, np.ndarray]] = {}
-    if not (folder / _ALL_HITS).is_file():
-        return found
-    try:
-        with np.load(folder / _ALL_HITS, allow_pickle=False) as opened:
-            held = dict(opened)
-        rows = np.unpackbits(held["hits"], axis=-1, count=int(held["num_images"]))
-    except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{folder / _ALL_HITS}: not readable ({error}). Start the comparison again.") from error
-    for (arm, backbone, labels, seed), images in zip(held["names"].tolist(), rows, strict=True):
-        found.setdefault((arm, backbone, labels, "chosen", "accuracy"), {})[int(seed)] = images
-    return found
-
-
-def summary_numbers(rows: Sequence[Row], hits: Hits | None = None) -> dict[str, float]:
-    """`summary.csv` as numbers by name, without those that are unknown.
-
-    `simclr/resnet18/5/chosen/accuracy/mean`, `.../difference to scratch`: the key, then the column.
-    """
-    baseline = SUMMARY_COLUMNS.index("baseline")
-    numbers = {}
-    for line in summarize(rows, hits):
-        key = [str(line[column]) for column in SUMMARY_COLUMNS[:5]]
-        for column in SUMMARY_COLUMNS[5:]:
-            value = line[column]
-            against = f" to {line['baseline']}" if SUMMARY_COLUMNS.index(column) > baseline else ""
-            if isinstance(value, (int, float)) and math.isfinite(value):
-                numbers["/".join([*key, f"{column}{against}"])] = float(value)
-    return numbers
-
-
-def read_results(folder: Path) -> list[Row]:
-    """The rows of `results.csv`."""
-    return [
-        Row(**{**line, "seed": int(line["seed"]), "value": float(line["value"])})
-        for line in _read(folder / "results.csv")
-    ]
-
-
-def read_curves(folder: Path) -> list[dict[str, str]]:
-    """The lines of `curves.csv`."""
-    return _read(folder / "curves.csv")
-
-
 def write_lines(path: Path, columns: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
-    """Write a table of any columns whole or not at all. What is nan is left empty."""
+    """Write a table of any columns, whole or not at all; nan becomes an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -202,19 +153,7 @@ def write_lines(path: Path, columns: Sequence[str], lines: Iterable[Sequence[obj
     write_text(path, text.getvalue())
 
 
-def read_optional(path: Path) -> list[dict[str, str]]:
-    """The lines of a table that comparisons of older versions do not have; none where it is absent."""
-    return _read(path) if path.is_file() else []
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such table. Give the folder of a comparison that has finished.")
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[dict[str, Any]]) -> None:
+def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

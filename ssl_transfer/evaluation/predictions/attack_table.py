@@ -1,10 +1,9 @@
-"""Accuracy under attack: of single models over images, of arms over seeds, and the differences between arms.
+"""Measure accuracy under attack: of single models over images, of arms over seeds, and differences between arms.
 
 Shapes: N images, K classes.
 """
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,14 +17,14 @@ from ssl_transfer.engine.console.progress import bar
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.randomness import sample_keys
-from ssl_transfer.evaluation.comparison.estimates import SHARE, Estimate, estimate, paired_difference
+from ssl_transfer.evaluation.comparison.estimates import Estimate, estimate, paired_difference
+from ssl_transfer.evaluation.metric_properties import SHARE
 from ssl_transfer.models.classifier import Classifier
 
 from .attacks import Attack, attacked, least_likely, scores_of
 
 CLEAN = "clean"
 BATCH_SIZE = 128
-_SEED = re.compile(r"[-_/ ]*seed[-_]?(\d+)$")
 RUN_COLUMNS = (
     "run",
     "arm",
@@ -47,30 +46,42 @@ Condition = tuple[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunName:
+    """A run under attack; runs of one arm differ in their seed alone."""
+
+    name: str
+    """In tables and pictures."""
+    arm: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackPlan:
+    """Attacks that every run is measured under."""
+
+    attacks: Sequence[Attack]
+    epsilons: Sequence[float]
+    """Most that a pixel moves, in units of 0..1; every attack is run at each."""
+    target: int | None
+    """Class of targeted attacks, which leave out its own images; None: for each image its least likely wrong class."""
+    seed: int
+    """Seed of the random starts."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """One model under one attack."""
 
-    run: str
+    run: RunName
     images: tuple[str, ...]
-    """The names of N images."""
+    """Names of N images."""
     condition: Condition
     hits: np.ndarray
-    """(N,) uint8: 1 where the true class was said."""
+    """(N,) uint8: 1 where the true class is predicted."""
     reached: np.ndarray | None
-    """(N,) uint8 of a targeted attack: 1 where its class was said. Its images are those of other classes."""
+    """(N,) uint8 of a targeted attack: 1 where its class is predicted. Its images are those of other classes."""
     mean_true_probability: float
-    """What is left of the true class's probability, the mean over images."""
-
-    @property
-    def arm(self) -> str:
-        """The run's name without its seed: runs whose folders differ in nothing else are one arm."""
-        return _SEED.sub("", self.run)
-
-    @property
-    def seed(self) -> int:
-        """The number behind `seed` at the end of the run's name; 0 where there is none."""
-        found = _SEED.search(self.run)
-        return int(found.group(1)) if found else 0
+    """Probability of the true class, mean over images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,62 +93,39 @@ class Line:
     num_images: int
     accuracy: Estimate
     target_share: Estimate | None
-    """How often a targeted attack got where it went."""
+    """Share of images for which a targeted attack reaches its class."""
     baseline: str
-    """The first arm; empty for itself."""
+    """First arm; empty for itself."""
     difference: Estimate | None
     """To the baseline, paired by seed; with one seed by image."""
 
 
-def is_seed(name: str) -> bool:
-    """Whether a run's name says nothing but its seed."""
-    return _SEED.fullmatch(name) is not None
-
-
-def conditions_of(attacks: Sequence[Attack], epsilons: Sequence[float]) -> list[tuple[Attack, float]]:
-    """Every attack at every epsilon."""
-    return [(attack, epsilon) for attack in attacks for epsilon in epsilons]
-
-
 def outcomes(
-    classifier: Classifier,
-    dataset: Dataset,
-    indices: Tensor,
-    runtime: Runtime,
-    *,
-    run: str,
-    attacks: Sequence[Attack],
-    epsilons: Sequence[float],
-    target: int | None,
-    seed: int,
+    classifier: Classifier, dataset: Dataset, indices: Tensor, runtime: Runtime, *, run: RunName, plan: AttackPlan
 ) -> list[Outcome]:
-    """A model on images as they are, then under every attack at every epsilon.
+    """Measure a model on clean images, then under every attack at every epsilon.
 
     Args:
-        classifier: on the runtime's device.
-        dataset: holds the images.
-        indices: (N,) int64, of labelled ones.
+        classifier: on the device of the runtime.
+        dataset: of the images.
+        indices: (N,) int64, of labelled images.
         runtime: the device.
-        run: the model's name.
-        attacks: which.
-        epsilons: in units of 0..1.
-        target: the class that targeted attacks go to, whose own images these leave out; None: for each image the wrong
-            one that it looks least like.
-        seed: of the random starts.
+        run: the model's name, arm and seed.
+        plan: the attacks.
 
     Raises:
-        InputError: every image is of the class that targeted attacks go to.
+        InputError: every image is of the class of the targeted attacks.
     """
-    conditions = conditions_of(attacks, epsilons)
+    conditions = [(attack, epsilon) for attack in plan.attacks for epsilon in plan.epsilons]
     names: list[Condition] = [(CLEAN, 0.0), *((attack.label, epsilon) for attack, epsilon in conditions)]
-    said: dict[Condition, list[Tensor]] = {name: [] for name in names}
+    predicted: dict[Condition, list[Tensor]] = {name: [] for name in names}
     sure: dict[Condition, list[Tensor]] = {name: [] for name in names}
     wanted = []
     scores = scores_of(classifier)
-    targeted = {attack.label for attack in attacks if attack.targeted}
-    for views, labels, samples in _batches(dataset, indices, classifier, runtime, len(names), run):
-        keys = sample_keys(seed, 0, samples).to(views.device)
-        towards = least_likely(scores, views, labels) if target is None else torch.full_like(labels, target)
+    targeted = {attack.label for attack in plan.attacks if attack.targeted}
+    for views, labels, samples in _batches(dataset, indices, classifier, runtime, len(names), run.name):
+        keys = sample_keys(plan.seed, 0, samples).to(views.device)
+        towards = least_likely(scores, views, labels) if plan.target is None else torch.full_like(labels, plan.target)
         wanted.append(towards.cpu())
         for (attack, epsilon), name in zip([(None, 0.0), *conditions], names, strict=True):
             shown = views
@@ -146,16 +134,16 @@ def outcomes(
                 shown = attacked(scores, views, classes, keys, attack=attack, epsilon=epsilon)
             with torch.no_grad():
                 probabilities = scores(shown).softmax(dim=1)
-            said[name].append(probabilities.argmax(dim=1).cpu())
+            predicted[name].append(probabilities.argmax(dim=1).cpu())
             sure[name].append(probabilities[torch.arange(len(labels)), labels].cpu())
     truth, to = dataset.labels[indices], torch.cat(wanted)
     if targeted and not bool((truth != to).any()):
         raise InputError(f"--target {dataset.classes[int(to[0])]}: every image is of this class already. Give another.")
     found = []
     for name in names:
-        # Towards their own class images would be pushed into being right.
+        # An attack towards an image's own class would make it correct.
         kept = truth != to if name[0] in targeted else torch.ones_like(truth, dtype=torch.bool)
-        answers = torch.cat(said[name])[kept]
+        answers = torch.cat(predicted[name])[kept]
         found.append(
             Outcome(
                 run=run,
@@ -172,7 +160,7 @@ def outcomes(
 def _batches(
     dataset: Dataset, indices: Tensor, classifier: Classifier, runtime: Runtime, work: int, run: str
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Views and labels on the device, and indices, of a batch after the other, with a progress bar."""
+    """Yield views and labels on the device, and indices, batch by batch, with a progress bar."""
     spec, chunks, done = classifier.backbone.spec, indices.split(BATCH_SIZE), 0
     with bar(f"attacks on {run}", len(indices), active=runtime.is_main) as progress:
         for chunk, images in zip(chunks, dataset.batches(chunks, runtime.device), strict=True):
@@ -183,11 +171,11 @@ def _batches(
 
 
 def lines_of(found: Sequence[Outcome]) -> list[Line]:
-    """What arms came to, the first arm the baseline of the others."""
-    arms = list(dict.fromkeys(one.arm for one in found))
+    """Estimate the accuracies of arms; the first arm is the baseline of the others."""
+    arms = list(dict.fromkeys(one.run.arm for one in found))
     by_arm: dict[tuple[str, Condition], dict[int, Outcome]] = {}
     for one in found:
-        by_arm.setdefault((one.arm, one.condition), {})[one.seed] = one
+        by_arm.setdefault((one.run.arm, one.condition), {})[one.run.seed] = one
     lines = []
     for condition in dict.fromkeys(one.condition for one in found):
         first = by_arm[arms[0], condition]
@@ -209,7 +197,7 @@ def lines_of(found: Sequence[Outcome]) -> list[Line]:
 
 
 def _estimate(images: Mapping[int, np.ndarray]) -> Estimate:
-    """Over seeds; of one seed over its images."""
+    """Estimate a share over seeds; with one seed over its images."""
     return estimate([float(one.mean()) for one in images.values()], next(iter(images.values())), within=SHARE)
 
 
@@ -226,10 +214,10 @@ def _difference(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome]) -> E
 
 
 def run_rows(found: Sequence[Outcome]) -> list[tuple[object, ...]]:
-    """The lines of `attacks_runs.csv`, of the columns `RUN_COLUMNS`."""
+    """Return the lines of `attacks_runs.csv`, of the columns `RUN_COLUMNS`."""
     return [
         (
-            *(one.run, one.arm, one.seed, *one.condition, len(one.hits), float(one.hits.mean())),
+            *(one.run.name, one.run.arm, one.run.seed, *one.condition, len(one.hits), float(one.hits.mean())),
             *(math.nan if one.reached is None else float(one.reached.mean()), one.mean_true_probability),
         )
         for one in found
@@ -237,7 +225,7 @@ def run_rows(found: Sequence[Outcome]) -> list[tuple[object, ...]]:
 
 
 def arm_rows(lines: Sequence[Line]) -> list[tuple[object, ...]]:
-    """The lines of `attacks.csv`, of the columns `ARM_COLUMNS`; what is unknown is empty."""
+    """Return the lines of `attacks.csv`, of the columns `ARM_COLUMNS`; unknown numbers are empty."""
     rows: list[tuple[object, ...]] = []
     for one in lines:
         share, difference = _three(one.target_share), _three(one.difference)
@@ -248,7 +236,7 @@ def arm_rows(lines: Sequence[Line]) -> list[tuple[object, ...]]:
 
 
 def _three(found: Estimate | None) -> tuple[float, float, float]:
-    """Mean, low and high; nan where unknown."""
+    """Return mean, low and high; nan where unknown."""
     if found is None:
         return math.nan, math.nan, math.nan
     low, high = (bound if math.isfinite(bound) else math.nan for bound in (found.low, found.high))

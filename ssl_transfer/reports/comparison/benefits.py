@@ -1,18 +1,18 @@
-"""The three benefits of transfer as the report shows them."""
+"""Format the three benefits of transfer for the report."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssl_transfer.evaluation.comparison.estimates import budget_title
+from ssl_transfer.evaluation.comparison.budgets import budget_title
 
 
 def benefit_lines(benefits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One line for each arm, backbone and budget, from the rows of `transfer_benefits`.
+    """Format the rows of `transfer_benefits`, one line for each arm, backbone and budget.
 
     Returns:
-        `arm`, `backbone`, `budget`, a text for each of `jumpstart`, `steps` and `asymptote`, and the `notes` of the
-        first two.
+        Lines of `arm`, `backbone`, `budget`, a text for each of `jumpstart`, `steps` and `asymptote`, and `notes` by
+        benefit.
     """
     lines: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in benefits:

@@ -1,60 +1,63 @@
-"""What pretraining cost for what it gave: seconds a point, and what the start without it makes of the same time.
+"""Compute the price of pretraining: seconds per point gained, and the use of the same time by its baseline.
 
-That start is scratch on the same backbone, or for what goes on from ImageNet weights imagenet on it. `gain` goes by p
-values that are corrected (Holm 1979) for all arms and budgets here, as the sentence of the report does for its own.
+The baseline is scratch on the same backbone, or imagenet for an arm that continues from ImageNet weights. `gain`
+follows p values that are corrected (Holm 1979) for all arms and budgets, as the verdict does for its own comparisons.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from ssl_transfer.evaluation.comparison.curves import curves_of_runs, mean_curve
-from ssl_transfer.evaluation.comparison.estimates import SHARE, Estimate, Row, budget_title, by_cell, paired_difference
+from ssl_transfer.evaluation.comparison.budgets import budget_title
+from ssl_transfer.evaluation.comparison.curves import mean_curve
+from ssl_transfer.evaluation.comparison.estimates import Estimate, paired_difference
+from ssl_transfer.evaluation.comparison.results import Results, chosen_accuracy
 from ssl_transfer.evaluation.comparison.significance import CONFIDENCE, holm
-from ssl_transfer.models.init_names import CONTINUED
+from ssl_transfer.evaluation.metric_properties import ACCURACY
+from ssl_transfer.models.init_names import starts_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Return:
-    """Of an arm at a budget, beside the start without its pretraining on the same backbone."""
+    """Gain and cost of a pretrained arm at a budget, compared with its baseline on the same backbone."""
 
     arm: str
     backbone: str
     labels: str
     seconds: float
-    """Of pretraining."""
+    """Pretraining time."""
     baseline: str
     """scratch or imagenet."""
     gain: Estimate
     """Test accuracy, 0..1, over the baseline."""
     p_value: float
-    """Of the gain, corrected for all that are reported; nan where no seeds tell."""
+    """Of the gain, corrected for all that are reported; nan without an interval over seeds."""
     runs: float
     """Transfer runs of the baseline that take as long as the pretraining."""
     late: float
-    """What the second half of its own training gave the baseline, in validation accuracy: what more time would bring it
-    is seldom more. nan where it was not measured."""
+    """Validation accuracy that the baseline gained in the second half of its training, a bound on the use of more time;
+    nan where it was not measured."""
 
     @property
     def outcome(self) -> str:
-        """`gain`, `loss`, or `open` where the corrected p value is above 5 % or there is none."""
+        """Return `gain`, `loss`, or `open` where the corrected p value is above 5 % or missing."""
         if not self.p_value <= 1.0 - CONFIDENCE:
             return "open"
-        return "gain" if self.gain.mean > 0.0 else "loss"
+        return "gain" if ACCURACY.score(self.gain.mean) > 0.0 else "loss"
 
 
-def returns(rows: Sequence[Row], curves: Sequence[Mapping[str, Any]]) -> list[Return]:
-    """One for each arm that pretrained, and each budget at which its baseline stands beside it."""
-    test, train = by_cell(rows, split="test"), by_cell(rows, split="train")
-    validation = curves_of_runs(curves, split="validation", metric="accuracy", shared=True)
+def returns(results: Results) -> list[Return]:
+    """Compute the return of each pretrained arm at each budget at which its baseline has finished too."""
+    train = results.train
+    validation = results.curves.of_runs(split="validation", metric="accuracy", shared=True)
     found = []
-    for (arm, backbone, labels, phase, metric), ours in test.items():
-        baseline = "imagenet" if arm.startswith(CONTINUED) else "scratch"
-        theirs = test.get((baseline, backbone, labels, phase, metric), {})
-        if (phase, metric) != ("chosen", "accuracy") or arm == "scratch" or not ours.keys() & theirs.keys():
+    for cell in results.test:
+        arm, backbone, labels = cell[:3]
+        baseline = starts_of(arm)[-1]
+        beside = chosen_accuracy(baseline, backbone, labels)
+        if cell[3:] != beside[3:] or arm == "scratch" or not results.share_seed(cell, beside):
             continue
         seconds = _mean(train[arm, backbone, labels, "chosen", "pretrain_seconds"])
         if seconds <= 0.0:
@@ -62,6 +65,8 @@ def returns(rows: Sequence[Row], curves: Sequence[Mapping[str, Any]]) -> list[Re
         one_run = _mean(train[baseline, backbone, labels, "chosen", "transfer_seconds"])
         curve = mean_curve(curve for run, curve in validation.items() if run[:3] == (baseline, backbone, labels))
         late = curve.values[-1] - float(curve.at([curve.steps[-1] // 2])[0]) if curve.steps else math.nan
+        # Over seeds alone: of one seed no gain is shown.
+        gain = paired_difference(results.test[cell], results.test[beside], within=ACCURACY.limits)
         found.append(
             Return(
                 arm=arm,
@@ -69,7 +74,7 @@ def returns(rows: Sequence[Row], curves: Sequence[Mapping[str, Any]]) -> list[Re
                 labels=labels,
                 seconds=seconds,
                 baseline=baseline,
-                gain=(gain := paired_difference(ours, theirs, within=SHARE)),
+                gain=gain,
                 p_value=gain.p_value,
                 runs=seconds / one_run if one_run > 0.0 else math.nan,
                 late=late,
@@ -80,7 +85,7 @@ def returns(rows: Sequence[Row], curves: Sequence[Mapping[str, Any]]) -> list[Re
 
 
 def lines_of(found: Sequence[Return]) -> list[dict[str, str]]:
-    """`arm`, `backbone`, `budget`, `baseline`, `outcome` and texts: `seconds`, `gain`, `price`, `runs`, `late`."""
+    """Format returns as lines of `arm`, `backbone`, `budget`, `baseline`, `outcome` and texts of their numbers."""
     return [
         {
             "arm": one.arm,
@@ -99,7 +104,7 @@ def lines_of(found: Sequence[Return]) -> list[dict[str, str]]:
 
 
 def sentences_of(found: Sequence[Return]) -> list[str]:
-    """For each arm where its pretraining pays and from where on it costs more than it gives."""
+    """State for each arm the budgets at which its pretraining pays, and those at which it does not."""
     sentences = []
     for pair in dict.fromkeys((one.arm, one.backbone) for one in found):
         own = [one for one in found if (one.arm, one.backbone) == pair]
@@ -119,7 +124,7 @@ def sentences_of(found: Sequence[Return]) -> list[str]:
 
 
 def _price(one: Return) -> str:
-    """Seconds a point; the interval is that of the gain."""
+    """Format seconds per point, with the interval of the gain."""
     if one.outcome == "loss":
         return "a loss"
     if one.outcome == "open":

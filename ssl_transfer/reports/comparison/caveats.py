@@ -1,4 +1,4 @@
-"""The report's section of what speaks against a transfer, or against trusting the comparison."""
+"""Collect caveats: too few seeds, images or labels, and features that speak against a transfer."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,47 +6,42 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssl_transfer.engine.console.formatting import counted
-from ssl_transfer.evaluation.comparison.estimates import Row, budget_title
+from ssl_transfer.evaluation.comparison.budgets import budget_title
 from ssl_transfer.evaluation.comparison.power import Resolution, resolutions
+from ssl_transfer.evaluation.comparison.results import Results
 
 FEW_SEEDS = 3
-"""With fewer the interval is as wide as anything can be (Student's factor for two is 12.7)."""
+"""Fewer seeds give very wide intervals (Student's factor for two is 12.7)."""
 COARSE = 0.05
-"""A difference of accuracy, 0..1, that people would like to see: what cannot show it is said."""
+"""Difference of accuracy, 0..1, that a comparison should be able to show; otherwise a warning is given."""
 FEW_VALIDATION = 50
-"""Images; with fewer one of them is more than two points."""
+"""Images; with fewer, one image is more than two points."""
 FEW_POOL = 500
-"""Images; with fewer a warning stands. The digits, where pretraining helps, have 1,146."""
+"""Images; with fewer a warning is given. The digits, where pretraining helps, have 1,146."""
 _UNCHANGED = 0.9
-"""Similarity to random weights from which on pretraining is said to have changed little."""
+"""Similarity to random weights above which a warning is given that pretraining changed little."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trust:
-    """What the section shows; each part may be empty."""
+class Caveats:
+    """Content of the section; each part may be empty."""
 
     warnings: Sequence[str]
     budgets: Sequence[Mapping[str, str]]
-    """`budget`, `validation`, `seeds`, `by_seeds`, `by_images`: a line each."""
+    """Lines of `budget`, `validation`, `seeds`, `by_seeds`, `by_images`."""
     features: Sequence[Mapping[str, str]]
-    """`arm`, `backbone`, `separability`, `apart`, `scratch`, `imagenet`: a line each."""
+    """Lines of `arm`, `backbone`, `separability`, `apart`, `scratch`, `imagenet`."""
     has_imagenet: bool
-    """Whether any features are held against those of ImageNet."""
+    """Some features are compared with those of ImageNet weights."""
 
 
-def section(rows: Sequence[Row], comparison: Mapping[str, Any], diagnosis: Sequence[Mapping[str, str]]) -> Trust:
-    """All of it.
-
-    Args:
-        rows: of `results.csv`.
-        comparison: what `comparison.json` holds.
-        diagnosis: the lines of `diagnosis.csv`.
-    """
-    found = resolutions(rows, num_test=comparison["num_test"])
-    features = _feature_lines(diagnosis)
-    return Trust(
-        warnings=[*_of_size(found, comparison), *_of_features(diagnosis)],
-        budgets=[_budget_line(one, comparison) for one in found],
+def collect(results: Results) -> Caveats:
+    """Collect the caveats of a comparison."""
+    found = resolutions(results)
+    features = _feature_lines(results.diagnosis)
+    return Caveats(
+        warnings=[*_of_size(found, results.description), *_of_features(results.diagnosis)],
+        budgets=[_budget_line(one, results.description) for one in found],
         features=features,
         has_imagenet=any(line["imagenet"] for line in features),
     )
@@ -64,7 +59,7 @@ def _budget_line(one: Resolution, comparison: Mapping[str, Any]) -> dict[str, st
 
 
 def _of_size(found: Sequence[Resolution], comparison: Mapping[str, Any]) -> list[str]:
-    """Warnings where seeds, images or the pool are too few to tell."""
+    """Warn of too few seeds, images or images of the pool."""
     sentences = []
     seeds, num_test, num_pool = len(comparison["seeds"]), comparison["num_test"], comparison["num_pool"]
     if seeds < FEW_SEEDS:
@@ -101,8 +96,8 @@ def _of_size(found: Sequence[Resolution], comparison: Mapping[str, Any]) -> list
 
 
 def _of_features(diagnosis: Sequence[Mapping[str, str]]) -> list[str]:
-    """Sentences about arms whose features speak against a transfer."""
-    held = {
+    """Warn of arms whose features speak against a transfer."""
+    measured = {
         (line["arm"], line["backbone"], line["measure"], line["reference"]): (
             float(line["value"] or "nan"),
             int(line["num_images"]),
@@ -110,9 +105,9 @@ def _of_features(diagnosis: Sequence[Mapping[str, str]]) -> list[str]:
         for line in diagnosis
     }
     sentences = []
-    for (arm, backbone, measure, reference), (value, count) in held.items():
+    for (arm, backbone, measure, reference), (value, count) in measured.items():
         name = f"{arm} on {backbone}"
-        # Four standard errors of a guess, and no less than five of eight told apart.
+        # Four standard errors of a guess, and at least five of eight classified correctly.
         if measure == "distance" and value > max(0.5, 4.0 * 2.0 / math.sqrt(2.0 * count)):
             sentences.append(
                 f"In the features of {name} a linear classifier tells images of the pool from validation images in "
@@ -120,7 +115,7 @@ def _of_features(diagnosis: Sequence[Mapping[str, str]]) -> list[str]:
                 "backbone has learned its single images by heart."
             )
         if measure == "separability" and arm != "scratch":
-            random, _ = held.get(("scratch", backbone, measure, ""), (math.nan, 0))
+            random, _ = measured.get(("scratch", backbone, measure, ""), (math.nan, 0))
             # At the ceiling there is nothing to be better by, and of few images one is many points.
             if value <= random < 1.0 and count >= FEW_VALIDATION:
                 sentences.append(
@@ -137,7 +132,7 @@ def _of_features(diagnosis: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def _feature_lines(diagnosis: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """A line for each arm on its backbone; empty texts where nothing was measured."""
+    """Format a line for each arm on its backbone; empty texts where nothing was measured."""
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in diagnosis:
         pair = row["arm"], row["backbone"]
@@ -157,5 +152,5 @@ def _feature_lines(diagnosis: Sequence[Mapping[str, str]]) -> list[dict[str, str
 
 
 def _told_apart(value: float) -> str:
-    """The share of images that a classifier of this proxy A-distance gets right."""
+    """Format the share of images that a classifier of this proxy A-distance classifies correctly."""
     return f"{0.5 + value / 4.0:.0%}"

@@ -1,26 +1,26 @@
-"""The report's pictures of what `stages.evidence` kept: confusions, maps of features, reconstructions."""
+"""Draw confusion matrices, feature maps and reconstructions of a comparison, and tabulate differing settings."""
 
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
 
 from ssl_transfer.engine.console.formatting import counted
-from ssl_transfer.evaluation.comparison import result_tables
-from ssl_transfer.evaluation.comparison.estimates import Row, budget_title, by_cell
+from ssl_transfer.evaluation.comparison.budgets import budget_title
+from ssl_transfer.evaluation.comparison.results import Pair, Results, chosen_accuracy
 from ssl_transfer.reports.evaluation_figures import confusion, shown_name
-from ssl_transfer.reports.figures import COLOURS, MARKERS, names_of, pairs_of, png
+from ssl_transfer.reports.figures import COLOURS, MARKERS, names_of, png
 
 _COLUMNS = 3
-"""Of maps in the picture."""
+"""Maps in a row of the picture."""
 _MOST_CLASSES = 24
-"""Told apart in a map; the others are grey."""
+"""Classes with a colour and a mark in a map; the others are grey."""
 _MIX_UPS = 3
+"""Most frequent mistakes that a caption lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,46 +28,46 @@ class Shown:
     """A picture of the report."""
 
     name: str
-    """Of its file, without `.png`."""
+    """File name without `.png`."""
     content: bytes
+    """PNG."""
     caption: str
-    """What it shows."""
 
 
-def confusions(folder: Path, rows: Sequence[Row], comparison: Mapping[str, Any]) -> list[Shown]:
-    """Of the best and the worst arm at the least and the largest budget, added up over seeds. Validation says which.
+def confusions(results: Results) -> list[Shown]:
+    """Draw the confusion matrices of the best and worst arm at the least and largest budget, summed over seeds.
 
-    Empty where no predictions were kept, as in comparisons of older versions.
+    Validation accuracy ranks the arms. Empty where an older version stored no predictions.
     """
     counts: dict[tuple[str, str, str], list[Mapping[str, str]]] = defaultdict(list)
-    for line in result_tables.read_optional(folder / "confusions.csv"):
+    for line in results.confusions:
         counts[line["arm"], line["backbone"], line["labels"]].append(line)
-    budgets = sorted({labels for *_, labels in counts}, key=lambda labels: comparison["images"][labels][0])
-    validation, names = by_cell(rows, split="validation"), names_of(pairs_of(rows))
+    description, names = results.description, names_of(results.pairs)
+    budgets = sorted({labels for *_, labels in counts}, key=lambda labels: description["images"][labels][0])
     found = []
     for which, labels in {"least": budgets[:1], "largest": budgets[1:][-1:]}.items():
         for budget in labels:
             means = {
-                key[:2]: float(np.mean(list(validation[*key, "chosen", "accuracy"].values())))
+                key[:2]: float(np.mean(list(results.validation[chosen_accuracy(*key)].values())))
                 for key in counts
                 if key[2] == budget
             }
             best, worst = max(means, key=lambda pair: means[pair]), min(means, key=lambda pair: means[pair])
             for place, pair in {"best": best, "worst": worst}.items() if best != worst else [("best", best)]:
-                matrix = _matrix(counts[*pair, budget], comparison["classes"])
+                matrix = _matrix(counts[*pair, budget], description["classes"])
                 where = f"{names[pair]}, {budget_title(budget, 'label')}"
                 found.append(
                     Shown(
                         name=f"confusion_{which}_{place}",
-                        content=confusion(matrix, comparison["classes"], f"{place}: {where}"),
-                        caption=f"{where}: {_mix_ups(matrix, comparison['classes'])}",
+                        content=confusion(matrix, description["classes"], f"{place}: {where}"),
+                        caption=f"{where}: {_mix_ups(matrix, description['classes'])}",
                     )
                 )
     return found
 
 
 def _matrix(lines: Sequence[Mapping[str, str]], classes: Sequence[str]) -> np.ndarray:
-    """(K, K) int64 with true classes in rows."""
+    """Build the confusion matrix, (K, K) int64, with true classes in rows."""
     places = {name: place for place, name in enumerate(classes)}
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     for line in lines:
@@ -76,7 +76,7 @@ def _matrix(lines: Sequence[Mapping[str, str]], classes: Sequence[str]) -> np.nd
 
 
 def _mix_ups(matrix: np.ndarray, classes: Sequence[str]) -> str:
-    """The most frequent mistakes in words."""
+    """List the most frequent mistakes."""
     mistakes = matrix - np.diag(np.diag(matrix))
     order = np.argsort(-mistakes, axis=None, kind="stable")[:_MIX_UPS]
     places = [divmod(int(place), len(classes)) for place in order]
@@ -89,64 +89,65 @@ def _mix_ups(matrix: np.ndarray, classes: Sequence[str]) -> str:
     return f"{total}{'; most often ' if said else ''}{', '.join(said)}."
 
 
-def embedding_map(folder: Path, rows: Sequence[Row]) -> Shown | None:
-    """Small multiples: each arm's frozen features of the same validation images. None where there are none."""
-    points: dict[tuple[str, str], list[Mapping[str, str]]] = defaultdict(list)
-    for line in result_tables.read_optional(folder / "embeddings.csv"):
+def embedding_map(results: Results) -> Shown | None:
+    """Draw a map of each arm's frozen features of the same validation images; None where there are none."""
+    points: dict[Pair, list[Mapping[str, str]]] = defaultdict(list)
+    for line in results.embeddings:
         points[line["arm"], line["backbone"]].append(line)
-    names = names_of(pairs_of(rows))
-    held = {pair: points[pair] for pair in names if pair in points}
-    if not held:
+    names = names_of(results.pairs)
+    maps = {pair: points[pair] for pair in names if pair in points}
+    if not maps:
         return None
-    classes = sorted({line["class"] for line in next(iter(held.values()))})
-    width = min(_COLUMNS, len(held))
-    height = math.ceil(len(held) / width)
+    classes = sorted({line["class"] for line in next(iter(maps.values()))})
+    width = min(_COLUMNS, len(maps))
+    height = math.ceil(len(maps) / width)
     figure, panels = plt.subplots(
         height, width, figsize=(2.6 * width + 1.2, 2.75 * height), squeeze=False, layout="constrained"
     )
     for axes in panels.flat:
         axes.set(xticks=[], yticks=[], xlim=(-1.08, 1.08), ylim=(-1.08, 1.08), aspect="equal")
         axes.set_visible(False)
-    for axes, (pair, lines) in zip(panels.flat, held.items(), strict=False):
+    for axes, (pair, lines) in zip(panels.flat, maps.items(), strict=False):
         axes.set_visible(True)
         axes.set_title(names[pair].replace("$", r"\$"), fontsize=10)
         axes.spines[:].set_color("#BBBBBB")
         for number, name in enumerate(classes):
             own = np.array([(float(line["x"]), float(line["y"])) for line in lines if line["class"] == name])
-            told = number < _MOST_CLASSES
+            marked = number < _MOST_CLASSES
             axes.scatter(
                 *own.reshape(-1, 2).T,
-                s=16 if told else 6,
+                s=16 if marked else 6,
                 linewidths=0.3,
                 edgecolors="white",
-                color=COLOURS[number % len(COLOURS)] if told else "#CCCCCC",
-                marker=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)] if told else ".",
-                label=shown_name(name) if told else None,
-                zorder=2 if told else 1,
+                color=COLOURS[number % len(COLOURS)] if marked else "#CCCCCC",
+                marker=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)] if marked else ".",
+                label=shown_name(name) if marked else None,
+                zorder=2 if marked else 1,
             )
     handles, texts = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside right upper", frameon=False, fontsize=8, handletextpad=0.1)
-    count = len(next(iter(held.values())))
-    marked = f"each of the first {_MOST_CLASSES} of {len(classes)} classes"
+    count = len(next(iter(maps.values())))
+    some = f"each of the first {_MOST_CLASSES} of {len(classes)} classes"
     caption = (
         f"{counted(count, 'validation image')}, the same in every map; a colour and a mark for "
-        f"{'each class' if len(classes) <= _MOST_CLASSES else marked}."
+        f"{'each class' if len(classes) <= _MOST_CLASSES else some}."
     )
     return Shown(name="embeddings", content=png(figure), caption=caption)
 
 
-def reconstructions(folder: Path, comparison: Mapping[str, Any]) -> list[Shown]:
-    """What methods that paint have painted; their pictures lie in the runs' folders."""
+def reconstructions(results: Results) -> list[Shown]:
+    """Read the reconstructions of methods that have some, from the folders of their runs."""
+    paths: Mapping[str, str] = results.description.get("reconstructions", {})
     return [
-        Shown(name=path.removesuffix(".png"), content=(folder / path).read_bytes(), caption=arm)
-        for arm, path in comparison.get("reconstructions", {}).items()
-        if (folder / path).is_file()
+        Shown(name=path.removesuffix(".png"), content=(results.folder / path).read_bytes(), caption=arm)
+        for arm, path in paths.items()
+        if (results.folder / path).is_file()
     ]
 
 
-def setting_lines(comparison: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """The arms in whose settings something differs, and for each such setting its name and its values by arm."""
-    settings: Mapping[str, Mapping[str, Any]] = comparison.get("settings", {})
+def setting_lines(results: Results) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """List the arms whose settings differ, and for each differing setting its name and its values by arm."""
+    settings: Mapping[str, Mapping[str, Any]] = results.description.get("settings", {})
     arms = list(dict.fromkeys(arm for values in settings.values() for arm in values))
     return arms, [
         (name, [_value(values[arm]) if arm in values else "" for arm in arms]) for name, values in settings.items()

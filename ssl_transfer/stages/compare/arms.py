@@ -1,5 +1,6 @@
-"""Which arms a comparison has, on which backbones, from which weights: what follows from its settings."""
+"""Resolve the arms of a comparison from its settings: names, backbones, initial weights."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from ssl_transfer.engine.errors import InputError, did_you_mean
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import BackboneConfig
-from ssl_transfer.models.init_names import CONTINUED, RUN, TIMM
+from ssl_transfer.models.init_names import BASELINES, CONTINUED, RUN, TIMM, is_continued, is_timm
 from ssl_transfer.stages.common.initialization import AUTO, named
 from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.pretrain import config as pretraining
@@ -16,34 +17,33 @@ from ssl_transfer.stages.pretrain import config as pretraining
 from . import finished_arms
 from .config import Arm, CompareConfig
 
-BASELINES = ("scratch", "imagenet")
-
 
 def resolve_arms(config: CompareConfig) -> list[Arm]:
-    """The arms with their backbones: those asked for, and the baselines beside every backbone among them."""
+    """Resolve the requested arms with their backbones, and add the baselines of every backbone."""
+    runs = {name: Run(Path(name)) for name in config.arms if finished_arms.is_folder(name)}
     for name in config.arms:
-        _check_name(name)
+        _check_name(name, runs)
     if len(set(config.arms)) < len(config.arms):
         raise InputError(f"--arms {' '.join(config.arms)}: each only once.")
-    methods = [name for name in config.arms if name not in BASELINES and not finished_arms.is_ready(name)]
-    weights = [name for name in config.arms if finished_arms.is_ready(name)]
+    methods = [name for name in config.arms if name not in BASELINES and not finished_arms.has_weights(name)]
+    weights = [name for name in config.arms if finished_arms.has_weights(name)]
     common = _common(config)
     recipes = {(name, recipe.backbone): recipe for name in methods for recipe in _recipes_of(name, common, config)}
     in_use = list(dict.fromkeys([*common, *(backbone for _, backbone in recipes)]))
     on = {name: [backbone for arm, backbone in recipes if arm == name] for name in methods}
-    on |= {name: [finished_arms.backbone_of(name, config.image_size, in_use)] for name in weights}
+    on |= {name: [finished_arms.backbone_of(name, runs.get(name), config.image_size, in_use)] for name in weights}
     on["imagenet"] = _beside_imagenet(config, common, on)
-    _check_weights(config, needed=bool(on["imagenet"]), others=[name for name in weights if name.startswith(TIMM)])
+    _check_weights(config, needed=bool(on["imagenet"]), others=[name for name in weights if is_timm(name)])
     asked = [name for name in config.arms if name not in BASELINES]
-    # Where imagenet was not asked for, it stands before all that goes on from it.
+    # Where imagenet was not requested, it stands before all arms that continue from it.
     order = [name for name in config.arms if name != "scratch"] if "imagenet" in config.arms else ["imagenet", *asked]
     chosen = [(name, backbone) for name in order for backbone in on[name]]
     used = list(dict.fromkeys(backbone for _, backbone in chosen)) or common
     if unused := [backbone.name for backbone in common if config.backbones and backbone not in used]:
         raise InputError(f"--backbones {' '.join(unused)} would be ignored: no arm can use it. Leave it out.")
-    labels, called = _labels(used), finished_arms.table_names(weights)
+    labels, called = _labels(used), finished_arms.table_names(runs)
     starts = {name: name for name in weights} | {"imagenet": "imagenet"}
-    inits = [starts.get(name, "imagenet" if name.startswith(CONTINUED) else "scratch") for name, _ in chosen]
+    inits = [starts.get(name, "imagenet" if is_continued(name) else "scratch") for name, _ in chosen]
     return [
         *(
             Arm(name="scratch", init="scratch", backbone=backbone, recipe=None, label=labels[backbone])
@@ -57,8 +57,9 @@ def resolve_arms(config: CompareConfig) -> list[Arm]:
                 recipe=recipes.get((name, backbone)),
                 label=labels[backbone],
                 weights=config.imagenet_weights
-                if init == "imagenet" or (init.startswith(TIMM) and not on["imagenet"])
+                if init == "imagenet" or (is_timm(init) and not on["imagenet"])
                 else None,
+                run=runs.get(name),
             )
             for (name, backbone), init in zip(chosen, inits, strict=True)
         ),
@@ -66,10 +67,10 @@ def resolve_arms(config: CompareConfig) -> list[Arm]:
 
 
 def _common(config: CompareConfig) -> list[BackboneConfig]:
-    """The backbones of arms that do not set their own.
+    """Return the backbones of arms that do not set their own.
 
     Raises:
-        InputError: --backbones beside a flag that says the same.
+        InputError: --backbones beside a flag for the same setting.
     """
     auto, named_twice = BackboneConfig(name=AUTO), " ".join(config.backbones)
     if not config.backbones:
@@ -89,8 +90,8 @@ def _common(config: CompareConfig) -> list[BackboneConfig]:
 def _beside_imagenet(
     config: CompareConfig, common: list[BackboneConfig], on: dict[str, list[BackboneConfig]]
 ) -> list[BackboneConfig]:
-    """The backbones that imagenet stands beside; `on` are those of the arms that were asked for."""
-    continued = [backbone for name, found in on.items() if name.startswith(CONTINUED) for backbone in found]
+    """Return the backbones that imagenet stands beside; `on` are those of the requested arms."""
+    continued = [backbone for name, found in on.items() if is_continued(name) for backbone in found]
     if "imagenet" not in config.arms:
         return list(dict.fromkeys(continued))
     plain = [backbone for name, found in on.items() if name in METHODS for backbone in found]
@@ -103,7 +104,7 @@ def _beside_imagenet(
 
 
 def _check_weights(config: CompareConfig, *, needed: bool, others: list[str]) -> None:
-    """Raise InputError for a file of weights that no arm, or more than one timm:NAME, would take."""
+    """Raise InputError for a file of weights that no arm, or more than one timm:NAME, would use."""
     if config.imagenet_weights is None or needed or len(others) == 1:
         return
     if others:
@@ -115,7 +116,7 @@ def _check_weights(config: CompareConfig, *, needed: bool, others: list[str]) ->
 
 
 def _labels(used: list[BackboneConfig]) -> dict[BackboneConfig, str]:
-    """What tables call each backbone."""
+    """Name each backbone for the tables."""
     names = [backbone.name for backbone in used]
     return {
         backbone: backbone.name
@@ -125,16 +126,16 @@ def _labels(used: list[BackboneConfig]) -> dict[BackboneConfig, str]:
     }
 
 
-def _check_name(name: str) -> None:
-    """Raise InputError for a name that no arm has."""
+def _check_name(name: str, runs: Mapping[str, Run]) -> None:
+    """Raise InputError for an unknown arm."""
     known = [*BASELINES, *METHODS]
-    if name in known or (name.startswith(CONTINUED) and name.removeprefix(CONTINUED) in METHODS):
+    if name in known or (is_continued(name) and name.removeprefix(CONTINUED) in METHODS):
         return
-    if name.startswith(TIMM):
+    if is_timm(name):
         pretrained.pretrained_name(name.removeprefix(TIMM))
         return
-    if finished_arms.is_folder(name):
-        _ = Run(Path(name)).spec
+    if name in runs:
+        _ = runs[name].spec
         return
     if name.startswith(RUN):
         raise InputError(f"--arms {name}: that is what tables call it. Give the run's folder, as in runs/NAME.")
@@ -151,10 +152,10 @@ def _check_name(name: str) -> None:
 
 
 def _recipes_of(name: str, common: list[BackboneConfig], config: CompareConfig) -> list[pretraining.Recipe[Any]]:
-    """A method's recipe on each backbone: its own settings win over those for all methods, which win over its defaults.
+    """Return the recipe of a method on each of its backbones.
 
-    `imagenet+METHOD` has METHOD's, but for the backbone where --imagenet names one that the method can use: there are
-    ImageNet weights for few small ones.
+    Its own settings win over those for all methods, which win over its defaults. `imagenet+METHOD` has the settings of
+    METHOD. Its backbone is that of --imagenet where the method can use it, as few small ones have ImageNet weights.
     """
     method = name.removeprefix(CONTINUED)
     entry, own = METHODS[method], getattr(config.recipes, method)

@@ -1,214 +1,196 @@
 """Compare initialisations: every arm through the same transfer stage, over label budgets and seeds, with intervals.
 
-What is missing of the grid is run, then the tables and the report are written.
+The missing runs of the grid are run, then tables and report are written.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ssl_transfer.data import sources
+from ssl_transfer.data.dataset import Dataset
 from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.data.split import splits
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.distributed import runtime as runtimes
-from ssl_transfer.engine.errors import FailedRunsError, InputError
-from ssl_transfer.engine.launch.jobs import Failure
+from ssl_transfer.engine.errors import FailedRunsError
+from ssl_transfer.engine.launch.jobs import Outcome
 from ssl_transfer.engine.runs.run_folder import RunFolder, check_held
 from ssl_transfer.evaluation.comparison import result_tables
-from ssl_transfer.evaluation.comparison.estimates import Cell, Row
-from ssl_transfer.models.init_names import TIMM
+from ssl_transfer.evaluation.comparison.results import Cell, Results, Row
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common import dry_run
 from ssl_transfer.stages.common.command_line import parse_for_images
-from ssl_transfer.stages.common.initialization import WORDS, Initial, initial_backbone, is_run, open_initial_run
-from ssl_transfer.stages.common.run_config import VOLATILE, check_positive
-from ssl_transfer.stages.pretrain import config as pretraining
-from ssl_transfer.stages.transfer.setup import fitted
+from ssl_transfer.stages.common.run_config import VOLATILE
 
-from . import diagnostics, finished_arms
+from . import finished_arms
 from .arms import resolve_arms
+from .checks import check_arms, check_launcher, check_settings
 from .config import Arm, CompareConfig
-from .grid import check_launcher, failed_methods, failures_of, grid, launcher, listed, load_once, set_changed_aside
+from .description import collapses, describe
+from .diagnostics import write_diagnostics
+from .grid import (
+    FinishedRun,
+    Job,
+    TransferRun,
+    failed_methods,
+    failures_of,
+    finished_runs,
+    grid,
+    launcher,
+    listed,
+    load_once,
+    set_changed_aside,
+)
 
 
-def check_settings(config: CompareConfig) -> None:
-    """Find every bad setting that shows without images: reading them may take long."""
-    check_positive(pretrain_seeds=config.pretrain_seeds, tune=config.tune)
-    config.transfer.phases(steps_per_epoch=1)
-    seeds = " ".join(map(str, config.seeds))
-    if not config.labels or not config.seeds:
-        raise InputError("--labels and --seeds need at least one value each.")
-    for flag, values in (("labels", config.labels), ("seeds", config.seeds)):
-        if len(set(values)) < len(values):
-            raise InputError(f"--{flag} {' '.join(map(str, values))}: each value only once.")
-    if min(config.seeds) < 0:
-        raise InputError(f"--seeds {seeds}: 0 or more.")
-    if config.pretrain_seeds > len(config.seeds):
-        raise InputError(
-            f"--pretrain-seeds {config.pretrain_seeds}: more than the {len(config.seeds)} --seeds that would use them."
-        )
-    turns = {seed % config.pretrain_seeds for seed in config.seeds}
-    if len(turns) < config.pretrain_seeds:
-        raise InputError(
-            f"--pretrain-seeds {config.pretrain_seeds}: seed s takes pretraining s modulo {config.pretrain_seeds}, so "
-            f"that --seeds {seeds} use only {len(turns)}. Give seeds in a row, as --seeds "
-            f"{' '.join(map(str, range(len(config.seeds))))}, or fewer pretraining seeds."
-        )
+@dataclass(frozen=True, kw_only=True)
+class _Setup:
+    """A checked comparison, before any run."""
+
+    config: CompareConfig
+    output: Path
+    arms: Sequence[Arm]
+    dataset: Dataset
+    warnings: Sequence[str]
+    pretrain_jobs: Sequence[Job]
+    runs: Sequence[TransferRun]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All runs of the grid, each behind the one that it starts from."""
+        return [*self.pretrain_jobs, *(run.job for run in self.runs)]
 
 
-def check(config: CompareConfig, arms: list[Arm], dataset: sources.Dataset) -> list[str]:
-    """Find every other bad setting now: nothing has been trained, and hours may lie ahead. Returns what to warn of."""
-    if len(dataset.classes) < 2:
-        raise InputError(f"--data {config.data}: comparing needs labelled images of two or more classes.")
-    for text in config.labels:
-        per_class = splits.parse_budget(text)
-        train = dataset.splits["train"]
-        splits.budget(train, dataset.labels, dataset.classes, per_class=per_class, seed=0, stream=splits.LABELED)
-    warnings = []
-    for arm in arms:
-        if arm.recipe is not None and arm.recipe.batch_size > len(dataset.pool):
-            raise InputError(
-                f"--{pretraining.name_of(arm.recipe.method)}.batch-size {arm.recipe.batch_size}: the pool of "
-                f"{config.data} has only {len(dataset.pool)} images. Give at most that, as in --batch-size "
-                f"{len(dataset.pool)}."
-            )
-        start = Initial(image_size=config.image_size, **arm.start)
-        backbone, _ = initial_backbone(start, dataset, open_initial_run(start))
-        if arm.init.startswith(TIMM):
-            warnings += _unlike(arm, arms)
-        if is_run(arm.init):
-            warnings += finished_arms.check_images(arm.init, dataset, config.loading)
-        if arm.recipe is not None:
-            pretraining.prepare(pretraining.fitted(arm.recipe, len(dataset.pool)), backbone)
-        fitted(config.transfer, backbone, len(dataset.classes))
-    return warnings
+@dataclass(frozen=True, kw_only=True)
+class _Compared:
+    """A comparison that has ended."""
 
-
-def _unlike(arm: Arm, arms: Sequence[Arm]) -> list[str]:
-    """Where weights of timm stand beside the same network with another stem or other arguments."""
-    beside = next((one for one in arms if one.backbone.name == arm.backbone.name and one.label != arm.label), None)
-    if beside is None:
-        return []
-    return [
-        f"{arm.name} runs as its weights were trained ({arm.label}), beside {beside.name} on {beside.label}: stem and "
-        "arguments of --backbone do not reach it."
-    ]
+    output: Path
+    failures: Sequence[Mapping[str, Any]]
+    """Failed runs, as `failures_of` lists them."""
+    results: Results | None
+    """None on all ranks but 0."""
 
 
 def compare(config: CompareConfig, *, runtime: runtimes.Runtime | None = None) -> Path:
-    """Run what is missing of the grid, then write the tables and the report.
+    """Run the missing runs of the grid, then write the tables and the report.
 
     Args:
-        config: see its fields.
+        config: settings of the comparison.
         runtime: shared with other stages of one process; by default a new one.
 
     Returns:
-        The folder with `results.csv`, `summary.csv`, `curves.csv`, `report.md` and `report.html`. Runs that failed are
-        missing there; `comparison.json` and the report name them.
+        The folder with `results.csv`, `summary.csv`, `curves.csv`, `report.md` and `report.html`. Failed runs are
+        missing there; `comparison.json` and the report list them.
 
     Raises:
         FailedRunsError: no transfer run has finished.
     """
-    from ssl_transfer.reports.comparison import report
-    from ssl_transfer.stages import sync
+    return _compare(config, runtime or _runtime_of(config)).output
 
-    # Folders and tables know a budget by one name, however it was written.
-    config = replace(config, labels=tuple(splits.budget_name(text) for text in config.labels))
-    runtime = runtime or runtimes.start(config.mixed_precision, deterministic=config.deterministic)
-    check_settings(config)
-    check_launcher(config, runtime)
-    arms = resolve_arms(config)
-    dataset = load_once(config.data, config.image_size, config.loading)
-    runtime.say(augmentations.introduce(dataset, config.transfer, *(arm.recipe for arm in arms)))
-    warnings = check(config, arms, dataset)
-    for warning in warnings:
-        runtime.say(f"warning: {warning}")
-    output = config.output or Path(f"runs/compare-{data_label(config.data)}")
+
+def _runtime_of(config: CompareConfig) -> runtimes.Runtime:
+    return runtimes.start(config.mixed_precision, deterministic=config.deterministic)
+
+
+def _compare(config: CompareConfig, runtime: runtimes.Runtime) -> _Compared:
+    setup = _checked(config, runtime)
+    config, output, jobs = setup.config, setup.output, setup.jobs
+    identity, settings = {"data": setup.dataset.fingerprint}, _settings(config)
     volatile = (*VOLATILE, "arms", "labels", "seeds", "backbones", "imagenet_weights", "retry", "launcher", "slurm")
-    identity = {"data": dataset.fingerprint}
-    pretrain_jobs, transfer_jobs = grid(config, arms, output)
     if config.retry:
-        # What diverged would diverge again with the same settings.
-        volatile += tuple(failed_methods(pretrain_jobs))
-    jobs = [*pretrain_jobs, *(job for *_, job in transfer_jobs)]
+        # A run that diverged would diverge again with the same settings.
+        volatile += tuple(failed_methods(setup.pretrain_jobs))
     introduction = (
-        f"{', '.join(f'{arm.name} on {arm.label}' for arm in arms)}: "
-        f"{len(pretrain_jobs)} pretraining and {len(transfer_jobs)} transfer runs; {runtime.describe()}"
+        f"{', '.join(f'{arm.name} on {arm.label}' for arm in setup.arms)}: "
+        f"{len(setup.pretrain_jobs)} pretraining and {len(setup.runs)} transfer runs; {runtime.describe()}"
     )
     if config.dry_run:
         if not config.fresh:
-            check_held(output, _settings(config), identity, volatile)
+            check_held(output, settings, identity, volatile)
         dry_run.several(output, jobs, introduction, runtime, at_a_time=config.jobs, fresh=config.fresh)
-    with RunFolder(
-        output, _settings(config), runtime, identity=identity, fresh=config.fresh, volatile=volatile
-    ) as folder:
+    with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile) as folder:
         if config.retry and runtime.is_main:
-            set_changed_aside(pretrain_jobs, len(dataset.pool))
+            set_changed_aside(setup.pretrain_jobs, len(setup.dataset.pool))
         runtime.wait()
         runtime.say(introduction)
         with launcher(config, output, runtime) as runner:
             outcomes = runner.run(jobs, retry=config.retry)
         failures = failures_of(outcomes)
-        results = {place: outcome for place, outcome in outcomes.items() if not isinstance(outcome, Failure)}
-        finished = [cell for cell in transfer_jobs if cell[-1].folder in results]
-        if not finished:
+        if not finished_runs(setup.runs, outcomes):
             raise FailedRunsError(f"No transfer run has finished, so there are no tables.\n{listed(failures)}")
         if failures:
             runtime.warn(f"{counted(len(failures), 'run')} of {len(jobs)} failed; the tables hold what finished.")
-
-        if runtime.is_main:
-            costs = {arm.init: finished_arms.cost_of(arm.init) for arm in arms if is_run(arm.init)}
-            rows: list[Row] = []
-            curves: list[dict[str, Any]] = []
-            images: dict[str, list[int]] = {}
-            hits: dict[Cell, dict[int, np.ndarray]] = {}
-            truth = dataset.labels[dataset.splits["test"]].numpy()
-            for arm, labels, seed, job in finished:
-                key = {"arm": arm.name, "backbone": arm.label, "labels": labels, "seed": seed}
-                result = results[job.folder]
-                rows += result_tables.rows_of(
-                    key, result, costs.get(arm.init) if job.after is None else results[job.after]
-                )
-                curves += result_tables.curves_of(key, job.folder / "metrics.jsonl")
-                for cell, held in result_tables.hits_of(key, job.folder, truth).items():
-                    hits.setdefault(cell, {}).update(held)
-                images[labels] = [result["num_train"], result["num_validation"]]
-            result_tables.write(output, rows, curves, hits)
-            transferred = [
-                diagnostics.Transferred(
-                    arm=arm.name,
-                    backbone=arm.label,
-                    labels=labels,
-                    num_train=results[job.folder]["num_train"],
-                    config=job.config,
-                )
-                for arm, labels, _, job in finished
-            ]
-            diagnostics.leave(output, transferred, dataset, runtime)
-            recipes = {(arm.name, arm.label): found for arm in arms if (found := _recipe_of(arm)) is not None}
-            described = diagnostics.describe(output, transferred, recipes)
-            description = {**_description(config, arms, dataset, images), **described}
-            pretrained = {job.folder: results[job.folder] for job in pretrain_jobs if job.folder in results}
-            warnings += _warnings(pretrained)
-            folder.write("comparison.json", {**description, "warnings": warnings, "failures": failures})
-            report.draw(output)
-            if config.tracking.wandb != "off":
-                sync.publish_comparison(config.tracking, output)
+        results = _write(setup, outcomes, folder, runtime) if runtime.is_main else None
         runtime.wait()
-        return output
+    return _Compared(output=output, failures=failures, results=results)
 
 
-def _recipe_of(arm: Arm) -> dict[str, Any] | None:
-    """How an arm was pretrained, here or in the run that it is; None where it was not, or that is not known."""
-    if arm.recipe is not None:
-        return configuration.to_dict(arm.recipe)
-    return finished_arms.recipe_of(arm.init) if is_run(arm.init) else None
+def _checked(config: CompareConfig, runtime: runtimes.Runtime) -> _Setup:
+    """Check the settings, resolve the arms, load and check the images, and build the grid."""
+    # Folders and tables use one name of a budget, however it was written.
+    config = replace(config, labels=tuple(splits.budget_name(text) for text in config.labels))
+    check_settings(config)
+    check_launcher(config, runtime)
+    arms = resolve_arms(config)
+    dataset = load_once(config.data, config.image_size, config.loading)
+    runtime.say(augmentations.introduce(dataset, config.transfer, *(arm.recipe for arm in arms)))
+    warnings = check_arms(config, arms, dataset)
+    for warning in warnings:
+        runtime.say(f"warning: {warning}")
+    output = config.output or Path(f"runs/compare-{data_label(config.data)}")
+    pretrain_jobs, runs = grid(config, arms, output)
+    return _Setup(
+        config=config,
+        output=output,
+        arms=arms,
+        dataset=dataset,
+        warnings=warnings,
+        pretrain_jobs=pretrain_jobs,
+        runs=runs,
+    )
+
+
+def _write(setup: _Setup, outcomes: Mapping[Path, Outcome], record: RunFolder, runtime: runtimes.Runtime) -> Results:
+    """Write tables, description and report of the finished runs, and publish them where trackers are on."""
+    from ssl_transfer.reports.comparison import report
+    from ssl_transfer.stages import sync
+
+    finished = finished_runs(setup.runs, outcomes)
+    pretrained = {
+        job.folder: outcome for job in setup.pretrain_jobs if isinstance(outcome := outcomes[job.folder], dict)
+    }
+    results = _collect(setup, finished, pretrained)
+    result_tables.write(setup.output, results)
+    write_diagnostics(setup.output, finished, setup.dataset, runtime)
+    description = describe(setup.output, setup.config, setup.arms, setup.dataset, finished)
+    warnings = [*setup.warnings, *collapses(pretrained)]
+    record.write("comparison.json", {**description, "warnings": warnings, "failures": failures_of(outcomes)})
+    report.draw(results)
+    if setup.config.tracking.wandb != "off":
+        sync.publish_comparison(setup.config.tracking, results)
+    return results
+
+
+def _collect(setup: _Setup, finished: Sequence[FinishedRun], pretrained: Mapping[Path, dict[str, Any]]) -> Results:
+    """Collect rows, curves and correct test images of the finished runs, with the costs of their pretraining."""
+    costs = {arm.init: finished_arms.cost_of(arm.run) for arm in setup.arms if arm.run is not None}
+    truth = setup.dataset.labels[setup.dataset.splits["test"]].numpy()
+    rows: list[Row] = []
+    curves: list[dict[str, Any]] = []
+    hits: dict[Cell, dict[int, np.ndarray]] = {}
+    for run in finished:
+        job = run.job
+        cost = costs.get(run.arm.init) if job.after is None else pretrained[job.after]
+        rows += result_tables.rows_of(run.key, run.result, cost)
+        curves += result_tables.curves_of(run.key, job.folder / "metrics.jsonl")
+        for cell, correct in result_tables.hits_of(run.key, job.folder, truth).items():
+            hits.setdefault(cell, {}).update(correct)
+    return Results(rows, hits=hits, curves=curves, folder=setup.output)
 
 
 def _settings(config: CompareConfig) -> dict[str, Any]:
@@ -217,58 +199,21 @@ def _settings(config: CompareConfig) -> dict[str, Any]:
     return {**settings, **recipes}
 
 
-def _description(
-    config: CompareConfig, arms: list[Arm], dataset: sources.Dataset, images: dict[str, list[int]]
-) -> dict[str, Any]:
-    """What the report says about the protocol."""
-    return {
-        "data": dataset.describe(),
-        "source": config.data,
-        "image_size": config.image_size,
-        "data_fingerprint": dataset.fingerprint,
-        "classes": list(dataset.classes),
-        "backbones": {arm.label: configuration.to_dict(arm.backbone) for arm in arms},
-        "starts": {arm.name: arm.init for arm in arms if arm.init not in WORDS},
-        "labels": list(config.labels),
-        "images": images,
-        "num_classes": len(dataset.classes),
-        "num_test": len(dataset.splits["test"]),
-        "num_pool": len(dataset.pool),
-        "seeds": list(config.seeds),
-        "pretrain_seeds": config.pretrain_seeds,
-        "epochs": {arm.name: found["epochs"] for arm in arms if (found := _recipe_of(arm)) is not None},
-        "plan": configuration.to_dict(config.transfer),
-        "tune": config.tune,
-    }
-
-
-def _warnings(pretrained: Mapping[Path, dict[str, Any]]) -> list[str]:
-    """What the report says of pretrainings that collapsed; runs of older versions do not know."""
-    return [
-        f"The representation of {folder.name} collapsed in step {result['collapsed']['step']}: what "
-        "transfer made of it says little about the method. The run's metrics.jsonl has the measured values."
-        for folder, result in pretrained.items()
-        if result.get("collapsed")
-    ]
-
-
 def main(arguments: Sequence[str], program: str = "ssl-transfer compare") -> None:
     """`compare [flags]`."""
     run(parse_for_images(CompareConfig(), arguments, program))
 
 
 def run(config: CompareConfig) -> None:
-    """Compare, then print the table, the answer and where the report lies.
+    """Compare, then print the table, the verdict and the path of the report.
 
     Raises:
-        FailedRunsError: the tables hold what finished.
+        FailedRunsError: a run failed; the tables hold the finished ones.
     """
     from ssl_transfer.reports.comparison import report
 
-    runtime = runtimes.start(config.mixed_precision, deterministic=config.deterministic)
-    output = compare(config, runtime=runtime)
-    if runtime.is_main:
-        report.show(output)
-    failures = json.loads((output / "comparison.json").read_text(encoding="utf-8"))["failures"]
-    if failures:
-        raise FailedRunsError(listed(failures))
+    found = _compare(config, _runtime_of(config))
+    if found.results is not None:
+        report.show(found.results)
+    if found.failures:
+        raise FailedRunsError(listed(found.failures))

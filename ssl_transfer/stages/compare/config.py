@@ -1,4 +1,4 @@
-"""What a comparison compares: its settings, and what an arm is. `resolve` makes the one of the other."""
+"""Define the settings of a comparison and its arms."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -10,7 +10,8 @@ from ssl_transfer.engine.launch.slurm import SlurmConfig
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models.backbones import BackboneConfig
-from ssl_transfer.stages.common.initialization import AUTO, WORDS, is_run
+from ssl_transfer.stages.common.initialization import AUTO, WORDS
+from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.common.run_config import IMAGE_SIZE, RunConfig
 from ssl_transfer.stages.pretrain import config as pretraining
 from ssl_transfer.stages.transfer.plan import TransferRecipe
@@ -110,26 +111,28 @@ class Arm:
 
     name: str
     init: str
-    """Where its weights come from before any pretraining: scratch, imagenet, timm:NAME, or the folder of a run."""
+    """Initial weights before any pretraining: scratch, imagenet, timm:NAME, or the folder of a run."""
     backbone: BackboneConfig
     recipe: pretraining.Recipe[Any] | None
-    """How it pretrains; None for arms that do not."""
+    """Pretraining settings; None for arms without pretraining."""
     label: str
-    """The backbone as tables name it: timm's name, with its settings where two of that name are compared."""
+    """Name of the backbone in tables: timm's name, with its settings where two of that name are compared."""
     weights: Path | None = None
     """A local file with the weights that `init` names, instead of a hub."""
+    run: Run | None = field(default=None, compare=False)
+    """Run that `init` names."""
 
     @property
     def start(self) -> dict[str, Any]:
-        """The settings of `Initial` before any pretraining."""
-        if is_run(self.init):
+        """Settings of `Initial` before any pretraining."""
+        if self.run is not None:
             return {"init": self.init}
         return {"init": self.init, "backbone": self.backbone, "imagenet_weights": self.weights}
 
     @property
     def place(self) -> str:
-        """What its folders are called."""
-        if is_run(self.init):
-            return finished_arms.place_of(self.init, self.backbone.name)
+        """Name of its folders."""
+        if self.run is not None:
+            return finished_arms.place_of(self.run, self.backbone.name)
         names = [text.replace("/", "-").replace(":", "-") for text in (self.name, self.backbone.name)]
         return "-".join([*names, configuration.fingerprint(self.backbone)[:6]])

@@ -1,7 +1,7 @@
-"""Arms of a comparison that take weights as they are: of a run that has finished, or of timm."""
+"""Resolve arms that use finished weights: of a run, or of timm."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from ssl_transfer.data.dataset import Dataset
 from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.models.backbones import BackboneConfig
-from ssl_transfer.models.init_names import RUN, TIMM
+from ssl_transfer.models.init_names import RUN, is_timm
 from ssl_transfer.models.spec import stem_of
 from ssl_transfer.stages.common.checkpoint_data import MEASURING, matched
 from ssl_transfer.stages.common.initialization import AUTO, label_of, timm_backbone
@@ -19,25 +19,31 @@ from ssl_transfer.stages.pretrain.config import Recipe
 
 
 def is_folder(name: str) -> bool:
-    """Whether an arm is the folder of a run: a path, with a separator, so that no folder hides a method of its name."""
-    return not name.startswith(TIMM) and ("/" in name or os.sep in name)
+    """Check for the folder of a run: a path with a separator, so that no folder hides a method of its name."""
+    return not is_timm(name) and ("/" in name or os.sep in name)
 
 
-def is_ready(name: str) -> bool:
-    """Whether an arm takes weights as they are."""
-    return name.startswith(TIMM) or is_folder(name)
+def has_weights(name: str) -> bool:
+    """Check whether an arm uses finished weights."""
+    return is_timm(name) or is_folder(name)
 
 
-def backbone_of(name: str, image_size: int, in_use: Iterable[BackboneConfig]) -> BackboneConfig:
-    """The network of an arm; one of those in use where it comes to the same at this size, so that they share scratch.
+def backbone_of(name: str, run: Run | None, image_size: int, in_use: Iterable[BackboneConfig]) -> BackboneConfig:
+    """Return the backbone of an arm; one of those in use where both are equal at this size, so that they share scratch.
+
+    Args:
+        name: of the arm.
+        run: that the arm is; None for weights of timm.
+        image_size: of the comparison, in pixels a side.
+        in_use: backbones of other arms.
 
     Raises:
-        InputError: the run holds no backbone, one for images of another size, or a part of one.
+        InputError: the run has no backbone, one for images of another size, or a part of one.
     """
-    if name.startswith(TIMM):
+    if run is None:
         found = timm_backbone(name, BackboneConfig(name=AUTO))
     else:
-        spec = Run(Path(name)).spec
+        spec = run.spec
         if spec.image_size != image_size:
             raise InputError(
                 f"--arms {name}: takes images of {spec.image_size} px, and all arms of a comparison the same, here "
@@ -52,19 +58,19 @@ def backbone_of(name: str, image_size: int, in_use: Iterable[BackboneConfig]) ->
     return next((one for one in in_use if replace(one, stem=stem_of(one, image_size)) == found), found)
 
 
-def table_names(names: Sequence[str]) -> dict[str, str]:
-    """What tables call these arms: timm's as they are, runs by the shortest ends of their paths that differ.
+def table_names(runs: Mapping[str, Run]) -> dict[str, str]:
+    """Name runs for the tables by the shortest ends of their paths that differ.
 
     Raises:
-        InputError: two are the same.
+        InputError: two have the same weights.
     """
-    folders = {name: _folder(name).parts for name in names if is_folder(name)}
-    weights = {name: Run(Path(name)).backbone_file.fingerprint for name in folders}
-    for name in folders:
-        same = [other for other in folders if weights[other] == weights[name]]
+    folders = {name: _folder(run).parts for name, run in runs.items()}
+    for run in runs.values():
+        fingerprint = run.backbone_file.fingerprint
+        same = [other for other in runs if runs[other].backbone_file.fingerprint == fingerprint]
         if len(same) > 1:
             raise InputError(f"--arms {' '.join(same)}: they hold the same weights. Give each only once.")
-    named = {name: name for name in names}
+    named = {}
     for name, parts in folders.items():
         others = [other for key, other in folders.items() if key != name]
         length = next(count for count in range(1, len(parts) + 1) if parts[-count:] not in [o[-count:] for o in others])
@@ -72,32 +78,30 @@ def table_names(names: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def place_of(name: str, backbone: str) -> str:
-    """What a run's folders in a comparison are called: by its weights, wherever they lie and whatever stands beside."""
-    fingerprint = Run(Path(name)).backbone_file.fingerprint
-    return f"run-{label_of(_folder(name).name)}-{label_of(backbone)}-{fingerprint[:6]}"
+def place_of(run: Run, backbone: str) -> str:
+    """Name the folders of an arm by the fingerprint of its weights, wherever the run lies."""
+    return f"run-{label_of(_folder(run).name)}-{label_of(backbone)}-{run.backbone_file.fingerprint[:6]}"
 
 
-def cost_of(name: str) -> dict[str, Any] | None:
-    """What the pretraining stage said of a run; None where it is not known."""
-    found = Run(Path(name)).result or {}
+def cost_of(run: Run) -> dict[str, Any] | None:
+    """Return the result of the pretraining stage of a run; None where it is unknown."""
+    found = run.result or {}
     return found if {"seconds", "images_seen", "peak_memory_mb"} <= found.keys() else None
 
 
-def recipe_of(name: str) -> dict[str, Any] | None:
-    """How a run was pretrained, as plain settings; None where it was not, or its folder does not say."""
-    settings = Run(Path(name)).settings
+def recipe_of(run: Run) -> dict[str, Any] | None:
+    """Return the pretraining settings of a run; None where it was not pretrained or its folder has none."""
     names = [field.name for field in fields(Recipe)]
-    return {name: settings[name] for name in names} if settings.keys() >= set(names) else None
+    return {name: run.settings[name] for name in names} if run.settings.keys() >= set(names) else None
 
 
-def check_images(name: str, dataset: Dataset, loading: LoadingConfig) -> list[str]:
-    """What is to be known of a run and the images that all arms are measured on.
+def check_images(run: Run, dataset: Dataset, loading: LoadingConfig) -> list[str]:
+    """Check a run against the images that all arms are measured on, and return warnings.
 
     Raises:
-        InputError: the run does not fit the images, or was trained on some that would measure it.
+        InputError: the run does not fit the images, or was trained on some of those that would measure it.
     """
-    found = matched(dataset, Run(Path(name)), loading)
+    found = matched(dataset, run, loading)
     if any(len(found.splits[part]) < len(dataset.splits[part]) for part in MEASURING):
         raise InputError(
             f"{found.notes[-1]} That would measure this arm on fewer images than the others. Divide as that run did "
@@ -106,7 +110,5 @@ def check_images(name: str, dataset: Dataset, loading: LoadingConfig) -> list[st
     return [note.removeprefix("warning: ") for note in found.notes[len(dataset.notes) :]]
 
 
-def _folder(name: str) -> Path:
-    """Of the run, also where its `backbone/` was given."""
-    path = Path(name).resolve()
-    return path.parent if path.name == "backbone" else path
+def _folder(run: Run) -> Path:
+    return run.folder.resolve()

@@ -1,9 +1,8 @@
-"""The grid of a comparison: pretraining runs (an arm, a pretraining seed) and transfer runs (an arm, a budget, a seed).
+"""Build and run the grid: pretraining runs (arm, pretraining seed) and transfer runs (arm, budget, seed).
 
-Each has a folder of its own and is keyed by its settings: a finished one is never redone, a stopped one goes on.
+Each run has its own folder and is keyed by its settings: a finished one is never repeated, a stopped one resumes.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,15 +16,13 @@ from ssl_transfer.data import sources
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.distributed import runtime as runtimes
-from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.launch import slurm
 from ssl_transfer.engine.launch.jobs import RECORD, Failure, Launcher, Outcome
 from ssl_transfer.engine.launch.local import workers
 from ssl_transfer.engine.runs.run_folder import changes, held_result, set_aside
 from ssl_transfer.engine.tracking.tracker import TrackingConfig
-from ssl_transfer.evaluation.comparison.estimates import budget_title
+from ssl_transfer.evaluation.comparison.budgets import budget_title
 from ssl_transfer.stages.common.initialization import open_initial_run
-from ssl_transfer.stages.common.run_config import check_positive
 from ssl_transfer.stages.pretrain import config as pretraining
 from ssl_transfer.stages.pretrain.pretrain import pretrain
 from ssl_transfer.stages.transfer.config import for_arm
@@ -36,28 +33,25 @@ from .config import Arm, CompareConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run of the grid; a plain value, so that it can go to another process."""
+    """One run of the grid; a plain value, so that it can be sent to another process."""
 
     stage: Callable[..., dict[str, Any]]
     config: Any
     group: str
+    kind: str
+    """Shared by runs that differ in their seed alone."""
     title: str
-    """What it is called in its group, by wandb and by the lines of its progress."""
+    """Name in its group, for wandb and for progress lines."""
     after: Path | None = None
-    """The folder of the pretraining that it goes on from."""
+    """Folder of the run that it starts from."""
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
+        """Folder of the run."""
         return self.config.output
 
-    @property
-    def kind(self) -> str:
-        """What it is, whatever its seed."""
-        return re.sub(r"( seed)? \d+$", "", self.title)
-
     def elsewhere(self, place: Path, start: Path | None) -> "Job":
-        """The same run in another folder, going on from another one, not logged anywhere else."""
+        """Copy the run to another folder, with another start, without trackers."""
         own = replace(self.config, output=place, dry_run=False, tracking=TrackingConfig())
         for name in ("init", "teacher") if self.after is not None else ():
             if getattr(own, name, None) == str(self.after):
@@ -65,7 +59,7 @@ class Job:
         return replace(self, config=own, after=start)
 
     def __call__(self) -> dict[str, Any]:
-        """Run it in this process."""
+        """Run in this process."""
         runtime = runtimes.start(self.config.mixed_precision, deterministic=self.config.deterministic)
         dataset = load_once(self.config.data, self.config.image_size, self.config.loading)
         return self.stage(self.config, runtime=runtime, dataset=dataset, group=self.group, title=self.title, quiet=True)
@@ -75,7 +69,7 @@ _LOADED: dict[str, sources.Dataset] = {}
 
 
 def load_once(source: str, image_size: int, loading: sources.LoadingConfig) -> sources.Dataset:
-    """The data set, kept for the next job of this process."""
+    """Load a data set, and keep it for the next job of this process."""
     key = configuration.fingerprint([source, image_size, loading])
     if key not in _LOADED:
         _LOADED.clear()
@@ -83,17 +77,40 @@ def load_once(source: str, image_size: int, loading: sources.LoadingConfig) -> s
     return _LOADED[key]
 
 
-def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job], list[tuple[Arm, str, int, Job]]]:
-    """The pretraining jobs, and the transfer jobs with the arm, budget and seed of each."""
+@dataclass(frozen=True, kw_only=True)
+class TransferRun:
+    """A transfer run of the grid."""
+
+    arm: Arm
+    labels: str
+    seed: int
+    job: Job
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Columns of the run in every table."""
+        return {"arm": self.arm.name, "backbone": self.arm.label, "labels": self.labels, "seed": self.seed}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun(TransferRun):
+    """A transfer run that has finished."""
+
+    result: dict[str, Any]
+    """Return value of the transfer stage."""
+
+
+def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job], list[TransferRun]]:
+    """Build the pretraining jobs and the transfer runs."""
     shared = {
         name: getattr(config, name)
         for name in ("data", "image_size", "mixed_precision", "deterministic", "loading", "tracking", "checkpoints")
     }
     group = output.name
-    pretrain_jobs, transfer_jobs = [], []
+    pretrain_jobs, runs = [], []
     for arm in arms:
         place = arm.place
-        # A transfer run's seed says which pretraining it starts from, whatever other seeds there are.
+        # The seed of a transfer run decides its pretraining, whatever other seeds there are.
         for seed in sorted({seed % config.pretrain_seeds for seed in config.seeds}) if arm.recipe is not None else ():
             settings = pretraining.PretrainConfig(
                 **shared,
@@ -103,8 +120,8 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
                 seed=seed,
                 output=output / "pretrain" / f"{place}-seed{seed}",
             )
-            title = f"{arm.name} {arm.label} pretraining {seed}"
-            pretrain_jobs.append(Job(stage=pretrain, config=settings, group=group, title=title))
+            kind = f"{arm.name} {arm.label} pretraining"
+            pretrain_jobs.append(Job(stage=pretrain, config=settings, group=group, kind=kind, title=f"{kind} {seed}"))
         for labels in config.labels:
             for seed in config.seeds:
                 own, after = arm.start, None
@@ -121,14 +138,30 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
                     tune=config.tune,
                     output=output / "transfer" / place / f"labels-{labels}" / f"seed{seed}",
                 )
-                title = f"{arm.name} {arm.label} {budget_title(labels)} seed {seed}"
-                job = Job(stage=transfer, config=run, group=group, title=title, after=after)
-                transfer_jobs.append((arm, labels, seed, job))
-    return pretrain_jobs, transfer_jobs
+                kind = f"{arm.name} {arm.label} {budget_title(labels)}"
+                job = Job(
+                    stage=transfer,
+                    config=run,
+                    group=group,
+                    kind=kind,
+                    title=f"{kind} seed {seed}",
+                    after=after,
+                )
+                runs.append(TransferRun(arm=arm, labels=labels, seed=seed, job=job))
+    return pretrain_jobs, runs
+
+
+def finished_runs(runs: Sequence[TransferRun], outcomes: Mapping[Path, Outcome]) -> list[FinishedRun]:
+    """Pair the transfer runs that have finished with their results."""
+    return [
+        FinishedRun(arm=run.arm, labels=run.labels, seed=run.seed, job=run.job, result=outcome)
+        for run in runs
+        if not isinstance(outcome := outcomes[run.job.folder], Failure)
+    ]
 
 
 def failed_methods(pretrain_jobs: Sequence[Job]) -> list[str]:
-    """The methods none of whose pretrainings has finished and one of which failed."""
+    """List the methods of which a pretraining failed and none has finished."""
     names = [(job.folder, pretraining.name_of(job.config.method)) for job in pretrain_jobs]
     finished = {name for folder, name in names if held_result(folder) is not None}
     failed = {name for folder, name in names if (folder / RECORD).is_file()}
@@ -136,45 +169,27 @@ def failed_methods(pretrain_jobs: Sequence[Job]) -> list[str]:
 
 
 def set_changed_aside(pretrain_jobs: Sequence[Job], num_images: int) -> None:
-    """Let failed pretrainings that have other settings now begin anew, as after a loss that was not finite."""
+    """Move failed pretrainings aside whose settings were changed, as after a non-finite loss: they start over."""
     for job in pretrain_jobs:
-        held = job.folder / "config.yaml"
-        if (job.folder / RECORD).is_file() and held.is_file() and held_result(job.folder) is None:
+        stored = job.folder / "config.yaml"
+        if (job.folder / RECORD).is_file() and stored.is_file() and held_result(job.folder) is None:
             config = pretraining.resolved(job.config, open_initial_run(job.config))
             now = pretraining.settings_of(pretraining.fitted(config, num_images))
-            if changes(yaml.safe_load(held.read_text(encoding="utf-8")), now, pretraining.FREE):
+            if changes(yaml.safe_load(stored.read_text(encoding="utf-8")), now, pretraining.FREE):
                 set_aside(job.folder)
 
 
 def launcher(config: CompareConfig, output: Path, runtime: runtimes.Runtime) -> AbstractContextManager[Launcher]:
-    """What runs the grid, for a `with` block: this machine, or a cluster."""
+    """Open the launcher of the grid, for a `with` block: this machine, or a cluster."""
     if config.launcher == "slurm":
         return nullcontext(slurm.Cluster(config.slurm, output / "slurm", runtime))
     return workers(config.jobs, runtime)
 
 
-def check_launcher(config: CompareConfig, runtime: runtimes.Runtime) -> None:
-    """Raise InputError where the runs cannot be run as asked for."""
-    check_positive(jobs=config.jobs)
-    several = runtime.num_processes > 1
-    if several and (config.jobs > 1 or config.launcher == "slurm"):
-        raise InputError(
-            "--jobs and --launcher slurm run each run in one process; under a launcher with several processes leave "
-            "them out."
-        )
-    if config.launcher == "slurm":
-        if config.jobs > 1:
-            raise InputError("--jobs is for this machine; with --launcher slurm say --slurm.at-a-time.")
-        slurm.check(config.slurm)
-    elif config.slurm != slurm.SlurmConfig():
-        raise InputError("--slurm settings would be ignored: add --launcher slurm.")
-
-
 def failures_of(outcomes: Mapping[Path, Outcome]) -> list[dict[str, Any]]:
-    """The runs that failed: `folder`, `lines` (the last ones), `held_back` (how many runs would have gone on from it).
+    """List failed runs: `folder`, `lines` (its last), `held_back` (number of runs that would have started from it).
 
-    Args:
-        outcomes: what became of each run, by its folder.
+    The outcomes are those of all runs, by folder.
     """
     missing = {folder: outcome for folder, outcome in outcomes.items() if isinstance(outcome, Failure)}
     held_back = Counter(failure.after for failure in missing.values())
@@ -186,7 +201,7 @@ def failures_of(outcomes: Mapping[Path, Outcome]) -> list[dict[str, Any]]:
 
 
 def listed(failures: Sequence[Mapping[str, Any]]) -> str:
-    """What `failures_of` found, for people: each folder with its last lines, and the remedy."""
+    """Format the list of `failures_of`: each folder with its last lines, and the remedy."""
     parts = [f"{counted(len(failures), 'run')} failed:"]
     for failure in failures:
         held_back = failure["held_back"]

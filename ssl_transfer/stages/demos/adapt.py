@@ -1,11 +1,11 @@
-"""`demo adapt`: every way to adapt, from digits to digits over photographs, over several seeds, in one table.
+"""Demonstrate adaptation (`demo adapt`): all methods, from digits to digits over photographs, over several seeds.
 
 Nothing is downloaded: the digits are scikit-learn's, the photographs scikit-image's. All methods have the same plan,
-seeds, labelled images and settings of the recipe, and a criterion that needs no label of the target chooses in each
-run. The target's validation labels are read too, for the marked upper bound.
+seeds, labelled images and settings of the recipe. In each run a criterion that needs no label of the target chooses.
+The target's validation labels are read too, for the marked upper bound.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ssl_transfer.engine.launch.jobs import Failure
 from ssl_transfer.engine.launch.local import workers
 from ssl_transfer.engine.runs.run_folder import RunFolder, check_held
 from ssl_transfer.engine.tracking.tracker import TrackingConfig
-from ssl_transfer.evaluation.comparison.adaptation_table import SOURCE_ONLY, Point, Run
+from ssl_transfer.evaluation.comparison.adaptation_table import SOURCE_ONLY, AdaptedRun, Point, leader
 from ssl_transfer.evaluation.features.extract import extract
 from ssl_transfer.evaluation.features.tsne import LEAST_IMAGES, embed
 from ssl_transfer.models.backbones import BackboneConfig
@@ -43,7 +43,7 @@ from ssl_transfer.stages.transfer.plan import TransferRecipe
 
 SETTINGS = Path(__file__).with_name("adapt.yaml")
 MAPPED = 150
-"""Validation images of each domain that the map of features shows."""
+"""Validation images of each domain in the map of features."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,70 +106,53 @@ class AdaptDemoConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptJob:
-    """One run; a plain value, so that it can go to another process."""
+    """One run; a plain value, so that it can be sent to another process."""
 
     config: AdaptConfig[Any]
     folder: Path
-    """Of the run."""
+    """Folder of the run."""
     after: Path | None = None
 
     @property
     def kind(self) -> str:
-        """What it is, whatever its seed."""
+        """Method, shared by runs that differ in their seed alone."""
         return self.folder.parent.name
 
     @property
     def title(self) -> str:
-        """What it is called in its group."""
+        """Name in its group."""
         return f"{self.kind} seed {self.config.seed}"
 
     def elsewhere(self, place: Path, start: Path | None) -> "AdaptJob":
-        """The same run in another folder, not logged anywhere else; it goes on from no other."""
+        """Copy the run to another folder, without trackers; it starts from no other run."""
         return replace(
             self, config=replace(self.config, output=place, tracking=TrackingConfig()), folder=place, after=start
         )
 
     def __call__(self) -> dict[str, Any]:
-        """Run it in this process."""
+        """Run in this process."""
         return adapt(self.config, group=self.folder.parents[2].name, title=self.title, quiet=True)
 
 
 def compare_adaptations(config: AdaptDemoConfig) -> Path:
-    """Run what is missing, then write `results.csv`, `report.md`, `report.html` and the pictures.
+    """Run the missing runs, then write `results.csv`, `report.md`, `report.html` and the pictures.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: a method that there is not; no seeds.
+        InputError: an unknown method; no seeds.
         FailedRunsError: no run of source-only has finished, or no other.
     """
-    from ssl_transfer.reports import adaptation as report
-
-    check_positive(jobs=config.jobs)
-    methods = tuple(dict.fromkeys((SOURCE_ONLY, *config.methods)))
-    for name in methods:
-        method_named(name)
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-        raise InputError("--seeds: at least one, each only once.")
+    methods = _check(config)
     runtime = runtimes.start(config.mixed_precision)
     if runtime.num_processes > 1:
         raise InputError("demo adapt runs each run in one process: start it without a launcher, with --jobs.")
-    source, target = (
-        sources.load(name, image_size=config.image_size, config=config.loading)
-        for name in (config.source, config.target)
-    )
-    source, target = together(source, target)
-    for part in ("validation", "test"):
-        if not len(target.splits[part]) or not bool((target.labels[target.splits[part]] >= 0).all()):
-            raise InputError(
-                f"--target {config.target}: the table holds what methods get right, and its {part} images have no "
-                "labels. Give such, or adapt with one method: ssl-transfer adapt METHOD."
-            )
+    source, target = _load(config)
+    jobs = {(name, seed): _job(config, name, seed) for name in methods for seed in config.seeds}
     volatile = (*VOLATILE, "methods", "seeds", "retry")
     identity = {"source": source.fingerprint, "target": target.fingerprint}
     settings = configuration.to_dict(config)
-    jobs = {(name, seed): _job(config, name, seed) for name in methods for seed in config.seeds}
     introduction = (
         f"{source.describe()}\n{target.describe()}\n{', '.join(methods)}: {len(jobs)} runs; {runtime.describe()}"
     )
@@ -185,7 +168,7 @@ def compare_adaptations(config: AdaptDemoConfig) -> Path:
             outcomes = runner.run(list(jobs.values()), retry=config.retry)
         failures = failures_of(outcomes)
         runs = [
-            Run(method=name, seed=seed, result=outcome)
+            AdaptedRun(method=name, seed=seed, result=outcome)
             for (name, seed), job in jobs.items()
             if not isinstance(outcome := outcomes[job.folder], Failure)
         ]
@@ -194,29 +177,67 @@ def compare_adaptations(config: AdaptDemoConfig) -> Path:
             raise FailedRunsError(f"Without source-only and another method there is no table.\n{listed(failures)}")
         if failures:
             runtime.warn(f"{counted(len(failures), 'run')} of {len(jobs)} failed; the tables hold what finished.")
-        leading = report.leader(runs)
+        shown = (SOURCE_ONLY, leader(runs))
         maps = {
             run.method: _map(jobs[run.method, run.seed].folder, source, target, runtime)
             for run in runs
-            if run.method in (SOURCE_ONLY, leading) and run.seed == config.seeds[0]
+            if run.method in shown and run.seed == config.seeds[0]
         }
-        title = f"{config.source} to {config.target}"
-        report.write(
-            config.output,
-            runs,
-            maps,
-            title=title,
-            backbone=config.backbone.name,
-            labels=config.labels,
-            choose=config.choose,
-            failures=failures,
-        )
-        report.show(config.output, runs, title=title)
+        _report(config, runs, maps, failures)
     return config.output
 
 
+def _check(config: AdaptDemoConfig) -> tuple[str, ...]:
+    """Check the settings and return the methods, source-only first."""
+    check_positive(jobs=config.jobs)
+    methods = tuple(dict.fromkeys((SOURCE_ONLY, *config.methods)))
+    for name in methods:
+        method_named(name)
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise InputError("--seeds: at least one, each only once.")
+    return methods
+
+
+def _load(config: AdaptDemoConfig) -> tuple[sources.Dataset, sources.Dataset]:
+    """Load source and target; validation and test images of the target must have labels."""
+    source, target = (
+        sources.load(name, image_size=config.image_size, config=config.loading)
+        for name in (config.source, config.target)
+    )
+    source, target = together(source, target)
+    for part in ("validation", "test"):
+        if not len(target.splits[part]) or not bool((target.labels[target.splits[part]] >= 0).all()):
+            raise InputError(
+                f"--target {config.target}: the table holds what methods get right, and its {part} images have no "
+                "labels. Give such, or adapt with one method: ssl-transfer adapt METHOD."
+            )
+    return source, target
+
+
+def _report(
+    config: AdaptDemoConfig,
+    runs: Sequence[AdaptedRun],
+    maps: Mapping[str, Sequence[Point]],
+    failures: Sequence[Mapping[str, Any]],
+) -> None:
+    from ssl_transfer.reports import adaptation as report
+
+    title = f"{config.source} to {config.target}"
+    report.write(
+        config.output,
+        runs,
+        maps,
+        title=title,
+        backbone=config.backbone.name,
+        labels=config.labels,
+        choose=config.choose,
+        failures=failures,
+    )
+    report.show(config.output, runs, title=title)
+
+
 def _job(config: AdaptDemoConfig, name: str, seed: int) -> AdaptJob:
-    """One run, with its settings."""
+    """Build one run with its settings."""
     folder = config.output / "runs" / name / f"seed{seed}"
     kind = ADAPTATIONS[name].config
     own = {
@@ -235,7 +256,7 @@ def _job(config: AdaptDemoConfig, name: str, seed: int) -> AdaptJob:
 
 
 def _map(folder: Path, source: sources.Dataset, target: sources.Dataset, runtime: runtimes.Runtime) -> list[Point]:
-    """Where a run's model has the validation images of both domains, in the plane."""
+    """Embed a model's features of validation images of both domains in the plane."""
     backbone = runs.Run(folder).load_backbone()
     backbone.to(runtime.device)
     chosen = [one.splits["validation"][:MAPPED] for one in (source, target)]

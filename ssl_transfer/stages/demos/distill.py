@@ -1,7 +1,7 @@
-"""The demo of distillation: pretrain, transfer, distil into a small model, on images that need no download.
+"""Demonstrate distillation: pretrain, transfer, distil into a small model, on images that need no download.
 
-Four arms on the same labelled images: the student alone (from scratch), taught on the labelled images, taught on the
-whole pool, and the teacher, a backbone that SimCLR pretrained on the pool and transfer fine-tuned.
+Four arms on the same labelled images: the student alone (from scratch), distilled on the labelled images, distilled on
+the whole pool, and the teacher, a backbone that SimCLR pretrained on the pool and transfer fine-tuned.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from ssl_transfer.engine.launch.jobs import Outcome
 from ssl_transfer.engine.launch.local import workers
 from ssl_transfer.engine.runs.run_folder import RunFolder, check_held
 from ssl_transfer.evaluation.comparison import result_tables
-from ssl_transfer.evaluation.comparison.estimates import Row
+from ssl_transfer.evaluation.comparison.results import Results, Row
 from ssl_transfer.evaluation.features.throughput import images_per_second
 from ssl_transfer.methods.simclr import SimCLRConfig
 from ssl_transfer.models.backbones import BackboneConfig
@@ -81,7 +81,7 @@ class DistillDemoConfig(RunConfig):
 
 
 def demo(config: DistillDemoConfig, *, runtime: runtimes.Runtime | None = None) -> Path:
-    """Run what is missing, then write the tables and the report.
+    """Run the missing runs, then write the tables and the report.
 
     Returns:
         The folder with `results.csv`, `curves.csv`, `summary.csv`, `report.md` and its picture, and the runs.
@@ -112,17 +112,17 @@ def demo(config: DistillDemoConfig, *, runtime: runtimes.Runtime | None = None) 
         if failures := failures_of(outcomes):
             raise FailedRunsError(listed(failures))
         if runtime.is_main:
-            rows, curves = _tables(config, cells, outcomes)
             speeds = _speeds(config, dataset, output, runtime)
             folder.write("speeds.json", speeds)
-            page.write(output, rows, curves, speeds, arms=ARMS, facts=_facts(config, dataset, outcomes, cells))
+            results, facts = _collect(config, cells, outcomes), _facts(config, dataset, outcomes, cells)
+            page.write(output, results, speeds, arms=ARMS, facts=facts)
             runtime.say((output / "report.md").read_text(encoding="utf-8"))
         runtime.wait()
     return output
 
 
 def _check(config: DistillDemoConfig) -> None:
-    """Find what cannot be before anything is computed."""
+    """Raise InputError for bad settings."""
     check_positive(jobs=config.jobs, pretrain_seeds=config.pretrain_seeds)
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise InputError(f"--seeds {' '.join(map(str, config.seeds))}: at least one, and each only once.")
@@ -133,14 +133,15 @@ def _check(config: DistillDemoConfig) -> None:
 
 
 def _jobs(config: DistillDemoConfig, output: Path) -> tuple[list[tuple[str, int, Job]], list[Job]]:
-    """The runs of each arm and seed, and the pretrainings that the teachers go on from."""
+    """Build the runs of each arm and seed, and the pretrainings that the teachers start from."""
     shared = {
         name: getattr(config, name)
         for name in ("data", "mixed_precision", "deterministic", "loading", "tracking", "checkpoints")
     }
 
-    def job(stage: Any, settings: Any, title: str, after: Path | None = None) -> Job:
-        return Job(stage=stage, config=settings, group=output.name, title=title, after=after)
+    def job(stage: Any, settings: Any, kind: str, after: Path | None = None) -> Job:
+        title = f"{kind} {settings.seed}"
+        return Job(stage=stage, config=settings, group=output.name, kind=kind, title=title, after=after)
 
     pretrained = [output / "pretrain" / f"seed{seed}" for seed in range(config.pretrain_seeds)]
     before = []
@@ -148,7 +149,7 @@ def _jobs(config: DistillDemoConfig, output: Path) -> tuple[list[tuple[str, int,
         first = pretraining.PretrainConfig(
             **shared, **configuration.shallow(config.simclr), image_size=config.image_size, seed=seed, output=place
         )
-        before.append(job(pretrain, first, f"pretraining {seed}"))
+        before.append(job(pretrain, first, "pretraining"))
     cells = []
     for seed in config.seeds:
         start = pretrained[seed % config.pretrain_seeds]
@@ -156,24 +157,24 @@ def _jobs(config: DistillDemoConfig, output: Path) -> tuple[list[tuple[str, int,
         common = {**shared, "image_size": config.image_size, "labels": config.labels, "seed": seed}
         student = {**common, "backbone": config.student}
         teacher = for_arm(config.teacher, **common, init=str(start), output=taught_by)
-        cells.append((TEACHER, seed, job(transfer, teacher, f"{TEACHER} {seed}", start)))
+        cells.append((TEACHER, seed, job(transfer, teacher, TEACHER, start)))
         place = output / "student-alone" / f"seed{seed}"
         alone = for_arm(config.alone, **student, output=place)
-        cells.append((ALONE, seed, job(transfer, alone, f"{ALONE} {seed}")))
+        cells.append((ALONE, seed, job(transfer, alone, ALONE)))
         taught: dict[str, Any] = {**student, "teacher": str(taught_by), "distillation": config.distillation}
         pooled: dict[str, Any] = {**taught, "pool": True, "pool_share": config.pool_share}
         for arm, own, recipe in ((ON_LABELS, taught, config.on_labels), (ON_POOL, pooled, config.on_pool)):
             place = output / arm.replace(" ", "-") / f"seed{seed}"
             settings = DistillConfig(**own, output=place, **configuration.shallow(recipe))
-            cells.append((arm, seed, job(distill, settings, f"{arm} {seed}", taught_by)))
+            cells.append((arm, seed, job(distill, settings, arm, taught_by)))
     # In the order of the table.
     return sorted(cells, key=lambda cell: cell[0] != TEACHER), before
 
 
-def _tables(
+def _collect(
     config: DistillDemoConfig, cells: Sequence[tuple[str, int, Job]], outcomes: Mapping[Path, Outcome]
-) -> tuple[list[Row], list[dict[str, Any]]]:
-    """The lines of `results.csv` and `curves.csv`."""
+) -> Results:
+    """Collect rows and curves of all runs."""
     rows: list[Row] = []
     curves: list[dict[str, Any]] = []
     for arm, seed, job in cells:
@@ -182,7 +183,7 @@ def _tables(
         result: Any = outcomes[job.folder]
         rows += result_tables.rows_of(key, result, None if arm != TEACHER else _result(outcomes, job.after))
         curves += result_tables.curves_of(key, job.folder / "metrics.jsonl")
-    return rows, curves
+    return Results(rows, curves=curves)
 
 
 def _result(outcomes: Mapping[Path, Outcome], folder: Path | None) -> dict[str, Any] | None:
@@ -193,7 +194,7 @@ def _result(outcomes: Mapping[Path, Outcome], folder: Path | None) -> dict[str, 
 def _speeds(
     config: DistillDemoConfig, dataset: sources.Dataset, output: Path, runtime: runtimes.Runtime
 ) -> dict[str, float]:
-    """Images a second of the student and of the teacher, whatever their weights."""
+    """Measure images per second of student and teacher; their weights do not matter."""
     starts = {
         "student": Initial(image_size=config.image_size, backbone=config.student),
         "teacher": Initial(init=str(output / "pretrain" / "seed0")),
@@ -203,7 +204,7 @@ def _speeds(
     for name, start in starts.items():
         backbone, _ = initial_backbone(start, dataset, open_initial_run(start))
         models[name] = backbone, make_head(heads[name], backbone, len(dataset.classes))
-    # In turns: other work on the machine comes and goes.
+    # In turns, as the load of the machine varies.
     rounds = [
         {name: images_per_second(*model, runtime.device) for name, model in models.items()} for _ in range(SPEED_ROUNDS)
     ]
@@ -216,7 +217,7 @@ def _facts(
     outcomes: Mapping[Path, Outcome],
     cells: Sequence[tuple[str, int, Job]],
 ) -> dict[str, Any]:
-    """What the report says around its table."""
+    """Return the facts for the text around the table."""
     result: Any = next(outcomes[job.folder] for arm, _, job in cells if arm == ON_POOL)
     return {
         "data": dataset.describe(),

@@ -1,5 +1,6 @@
 """What `explain` is asked for, and what that comes to for the runs at hand."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -10,7 +11,7 @@ from ssl_transfer.data import sources
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.evaluation.predictions import grad_cam
-from ssl_transfer.evaluation.predictions.attack_table import is_seed
+from ssl_transfer.evaluation.predictions.attack_table import RunName
 from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.common.run_config import check_positive
 
@@ -21,6 +22,8 @@ PARTS: tuple[What, ...] = ("maps", "grad-cam", "neighbours", "ideal", "attacks")
 NEED_A_HEAD = ("grad-cam", "ideal", "attacks")
 PHOTOGRAPHS, DIGITS = ("2/255", "4/255", "8/255"), ("0.05", "0.1", "0.2")
 """Epsilons by default. Digits are black and white, and bear more."""
+_SEED = re.compile(r"[-_/ ]*seed[-_]?(\d+)$")
+"""Seed at the end of a run's path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,16 +97,22 @@ def parts_of(what: Sequence[What], run: Run) -> list[What]:
     return [part for part in shown if part != "grad-cam" or grad_cam.is_installed()]
 
 
-def names_of(runs: Sequence[str]) -> list[str]:
-    """Short names for runs: their paths without the folders that all of them share."""
+def names_of(runs: Sequence[str]) -> list[RunName]:
+    """Name runs by their paths without the folders that all share; paths that differ in their seed are one arm."""
     parts = [Path(run).resolve().parts for run in runs]
     shared = 0
     while all(len(one) > shared + 1 and one[shared] == parts[0][shared] for one in parts):
         shared += 1
     # A seed alone is no name.
-    while shared and any(is_seed("/".join(one[shared:])) for one in parts):
+    while shared and any(_SEED.fullmatch("/".join(one[shared:])) for one in parts):
         shared -= 1
-    return ["/".join(one[shared:]) for one in parts]
+    return [_named("/".join(one[shared:])) for one in parts]
+
+
+def _named(path: str) -> RunName:
+    """Split a path such as scratch/seed3 into arm and seed; without a seed in its last part the seed is 0."""
+    found = _SEED.search(path)
+    return RunName(name=path, arm=_SEED.sub("", path), seed=int(found[1]) if found else 0)
 
 
 def check(config: ExplainConfig) -> list[float]:

@@ -9,7 +9,7 @@ from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError, did_you_mean
 from ssl_transfer.evaluation.predictions import grad_cam
-from ssl_transfer.evaluation.predictions.attack_table import Outcome, outcomes
+from ssl_transfer.evaluation.predictions.attack_table import AttackPlan, Outcome, RunName, outcomes
 from ssl_transfer.evaluation.predictions.attacks import Attack
 from ssl_transfer.models.classifier import Classifier
 from ssl_transfer.stages.common.checkpoint_data import own_images
@@ -40,15 +40,15 @@ def explain(config: ExplainConfig) -> Path:
     runtime = runtimes.start()
     if "all" in config.what and any(run.has_head for run in runs) and not grad_cam.is_installed():
         runtime.say(f"left out: {grad_cam.NEEDS}")
-    output = config.output or Path("runs") / f"explain-{names[0].replace('/', '-')}"
+    output = config.output or Path("runs") / f"explain-{names[0].name.replace('/', '-')}"
     sections: list[explain_page.Section] = []
     found: list[Outcome] = []
     for run, name, parts in zip(runs, names, wanted, strict=True):
-        subject = _load(config, run, name, runtime, parts)
-        folder = output if len(names) == 1 else output / name
+        subject = _load(config, run, name.name, runtime, parts)
+        folder = output if len(names) == 1 else output / name.name
         sections += _looked_at(config, subject, parts, folder, runtime, epsilons[-1])
         if "attacks" in parts:
-            found += _measured(config, subject, runtime, epsilons)
+            found += _measured(config, subject, name, runtime, epsilons)
     if len({(one.condition, one.images) for one in found}) > len({one.condition for one in found}):
         raise InputError(
             "The runs are measured on different images of --data, as what one was trained on is left out. Give data "
@@ -57,7 +57,7 @@ def explain(config: ExplainConfig) -> Path:
     if found:
         sections.insert(0, explain_attacks.table(output, found, split=config.split))
     page = output / "explain.html"
-    explain_page.write(page, ", ".join(names), sections)
+    explain_page.write(page, ", ".join(name.name for name in names), sections)
     runtime.say(f"written: {page}")
     return page
 
@@ -134,21 +134,17 @@ def _target(config: ExplainConfig, subject: Subject) -> int | None:
     return subject.classes.index(config.target) if config.target else None
 
 
-def _measured(config: ExplainConfig, subject: Subject, runtime: Runtime, epsilons: Sequence[float]) -> list[Outcome]:
+def _measured(
+    config: ExplainConfig, subject: Subject, run: RunName, runtime: Runtime, epsilons: Sequence[float]
+) -> list[Outcome]:
     dataset, classifier = subject.dataset, subject.classifier
     if dataset is None or classifier is None or (dataset.labels[dataset.splits[config.split]] < 0).any():
         raise InputError("--what attacks needs images with classes. Give --data that has some.")
-    return outcomes(
-        classifier,
-        dataset,
-        explained.spread(dataset, config.split, config.attack_images),
-        runtime,
-        run=subject.name,
-        attacks=attacks(config.pgd_steps),
-        epsilons=epsilons,
-        target=_target(config, subject),
-        seed=config.seed,
+    plan = AttackPlan(
+        attacks=attacks(config.pgd_steps), epsilons=epsilons, target=_target(config, subject), seed=config.seed
     )
+    indices = explained.spread(dataset, config.split, config.attack_images)
+    return outcomes(classifier, dataset, indices, runtime, run=run, plan=plan)
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer explain") -> None:

@@ -18,6 +18,7 @@ from ssl_transfer.engine.runs.run_folder import environment
 from ssl_transfer.engine.tracking.artifacts import EXAMPLES
 from ssl_transfer.engine.training.lr_finder import Finding
 from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison.results import Results
 from ssl_transfer.evaluation.predictions import metrics
 from ssl_transfer.models import pretrained
 from ssl_transfer.models.heads import HeadConfig
@@ -100,9 +101,9 @@ def write_curves(folder: Path, key: dict[str, Any], result: dict[str, Any]) -> N
     """
     from ssl_transfer.reports import evaluation, figures
 
-    curves = result_tables.curves_of(key, folder / "metrics.jsonl")
-    picture = figures.learning_curves(curves, result_tables.rows_of(key, result, None))
-    evaluation.write_picture(folder / evaluation.FOLDER / "curves.png", picture)
+    rows = result_tables.rows_of(key, result, None)
+    results = Results(rows, curves=result_tables.curves_of(key, folder / "metrics.jsonl"))
+    evaluation.write_picture(folder / evaluation.FOLDER / "curves.png", figures.learning_curves(results))
 
 
 def write_learning_rates(training: Training, phase: Phase, folder: Path, found: Finding) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison.results import Results
 
 COLUMNS = {
     "results": "arm backbone labels seed phase split metric value",
@@ -442,14 +443,13 @@ def test_nothing_finished_is_no_comparison(
 def test_what_was_right_is_kept(comparison: tuple) -> None:
     """Of each run the images that its chosen model got right, in its folder and in the comparison's."""
     folder, _ = comparison
+    results = Results.read(folder)
     accuracies = {
         (row.arm, row.backbone, row.labels, row.seed): row.value
-        for row in result_tables.read_results(folder)
+        for row in results.rows
         if (row.phase, row.split, row.metric) == ("chosen", "test", "accuracy")
     }
-    hits = {
-        (*cell[:3], seed): held for cell, runs in result_tables.read_hits(folder).items() for seed, held in runs.items()
-    }
+    hits = {(*cell[:3], seed): held for cell, runs in results.hits.items() for seed, held in runs.items()}
     assert len(hits) == 4 * 2 * 2
     assert {run: held.mean() for run, held in hits.items()} == pytest.approx(accuracies)
     files = [np.load(path) for path in folder.rglob("predicted.npy")]

@@ -121,10 +121,22 @@ def test_runs_side_by_side(run: Callable, transferred: Path, pretrained: Path, t
 
 
 def test_names_of_runs() -> None:
-    assert names_of(["/a/b/mine"]) == ["mine"]
-    assert names_of(["/a/mine/seed0"]) == ["mine/seed0"]
-    assert names_of(["/a/b/x/seed0", "/a/b/y/seed0"]) == ["x/seed0", "y/seed0"]
-    assert names_of(["/a/x/seed0", "/a/x/seed1"]) == ["x/seed0", "x/seed1"]
+    def names(*runs: str) -> list[str]:
+        return [run.name for run in names_of(runs)]
+
+    assert names("/a/b/mine") == ["mine"]
+    assert names("/a/mine/seed0") == ["mine/seed0"]
+    assert names("/a/b/x/seed0", "/a/b/y/seed0") == ["x/seed0", "y/seed0"]
+    assert names("/a/x/seed0", "/a/x/seed1") == ["x/seed0", "x/seed1"]
+
+
+@pytest.mark.parametrize(
+    ("run", "arm", "seed"),
+    [("scratch/seed3", "scratch", 3), ("mine-seed1", "mine", 1), ("mine_seed_12", "mine", 12), ("mine", "mine", 0)],
+)
+def test_runs_that_differ_in_their_seed_are_one_arm(run: str, arm: str, seed: int) -> None:
+    (found,) = names_of([f"/a/{run}"])
+    assert (found.arm, found.seed) == (arm, seed)
 
 
 def test_a_transformer(run: Callable, tiny: dict) -> None:

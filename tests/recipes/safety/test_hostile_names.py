@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssl_transfer.evaluation.comparison.adaptation_table import Point, Run
-from ssl_transfer.evaluation.comparison.estimates import Row
+from ssl_transfer.evaluation.comparison.adaptation_table import AdaptedRun, Point
+from ssl_transfer.evaluation.comparison.results import Results, Row
 from ssl_transfer.reports import adaptation, distillation
 
 SCRIPT = "<script>alert(1)</script>"
@@ -112,7 +112,7 @@ def test_a_data_check(run: Callable, tmp_path: Path, images: str, draw_images: C
     check_page(tmp_path / "again" / "check.html", FILE_NAME, f"disc/{FILE_NAME}.png")
 
 
-def adapted(method: str, accuracy: float) -> Run:
+def adapted(method: str, accuracy: float) -> AdaptedRun:
     told = {"information": 1.5, "density": 3.0, "importance": 0.5, "a_distance": 1.2}
     result: dict[str, Any] = {
         "uses_target_labels": False,
@@ -126,7 +126,7 @@ def adapted(method: str, accuracy: float) -> Run:
         "num_parameters": 7,
         "peak_memory_mb": 1.0,
     }
-    return Run(method=method, seed=0, result=result)
+    return AdaptedRun(method=method, seed=0, result=result)
 
 
 def test_an_adaptation(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_distillation(tmp_path: Path) -> None:
         "data": f"images of {SCRIPT}\n{IMAGE}",
         "model": f"runs/{IMAGE} `x`",
     }
-    lines = distillation.lines_of(rows, {"student": 300.0, "teacher": 100.0}, arms)
+    lines = distillation.lines_of(Results(rows), {"student": 300.0, "teacher": 100.0}, arms)
     page = tmp_path / "report.md"
     text = distillation._page(lines, facts)
     page.write_text(text)

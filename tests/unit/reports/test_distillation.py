@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ssl_transfer.evaluation.comparison.estimates import Row
+from ssl_transfer.evaluation.comparison.results import Results, Row
 from ssl_transfer.evaluation.features.throughput import images_per_second
 from ssl_transfer.models.heads import HeadConfig, make_head
 from ssl_transfer.reports import distillation as page
@@ -31,7 +31,7 @@ def rows() -> list[Row]:
 
 
 def test_differences_are_paired_by_seed(rows: list[Row]) -> None:
-    lines = page.lines_of(rows, {"student": 300.0, "teacher": 100.0}, ARMS)
+    lines = page.lines_of(Results(rows), {"student": 300.0, "teacher": 100.0}, ARMS)
     assert [line.arm for line in lines] == list(ARMS)
     assert [line.num_parameters for line in lines] == [400, 400, 400, 4000]
     assert [line.images_per_second for line in lines] == [300.0, 300.0, 300.0, 100.0]
@@ -45,13 +45,13 @@ def test_differences_are_paired_by_seed(rows: list[Row]) -> None:
 
 def test_the_sentence_says_what_the_intervals_say(rows: list[Row]) -> None:
     speeds = {"student": 300.0, "teacher": 100.0}
-    sentence = page._sentence(page.lines_of(rows, speeds, ARMS))
+    sentence = page._sentence(page.lines_of(Results(rows), speeds, ARMS))
     assert "taught, yes (+9.7 [+8.2, +11.1] points)" in sentence
     assert "worse, it loses (-9.7" in sentence
-    one_seed = page._sentence(page.lines_of([row for row in rows if row.seed == 0], speeds, ARMS))
+    one_seed = page._sentence(page.lines_of(Results([row for row in rows if row.seed == 0]), speeds, ARMS))
     assert "taught, not known" in one_seed
     noisy = [row if row.arm != "taught" else Row(**{**vars(row), "value": 0.7 + 0.15 * row.seed}) for row in rows]
-    assert "taught, not told apart" in page._sentence(page.lines_of(noisy, speeds, ARMS))
+    assert "taught, not told apart" in page._sentence(page.lines_of(Results(noisy), speeds, ARMS))
 
 
 def test_speed_is_that_of_a_forward(make_backbone, monkeypatch) -> None:

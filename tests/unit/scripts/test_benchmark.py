@@ -30,7 +30,7 @@ def test_the_report_that_is_timed_is_a_whole_one(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LABELS", ("2", "all"))
     monkeypatch.setattr(module, "IMAGES", 20)
     module.write_comparison(tmp_path)
-    module.report.draw(tmp_path)
+    module.report.draw(module.Results.read(tmp_path))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(
         title in page

@@ -5,22 +5,23 @@ import csv
 import pytest
 
 from ssl_transfer.evaluation.comparison.adaptation_table import (
+    AdaptedRun,
     Point,
-    Run,
     choices_of,
     leader,
     lines_of,
     rows_of,
     sentence,
 )
-from ssl_transfer.evaluation.comparison.estimates import SHARE, estimate
+from ssl_transfer.evaluation.comparison.estimates import estimate
+from ssl_transfer.evaluation.metric_properties import SHARE
 from ssl_transfer.reports import adaptation as report
 
 TOLD = {"information": 1.5, "density": 3.0, "importance": 0.5, "a_distance": 1.2}
 
 
-def run_of(method: str, seed: int, accuracy: float, *, uses: bool = False, **training: float) -> Run:
-    return Run(
+def run_of(method: str, seed: int, accuracy: float, *, uses: bool = False, **training: float) -> AdaptedRun:
+    return AdaptedRun(
         method=method,
         seed=seed,
         result={
@@ -42,7 +43,7 @@ def run_of(method: str, seed: int, accuracy: float, *, uses: bool = False, **tra
 
 
 @pytest.fixture
-def runs() -> list[Run]:
+def runs() -> list[AdaptedRun]:
     """dann is ahead in each seed by 20, 21, 22 points; coral by chance; mmd behind."""
     found = []
     for seed, base in enumerate((0.50, 0.60, 0.40)):
@@ -66,7 +67,7 @@ def test_differences_are_paired_by_seed(runs):
     assert (dann.difference.low, dann.difference.high) == pytest.approx(
         (0.21 - 0.043027 / 3**0.5, 0.21 + 0.043027 / 3**0.5), abs=1e-6
     )
-    assert dann.told["a_distance"] == pytest.approx(2.0)
+    assert dann.criteria["a_distance"] == pytest.approx(2.0)
     assert dann.training == pytest.approx({"discriminator_accuracy": 0.7})
     assert dann.seconds == pytest.approx(11.0)
     assert [line.uses_target_labels for line in lines.values()] == [False] * 4 + [True]

@@ -38,23 +38,23 @@ def lines():
 
 
 def test_steps_go_on_from_phase_to_phase(lines):
-    found = curves.curves_of_runs(lines, split="validation", metric="accuracy")
+    found = curves.Curves(lines).of_runs(split="validation", metric="accuracy")
     assert len(found) == 4
     assert found["scratch", "net", "5", 0].steps == [0, 10, 20, 25, 30]
     # This one's second phase stopped after 4 steps.
     assert found["simclr", "net", "5", 0].steps == [0, 10, 14, 19, 24]
     assert found["simclr", "net", "5", 0].values == [0.3, 0.6, 0.75, 0.8, 0.9]
-    starts = curves.phase_starts(lines, shared=True)["simclr", "net", "5", 0]
+    starts = curves.Curves(lines).phase_starts(shared=True)["simclr", "net", "5", 0]
     assert starts == {"head": 0, "last-1": 10, "full": 20}
-    shared = curves.curves_of_runs(lines, split="validation", metric="accuracy", shared=True)
+    shared = curves.Curves(lines).of_runs(split="validation", metric="accuracy", shared=True)
     assert shared["simclr", "net", "5", 0].steps == [0, 10, 14, 25, 30]
 
 
 def test_splits_and_metrics_stay_apart(lines):
     lines = lines + lines_of("simclr", 0, {"head": [(10, 0.99)]}, split="train")
-    assert curves.curves_of_runs(lines, split="train", metric="accuracy").keys() == {("simclr", "net", "5", 0)}
-    assert curves.curves_of_runs(lines, split="validation", metric="loss") == {}
-    assert curves.curves_of_runs(lines, split="validation", metric="accuracy")["simclr", "net", "5", 0].values[1] == 0.6
+    assert curves.Curves(lines).of_runs(split="train", metric="accuracy").keys() == {("simclr", "net", "5", 0)}
+    assert curves.Curves(lines).of_runs(split="validation", metric="loss") == {}
+    assert curves.Curves(lines).of_runs(split="validation", metric="accuracy")["simclr", "net", "5", 0].values[1] == 0.6
 
 
 def test_the_mean_holds_the_last_value_of_who_stopped():
@@ -66,8 +66,8 @@ def test_the_mean_holds_the_last_value_of_who_stopped():
 
 
 def test_the_three_benefits_by_hand(lines):
-    rows = {row["benefit"]: row for row in curves.transfer_benefits(lines)}
-    assert len(rows) == len(curves.transfer_benefits(lines)) == 3
+    rows = {row["benefit"]: row for row in curves.transfer_benefits(curves.Curves(lines))}
+    assert len(rows) == len(curves.transfer_benefits(curves.Curves(lines))) == 3
     assert all(tuple(row) == curves.BENEFIT_COLUMNS for row in rows.values())
     start = rows["jumpstart"]
     assert (start["arm"], start["baseline"], start["num_seeds"]) == ("simclr", "scratch", 2)
@@ -86,12 +86,12 @@ def test_the_three_benefits_by_hand(lines):
 
 
 def test_a_threshold_of_ones_own_and_who_never_reaches_it(lines):
-    rows = {row["benefit"]: row for row in curves.transfer_benefits(lines, threshold=0.75)}
+    rows = {row["benefit"]: row for row in curves.transfer_benefits(curves.Curves(lines), threshold=0.75)}
     steps = rows["steps_to_threshold"]
     # Scratch reaches it with seed 0 only.
     assert (steps["num_seeds"], steps["ours"], steps["theirs"]) == (1, 14.0, 30.0)
     assert steps["note"] == "threshold 0.750; reached in 2 of 2 runs, and in 1 from scratch"
-    rows = {row["benefit"]: row for row in curves.transfer_benefits(lines, threshold=0.95)}
+    rows = {row["benefit"]: row for row in curves.transfer_benefits(curves.Curves(lines), threshold=0.95)}
     assert rows["steps_to_threshold"]["num_seeds"] == 0
     assert math.isnan(rows["steps_to_threshold"]["difference"])
     assert rows["asymptote"]["difference"] == pytest.approx(0.125)
@@ -99,12 +99,13 @@ def test_a_threshold_of_ones_own_and_who_never_reaches_it(lines):
 
 def test_a_first_measurement_during_training_is_said():
     lines = lines_of("scratch", 0, {"full": [(3, 0.2), (6, 0.4)]}) + lines_of("mae", 0, {"full": [(3, 0.3), (6, 0.5)]})
-    rows = {row["benefit"]: row for row in curves.transfer_benefits(lines)}
+    rows = {row["benefit"]: row for row in curves.transfer_benefits(curves.Curves(lines))}
     assert rows["jumpstart"]["note"] == "first measured at step 3, when training had begun"
     assert math.isinf(rows["jumpstart"]["difference_low"])
 
 
 def test_nothing_to_compare_with():
-    assert curves.transfer_benefits(lines_of("simclr", 0, OURS[0])) == []
-    assert curves.transfer_benefits(lines_of("simclr", 0, OURS[0]) + lines_of("scratch", 1, SCRATCH[1])) == []
-    assert curves.transfer_benefits([]) == []
+    assert curves.transfer_benefits(curves.Curves(lines_of("simclr", 0, OURS[0]))) == []
+    other_seeds = lines_of("simclr", 0, OURS[0]) + lines_of("scratch", 1, SCRATCH[1])
+    assert curves.transfer_benefits(curves.Curves(other_seeds)) == []
+    assert curves.transfer_benefits(curves.Curves([])) == []

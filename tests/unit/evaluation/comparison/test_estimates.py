@@ -4,21 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ssl_transfer.evaluation.comparison.estimates import (
-    IMAGES,
-    POSITIVE,
-    SEEDS,
-    SHARE,
-    SUMMARY_COLUMNS,
-    Row,
-    baselines_of,
-    budget_title,
-    by_cell,
-    estimate,
-    paired_difference,
-    percent_of,
-    summarize,
-)
+from ssl_transfer.evaluation.comparison.budgets import budget_title, percent_of
+from ssl_transfer.evaluation.comparison.estimates import IMAGES, SEEDS, estimate, paired_difference
+from ssl_transfer.evaluation.comparison.results import Cell, Results, Row
+from ssl_transfer.evaluation.comparison.summary_table import SUMMARY_COLUMNS, summarize
+from ssl_transfer.evaluation.metric_properties import POSITIVE, SHARE
 
 
 def row(arm, value, *, seed=0, backbone="resnet18", labels="5", phase="chosen", split="test", metric="accuracy") -> Row:
@@ -84,33 +74,40 @@ def test_no_interval_goes_beyond_what_the_number_can_be():
 
 
 def test_each_column_of_the_summary_is_limited_by_its_metric():
-    values = {"accuracy": (0.9, 0.5), "log_loss": (0.9, 0.5)}
+    values = dict.fromkeys(("accuracy", "log_loss", "transfer_seconds", "chosen_learning_rate", "r2"), (0.9, 0.5))
     rows = [
         row(arm, value if arm == "simclr" else 0.7, seed=seed, metric=metric)
         for arm in ("scratch", "simclr")
         for metric, held in values.items()
         for seed, value in enumerate(held)
     ]
-    found = {line["metric"]: line for line in summarize(rows) if line["arm"] == "simclr"}
+    found = {line["metric"]: line for line in summarize(Results(rows)) if line["arm"] == "simclr"}
     columns = ("low", "high", "difference_low", "difference_high")
     assert [found["accuracy"][name] for name in columns] == [0.0, 1.0, -1.0, 1.0]
-    assert found["log_loss"]["low"] == 0.0
-    assert found["log_loss"]["high"] > 1.0
-    assert found["log_loss"]["difference_low"] < -1.0
+    for name in ("log_loss", "transfer_seconds"):
+        assert found[name]["low"] == 0.0
+        assert found[name]["high"] > 1.0
+        assert found[name]["difference_low"] < -1.0
+    # Learning rates, and metrics that are not in the table, are unbounded.
+    for name in ("chosen_learning_rate", "r2"):
+        assert found[name]["low"] < 0.0
+        assert found[name]["high"] > 1.0
+        assert found[name]["difference_low"] < -1.0
+        assert found[name]["difference_high"] > 1.0
 
 
 def test_cells_hold_one_split():
     rows = [row("simclr", 0.8), row("simclr", 0.9, seed=1), row("simclr", 0.1, split="validation")]
-    assert by_cell(rows, split="test") == {("simclr", "resnet18", "5", "chosen", "accuracy"): {0: 0.8, 1: 0.9}}
+    assert Results(rows).test == {("simclr", "resnet18", "5", "chosen", "accuracy"): {0: 0.8, 1: 0.9}}
 
 
-def cells_of(*pairs):
-    return {(arm, backbone, "5", "chosen", "accuracy"): {0: 0.5} for arm, backbone in pairs}
+def baselines_of(cell: Cell, *pairs: tuple[str, str]) -> list[tuple[str, Cell]]:
+    return Results([row(arm, 0.5, backbone=backbone) for arm, backbone in pairs]).baselines(cell)
 
 
 def test_baselines_are_on_the_same_backbone():
-    cells = cells_of(("scratch", "a"), ("scratch", "b"), ("imagenet", "a"), ("imagenet", "b"), ("simclr", "b"))
-    found = baselines_of(("simclr", "b", "5", "chosen", "accuracy"), cells)
+    pairs = (("scratch", "a"), ("scratch", "b"), ("imagenet", "a"), ("imagenet", "b"), ("simclr", "b"))
+    found = baselines_of(("simclr", "b", "5", "chosen", "accuracy"), *pairs)
     assert found == [
         ("scratch", ("scratch", "b", "5", "chosen", "accuracy")),
         ("imagenet", ("imagenet", "b", "5", "chosen", "accuracy")),
@@ -118,21 +115,21 @@ def test_baselines_are_on_the_same_backbone():
 
 
 def test_scratch_on_another_backbone_is_no_baseline_but_imagenet_may_be():
-    cells = cells_of(("scratch", "a"), ("imagenet", "a"), ("simclr", "b"))
-    found = baselines_of(("simclr", "b", "5", "chosen", "accuracy"), cells)
+    pairs = (("scratch", "a"), ("imagenet", "a"), ("simclr", "b"))
+    found = baselines_of(("simclr", "b", "5", "chosen", "accuracy"), *pairs)
     assert found == [("imagenet (a)", ("imagenet", "a", "5", "chosen", "accuracy"))]
 
 
 def test_what_goes_on_from_imagenet_has_both_baselines():
-    cells = cells_of(("scratch", "a"), ("imagenet", "a"), ("simclr", "a"), ("imagenet+simclr", "a"))
-    found = baselines_of(("imagenet+simclr", "a", "5", "chosen", "accuracy"), cells)
+    pairs = (("scratch", "a"), ("imagenet", "a"), ("simclr", "a"), ("imagenet+simclr", "a"))
+    found = baselines_of(("imagenet+simclr", "a", "5", "chosen", "accuracy"), *pairs)
     assert [key[:2] for _, key in found] == [("scratch", "a"), ("imagenet", "a")]
 
 
 def test_no_arm_is_its_own_baseline():
-    cells = cells_of(("scratch", "a"), ("imagenet", "a"))
-    assert baselines_of(("scratch", "a", "5", "chosen", "accuracy"), cells) == []
-    assert [name for name, _ in baselines_of(("imagenet", "a", "5", "chosen", "accuracy"), cells)] == ["scratch"]
+    pairs = (("scratch", "a"), ("imagenet", "a"))
+    assert baselines_of(("scratch", "a", "5", "chosen", "accuracy"), *pairs) == []
+    assert [name for name, _ in baselines_of(("imagenet", "a", "5", "chosen", "accuracy"), *pairs)] == ["scratch"]
 
 
 def test_summary():
@@ -142,7 +139,7 @@ def test_summary():
         for seed, value in enumerate(values)
     ]
     rows.append(row("simclr", 0.0, split="validation"))
-    scratch, simclr = summarize(rows)
+    scratch, simclr = summarize(Results(rows))
     assert tuple(scratch) == tuple(simclr) == SUMMARY_COLUMNS
     assert (scratch["arm"], scratch["mean"], scratch["baseline"], scratch["p_value"]) == ("scratch", 0.55, "", "")
     assert (simclr["arm"], simclr["num_seeds"], simclr["baseline"]) == ("simclr", 2, "scratch")
@@ -166,7 +163,7 @@ def test_the_family_is_the_differences_of_the_chosen_accuracy():
         for metric in ("accuracy", "macro_f1")
         for seed, value in enumerate(rng.normal(0.8, 0.01, size=4) + (0.1 if arm == "simclr" else 0.0))
     ]
-    summary = summarize(rows)
+    summary = summarize(Results(rows))
     family = [line for line in summary if line["p_value_holm"] != ""]
     assert {(line["phase"], line["metric"]) for line in family} == {("chosen", "accuracy")}
     assert [(line["arm"], line["baseline"]) for line in family] == [
@@ -203,7 +200,7 @@ def test_one_seed_is_measured_over_its_images():
         row("simclr", 0.5, metric="macro_f1"),
         row("scratch", 0.4, phase="head"),
     ]
-    summary = {(line["arm"], line["phase"], line["metric"]): line for line in summarize(rows, hits)}
+    summary = {(line["arm"], line["phase"], line["metric"]): line for line in summarize(Results(rows, hits=hits))}
     line = summary["simclr", "chosen", "accuracy"]
     # 0.7 plus and minus 1.96 sqrt(0.7 0.3 / 100); ten images of 100 make the difference.
     assert (line["low"], line["high"]) == pytest.approx((0.61, 0.79), abs=0.011)
@@ -212,7 +209,7 @@ def test_one_seed_is_measured_over_its_images():
     assert all(math.isnan(line[name]) for name in ("p_value", "p_value_holm", "effect_size"))
     for key in (("simclr", "chosen", "macro_f1"), ("scratch", "head", "accuracy")):
         assert (summary[key]["low"], summary[key]["interval_over"]) == (-math.inf, "")
-    assert str(summarize(rows, hits)) == str(summarize(rows, hits))
+    assert str(summarize(Results(rows, hits=hits))) == str(summarize(Results(rows, hits=hits)))
 
 
 def test_differences_over_images_are_paired():

@@ -3,14 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from ssl_transfer.evaluation.comparison.estimates import Row
+from ssl_transfer.evaluation.comparison import label_efficiency
 from ssl_transfer.evaluation.comparison.label_efficiency import (
     LABEL_VALUE_COLUMNS,
     LabelValue,
     equal_count,
-    label_values,
     table_rows,
 )
+from ssl_transfer.evaluation.comparison.results import Results, Row
 
 COUNTS = np.array([5.0, 20.0, 80.0])
 CURVE = np.array([0.6, 0.7, 0.8])
@@ -107,6 +107,12 @@ def rows_of(arm, accuracies, *, backbone="net", seeds=3) -> list[Row]:
 
 
 PER_CLASS = {"5": 5.0, "0.5": 20.0, "all": 40.0, "unused": 99.0}
+
+
+def label_values(rows, hits, images_per_class):
+    images = {labels: [count] for labels, count in images_per_class.items()}
+    description = {"num_classes": 1, "images": images} if images else {}
+    return label_efficiency.label_values(Results(rows, hits=hits, description=description))
 
 
 def test_every_arm_and_baseline_has_its_rows():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ssl_transfer.evaluation.comparison.estimates import Row
 from ssl_transfer.evaluation.comparison.power import least_by_images, least_difference, resolutions
+from ssl_transfer.evaluation.comparison.results import Results, Row
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 20])
@@ -69,11 +69,11 @@ def test_a_resolution_a_budget():
             ("simclr", "20"): [0.9],
         }
     )
-    few, many = resolutions(rows, num_test=100)
+    few, many = resolutions(Results(rows, description={"num_test": 100}))
     # The variances of the differences are 0.01 and 0, so that of both is 0.005.
     assert (few.labels, few.num_seeds) == ("5", 3)
     assert few.by_seeds == pytest.approx(least_difference(math.sqrt(0.005), 3, 3))
     assert (many.labels, many.num_seeds) == ("20", 1)
     assert math.isnan(many.by_seeds)
     assert many.by_images == pytest.approx(least_by_images(0.85, 100))
-    assert resolutions([row for row in rows if row.arm != "scratch"], num_test=100) == []
+    assert resolutions(Results([row for row in rows if row.arm != "scratch"])) == []

@@ -6,6 +6,7 @@ import pytest
 
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison.results import Results
 
 KEY = {"arm": "simclr", "backbone": "resnet18", "labels": "5", "seed": 1}
 RESULT = {
@@ -108,16 +109,16 @@ def test_tables_round_trip(tmp_path, metrics):
     odd = {**KEY, "arm": 'a,"b"\nc'}
     rows = result_tables.rows_of(KEY, RESULT, PRETRAINING) + result_tables.rows_of(odd, RESULT, None)
     curves = result_tables.curves_of(KEY, metrics)
-    result_tables.write(tmp_path, rows, curves)
-    assert result_tables.read_results(tmp_path) == rows
+    result_tables.write(tmp_path, Results(rows, curves=curves))
+    results = Results.read(tmp_path)
+    assert results.rows == rows
     expected = [{name: str(value) for name, value in line.items()} for line in curves]
-    assert result_tables.read_curves(tmp_path) == expected
+    assert results.curve_lines == expected
 
 
 def test_columns_are_those_of_the_design(tmp_path, metrics):
-    result_tables.write(
-        tmp_path, result_tables.rows_of(KEY, RESULT, PRETRAINING), result_tables.curves_of(KEY, metrics)
-    )
+    rows, curves = result_tables.rows_of(KEY, RESULT, PRETRAINING), result_tables.curves_of(KEY, metrics)
+    result_tables.write(tmp_path, Results(rows, curves=curves))
     results = "arm, backbone, labels, seed, phase, split, metric, value"
     summary = (
         "arm, backbone, labels, phase, metric, num_seeds, mean, low, high, baseline, difference, difference_low, "
@@ -130,27 +131,27 @@ def test_columns_are_those_of_the_design(tmp_path, metrics):
 
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(InputError, match=r"results\.csv: there is no such table"):
-        result_tables.read_results(tmp_path)
+        Results.read(tmp_path)
 
 
 def test_what_was_right_round_trips(tmp_path):
     """Any number of images, not only eight at a time; and a comparison of runs that kept nothing."""
     cell = ("a,\n", "net", "5", "chosen", "accuracy")
     hits = {cell: {0: np.array([1, 0, 1, 1, 0, 0, 0, 1, 1]), 3: np.ones(9)}, ("b", *cell[1:]): {0: np.zeros(9)}}
-    result_tables.write(tmp_path, [], [], hits)
+    result_tables.write(tmp_path, Results([], hits=hits))
     first = (tmp_path / "test_hits.npz").read_bytes()
-    found = result_tables.read_hits(tmp_path)
+    found = Results.read(tmp_path).hits
     assert found.keys() == hits.keys()
     for cell, held in hits.items():
         assert {seed: images.tolist() for seed, images in found[cell].items()} == {
             seed: images.tolist() for seed, images in held.items()
         }
-    result_tables.write(tmp_path, [], [], hits)
+    result_tables.write(tmp_path, Results([], hits=hits))
     assert (tmp_path / "test_hits.npz").read_bytes() == first
-    result_tables.write(tmp_path, [], [])
-    assert result_tables.read_hits(tmp_path) == {}
+    result_tables.write(tmp_path, Results([]))
+    assert Results.read(tmp_path).hits == {}
     (tmp_path / "test_hits.npz").unlink()
-    assert result_tables.read_hits(tmp_path) == {}
+    assert Results.read(tmp_path).hits == {}
     assert result_tables.hits_of(KEY, tmp_path, np.zeros(9)) == {}
     np.save(tmp_path / "predicted.npy", np.array([2, 0, 1], dtype=np.int32))
     ((cell, held),) = result_tables.hits_of(KEY, tmp_path, np.array([2, 1, 1])).items()

@@ -22,9 +22,6 @@ def simulate():
 def few_resamples(monkeypatch):
     """A tenth of the draws: the interval of one comparison moves a little, the share that holds does not."""
     monkeypatch.setattr(significance, "RESAMPLES", 999)
-    yield
-    # Other tests are to have all of them.
-    significance._interval_of_counts.cache_clear()
 
 
 @pytest.mark.parametrize(("num_seeds", "num_test"), [(2, 10_000), (3, 450), (5, 450), (10, 450)])

@@ -3,10 +3,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ssl_transfer.evaluation.comparison.estimates import Row
-from ssl_transfer.evaluation.comparison.verdict import findings, verdict
+from ssl_transfer.evaluation.comparison import verdict as verdicts
+from ssl_transfer.evaluation.comparison.results import Results, Row
 
 NOISE = (0.0, 0.01, -0.01)
+
+
+def findings(rows):
+    return verdicts.findings(Results(rows))
+
+
+def verdict(rows, hits=None, images_per_class=None) -> str:
+    images = {labels: [count] for labels, count in (images_per_class or {}).items()}
+    description = {"num_classes": 1, "images": images} if images else {}
+    return verdicts.verdict(Results(rows, hits=hits, description=description))
 
 
 def rows_of(arm, test, validation=None, *, labels="5", backbone="resnet18", seeds=3) -> list[Row]:

@@ -12,9 +12,10 @@ from ssl_transfer.evaluation.predictions.attack_table import (
     ARM_COLUMNS,
     CLEAN,
     RUN_COLUMNS,
+    AttackPlan,
     Outcome,
+    RunName,
     arm_rows,
-    is_seed,
     lines_of,
     outcomes,
     run_rows,
@@ -26,12 +27,15 @@ from ssl_transfer.stages.explain.attacks import panels_of, table, table_of
 from ssl_transfer.stages.explain.grids import epsilon_text, grid
 from ssl_transfer.stages.explain.subject import Shown, Subject
 
+MINE = RunName(name="mine", arm="mine", seed=0)
 ATTACKS = (Attack(name="fgsm", targeted=False), Attack(name="pgd", targeted=True, steps=3))
 
 
-def outcome(run: str, hits: list[int], condition=(CLEAN, 0.0), reached: list[int] | None = None) -> Outcome:
+def outcome(
+    arm: str, hits: list[int], condition=(CLEAN, 0.0), reached: list[int] | None = None, *, seed: int = 0
+) -> Outcome:
     return Outcome(
-        run=run,
+        run=RunName(name=f"{arm}/seed{seed}", arm=arm, seed=seed),
         images=tuple(f"image {number}" for number in range(len(hits))),
         condition=condition,
         hits=np.array(hits, dtype=np.uint8),
@@ -47,23 +51,10 @@ def classifier(make_supervised):
     return Classifier(objective.backbone.eval(), objective.head.eval(), torch.arange(3))
 
 
-@pytest.mark.parametrize(
-    ("run", "arm", "seed"),
-    [("scratch/seed3", "scratch", 3), ("mine-seed1", "mine", 1), ("mine_seed_12", "mine", 12), ("mine", "mine", 0)],
-)
-def test_runs_that_differ_in_their_seed_are_one_arm(run, arm, seed):
-    assert (outcome(run, [1]).arm, outcome(run, [1]).seed) == (arm, seed)
-
-
-def test_a_seed_alone_is_no_name():
-    assert is_seed("seed0")
-    assert not is_seed("mine-seed0")
-
-
 def test_intervals_over_seeds_and_differences_paired_by_seed():
     found = [
-        *(outcome(f"a/seed{seed}", [1] * hits + [0] * (10 - hits)) for seed, hits in enumerate((5, 6, 7))),
-        *(outcome(f"b/seed{seed}", [1] * hits + [0] * (10 - hits)) for seed, hits in enumerate((7, 8, 8))),
+        *(outcome("a", [1] * hits + [0] * (10 - hits), seed=seed) for seed, hits in enumerate((5, 6, 7))),
+        *(outcome("b", [1] * hits + [0] * (10 - hits), seed=seed) for seed, hits in enumerate((7, 8, 8))),
     ]
     first, second = lines_of(found)
     assert (first.arm, first.baseline, first.difference) == ("a", "", None)
@@ -82,8 +73,8 @@ def test_no_interval_leaves_the_range_of_a_share():
     """As of the steel surfaces, where a targeted attack got its class in 83.2 [65.1, 101.2] % of images."""
     under = ("PGD, targeted", 0.1)
     found = [
-        *(outcome("a/seed0", [0] * 10, under, [1] * 9 + [0]), outcome("a/seed1", [1, *[0] * 9], under, [1] * 10)),
-        *(outcome("b/seed0", [1] * 9 + [0], under, [0, 1]), outcome("b/seed1", [0] * 10, under, [0, 0])),
+        *(outcome("a", [0] * 10, under, [1] * 9 + [0]), outcome("a", [1, *[0] * 9], under, [1] * 10, seed=1)),
+        *(outcome("b", [1] * 9 + [0], under, [0, 1]), outcome("b", [0] * 10, under, [0, 0], seed=1)),
     ]
     first, second = lines_of(found)
     assert first.accuracy.percent() == "5.0 [0.0, 68.5]"
@@ -158,8 +149,8 @@ def test_epsilons_as_they_are_known():
 def test_a_model_on_images_as_they_are_and_attacked(classifier, runtime, make_dataset):
     dataset = make_dataset()
     test = dataset.splits["test"]
-    settings = {"run": "mine", "attacks": ATTACKS, "epsilons": (0.05, 0.5), "target": None, "seed": 0}
-    found = outcomes(classifier, dataset, test, runtime, **settings)
+    plan = AttackPlan(attacks=ATTACKS, epsilons=(0.05, 0.5), target=None, seed=0)
+    found = outcomes(classifier, dataset, test, runtime, run=MINE, plan=plan)
     assert [one.condition for one in found] == [
         *((CLEAN, 0.0), ("FGSM", 0.05), ("FGSM", 0.5), ("PGD, targeted", 0.05), ("PGD, targeted", 0.5)),
     ]
@@ -170,20 +161,14 @@ def test_a_model_on_images_as_they_are_and_attacked(classifier, runtime, make_da
     assert found[4].reached.mean() > found[3].reached.mean()
     rows = [dict(zip(RUN_COLUMNS, row, strict=True)) for row in run_rows(found)]
     assert [row["accuracy"] for row in rows] == [float(one.hits.mean()) for one in found]
-    again = outcomes(classifier, dataset, test, runtime, **settings)
+    again = outcomes(classifier, dataset, test, runtime, run=MINE, plan=plan)
     assert run_rows(again)[3:] == run_rows(found)[3:]
 
 
 def test_images_of_the_class_that_is_gone_to_do_not_count(classifier, runtime, make_dataset):
     dataset = make_dataset()
-    found = outcomes(
-        *(classifier, dataset, dataset.splits["test"], runtime),
-        run="mine",
-        attacks=ATTACKS[1:],
-        epsilons=(0.5,),
-        target=2,
-        seed=0,
-    )
+    plan = AttackPlan(attacks=ATTACKS[1:], epsilons=(0.5,), target=2, seed=0)
+    found = outcomes(classifier, dataset, dataset.splits["test"], runtime, run=MINE, plan=plan)
     assert len(found[0].hits) == 12
     assert len(found[1].reached) == len(found[1].hits) == len(found[1].images) == 8
     # A change without bounds takes all of them there: none is right any more, by its own class or otherwise.
@@ -195,6 +180,6 @@ def test_images_of_the_class_that_is_gone_to_do_not_count(classifier, runtime, m
 def test_going_where_all_are_is_refused(classifier, runtime, make_dataset):
     dataset = make_dataset()
     own = dataset.splits["test"][dataset.labels[dataset.splits["test"]] == 2]
-    settings = {"run": "mine", "attacks": ATTACKS[1:], "epsilons": (0.5,), "target": 2, "seed": 0}
+    plan = AttackPlan(attacks=ATTACKS[1:], epsilons=(0.5,), target=2, seed=0)
     with pytest.raises(InputError, match="every image is of this class already"):
-        outcomes(classifier, dataset, own, runtime, **settings)
+        outcomes(classifier, dataset, own, runtime, run=MINE, plan=plan)

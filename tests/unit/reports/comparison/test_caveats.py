@@ -1,7 +1,19 @@
 import pytest
 
-from ssl_transfer.evaluation.comparison.estimates import Row
+from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison.results import Results, Row
+from ssl_transfer.evaluation.features import transferability
 from ssl_transfer.reports.comparison import caveats
+
+
+@pytest.fixture
+def collect(tmp_path):
+    def collected(rows, description, diagnosis) -> caveats.Caveats:
+        lines = [[line[name] for name in transferability.COLUMNS] for line in diagnosis]
+        result_tables.write_lines(tmp_path / "diagnosis.csv", transferability.COLUMNS, lines)
+        return caveats.collect(Results(rows, description=description, folder=tmp_path))
+
+    return collected
 
 
 def rows_of(spread: float, seeds: int = 5) -> list[Row]:
@@ -26,8 +38,8 @@ def line(measure: str, value: float | str, *, arm: str = "simclr", reference: st
     return {**held, "value": str(value), "num_images": str(num_images)}
 
 
-def test_where_all_is_enough_nothing_is_said():
-    found = caveats.section(rows_of(0.001), comparison_of(), [])
+def test_where_all_is_enough_nothing_is_said(collect):
+    found = collect(rows_of(0.001), comparison_of(), [])
     assert found.warnings == []
     (budget,) = found.budgets
     assert budget["validation"] == "50 images, 2 points each"
@@ -45,8 +57,8 @@ def test_where_all_is_enough_nothing_is_said():
         (rows_of(0.001), comparison_of(num_pool=800, images=(800, 50)), "all 800 images of the pool are labelled"),
     ],
 )
-def test_what_is_too_small_is_said(rows, comparison, words):
-    (warning,) = caveats.section(rows, comparison, []).warnings
+def test_what_is_too_small_is_said(collect, rows, comparison, words):
+    (warning,) = collect(rows, comparison, []).warnings
     assert words in warning
 
 
@@ -58,13 +70,13 @@ def test_what_is_too_small_is_said(rows, comparison, words):
         ([line("similarity", 0.97, reference="scratch")], "nearly those of random weights (similarity 0.97)"),
     ],
 )
-def test_features_that_speak_against_it(diagnosis, words):
-    (warning,) = caveats.section(rows_of(0.001), comparison_of(), diagnosis).warnings
+def test_features_that_speak_against_it(collect, diagnosis, words):
+    (warning,) = collect(rows_of(0.001), comparison_of(), diagnosis).warnings
     assert words in warning
     assert "simclr on net" in warning
 
 
-def test_features_that_do_not():
+def test_features_that_do_not(collect):
     lines = [
         line("distance", 0.3),
         # Of twenty images a guess does this well now and then.
@@ -75,7 +87,7 @@ def test_features_that_do_not():
         line("similarity", 0.95, reference="imagenet (other)"),
         line("similarity", "", reference="imagenet"),
     ]
-    found = caveats.section(rows_of(0.001), comparison_of(), lines)
+    found = collect(rows_of(0.001), comparison_of(), lines)
     assert found.warnings == []
     assert found.has_imagenet
     (ours,) = [one for one in found.features if one["arm"] == "simclr"]

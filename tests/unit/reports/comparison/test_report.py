@@ -1,12 +1,16 @@
+import builtins
+import io
 import json
 import re
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ssl_transfer.evaluation.comparison import result_tables
-from ssl_transfer.evaluation.comparison.estimates import Row
+from ssl_transfer.evaluation.comparison.results import Results, Row
 from ssl_transfer.reports import figures
 from ssl_transfer.reports.comparison import report
 
@@ -57,7 +61,8 @@ def curve_lines(arms, labels, seeds, phases=PHASES) -> list[dict]:
 def write_comparison(
     folder, arms=("scratch", "simclr"), labels=("5", "all"), seeds=(0, 1, 2), name="digits", phases=PHASES, plan=None
 ):
-    result_tables.write(folder, result_rows(arms, labels, seeds, phases), curve_lines(arms, labels, seeds, phases))
+    rows, curves = (make(arms, labels, seeds, phases) for make in (result_rows, curve_lines))
+    result_tables.write(folder, Results(rows, curves=curves))
     comparison = {
         "data": f"{name}: 10 train",
         "source": name,
@@ -89,7 +94,7 @@ def write_comparison(
 def test_a_report_is_drawn_whole(tmp_path):
     write_comparison(tmp_path)
     (tmp_path / "summary.csv").unlink()
-    report.draw(tmp_path)
+    report.draw(Results.read(tmp_path))
     for name in ("label_efficiency", "learning_curves", "cost"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "summary.csv").read_text().startswith("arm,backbone")
@@ -106,13 +111,13 @@ def test_a_report_is_drawn_whole(tmp_path):
 
 def test_one_arm_one_seed_one_budget(tmp_path):
     write_comparison(tmp_path, arms=("scratch",), labels=("all",), seeds=(0,))
-    report.draw(tmp_path)
+    report.draw(Results.read(tmp_path))
     assert "[one seed]" in (tmp_path / "report.md").read_text()
 
 
 def test_names_from_outside_are_escaped(tmp_path):
     write_comparison(tmp_path, arms=("scratch", SCRIPT), labels=("5", SCRIPT), name=SCRIPT)
-    report.draw(tmp_path)
+    report.draw(Results.read(tmp_path))
     page = (tmp_path / "report.html").read_text()
     assert "<script" not in page
     # Arms, labels, backbones, the source, the command: each stands there as text.
@@ -123,16 +128,35 @@ def test_names_from_outside_are_escaped(tmp_path):
 
 def test_drawing_again_gives_the_same(tmp_path):
     write_comparison(tmp_path)
-    report.draw(tmp_path)
+    report.draw(Results.read(tmp_path))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    report.draw(tmp_path)
+    report.draw(Results.read(tmp_path))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_report_reads_each_table_once(tmp_path, monkeypatch, capsys):
+    """Page, pictures, verdict and terminal table share what was read."""
+    write_comparison(tmp_path)
+    opened: Counter[str] = Counter()
+    plain = builtins.open
+
+    def counting(file, mode="r", *arguments, **settings):
+        if "r" in mode and Path(file).parent == tmp_path and not Path(file).name.startswith("."):
+            opened[Path(file).name] += 1
+        return plain(file, mode, *arguments, **settings)
+
+    for place in (builtins, io):
+        monkeypatch.setattr(place, "open", counting)
+    report.main([str(tmp_path)])
+    assert "report.html" in capsys.readouterr().out
+    names = ("results.csv", "curves.csv", "test_hits.npz", "comparison.json", "environment.json")
+    assert opened == dict.fromkeys(names, 1)
 
 
 def test_the_table_is_shown(tmp_path, capsys):
     write_comparison(tmp_path)
-    report.draw(tmp_path)
-    report.show(tmp_path)
+    report.draw(Results.read(tmp_path))
+    report.show(Results.read(tmp_path))
     said = capsys.readouterr().out
     assert "simclr" in said
     assert "report.html" in said
@@ -140,14 +164,14 @@ def test_the_table_is_shown(tmp_path, capsys):
 
 def test_a_collapsed_pretraining_is_said(tmp_path, capsys):
     write_comparison(tmp_path)
-    report.draw(tmp_path)
-    report.show(tmp_path)
+    report.draw(Results.read(tmp_path))
+    report.show(Results.read(tmp_path))
     assert not any("Warning" in (tmp_path / name).read_text() for name in ("report.md", "report.html"))
     assert "Warning" not in capsys.readouterr().out
     comparison = json.loads((tmp_path / "comparison.json").read_text())
     (tmp_path / "comparison.json").write_text(json.dumps({**comparison, "warnings": [f"mae collapsed {SCRIPT}"]}))
-    report.draw(tmp_path)
-    report.show(tmp_path)
+    report.draw(Results.read(tmp_path))
+    report.show(Results.read(tmp_path))
     assert "**Warning:** mae collapsed &lt;script&gt;alert(1)&lt;/script&gt;" in (tmp_path / "report.md").read_text()
     page = (tmp_path / "report.html").read_text()
     assert "mae collapsed" in page
@@ -164,27 +188,27 @@ def test_a_folder_without_a_comparison_is_named(tmp_path):
 
 def test_one_seed_is_said_in_the_table_too(tmp_path, capsys):
     write_comparison(tmp_path, seeds=(0,))
-    report.show(tmp_path)
+    report.show(Results.read(tmp_path))
     assert "[one seed]" in capsys.readouterr().out
 
 
 def test_shares_are_budgets_too(tmp_path, capsys):
     write_comparison(tmp_path, labels=("0.1", "5", "all"))
-    report.draw(tmp_path)
+    report.draw(Results.read(tmp_path))
     for name in ("report.md", "report.html"):
         text = (tmp_path / name).read_text()
         assert "10% of each class" in text
         assert "Budget 10%: 5 labelled images" in text
         assert "Budget 5: 20 labelled images" in text
         assert "at 10% of the labels" in text
-    assert {row.labels for row in result_tables.read_results(tmp_path)} == {"0.1", "5", "all"}
+    assert {row.labels for row in Results.read(tmp_path).rows} == {"0.1", "5", "all"}
 
 
 def test_phases_of_any_number_and_name(tmp_path, capsys):
     phases = ("head", "last-1", "last-2", "full")
     write_comparison(tmp_path, phases=phases, plan={"phases": list(phases)})
-    report.draw(tmp_path)
-    report.show(tmp_path)
+    report.draw(Results.read(tmp_path))
+    report.show(Results.read(tmp_path))
     for name in ("report.md", "report.html"):
         text = (tmp_path / name).read_text()
         assert "validation chose between its phases: head, last-1, last-2, full." in text
@@ -195,7 +219,7 @@ def test_phases_of_any_number_and_name(tmp_path, capsys):
 
 def test_one_phase_leaves_nothing_to_choose(tmp_path):
     write_comparison(tmp_path, phases=("full",), plan={})
-    report.draw(tmp_path)
+    report.draw(Results.read(tmp_path))
     text = (tmp_path / "report.md").read_text()
     assert "## The phase" in text
     assert "validation chose" not in text
@@ -203,7 +227,7 @@ def test_one_phase_leaves_nothing_to_choose(tmp_path):
 
 def test_the_benefits_of_transfer_are_in_the_report_and_in_a_table(tmp_path, capsys):
     write_comparison(tmp_path)
-    report.draw(tmp_path)
+    report.draw(Results.read(tmp_path))
     rows = (tmp_path / "transfer_benefits.csv").read_text().splitlines()
     assert rows[0].startswith("arm,backbone,labels,baseline,benefit,num_seeds,ours,theirs,difference")
     assert len(rows) == 1 + 2 * 3
@@ -223,7 +247,7 @@ def test_the_benefits_of_transfer_are_in_the_report_and_in_a_table(tmp_path, cap
 
 def test_without_scratch_there_is_no_table_of_benefits(tmp_path):
     write_comparison(tmp_path, arms=("simclr", "mae"))
-    report.draw(tmp_path)
+    report.draw(Results.read(tmp_path))
     assert "What transfer gave" not in (tmp_path / "report.html").read_text()
     assert len((tmp_path / "transfer_benefits.csv").read_text().splitlines()) == 1
 
@@ -231,7 +255,7 @@ def test_without_scratch_there_is_no_table_of_benefits(tmp_path):
 @pytest.mark.parametrize("phases", [("full",), PHASES, ("head", "last-1", "full")])
 def test_every_table_of_the_markdown_stands_apart(tmp_path, phases):
     write_comparison(tmp_path, phases=phases)
-    report.draw(tmp_path)
+    report.draw(Results.read(tmp_path))
     lines = (tmp_path / "report.md").read_text().splitlines()
     heads = [number for number, line in enumerate(lines) if line.startswith(("| arm", "| labels"))]
     # Accuracy, label values, phases, benefits, cost, where it pays, and the least differences.
@@ -241,7 +265,7 @@ def test_every_table_of_the_markdown_stands_apart(tmp_path, phases):
 
 def test_what_goes_on_from_imagenet_shows_both_differences(tmp_path):
     write_comparison(tmp_path, arms=ARMS, labels=("5",))
-    report.draw(tmp_path)
+    report.draw(Results.read(tmp_path))
     lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
     # Accuracies rise by ten points from arm to arm. The first of an arm's lines is that of the main table.
     first = {arm: next(line for line in lines if line.startswith(f"| {arm} |")) for arm in ARMS}
@@ -268,15 +292,17 @@ def test_pairs_are_told_apart():
 
 def test_what_labels_are_worth_is_in_the_report_and_in_a_table(tmp_path):
     write_comparison(tmp_path, labels=("5", "20", "all"))
-    rows = result_tables.read_results(tmp_path)
+    rows = Results.read(tmp_path).rows
     # Scratch gains ten points with each budget, and SimCLR is ten ahead of it.
     places = {"5": 0.0, "20": 0.1, "all": 0.2}
     result_tables.write(
         tmp_path,
-        [replace(row, value=row.value + places[row.labels]) for row in rows],
-        result_tables.read_curves(tmp_path),
+        Results(
+            [replace(row, value=row.value + places[row.labels]) for row in rows],
+            curves=Results.read(tmp_path).curve_lines,
+        ),
     )
-    report.draw(tmp_path)
+    report.draw(Results.read(tmp_path))
     lines = (tmp_path / "label_value.csv").read_text().splitlines()
     assert lines[0].startswith("arm,backbone,labels,images_per_class,baseline,num_seeds,equals,equals_low,equals_high")
     assert len(lines) == 1 + 3
@@ -295,21 +321,21 @@ def test_a_comparison_of_an_older_version_has_no_label_values(tmp_path):
     del comparison["num_classes"]
     (tmp_path / "comparison.json").write_text(json.dumps(comparison))
     (tmp_path / "test_hits.npz").unlink()
-    report.draw(tmp_path)
+    report.draw(Results.read(tmp_path))
     assert "What the labels are worth" not in (tmp_path / "report.html").read_text()
     assert len((tmp_path / "label_value.csv").read_text().splitlines()) == 1
 
 
 def test_one_seed_is_over_images_in_table_and_sentence(tmp_path, capsys):
     write_comparison(tmp_path, seeds=(0,), labels=("5",))
-    rows = result_tables.read_results(tmp_path)
+    rows = Results.read(tmp_path).rows
     hits = {
         (arm, "net", "5", "chosen", "accuracy"): {0: (np.arange(40) < share * 40).astype(np.uint8)}
         for arm, share in (("scratch", 0.5), ("simclr", 0.6))
     }
-    result_tables.write(tmp_path, rows, result_tables.read_curves(tmp_path), hits)
-    report.draw(tmp_path)
-    report.show(tmp_path)
+    result_tables.write(tmp_path, Results(rows, curves=Results.read(tmp_path).curve_lines, hits=hits))
+    report.draw(Results.read(tmp_path))
+    report.show(Results.read(tmp_path))
     for text in ((tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text(), capsys.readouterr().out):
         assert "] over images" in text
         assert "[one seed]" not in text.split("All phases")[0]

@@ -1,0 +1,274 @@
+"""Hold the results of a comparison: rows, correct test images, curves and description, each read once."""
+
+import csv
+import itertools
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.json_files import read_json
+from ssl_transfer.evaluation.metric_properties import metric_named
+from ssl_transfer.models.init_names import BASELINES
+
+from .curves import Curves
+from .estimates import Estimate, estimate, paired_difference
+
+HITS_FILE = "test_hits.npz"
+_REMEDY = "Call `compare` again with the same settings."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of `results.csv`; the fields are its columns."""
+
+    arm: str
+    backbone: str
+    labels: str
+    seed: int
+    phase: str
+    split: str
+    metric: str
+    value: float
+
+
+Pair = tuple[str, str]
+"""(arm, backbone)."""
+Cell = tuple[str, str, str, str, str]
+"""(arm, backbone, labels, phase, metric)."""
+Cells = Mapping[Cell, Mapping[int, float]]
+"""Values of one split by cell and seed."""
+Hits = Mapping[Cell, Mapping[int, np.ndarray]]
+"""Correct test images of the chosen models, by cell (chosen accuracy) and seed: (N,) uint8, 1 for correct, in the order
+of the test split. Runs without stored predictions are absent."""
+
+
+def chosen_accuracy(arm: str, backbone: str, labels: str) -> Cell:
+    """Return the cell of the accuracy in the phase that validation chose."""
+    return (arm, backbone, labels, "chosen", "accuracy")
+
+
+class Results:
+    """Share the tables of one comparison; a table in the folder is read when first used.
+
+    Args:
+        rows: lines of `results.csv`.
+        hits: None reads `test_hits.npz`.
+        curves: lines of `curves.csv`; None reads it.
+        description: content of `comparison.json`; None reads it.
+        folder: of the comparison. Without one, tables that are not given are empty.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        *,
+        hits: Hits | None = None,
+        curves: Sequence[Mapping[str, Any]] | None = None,
+        description: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.rows = rows
+        self._folder = folder
+        self._hits, self._curves, self._description = hits, curves, description
+        self._estimates: dict[tuple[Cell, Cell | None], Estimate] = {}
+        self._differences: dict[tuple[Cell, Cell], Estimate] = {}
+
+    @classmethod
+    def read(cls, folder: Path) -> "Results":
+        """Read the results of a comparison, also one that an older version wrote.
+
+        Raises:
+            InputError: `results.csv` is missing.
+        """
+        lines = read_table(folder / "results.csv")
+        rows = [Row(**{**line, "seed": int(line["seed"]), "value": float(line["value"])}) for line in lines]
+        return cls(rows, folder=folder)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the comparison."""
+        if self._folder is None:
+            raise ValueError("These results are in memory alone: they have no folder.")
+        return self._folder
+
+    @cached_property
+    def hits(self) -> Hits:
+        """Correct test images; empty where an older version stored none."""
+        if self._hits is not None:
+            return self._hits
+        return {} if self._folder is None else _read_hits(self._folder / HITS_FILE)
+
+    @cached_property
+    def curve_lines(self) -> Sequence[Mapping[str, Any]]:
+        """Lines of `curves.csv`, in the order of the file."""
+        if self._curves is not None:
+            return self._curves
+        return [] if self._folder is None else read_table(self._folder / "curves.csv")
+
+    @cached_property
+    def curves(self) -> Curves:
+        """Learning curves of all runs."""
+        return Curves(self.curve_lines)
+
+    @cached_property
+    def description(self) -> Mapping[str, Any]:
+        """Content of `comparison.json`: data, budgets, seeds, settings, warnings, failures."""
+        if self._description is not None:
+            return self._description
+        return {} if self._folder is None else read_json(self._folder / "comparison.json", remedy=_REMEDY)
+
+    @cached_property
+    def environment(self) -> Mapping[str, Any]:
+        """Content of `environment.json`: command, devices, packages."""
+        return {} if self._folder is None else read_json(self._folder / "environment.json", remedy=_REMEDY)
+
+    @cached_property
+    def confusions(self) -> Sequence[Mapping[str, str]]:
+        """Lines of `confusions.csv`; empty where an older version wrote none."""
+        return self._optional("confusions.csv")
+
+    @cached_property
+    def embeddings(self) -> Sequence[Mapping[str, str]]:
+        """Lines of `embeddings.csv`; empty where an older version wrote none."""
+        return self._optional("embeddings.csv")
+
+    @cached_property
+    def diagnosis(self) -> Sequence[Mapping[str, str]]:
+        """Lines of `diagnosis.csv`; empty where an older version wrote none."""
+        return self._optional("diagnosis.csv")
+
+    def _optional(self, name: str) -> list[dict[str, str]]:
+        if self._folder is None or not (self._folder / name).is_file():
+            return []
+        return read_table(self._folder / name)
+
+    @cached_property
+    def _splits(self) -> dict[str, dict[Cell, dict[int, float]]]:
+        splits: dict[str, dict[Cell, dict[int, float]]] = {}
+        for row in self.rows:
+            cell: Cell = (row.arm, row.backbone, row.labels, row.phase, row.metric)
+            splits.setdefault(row.split, {}).setdefault(cell, {})[row.seed] = row.value
+        return splits
+
+    @property
+    def train(self) -> Cells:
+        """Costs."""
+        return self._splits.get("train", {})
+
+    @property
+    def validation(self) -> Cells:
+        """Metrics of validation images."""
+        return self._splits.get("validation", {})
+
+    @property
+    def test(self) -> Cells:
+        """Metrics of test images."""
+        return self._splits.get("test", {})
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """Arms with their backbones, in the order of the table."""
+        return list(dict.fromkeys((row.arm, row.backbone) for row in self.rows))
+
+    @cached_property
+    def budgets(self) -> list[str]:
+        """Label budgets, in the order of the table."""
+        return list(dict.fromkeys(row.labels for row in self.rows))
+
+    @cached_property
+    def phases(self) -> list[str]:
+        """Phases of the plan, in its order; without `chosen`, which repeats one of them."""
+        return list(dict.fromkeys(row.phase for row in self.rows if row.phase != "chosen"))
+
+    @cached_property
+    def images_per_class(self) -> dict[str, float]:
+        """Training images by budget, mean over classes; empty where the number of classes was not stored."""
+        classes = self.description.get("num_classes")
+        if not classes:
+            return {}
+        return {budget: sizes[0] / classes for budget, sizes in self.description["images"].items()}
+
+    def estimate(self, cell: Cell, beside: Cell | None = None) -> Estimate:
+        """Estimate the mean of a test cell, over the seeds that the cell `beside` has too."""
+        if (cell, beside) not in self._estimates:
+            shared = self.test[cell if beside is None else beside]
+            values = {seed: value for seed, value in self.test[cell].items() if seed in shared}
+            stored = self.hits.get(cell, {})
+            images = next((stored[seed] for seed in values if seed in stored), None)
+            limits = metric_named(cell[4]).limits
+            self._estimates[cell, beside] = estimate(list(values.values()), images, within=limits)
+        return self._estimates[cell, beside]
+
+    def difference(self, ours: Cell, theirs: Cell) -> Estimate:
+        """Estimate the difference of two test cells, paired by seed."""
+        if (ours, theirs) not in self._differences:
+            self._differences[ours, theirs] = paired_difference(
+                self.test[ours],
+                self.test[theirs],
+                self.hits.get(ours),
+                self.hits.get(theirs),
+                within=metric_named(ours[4]).limits,
+            )
+        return self._differences[ours, theirs]
+
+    def share_seed(self, ours: Cell, theirs: Cell) -> bool:
+        """Check that both test cells exist and share a seed; failed runs may leave them none."""
+        return bool(self.test.get(ours, {}).keys() & self.test.get(theirs, {}).keys())
+
+    def baselines(self, cell: Cell) -> list[tuple[str, Cell]]:
+        """List the names and test cells of the baselines of an arm that share a seed with it.
+
+        Baselines are scratch on the same backbone, and imagenet on the same or else on another backbone, which the name
+        then states.
+        """
+        arm, backbone = cell[:2]
+        found = []
+        for baseline in BASELINES:
+            if arm in (baseline, "scratch"):
+                continue
+            same: Cell = (baseline, backbone, *cell[2:])
+            if self.share_seed(cell, same):
+                found.append((baseline, same))
+            elif baseline == "imagenet":
+                # ImageNet weights exist for few small backbones, so another backbone's ImageNet is better than none.
+                others = (
+                    key
+                    for key in self.test
+                    if key[0] == baseline and key[2:] == cell[2:] and self.share_seed(cell, key)
+                )
+                found += [(f"{baseline} ({key[1]})", key) for key in itertools.islice(others, 1)]
+        return found
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of a CSV table.
+
+    Raises:
+        InputError: it is missing.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such table. Give the folder of a comparison that has finished.")
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _read_hits(path: Path) -> Hits:
+    """Read what `result_tables.write` stored; empty where an older version stored none."""
+    found: dict[Cell, dict[int, np.ndarray]] = {}
+    if not path.is_file():
+        return found
+    try:
+        with np.load(path, allow_pickle=False) as opened:
+            arrays = dict(opened)
+        rows = np.unpackbits(arrays["hits"], axis=-1, count=int(arrays["num_images"]))
+    except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not readable ({error}). Start the comparison again.") from error
+    for (arm, backbone, labels, seed), images in zip(arrays["names"].tolist(), rows, strict=True):
+        found.setdefault(chosen_accuracy(arm, backbone, labels), {})[int(seed)] = images
+    return found
