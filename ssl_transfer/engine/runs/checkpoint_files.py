@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl_transfer.engine.io import atomic
-from ssl_transfer.engine.io import training_state
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io import atomic, training_state
 
 FORMAT = 2
 """Version of a state; raised when it changes shape, with a line in `_UPGRADES` for those before."""

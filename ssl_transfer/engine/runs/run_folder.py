@@ -15,11 +15,11 @@ import filelock
 import yaml
 
 from ssl_transfer.engine import config as configuration
-from ssl_transfer.engine.io.atomic import remove_unfinished, write_text
-from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io.json_files import read_json
 from ssl_transfer.engine.distributed.runtime import Runtime
-from ssl_transfer.engine.redaction import (redacted, redacted_all)
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.atomic import remove_unfinished, write_text
+from ssl_transfer.engine.io.json_files import read_json
+from ssl_transfer.engine.redaction import redacted, redacted_all
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightly", "accelerate", "numpy", "scikit-learn")
 

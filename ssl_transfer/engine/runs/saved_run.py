@@ -61,7 +61,9 @@ class SavedRun:
         try:
             return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-            raise InputError(f"{file}: not the settings of a run ({error}). Take another copy of the folder.") from error
+            raise InputError(
+                f"{file}: not the settings of a run ({error}). Take another copy of the folder."
+            ) from error
 
     @functools.cached_property
     def identity(self) -> dict[str, str]:

@@ -1,13 +1,15 @@
-"""Average the loss and the metrics over the steps of an epoch."""
+"""Average the loss and the metrics over the steps of an epoch, and measure its throughput."""
 
+import time
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ssl_transfer.engine.distributed import collectives
 from ssl_transfer.engine.distributed.runtime import Runtime
 
-from .monitor import read
 from .objective import Output
 
 
@@ -58,3 +60,29 @@ class Tally:
             name: (row[rank] if len(row) == self._runtime.num_processes else row.mean()).to(device)
             for name, row in state["rows"].items()
         }
+
+
+class Throughput:
+    """Measure images per second."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        """Start to measure at a step."""
+        self._step, self._begun = step, time.monotonic()
+
+    def value(self, step: int) -> float:
+        """Return the images per second since `begin`."""
+        return (step - self._step) * self._batch_size / max(time.monotonic() - self._begun, 1e-9)
+
+
+def read(loss: Tensor, metrics: Mapping[str, Tensor], count: int, runtime: Runtime) -> dict[str, float]:
+    """Divide sums over `count` steps into means over steps and processes: `loss` first, then the metrics by name.
+
+    Waits for the device, once for all values.
+    """
+    names = sorted(metrics)
+    values = torch.stack([loss, *(metrics[name] for name in names)]) / count
+    return dict(zip(["loss", *names], runtime.mean(values).tolist(), strict=True))

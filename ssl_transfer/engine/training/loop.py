@@ -11,11 +11,9 @@ Between these points the loop only queues work. In fp16 with sgd or lars, torch'
 A CPU queues nothing, so that every step is checked at once.
 """
 
-import contextlib
 import math
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,15 +26,15 @@ from ssl_transfer.engine.errors import DivergedError, StoppedError
 from ssl_transfer.engine.tracking import tracker as tracking
 
 from . import dry_run, energy
-from .early_stopping import Best, Stopper
+from .epoch_means import Throughput, read
 from .gradients import check_accumulation
-from .monitor import Monitor, read
 from .nonfinite import listed
 from .objective import Batches, Objective, Output
 from .precision import refused_where_wrong
 from .stepper import Steps
 from .train_state import REMEDY, State
-from .training_plan import Saving, Summary, TrainingPlan, Validation
+from .training_plan import Monitor, Saving, Summary, TrainingPlan
+from .validation import Evaluations, Validation
 
 _SHOW_SECONDS = 1.0
 """Between two updates of the progress bar within an epoch."""
@@ -79,7 +77,7 @@ def train(
         plan.phase, groups, batches, plan.epochs, validation.evaluate, validation.every, runtime
     )
     plan, validation = replace(plan, epochs=epochs), replace(validation, evaluate=evaluate)
-    validation.check(plan)
+    evaluations = Evaluations(validation, plan, saved=saving.states is not None, runtime=runtime)
     check_accumulation(objective.train(), plan.optimizer.accumulate, runtime)
     steps = Steps(
         objective,
@@ -89,15 +87,18 @@ def train(
         higher_is_better=validation.watched is not None and validation.watched.higher_is_better,
         runtime=runtime,
     )
-    loop = TrainingLoop(steps, batches, plan, validation, saving, monitor, runtime)
-    with (
-        _released(runtime),
-        refused_where_wrong(objective, runtime),
-        synchronized(objective, wanted=plan.optimizer.sync_batch_norm, runtime=runtime),
-        Requests(patient=runtime.num_processes > 1) as requests,
-        progress.bar(plan.phase, steps.num_steps, active=runtime.is_main) as bar,
-    ):
-        loop.run(requests, bar)
+    loop = TrainingLoop(steps, evaluations, batches, plan, saving, monitor, runtime)
+    try:
+        with (
+            refused_where_wrong(objective, runtime),
+            synchronized(objective, wanted=plan.optimizer.sync_batch_norm, runtime=runtime),
+            Requests(patient=runtime.num_processes > 1) as requests,
+            progress.bar(plan.phase, steps.num_steps, active=runtime.is_main) as bar,
+        ):
+            loop.run(requests, bar)
+    finally:
+        # The next training has other parameters, and wrappers of its own.
+        runtime.accelerator.free_memory()
     return loop.summary()
 
 
@@ -107,25 +108,22 @@ class TrainingLoop:
     def __init__(
         self,
         steps: Steps,
+        evaluations: Evaluations,
         batches: Batches,
         plan: TrainingPlan,
-        validation: Validation,
         saving: Saving,
         monitor: Monitor | None,
         runtime: Runtime,
     ) -> None:
-        self._steps, self._batches, self._plan, self._validation = steps, batches, plan, validation
+        self._steps, self._evaluations, self._batches, self._plan = steps, evaluations, batches, plan
         self._saving, self._monitor, self._runtime = saving, monitor, runtime
-        self._objective = steps.objective
-        watched, stopping = validation.watched, validation.stopping
-        self._stopper = Stopper(patience=stopping.patience, min_delta=stopping.min_delta, watched=watched)
-        self._best = Best(watched if validation.evaluate is not None and saving.states is not None else None)
+        self._stopper, self._speed = evaluations.stopper, Throughput(batches.batch_size)
         self._meter = energy.meter(runtime.device, num_processes=runtime.num_processes)
-        parts = {**steps.parts(), "stopper": self._stopper, "best": self._best, "energy": self._meter}
-        parts |= {f"noting {number}": one for number, one in enumerate(validation.noting)}
+        parts = {**steps.parts(), **evaluations.parts(), "energy": self._meter}
         if monitor is not None:
             parts["monitor"] = monitor
-        self._state = State(self._objective, parts, steps.tally, saving=saving, phase=plan.phase, runtime=runtime)
+        self._state = State(steps.objective, parts, steps.tally, saving=saving, phase=plan.phase, runtime=runtime)
+        self._shown = 0.0
 
     def run(self, requests: Requests, bar: progress.Bar) -> None:
         """Train from the newest state to the last epoch, or until early stopping."""
@@ -137,9 +135,9 @@ class TrainingLoop:
             stop, due = self._take_steps(epoch)
             self._finish_epoch(epoch, stop, due)
         self._state.save(self._steps.done)
-        collectives.broadcast_buffers(self._objective)
+        collectives.broadcast_buffers(self._steps.objective)
         self._steps.average.write()
-        self._stopper.restore(self._objective)
+        self._stopper.restore(self._steps.objective)
         self._steps.wrapped.eval()
 
     def summary(self) -> Summary:
@@ -164,7 +162,8 @@ class TrainingLoop:
         if self._saving.metrics_path is not None and runtime.is_main:
             tracking.drop_after(self._saving.metrics_path, phase, steps.done)
         device_memory.reset_peak(runtime.device)
-        self._begin_timing()
+        self._speed.begin(steps.done)
+        self._shown = time.monotonic()
 
     def _take_steps(self, epoch: int) -> tuple[bool, bool]:
         """Take the remaining steps of an epoch. Return whether to stop and whether a state is due at its end."""
@@ -200,21 +199,19 @@ class TrainingLoop:
         """Log the means of the epoch, evaluate, and save."""
         last = epoch + 1 == self._plan.epochs
         self._log_means(epoch)
-        improved, evaluate = False, self._validation.evaluate
-        if evaluate is not None and ((epoch + 1) % self._validation.every == 0 or last):
-            found = self._evaluate(epoch)
+        improved = False
+        if self._evaluations.due(epoch):
+            found = self._evaluations.run(self._steps, epoch)
             self._log(epoch, "validation", found)
             self._look(epoch, found)
-            improved = self._best.improved(found, self._runtime)
-        self._begin_timing()
+            improved = self._evaluations.improved(found)
+        self._speed.begin(self._steps.done)
+        self._shown = time.monotonic()
         if self._stopper.over or (self._stopper.active and last):
             self._log(epoch, "stopping", {"stopped_early": float(not last), **self._stopper.describe()})
-            if evaluate is not None:
-                # The curve ends with the weights that are kept.
-                self._stopper.restore(self._objective)
-                self._steps.wrapped.eval()
-                self._log(epoch, "validation", evaluate())
-                self._steps.wrapped.train()
+            # The curve ends with the weights that are kept.
+            self._stopper.restore(self._steps.objective)
+            self._log(epoch, "validation", self._evaluations.metrics(self._steps))
         known = self._steps.agree(self._requested)
         if improved:
             self._state.save(self._steps.done, best=True)
@@ -230,31 +227,12 @@ class TrainingLoop:
                 f"{self._plan.phase}: no loss of the last epoch is finite. {self._state.last_good} {REMEDY}"
             )
         self._meter.observe()
-        speed = self._speed()
+        speed = self._speed.value(steps.done)
         self._bar.update(steps.done, f"loss {means.get('loss', math.nan):.4f}  {speed:,.0f} images/s")
         costs = {"learning_rate": steps.rate, "images_per_second": speed}
         if steps.skips.count:
             costs["skipped_steps"] = float(steps.skips.count)
         self._log(epoch, "train", {**costs, **means})
-
-    def _evaluate(self, epoch: int) -> dict[str, float]:
-        """Compute validation metrics of the averaged weights, and pass them to schedule and stoppers."""
-        validation, found = self._validation, dict[str, float]()
-        collectives.broadcast_buffers(self._objective)
-        self._steps.wrapped.eval()
-        with self._steps.average.applied():
-            if validation.evaluate is not None:
-                found = validation.evaluate()
-            if validation.decides(self._plan.optimizer) and validation.watched is not None:
-                value = self._runtime.number_from_main(validation.watched.value(found))
-                self._steps.rates.observe(value)
-                self._stopper.observe(value, epoch + 1, self._objective)
-            for one in validation.noting:
-                if one.watched is not None:
-                    value = self._runtime.number_from_main(one.watched.value(found))
-                    one.observe(value, epoch + 1, self._objective)
-        self._steps.wrapped.train()
-        return found
 
     def _look(self, epoch: int, values: dict[str, float]) -> None:
         if self._monitor is not None and (found := self._monitor.look(self._steps.done, values)):
@@ -293,26 +271,8 @@ class TrainingLoop:
         place = {"phase": self._plan.phase, "epoch": epoch + 1, "step": self._steps.done, "split": split}
         self._saving.tracker.log({**place, **values})
 
-    def _begin_timing(self) -> None:
-        self._timed_from = self._shown = time.monotonic()
-        self._timed_step = self._steps.done
-
-    def _speed(self) -> float:
-        """Return the images per second since `_begin_timing`."""
-        count = (self._steps.done - self._timed_step) * self._batches.batch_size
-        return count / max(time.monotonic() - self._timed_from, 1e-9)
-
     def _show(self, output: Output) -> None:
         """Update the progress bar, at most once in `_SHOW_SECONDS`."""
         if self._runtime.is_main and time.monotonic() - self._shown > _SHOW_SECONDS:
-            self._shown = time.monotonic()
-            self._bar.update(self._steps.done, f"loss {float(output.loss):.4f}  {self._speed():,.0f} images/s")
-
-
-@contextlib.contextmanager
-def _released(runtime: Runtime) -> Iterator[None]:
-    """Release the wrappers of this training at its end: the next one trains other parameters."""
-    try:
-        yield
-    finally:
-        runtime.accelerator.free_memory()
+            self._shown, done = time.monotonic(), self._steps.done
+            self._bar.update(done, f"loss {float(output.loss):.4f}  {self._speed.value(done):,.0f} images/s")

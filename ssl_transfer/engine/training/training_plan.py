@@ -1,15 +1,13 @@
-"""Describe a training to the loop: its plan, its validation, its files, and the summary it returns."""
+"""Describe a training to the loop: its plan, its files, its monitor, and the summary that it returns."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.engine.runs.checkpoint_files import StateFiles
 from ssl_transfer.engine.tracking.tracker import Tracker
-
-from .early_stopping import Stopper, StoppingConfig, Watched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,39 +25,6 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Validation:
-    """Set when validation metrics are computed, and what follows from them."""
-
-    evaluate: Callable[[], dict[str, float]] | None = None
-    """Computes the metrics of the split `validation`, on every process. It must leave the objective unchanged."""
-    every: int = 1
-    """Epochs between two evaluations. The last epoch is always evaluated."""
-    watched: Watched | None = None
-    """The metric that decides on the plateau schedule, early stopping and the best checkpoint."""
-    stopping: StoppingConfig = StoppingConfig()
-    """When to end before the last epoch."""
-    noting: Sequence[Stopper] = ()
-    """Further stoppers, which keep the best weights by metrics of their own and end nothing."""
-
-    def decides(self, optimizer: OptimizerConfig) -> bool:
-        """Return whether the watched metric changes the training."""
-        return self.stopping.patience > 0 or optimizer.schedule == "plateau"
-
-    def check(self, plan: TrainingPlan) -> None:
-        """Refuse a training that needs a watched metric and has none.
-
-        Raises:
-            InputError: early stopping or the schedule plateau, without a metric or without `evaluate`.
-        """
-        if self.decides(plan.optimizer) and (self.watched is None or self.evaluate is None):
-            raise InputError(
-                f"{plan.phase}: early stopping and the schedule plateau go by a metric of labelled validation images, "
-                "and none is watched here. Take another --optimizer.schedule and no --stopping.patience, or give such "
-                "images."
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Saving:
     """Set where a training writes metrics and states."""
 
@@ -68,6 +33,27 @@ class Saving:
     """The tracker's file, from which lines after the resumed step are dropped."""
     states: StateFiles | None = None
     """Where states are saved and found; None saves nothing."""
+
+
+class Monitor(Protocol):
+    """Look at the metrics of single steps and of evaluations; its state is saved with that of the training."""
+
+    every: int
+    """Optimiser steps between two looks. Each look waits for the device."""
+
+    def look(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+        """Look at one step or evaluation, and return the metrics of an alarm for the log, or nothing.
+
+        Args:
+            step: number of steps so far.
+            values: `loss` and the metrics of a step, or the metrics of an evaluation; equal on every process.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return numbers, strings and containers of them."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Continue from the result of `state_dict`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,8 @@ from ssl_transfer.engine.training.early_stopping import Watched
 from ssl_transfer.engine.training.gradients import check_accumulation
 from ssl_transfer.engine.training.loop import train
 from ssl_transfer.engine.training.objective import Batches, Objective
-from ssl_transfer.engine.training.training_plan import Saving, Summary, TrainingPlan, Validation
+from ssl_transfer.engine.training.training_plan import Saving, Summary, TrainingPlan
+from ssl_transfer.engine.training.validation import Validation
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models import pretrained
 from ssl_transfer.models.backbones import Backbone

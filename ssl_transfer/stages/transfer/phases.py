@@ -19,7 +19,8 @@ from ssl_transfer.engine.training.early_stopping import Stopper, StoppingConfig,
 from ssl_transfer.engine.training.loop import train
 from ssl_transfer.engine.training.lr_finder import Finding, find_learning_rate
 from ssl_transfer.engine.training.objective import Batches, Objective
-from ssl_transfer.engine.training.training_plan import Saving, TrainingPlan, Validation
+from ssl_transfer.engine.training.training_plan import Saving, TrainingPlan
+from ssl_transfer.engine.training.validation import Validation
 from ssl_transfer.evaluation.features.extract import over_images
 from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.models.heads import features_for

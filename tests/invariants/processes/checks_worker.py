@@ -28,7 +28,8 @@ from ssl_transfer.engine.training.early_stopping import StoppingConfig, Watched
 from ssl_transfer.engine.training.loop import train
 from ssl_transfer.engine.training.objective import Batch, Objective, Output
 from ssl_transfer.engine.training.train_state import State
-from ssl_transfer.engine.training.training_plan import Saving, TrainingPlan, Validation
+from ssl_transfer.engine.training.training_plan import Saving, TrainingPlan
+from ssl_transfer.engine.training.validation import Validation
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import BackboneConfig

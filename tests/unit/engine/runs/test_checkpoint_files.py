@@ -5,10 +5,10 @@ import os
 import pytest
 import torch
 
+from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io import training_state
 from ssl_transfer.engine.runs import checkpoint_files
-from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.runs.checkpoint_files import (CheckpointConfig, StateFiles)
+from ssl_transfer.engine.runs.checkpoint_files import CheckpointConfig, StateFiles
 
 
 @pytest.fixture
