@@ -19,14 +19,14 @@ import torch
 
 from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.distributed.consensus import Consensus
-from ssl_transfer.engine.io import training_state
+from ssl_transfer.engine.io import state_files
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.runs.checkpoint_files import StateFiles
 from ssl_transfer.engine.training import stepper
 from ssl_transfer.engine.training.nonfinite import Flag, Skips, Snapshot
 from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.engine.training.stepper import Steps
-from ssl_transfer.engine.training.training_plan import TrainingPlan
+from ssl_transfer.engine.training.training_settings import TrainingPlan
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import BackboneConfig
@@ -77,7 +77,7 @@ def _states(device: torch.device) -> Iterator[dict[str, Any]]:
         yield _figure(label, ours, theirs, bar=None, device=device, theirs_is="torch.save without a flush", each=1)
         newest = Path(folder) / "last.pt"
         ours, theirs = _turns(
-            lambda: training_state.load_state(newest), lambda: torch.load(newest, weights_only=True), device
+            lambda: state_files.load_state(newest), lambda: torch.load(newest, weights_only=True), device
         )
         label = f"loading a state of {size:.0f} MB"
         yield _figure(label, ours, theirs, bar=None, device=device, theirs_is="torch.load without checksums", each=1)

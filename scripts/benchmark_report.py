@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Results, Row
 from ssl_transfer.evaluation.features import transferability
 from ssl_transfer.reports.comparison import report
@@ -60,7 +60,7 @@ def write_comparison(folder: Path) -> None:
                 curves += _curves(key, level, generator)
     cells = [(arm, "resnet18", labels, "chosen", "accuracy") for arm in ARMS for labels in LABELS]
     hits = {cell: {seed: generator.integers(0, 2, NUM_TEST).astype(np.uint8) for seed in SEEDS} for cell in cells}
-    result_tables.write(folder, Results(rows, curves=curves, hits=hits))
+    write_tables.write(folder, Results(rows, curves=curves, hits=hits))
     confusions = [
         (arm, "resnet18", labels, true, guess, int(generator.integers(1, 400)))
         for arm in ARMS
@@ -68,17 +68,17 @@ def write_comparison(folder: Path) -> None:
         for true in CLASSES
         for guess in CLASSES
     ]
-    result_tables.write_lines(folder / "confusions.csv", CONFUSION_COLUMNS, confusions)
+    write_tables.write_lines(folder / "confusions.csv", CONFUSION_COLUMNS, confusions)
     places = generator.uniform(-1.0, 1.0, (len(ARMS), IMAGES, 2))
     maps = [
         (arm, "resnet18", f"image {image}", CLASSES[image % len(CLASSES)], *places[number, image].tolist())
         for number, arm in enumerate(ARMS)
         for image in range(IMAGES)
     ]
-    result_tables.write_lines(folder / "embeddings.csv", EMBEDDING_COLUMNS, maps)
+    write_tables.write_lines(folder / "embeddings.csv", EMBEDDING_COLUMNS, maps)
     found = [(arm, "resnet18", name, "", 0.5, 500) for arm in ARMS for name in ("distance", "separability")]
     found += [(arm, "resnet18", "similarity", "scratch", 0.5, 500) for arm in ARMS[1:]]
-    result_tables.write_lines(folder / "diagnosis.csv", transferability.COLUMNS, found)
+    write_tables.write_lines(folder / "diagnosis.csv", transferability.COLUMNS, found)
     (folder / "comparison.json").write_text(json.dumps(_comparison()), encoding="utf-8")
     environment = {"command": "", "devices": "", "python": "", "packages": {}, "git_commit": ""}
     (folder / "environment.json").write_text(json.dumps(environment), encoding="utf-8")

@@ -20,7 +20,7 @@ from ssl_transfer.engine.runs.checkpoint_files import StateFiles
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 from ssl_transfer.engine.training import loop, stepper
 from ssl_transfer.engine.training.objective import Batch
-from ssl_transfer.engine.training.training_plan import Monitor, Saving, TrainingPlan
+from ssl_transfer.engine.training.training_settings import Monitor, Saving, TrainingPlan
 from ssl_transfer.engine.training.validation import Validation
 from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.models import backbones, pretrained

@@ -24,7 +24,7 @@ from ssl_transfer.engine.console.formatting import console, counted, file_size
 from ssl_transfer.engine.errors import FailedRunsError
 from ssl_transfer.engine.io import hub
 from ssl_transfer.engine.tracking import wandb_run
-from ssl_transfer.stages.data.cache import CacheFolder
+from ssl_transfer.stages.data.cache_command import CacheFolder
 
 LEAST_DISK = 10**9
 """Bytes for a run's checkpoints and the pixels of a small data set."""

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ssl_transfer.engine.console.formatting import console
 from ssl_transfer.engine.io.atomic import write_text
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.adaptation_table import (
     ORACLE,
     RESULT_COLUMNS,
@@ -58,7 +58,7 @@ def write(
         choose: criterion that chose.
         failures: as `grid.failures_of` returns them.
     """
-    result_tables.write_lines(folder / "results.csv", RESULT_COLUMNS, rows_of(runs))
+    write_tables.write_lines(folder / "results.csv", RESULT_COLUMNS, rows_of(runs))
     pictures = {"accuracy": _accuracies(runs)}
     if any(maps.values()):
         pictures["features"] = _features(maps)

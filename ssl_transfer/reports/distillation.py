@@ -13,10 +13,10 @@ from matplotlib.ticker import NullFormatter
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.redaction import redacted
-from ssl_transfer.evaluation.comparison import result_tables
-from ssl_transfer.evaluation.comparison.budgets import budget_title
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.curves import mean_curve
 from ssl_transfer.evaluation.comparison.estimates import Estimate, estimate, paired_difference
+from ssl_transfer.evaluation.comparison.label_budgets import budget_title
 from ssl_transfer.evaluation.comparison.results import Results
 from ssl_transfer.evaluation.comparison.significance import CONFIDENCE, holm
 from ssl_transfer.evaluation.metric_properties import ACCURACY
@@ -90,15 +90,15 @@ def write(
         facts: data, labels, counts and the model's folder, for the text around the table.
     """
     lines = lines_of(results, speeds, arms)
-    result_tables.write_lines(
-        folder / "results.csv", result_tables.RESULT_COLUMNS, (list(asdict(row).values()) for row in results.rows)
+    write_tables.write_lines(
+        folder / "results.csv", write_tables.RESULT_COLUMNS, (list(asdict(row).values()) for row in results.rows)
     )
-    result_tables.write_lines(
+    write_tables.write_lines(
         folder / "curves.csv",
-        result_tables.CURVE_COLUMNS,
-        ([line[name] for name in result_tables.CURVE_COLUMNS] for line in results.curve_lines),
+        write_tables.CURVE_COLUMNS,
+        ([line[name] for name in write_tables.CURVE_COLUMNS] for line in results.curve_lines),
     )
-    result_tables.write_lines(folder / "summary.csv", COLUMNS, map(_columns, lines))
+    write_tables.write_lines(folder / "summary.csv", COLUMNS, map(_columns, lines))
     write_picture(folder / PICTURE, draw(lines, results))
     write_text(folder / "report.md", redacted(_page(lines, facts)))
 

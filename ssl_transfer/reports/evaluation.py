@@ -13,7 +13,7 @@ from torch import Tensor
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import write_atomically, write_text
 from ssl_transfer.engine.redaction import redacted_all
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.predictions import calibration, metrics
 from ssl_transfer.evaluation.predictions.robustness import CorruptedAccuracy
 
@@ -83,11 +83,11 @@ def write(
         "notes": notes,
     }
     rows = metrics.per_class_report(shown.logits, shown.labels, classes)
-    result_tables.write_lines(
+    write_tables.write_lines(
         place / "per_class.csv", metrics.REPORT_COLUMNS, ([row[name] for name in row] for row in rows)
     )
     for file, one in ((PREDICTIONS, shown), (HELD_PREDICTIONS, held)):
-        result_tables.write_lines(place / file, PREDICTION_COLUMNS, _lines(one, classes, temperature.value))
+        write_tables.write_lines(place / file, PREDICTION_COLUMNS, _lines(one, classes, temperature.value))
     write_picture(place / "confusion.png", figures.confusion(metrics.confusion(shown.logits, shown.labels), classes))
     write_picture(place / "reliability.png", figures.reliability(shown.logits, shown.labels, temperature.value))
     # Last of all: who finds it finds the others.
@@ -115,7 +115,7 @@ def write_corruptions(folder: Path, rows: Sequence[CorruptedAccuracy], clean: Ma
     columns = ("classifier", "corruption", "severity", "accuracy")
     starts = [(name, "none", 0, accuracy) for name, accuracy in clean.items()]
     lines = [(row["classifier"], row["corruption"], row["severity"], row["accuracy"]) for row in rows]
-    result_tables.write_lines(folder / "corruptions.csv", columns, [*starts, *lines])
+    write_tables.write_lines(folder / "corruptions.csv", columns, [*starts, *lines])
     for name, accuracy in clean.items():
         found: dict[str, list[float]] = {}
         for row in rows:

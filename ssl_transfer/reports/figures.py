@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from ssl_transfer.evaluation.comparison.budgets import budget_title
 from ssl_transfer.evaluation.comparison.curves import mean_curve
 from ssl_transfer.evaluation.comparison.estimates import estimate
+from ssl_transfer.evaluation.comparison.label_budgets import budget_title
 from ssl_transfer.evaluation.comparison.results import Pair, Results, chosen_accuracy
 from ssl_transfer.evaluation.metric_properties import ACCURACY
 from ssl_transfer.models.init_names import CONTINUED

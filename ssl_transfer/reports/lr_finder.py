@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ssl_transfer.engine.training.lr_finder import Finding
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison import write_tables
 
 from .evaluation import write_picture
 
@@ -15,7 +15,7 @@ COLUMNS = ("step", "learning_rate", "loss", "smoothed_loss")
 
 def write(folder: Path, found: Finding) -> None:
     """Write both into `folder`."""
-    result_tables.write_lines(
+    write_tables.write_lines(
         folder / "learning_rates.csv", COLUMNS, [[row[name] for name in COLUMNS] for row in found.rows]
     )
     write_picture(folder / "learning_rates.png", draw(found))

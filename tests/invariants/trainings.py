@@ -34,7 +34,7 @@ from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, paramet
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 from ssl_transfer.engine.training.loop import train
 from ssl_transfer.engine.training.objective import Batches, Objective
-from ssl_transfer.engine.training.training_plan import Saving, TrainingPlan
+from ssl_transfer.engine.training.training_settings import Saving, TrainingPlan
 from ssl_transfer.evaluation.features.extract import extract, over_samples
 from ssl_transfer.evaluation.features.knn import knn_accuracy
 from ssl_transfer.evaluation.features.linear_probe import linear_probe

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ssl_transfer.cli.main import main
-from ssl_transfer.engine.training.train_state import State
+from ssl_transfer.engine.training.checkpointing import State
 from ssl_transfer.objectives.supervised import Supervised
 
 CONVOLUTIONAL_FLAGS = (

@@ -21,7 +21,7 @@ from ssl_transfer.data.store.listing import Listing, Lookup
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.errors import InputError
 
-from . import copies as check_copies
+from . import duplicate_findings as check_copies
 from . import findings as checks
 from .findings import Finding, Images
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io import atomic, training_state
+from ssl_transfer.engine.io import atomic, state_files
 
 FORMAT = 2
 """Version of a state; raised when it changes shape, with a line in `_UPGRADES` for those before."""
@@ -49,7 +49,7 @@ class StateFiles:
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
         """Save a state as the newest, or as the best. At any moment a whole one lies there, once there was one."""
         path = self.folder / f"{self.best if best else self.name}.pt"
-        training_state.save_state(path, {"format": FORMAT, **state}, before=None if best else self._shift)
+        state_files.save_state(path, {"format": FORMAT, **state}, before=None if best else self._shift)
 
     def load(self, warn: Callable[[str], None]) -> tuple[dict[str, Any] | None, list[Path]]:
         """The newest state that is whole, or None where there is none; and newer files that are damaged.
@@ -65,7 +65,7 @@ class StateFiles:
             if not path.is_file():
                 continue
             try:
-                state = training_state.load_state(path)
+                state = state_files.load_state(path)
             except atomic.DamagedError as error:
                 damaged[path] = str(error)
                 continue

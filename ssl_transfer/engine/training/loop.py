@@ -25,15 +25,15 @@ from ssl_transfer.engine.distributed.sync_batch_norm import synchronized
 from ssl_transfer.engine.errors import DivergedError, StoppedError
 from ssl_transfer.engine.tracking import tracker as tracking
 
-from . import dry_run, energy
+from . import energy, step_timing
+from .checkpointing import REMEDY, State
 from .epoch_means import Throughput, read
 from .gradients import check_accumulation
 from .nonfinite import listed
 from .objective import Batches, Objective, Output
 from .precision import refused_where_wrong
 from .stepper import Steps
-from .train_state import REMEDY, State
-from .training_plan import Monitor, Saving, Summary, TrainingPlan
+from .training_settings import Monitor, Saving, Summary, TrainingPlan
 from .validation import Evaluations, Validation
 
 _SHOW_SECONDS = 1.0
@@ -73,7 +73,7 @@ def train(
             batch that does not fit into memory.
         StoppedError: a signal stopped several processes.
     """
-    batches, epochs, evaluate = dry_run.shortened(
+    batches, epochs, evaluate = step_timing.shortened(
         plan.phase, groups, batches, plan.epochs, validation.evaluate, validation.every, runtime
     )
     plan, validation = replace(plan, epochs=epochs), replace(validation, evaluate=evaluate)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checkpointing import Stateful
 from .objective import Objective
-from .train_state import Stateful
 
 CHECK_EVERY = 16
 """Steps between two readings of the flag, on a device that computes asynchronously."""
@@ -55,7 +55,7 @@ class Snapshot:
     """Keep copies of stateful parts on their device, and return the parts to them.
 
     Args:
-        parts: what `train_state` saves of them is what is copied here.
+        parts: what `checkpointing` saves of them is what is copied here.
     """
 
     def __init__(self, parts: Mapping[str, Stateful]) -> None:

@@ -13,12 +13,12 @@ from ssl_transfer.engine.optimization.lr_schedules import Rates
 from ssl_transfer.engine.optimization.optimizers import make_optimizer
 from ssl_transfer.engine.randomness import reseed, seed_from
 
+from .checkpointing import Stateful
 from .epoch_means import Tally
 from .nonfinite import Flag, Skips, Snapshot, check_every
 from .objective import Batch, Objective, Output
 from .out_of_memory import Gradients
-from .train_state import Stateful
-from .training_plan import TrainingPlan
+from .training_settings import TrainingPlan
 
 Requested = Callable[[], tuple[bool, bool]]
 """Returns whether a signal asked this process to stop, and whether a state is due."""

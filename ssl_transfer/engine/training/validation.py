@@ -7,10 +7,10 @@ from ssl_transfer.engine.distributed import collectives
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
 
+from .checkpointing import Stateful
 from .early_stopping import Best, Stopper, StoppingConfig, Watched
 from .stepper import Steps
-from .train_state import Stateful
-from .training_plan import TrainingPlan
+from .training_settings import TrainingPlan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -259,7 +259,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_hits(path: Path) -> Hits:
-    """Read what `result_tables.write` stored; empty where an older version stored none."""
+    """Read what `write_tables.write` stored; empty where an older version stored none."""
     found: dict[Cell, dict[int, np.ndarray]] = {}
     if not path.is_file():
         return found

@@ -23,8 +23,8 @@ import numpy as np
 from ssl_transfer.evaluation.metric_properties import ACCURACY, LOG_LOSS
 from ssl_transfer.models.init_names import RUN, is_pretrained, starts_of
 
-from .budgets import budget_title, percent_of
 from .estimates import IMAGES, SEEDS, Estimate
+from .label_budgets import budget_title, percent_of
 from .label_efficiency import LabelValue, value_of
 from .results import Cell, Results
 from .significance import CONFIDENCE, holm

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssl_transfer.evaluation.comparison.budgets import budget_title
+from ssl_transfer.evaluation.comparison.label_budgets import budget_title
 
 
 def benefit_lines(benefits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ssl_transfer.evaluation.comparison.budgets import budget_title
 from ssl_transfer.evaluation.comparison.curves import mean_curve
 from ssl_transfer.evaluation.comparison.estimates import Estimate, paired_difference
+from ssl_transfer.evaluation.comparison.label_budgets import budget_title
 from ssl_transfer.evaluation.comparison.results import Results, chosen_accuracy
 from ssl_transfer.evaluation.comparison.significance import CONFIDENCE, holm
 from ssl_transfer.evaluation.metric_properties import ACCURACY

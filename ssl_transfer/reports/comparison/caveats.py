@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssl_transfer.engine.console.formatting import counted
-from ssl_transfer.evaluation.comparison.budgets import budget_title
-from ssl_transfer.evaluation.comparison.power import Resolution, resolutions
+from ssl_transfer.evaluation.comparison.label_budgets import budget_title
 from ssl_transfer.evaluation.comparison.results import Results
+from ssl_transfer.evaluation.comparison.statistical_power import Resolution, resolutions
 
 FEW_SEEDS = 3
 """Fewer seeds give very wide intervals (Student's factor for two is 12.7)."""

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from ssl_transfer.engine.console.formatting import counted
-from ssl_transfer.evaluation.comparison.budgets import budget_title
+from ssl_transfer.evaluation.comparison.label_budgets import budget_title
 from ssl_transfer.evaluation.comparison.results import Pair, Results, chosen_accuracy
 from ssl_transfer.reports.evaluation_figures import confusion, shown_name
 from ssl_transfer.reports.figures import COLOURS, MARKERS, names_of, png

@@ -16,10 +16,10 @@ from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import console, counted
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import write_text
-from ssl_transfer.evaluation.comparison import result_tables
-from ssl_transfer.evaluation.comparison.budgets import budget_title, percent_of
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.curves import BENEFIT_COLUMNS, transfer_benefits
 from ssl_transfer.evaluation.comparison.estimates import IMAGES, SEEDS, Estimate
+from ssl_transfer.evaluation.comparison.label_budgets import budget_title, percent_of
 from ssl_transfer.evaluation.comparison.label_efficiency import (
     LABEL_VALUE_COLUMNS,
     LabelValue,
@@ -46,13 +46,13 @@ def draw(results: Results, *, threshold: float | None = None) -> None:
     The threshold is that of `curves.transfer_benefits`.
     """
     folder = results.folder
-    result_tables.write_summary(folder, results)
+    write_tables.write_summary(folder, results)
     benefits = transfer_benefits(results.curves, threshold=threshold)
-    result_tables.write_lines(
+    write_tables.write_lines(
         folder / "transfer_benefits.csv", BENEFIT_COLUMNS, (list(row.values()) for row in benefits)
     )
     values = label_values(results)
-    result_tables.write_lines(folder / "label_value.csv", LABEL_VALUE_COLUMNS, table_rows(values))
+    write_tables.write_lines(folder / "label_value.csv", LABEL_VALUE_COLUMNS, table_rows(values))
     pictures = {
         "label_efficiency": figures.label_efficiency(results),
         "learning_curves": figures.learning_curves(results),

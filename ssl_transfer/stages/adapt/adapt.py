@@ -38,7 +38,7 @@ from ssl_transfer.stages.common.initialization import (
     open_initial_run,
 )
 from ssl_transfer.stages.common.run import Run
-from ssl_transfer.stages.common.run_stage import (
+from ssl_transfer.stages.common.stage_template import (
     VOLATILE_WEIGHTS,
     Prepared,
     Stage,

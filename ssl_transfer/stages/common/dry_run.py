@@ -22,7 +22,7 @@ from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import RehearsedError
 from ssl_transfer.engine.launch import jobs as launching
 from ssl_transfer.engine.runs.run_folder import held_result
-from ssl_transfer.engine.training import dry_run
+from ssl_transfer.engine.training import step_timing
 
 from .run_config import VOLATILE
 
@@ -88,7 +88,7 @@ def several(
     for job in jobs:
         groups.setdefault(job.kind, []).append(job)
     began, places = time.monotonic(), dict[Path, Path]()
-    measured: dict[str, tuple[list[dry_run.Training], float]] = {}
+    measured: dict[str, tuple[list[step_timing.Training], float]] = {}
     with ExitStack() as stack:
         for name, group in groups.items():
             ready = [job for job in group if not job.after or job.after in places or held_result(job.after)]
@@ -116,11 +116,11 @@ def several(
 
 def _rehearsed(
     work: Callable[[Path], object], runtime: Runtime, place: Path | None = None
-) -> tuple[list[dry_run.Training], float]:
+) -> tuple[list[step_timing.Training], float]:
     """Return the trainings of a run, and the seconds that all of it would take."""
     with ExitStack() as stack:
         folder = place or stack.enter_context(_shared_folder(runtime))
-        trainings = stack.enter_context(dry_run.rehearsing())
+        trainings = stack.enter_context(step_timing.rehearsing())
         started = time.monotonic()
         work(folder / "run")
         passed = time.monotonic() - started

@@ -19,7 +19,7 @@ from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.errors import FailedRunsError
 from ssl_transfer.engine.launch.jobs import Outcome
 from ssl_transfer.engine.runs.run_folder import RunFolder, check_held
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Cell, Results, Row
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common import dry_run
@@ -165,7 +165,7 @@ def _write(setup: _Setup, outcomes: Mapping[Path, Outcome], record: RunFolder, r
         job.folder: outcome for job in setup.pretrain_jobs if isinstance(outcome := outcomes[job.folder], dict)
     }
     results = _collect(setup, finished, pretrained)
-    result_tables.write(setup.output, results)
+    write_tables.write(setup.output, results)
     write_diagnostics(setup.output, finished, setup.dataset, runtime)
     description = describe(setup.output, setup.config, setup.arms, setup.dataset, finished)
     warnings = [*setup.warnings, *collapses(pretrained)]
@@ -186,9 +186,9 @@ def _collect(setup: _Setup, finished: Sequence[FinishedRun], pretrained: Mapping
     for run in finished:
         job = run.job
         cost = costs.get(run.arm.init) if job.after is None else pretrained[job.after]
-        rows += result_tables.rows_of(run.key, run.result, cost)
-        curves += result_tables.curves_of(run.key, job.folder / "metrics.jsonl")
-        for cell, correct in result_tables.hits_of(run.key, job.folder, truth).items():
+        rows += write_tables.rows_of(run.key, run.result, cost)
+        curves += write_tables.curves_of(run.key, job.folder / "metrics.jsonl")
+        for cell, correct in write_tables.hits_of(run.key, job.folder, truth).items():
             hits.setdefault(cell, {}).update(correct)
     return Results(rows, hits=hits, curves=curves, folder=setup.output)
 

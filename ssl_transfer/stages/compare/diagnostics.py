@@ -21,7 +21,7 @@ from ssl_transfer.data.transforms.augment import evaluation_view
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.io.npy_files import load_array
 from ssl_transfer.engine.randomness import permutation
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Pair
 from ssl_transfer.evaluation.features import transferability
 from ssl_transfer.evaluation.features.extract import extract
@@ -49,7 +49,7 @@ EMBEDDING_COLUMNS = ("arm", "backbone", "image", "class", "x", "y")
 
 def write_diagnostics(folder: Path, runs: Sequence[FinishedRun], dataset: Dataset, runtime: Runtime) -> None:
     """Write the three tables; called on rank 0, when all runs have finished."""
-    result_tables.write_lines(folder / "confusions.csv", CONFUSION_COLUMNS, _confusions(runs, dataset))
+    write_tables.write_lines(folder / "confusions.csv", CONFUSION_COLUMNS, _confusions(runs, dataset))
     validation, pool = _few(dataset.splits["validation"], MOST_IMAGES), _few(dataset.pool, MOST_IMAGES)
     starts = {pair: run.job.config for pair, run in first_runs(runs).items()}
     features: dict[Pair, Tensor] = {}
@@ -65,8 +65,8 @@ def write_diagnostics(folder: Path, runs: Sequence[FinishedRun], dataset: Datase
             alike = transferability.similarity(features[pair], features[reference])
             name = reference[0] if reference[1] == pair[1] else f"{reference[0]} ({reference[1]})"
             found.append((*pair, "similarity", name, alike, len(validation)))
-    result_tables.write_lines(folder / "diagnosis.csv", transferability.COLUMNS, found)
-    result_tables.write_lines(folder / "embeddings.csv", EMBEDDING_COLUMNS, _map_lines(features, validation, dataset))
+    write_tables.write_lines(folder / "diagnosis.csv", transferability.COLUMNS, found)
+    write_tables.write_lines(folder / "embeddings.csv", EMBEDDING_COLUMNS, _map_lines(features, validation, dataset))
 
 
 def first_runs(runs: Sequence[FinishedRun]) -> dict[Pair, FinishedRun]:
@@ -125,7 +125,7 @@ def _confusions(runs: Sequence[FinishedRun], dataset: Dataset) -> Iterable[Seque
     files: dict[tuple[str, str, str], list[Path]] = {}
     for run in runs:
         key = (run.arm.name, run.arm.label, run.labels)
-        files.setdefault(key, []).append(run.job.folder / result_tables.PREDICTED)
+        files.setdefault(key, []).append(run.job.folder / write_tables.PREDICTED)
     for key, paths in files.items():
         if not all(path.is_file() for path in paths):
             continue

@@ -21,7 +21,7 @@ from ssl_transfer.engine.launch.jobs import RECORD, Failure, Launcher, Outcome
 from ssl_transfer.engine.launch.local import workers
 from ssl_transfer.engine.runs.run_folder import changes, held_result, set_aside
 from ssl_transfer.engine.tracking.tracker import TrackingConfig
-from ssl_transfer.evaluation.comparison.budgets import budget_title
+from ssl_transfer.evaluation.comparison.label_budgets import budget_title
 from ssl_transfer.stages.common.initialization import open_initial_run
 from ssl_transfer.stages.pretrain import config as pretraining
 from ssl_transfer.stages.pretrain.pretrain import pretrain

@@ -9,7 +9,7 @@ from ssl_transfer.engine.errors import InputError, did_you_mean
 COMMANDS = {
     "check": ("check", "unreadable files, copies within and across parts, classes, sizes, colours; as a page"),
     "preview": ("preview", "draw views of some images, as each method's augmentation makes them"),
-    "cache": ("cache", "list the decoded pixels that are kept on disk, or remove them"),
+    "cache": ("cache_command", "list the decoded pixels that are kept on disk, or remove them"),
 }
 USER_ERROR = 2
 

@@ -17,7 +17,7 @@ from ssl_transfer.engine.errors import FailedRunsError, InputError
 from ssl_transfer.engine.launch.jobs import Outcome
 from ssl_transfer.engine.launch.local import workers
 from ssl_transfer.engine.runs.run_folder import RunFolder, check_held
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Results, Row
 from ssl_transfer.evaluation.features.throughput import images_per_second
 from ssl_transfer.methods.simclr import SimCLRConfig
@@ -181,8 +181,8 @@ def _collect(
         name = (config.simclr.backbone if arm == TEACHER else config.student).name
         key = {"arm": arm, "backbone": name, "labels": config.labels, "seed": seed}
         result: Any = outcomes[job.folder]
-        rows += result_tables.rows_of(key, result, None if arm != TEACHER else _result(outcomes, job.after))
-        curves += result_tables.curves_of(key, job.folder / "metrics.jsonl")
+        rows += write_tables.rows_of(key, result, None if arm != TEACHER else _result(outcomes, job.after))
+        curves += write_tables.curves_of(key, job.folder / "metrics.jsonl")
     return Results(rows, curves=curves)
 
 

@@ -35,11 +35,11 @@ from ssl_transfer.stages.common.initialization import (
     seen_after,
 )
 from ssl_transfer.stages.common.run import Run
-from ssl_transfer.stages.common.run_stage import VOLATILE_WEIGHTS, Stage, runtime_for
+from ssl_transfer.stages.common.stage_template import VOLATILE_WEIGHTS, Stage, runtime_for
 from ssl_transfer.stages.transfer.config import check_tuning
 from ssl_transfer.stages.transfer.phases import Training, smallest_batch
 from ssl_transfer.stages.transfer.setup import fitted, labelled_images, make_training
-from ssl_transfer.stages.transfer.train_plan import TrainPlan, train_plan
+from ssl_transfer.stages.transfer.train_and_test import TrainPlan, train_plan
 
 from .config import DistillConfig, decided
 from .teacher_batches import Lessons, batch_sizes

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.randomness import sample_keys
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.predictions.attack_table import (
     ARM_COLUMNS,
     CLEAN,
@@ -39,8 +39,8 @@ _NOISE = 0.01
 def table(folder: Path, found: Sequence[Outcome], *, split: str) -> Section:
     """`attacks.csv` (arms), `attacks_runs.csv`, `attacks.md` and `attacks.png`."""
     lines = lines_of(found)
-    result_tables.write_lines(folder / "attacks.csv", ARM_COLUMNS, arm_rows(lines))
-    result_tables.write_lines(folder / "attacks_runs.csv", RUN_COLUMNS, run_rows(found))
+    write_tables.write_lines(folder / "attacks.csv", ARM_COLUMNS, arm_rows(lines))
+    write_tables.write_lines(folder / "attacks_runs.csv", RUN_COLUMNS, run_rows(found))
     headings, rows = table_of(lines)
     seeds = max(one.accuracy.count for one in lines)
     sentence = (
@@ -193,7 +193,7 @@ def examples(
     drawn = grid(f"adversarial examples of {subject.name}, epsilon {epsilon_text(epsilon)}", rows)
     write_picture(folder / "attacks_examples.png", drawn)
     columns = ("image", "true_class", "attack", "epsilon", "towards", "largest_change")
-    result_tables.write_lines(
+    write_tables.write_lines(
         folder / "attacks_examples.csv",
         (*columns, "said_before", "probability_before", "said_after", "probability_after"),
         lines,

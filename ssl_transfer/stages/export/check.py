@@ -16,7 +16,7 @@ from ssl_transfer.data.sources import digits
 from ssl_transfer.data.transforms.augment import evaluation_view
 from ssl_transfer.engine.errors import InputError
 
-from .model import Exported
+from .exported_model import Exported
 
 MOST = 32
 """Images that are looked at."""

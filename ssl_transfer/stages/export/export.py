@@ -13,9 +13,9 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.reports.evaluation import write_json
 from ssl_transfer.stages.common.run import Run
 
-from . import graph, library, model_card
+from . import model_card, onnx_graph, timm_torchvision
 from .check import Loaded, check_images, largest_difference
-from .model import Exported, facts, load_exported
+from .exported_model import Exported, facts, load_exported
 
 Format = Literal["safetensors", "onnx", "torch-export", "huggingface"]
 
@@ -54,10 +54,10 @@ class _Form:
 
 
 FORMS: dict[Format, _Form] = {
-    "safetensors": _Form(library.write_weights, library.load_weights, False),
-    "onnx": _Form(graph.write_onnx, lambda _, folder: graph.load_onnx(folder), True),
-    "torch-export": _Form(graph.write_torch_export, lambda _, folder: graph.load_torch_export(folder), True),
-    "huggingface": _Form(library.write_hub_folder, library.load_hub_folder, False),
+    "safetensors": _Form(timm_torchvision.write_weights, timm_torchvision.load_weights, False),
+    "onnx": _Form(onnx_graph.write_onnx, lambda _, folder: onnx_graph.load_onnx(folder), True),
+    "torch-export": _Form(onnx_graph.write_torch_export, lambda _, folder: onnx_graph.load_torch_export(folder), True),
+    "huggingface": _Form(timm_torchvision.write_hub_folder, timm_torchvision.load_hub_folder, False),
 }
 
 
@@ -87,7 +87,7 @@ def export(config: ExportConfig) -> Path:
         told = facts(exported, normalised_inside=form.normalised_inside, usage=usage, difference=difference)
         write_json(aside / "model.json", told)
         if config.format == "huggingface":
-            by_name = library.loads_by_name(aside)
+            by_name = timm_torchvision.loads_by_name(aside)
             model_card.write(aside / "README.md", exported, told, licence=config.licence, loads_by_name=by_name)
         output.mkdir(parents=True, exist_ok=True)
         # Their description last: who finds it finds the others.

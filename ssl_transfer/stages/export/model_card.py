@@ -16,7 +16,7 @@ from ssl_transfer.reports import evaluation
 from ssl_transfer.reports.rendering import TEMPLATES
 from ssl_transfer.stages.common.run import Run
 
-from .model import Exported
+from .exported_model import Exported
 
 _FEW = 10
 """More classes than these are counted, not named, in the first sentence."""

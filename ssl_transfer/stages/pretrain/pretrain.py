@@ -22,7 +22,7 @@ from ssl_transfer.engine.training.early_stopping import Watched
 from ssl_transfer.engine.training.gradients import check_accumulation
 from ssl_transfer.engine.training.loop import train
 from ssl_transfer.engine.training.objective import Batches, Objective
-from ssl_transfer.engine.training.training_plan import Saving, Summary, TrainingPlan
+from ssl_transfer.engine.training.training_settings import Saving, Summary, TrainingPlan
 from ssl_transfer.engine.training.validation import Validation
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models import pretrained
@@ -39,7 +39,7 @@ from ssl_transfer.stages.common.initialization import (
     seen_after,
 )
 from ssl_transfer.stages.common.run import Run
-from ssl_transfer.stages.common.run_stage import Prepared, Stage, run_stage, runtime_for
+from ssl_transfer.stages.common.stage_template import Prepared, Stage, run_stage, runtime_for
 
 from . import monitoring
 from .config import (

@@ -17,7 +17,7 @@ from ssl_transfer.engine.io import atomic, weight_files
 from ssl_transfer.engine.runs.run_folder import environment
 from ssl_transfer.engine.tracking.artifacts import EXAMPLES
 from ssl_transfer.engine.training.lr_finder import Finding
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Results
 from ssl_transfer.evaluation.predictions import metrics
 from ssl_transfer.models import pretrained
@@ -59,7 +59,7 @@ def write_model(
 def write_predicted(folder: Path, logits: torch.Tensor) -> None:
     """The classes that the chosen model gives the test images, from its scores of them."""
     atomic.save_array(
-        folder / result_tables.PREDICTED, metrics.class_logits(logits).argmax(dim=1).numpy().astype(np.int32)
+        folder / write_tables.PREDICTED, metrics.class_logits(logits).argmax(dim=1).numpy().astype(np.int32)
     )
 
 
@@ -101,8 +101,8 @@ def write_curves(folder: Path, key: dict[str, Any], result: dict[str, Any]) -> N
     """
     from ssl_transfer.reports import evaluation, figures
 
-    rows = result_tables.rows_of(key, result, None)
-    results = Results(rows, curves=result_tables.curves_of(key, folder / "metrics.jsonl"))
+    rows = write_tables.rows_of(key, result, None)
+    results = Results(rows, curves=write_tables.curves_of(key, folder / "metrics.jsonl"))
     evaluation.write_picture(folder / evaluation.FOLDER / "curves.png", figures.learning_curves(results))
 
 

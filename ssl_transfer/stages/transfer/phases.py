@@ -19,13 +19,13 @@ from ssl_transfer.engine.training.early_stopping import Stopper, StoppingConfig,
 from ssl_transfer.engine.training.loop import train
 from ssl_transfer.engine.training.lr_finder import Finding, find_learning_rate
 from ssl_transfer.engine.training.objective import Batches, Objective
-from ssl_transfer.engine.training.training_plan import Saving, TrainingPlan
+from ssl_transfer.engine.training.training_settings import Saving, TrainingPlan
 from ssl_transfer.engine.training.validation import Validation
 from ssl_transfer.evaluation.features.extract import over_images
 from ssl_transfer.evaluation.predictions.metrics import classification
+from ssl_transfer.models.frozen_boundary import cut
 from ssl_transfer.models.heads import features_for
 from ssl_transfer.models.layers.fx_graph import NotTraceableError
-from ssl_transfer.models.split import cut
 from ssl_transfer.models.trainable import select
 from ssl_transfer.objectives.supervised import Supervised, batch_norms
 

@@ -27,11 +27,11 @@ from ssl_transfer.stages.common.initialization import (
     seen_after,
 )
 from ssl_transfer.stages.common.run import Run
-from ssl_transfer.stages.common.run_stage import Stage, runtime_for
+from ssl_transfer.stages.common.stage_template import Stage, runtime_for
 
 from .config import TransferConfig, check_tuning
 from .setup import batch_size_of, fitted, labelled_images, make_training
-from .train_plan import TrainPlan, train_plan
+from .train_and_test import TrainPlan, train_plan
 
 
 def transfer(

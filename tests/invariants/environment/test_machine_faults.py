@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_transfer.engine.io import training_state, weight_files
+from ssl_transfer.engine.io import state_files, weight_files
 from ssl_transfer.methods import METHODS
 
 DISK = 8 * 2**20
@@ -116,7 +116,7 @@ def test_a_disk_that_fills(
         if status:
             assert_one_line(said, tmp_path / "disk")
             for state in (tmp_path / "disk" / "run" / "checkpoints").glob("*.pt"):
-                training_state.load_state(state)
+                state_files.load_state(state)
         assert run(*command) == 0
         assert_as_undisturbed(tmp_path / "disk" / "run")
         assert not list((tmp_path / "disk").rglob("*.part"))

@@ -24,11 +24,11 @@ from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, paramet
 from ssl_transfer.engine.runs.checkpoint_files import StateFiles
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 from ssl_transfer.engine.training import nonfinite
+from ssl_transfer.engine.training.checkpointing import State
 from ssl_transfer.engine.training.early_stopping import StoppingConfig, Watched
 from ssl_transfer.engine.training.loop import train
 from ssl_transfer.engine.training.objective import Batch, Objective, Output
-from ssl_transfer.engine.training.train_state import State
-from ssl_transfer.engine.training.training_plan import Saving, TrainingPlan
+from ssl_transfer.engine.training.training_settings import Saving, TrainingPlan
 from ssl_transfer.engine.training.validation import Validation
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models import backbones, pretrained

@@ -12,8 +12,8 @@ import torch
 
 from ssl_transfer.cli.main import main
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.training.checkpointing import State
 from ssl_transfer.engine.training.objective import Batch, Output
-from ssl_transfer.engine.training.train_state import State
 from ssl_transfer.methods.simsiam import SimSiam
 
 

@@ -20,7 +20,7 @@ from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 from ssl_transfer.engine.training.early_stopping import StoppingConfig, Watched
 from ssl_transfer.engine.training.loop import train
 from ssl_transfer.engine.training.lr_finder import RangeTest, find_learning_rate
-from ssl_transfer.engine.training.training_plan import Saving, TrainingPlan
+from ssl_transfer.engine.training.training_settings import Saving, TrainingPlan
 from ssl_transfer.engine.training.validation import Validation
 from ssl_transfer.evaluation.features.extract import over_images
 from ssl_transfer.evaluation.predictions.metrics import classification

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison import write_tables
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "compare.py"
 PATIENCE = 120.0
@@ -20,7 +20,7 @@ PATIENCE = 120.0
 
 def results_of(folder: Path) -> list[dict[str, str]]:
     with open(folder / "results.csv", encoding="utf-8", newline="") as file:
-        return [line for line in csv.DictReader(file) if line["metric"] not in result_tables.MEASURED]
+        return [line for line in csv.DictReader(file) if line["metric"] not in write_tables.MEASURED]
 
 
 def finished(folder: Path) -> dict[Path, int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssl_transfer.engine.io import weight_files
-from ssl_transfer.engine.training.train_state import State
+from ssl_transfer.engine.training.checkpointing import State
 from ssl_transfer.methods import METHODS
 from ssl_transfer.objectives.supervised import Supervised
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.engine.training.checkpointing import State
 from ssl_transfer.engine.training.early_stopping import StoppingConfig, Watched
 from ssl_transfer.engine.training.loop import Summary
-from ssl_transfer.engine.training.train_state import State
 from ssl_transfer.objectives.supervised import Supervised
 
 EPOCHS, STEPS_AN_EPOCH = 12, 2

@@ -13,7 +13,7 @@ import torch
 from ssl_transfer.data.sources import Dataset, LoadingConfig, load
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
-from ssl_transfer.engine.training.train_state import State
+from ssl_transfer.engine.training.checkpointing import State
 from ssl_transfer.models.backbones import BackboneConfig
 from ssl_transfer.objectives import ADAPTATIONS
 from ssl_transfer.objectives.domain_adaptation import Adapting

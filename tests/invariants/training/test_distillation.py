@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from ssl_transfer.data.sources import LoadingConfig, load
-from ssl_transfer.engine.training.train_state import State
+from ssl_transfer.engine.training.checkpointing import State
 from ssl_transfer.objectives.distillation import Distillation, Teacher
 from ssl_transfer.stages.distill import distill as stage
 from ssl_transfer.stages.distill import teacher_batches

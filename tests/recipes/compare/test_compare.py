@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Results
 
 COLUMNS = {
@@ -29,7 +29,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def results_without_costs(folder: Path) -> list[dict[str, str]]:
-    return [line for line in read(folder / "results.csv") if line["metric"] not in result_tables.MEASURED]
+    return [line for line in read(folder / "results.csv") if line["metric"] not in write_tables.MEASURED]
 
 
 def state_of(folder: Path) -> dict[str, tuple[int, int]]:

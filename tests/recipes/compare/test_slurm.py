@@ -14,7 +14,7 @@ import pytest
 
 from ssl_transfer import CompareConfig
 from ssl_transfer.engine import config as configuration
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.stages.compare.arms import resolve_arms
 from ssl_transfer.stages.compare.grid import grid
 
@@ -48,7 +48,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def results_of(folder: Path) -> list[dict[str, str]]:
     with open(folder / "results.csv", encoding="utf-8", newline="") as file:
-        return [line for line in csv.DictReader(file) if line["metric"] not in result_tables.MEASURED]
+        return [line for line in csv.DictReader(file) if line["metric"] not in write_tables.MEASURED]
 
 
 def test_killed_failed_and_finished(node: None, run: Callable, tmp_path: Path, tiny: dict) -> None:

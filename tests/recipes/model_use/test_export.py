@@ -24,9 +24,9 @@ from safetensors.torch import load_file
 from ssl_transfer.cli.main import main
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.stages.common.run import Run
-from ssl_transfer.stages.export import library
+from ssl_transfer.stages.export import timm_torchvision
 from ssl_transfer.stages.export.check import check_images, largest_difference
-from ssl_transfer.stages.export.model import load_exported
+from ssl_transfer.stages.export.exported_model import load_exported
 
 FORMATS = ("safetensors", "onnx", "torch-export", "huggingface")
 
@@ -176,7 +176,7 @@ def test_offsets_are_part_of_the_hubs_mean(transferred: Path) -> None:
     """Stored values of 100 to 300 for 0 to 1."""
     exported = load_exported(Run(transferred))
     exported.run.storage = replace(exported.run.storage, value_range=(100.0, 300.0))
-    facts = library._preprocessor(exported)
+    facts = timm_torchvision._preprocessor(exported)
     mean, std = exported.backbone.spec.mean[0], exported.backbone.spec.std[0]
     value = (180.0 * facts["rescale_factor"] - facts["image_mean"][0]) / facts["image_std"][0]
     assert value == pytest.approx((0.4 - mean) / std)
@@ -283,9 +283,9 @@ def test_names_from_outside_stay_text_in_the_card(run: Callable, transferred: Pa
 def test_what_differs_is_not_written(run: Callable, transferred: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("export", transferred, "--output", "out").status == 0
     before = Path("out/model.safetensors").read_bytes()
-    save = library.save_tensors
+    save = timm_torchvision.save_tensors
     monkeypatch.setattr(
-        library, "save_tensors", lambda file, tensors: save(file, {k: v + 0.01 for k, v in tensors.items()})
+        timm_torchvision, "save_tensors", lambda file, tensors: save(file, {k: v + 0.01 for k, v in tensors.items()})
     )
     answer = run("export", transferred, "--output", "out")
     assert answer.status == 2

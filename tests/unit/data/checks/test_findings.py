@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ssl_transfer.data.checks import copies as check_copies
+from ssl_transfer.data.checks import duplicate_findings as check_copies
 from ssl_transfer.data.checks import findings
 from ssl_transfer.data.checks.findings import Finding, Images
 from ssl_transfer.data.dataset import PARTS, Moments

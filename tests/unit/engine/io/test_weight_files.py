@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io import atomic, training_state, weight_files
+from ssl_transfer.engine.io import atomic, state_files, weight_files
 
 STATE = {"objective": {"weight": torch.arange(6.0).view(2, 3)}, "step": 7, "seconds": 0.1, "rates": [1e-3, 2e-3]}
 
@@ -40,8 +40,8 @@ def test_the_file_appears_only_when_it_is_whole(tmp_path):
 
 
 def test_state_round_trip(tmp_path):
-    training_state.save_state(tmp_path / "last.pt", STATE)
-    loaded = training_state.load_state(tmp_path / "last.pt")
+    state_files.save_state(tmp_path / "last.pt", STATE)
+    loaded = state_files.load_state(tmp_path / "last.pt")
     assert torch.equal(loaded["objective"]["weight"], STATE["objective"]["weight"])
     assert {key: loaded[key] for key in ("step", "seconds", "rates")} == {
         key: STATE[key] for key in ("step", "seconds", "rates")
@@ -59,18 +59,18 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     torch.save({"format": weight_files.FORMAT, "objective": Payload()}, "evil.pt")
     with pytest.raises(atomic.DamagedError, match=r"evil\.pt.*none of it was run"):
-        training_state.load_state(tmp_path / "evil.pt")
+        state_files.load_state(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
 def test_a_truncated_state_is_named(tmp_path, share):
     path = tmp_path / "last.pt"
-    training_state.save_state(path, STATE)
+    state_files.save_state(path, STATE)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(InputError, match=r"last\.pt: not a readable checkpoint"):
-        training_state.load_state(path)
+        state_files.load_state(path)
 
 
 def test_weights_round_trip_from_the_export_and_from_its_run(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io import training_state
+from ssl_transfer.engine.io import state_files
 from ssl_transfer.engine.runs import checkpoint_files
 from ssl_transfer.engine.runs.checkpoint_files import CheckpointConfig, StateFiles
 
@@ -21,7 +21,7 @@ def names(kept):
 
 
 def steps_by_name(kept):
-    return {path.name: training_state.load_state(path)["step"] for path in kept.folder.iterdir()}
+    return {path.name: state_files.load_state(path)["step"] for path in kept.folder.iterdir()}
 
 
 def silent(message):
@@ -97,7 +97,7 @@ def test_a_damaged_one_does_not_push_out_the_whole_one(tmp_path):
     assert names(two) == ["last.pt.1", "last.pt.damaged"]
     save(two, 3)
     assert names(two) == ["last.pt", "last.pt.1", "last.pt.damaged"]
-    assert training_state.load_state(tmp_path / "last.pt.1")["step"] == 1
+    assert state_files.load_state(tmp_path / "last.pt.1")["step"] == 1
     assert two.load(silent)[0]["step"] == 3
 
 
@@ -146,7 +146,7 @@ def test_a_full_disk_leaves_what_was_there(kept, monkeypatch):
 
 def test_a_later_format_is_refused_and_nothing_older_is_used_instead(kept):
     save(kept, 1, 2)
-    training_state.save_state(kept.folder / "head.pt", {"format": checkpoint_files.FORMAT + 1, "step": 9})
+    state_files.save_state(kept.folder / "head.pt", {"format": checkpoint_files.FORMAT + 1, "step": 9})
     with pytest.raises(InputError, match=r"checkpoint format 3, and this version reads 1, 2\. Go on with the version"):
         kept.load(silent)
 

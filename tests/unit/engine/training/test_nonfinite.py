@@ -9,7 +9,7 @@ import torch
 from ssl_transfer.engine.errors import DivergedError, InputError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.engine.training import nonfinite
-from ssl_transfer.engine.training.train_state import State
+from ssl_transfer.engine.training.checkpointing import State
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.02, warmup_steps=0)
 STEPS = 8

@@ -5,7 +5,7 @@ import torch
 
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
-from ssl_transfer.engine.training.train_state import State
+from ssl_transfer.engine.training.checkpointing import State
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.02, warmup_steps=0)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ssl_transfer.evaluation.comparison.budgets import budget_title, percent_of
 from ssl_transfer.evaluation.comparison.estimates import IMAGES, SEEDS, estimate, paired_difference
+from ssl_transfer.evaluation.comparison.label_budgets import budget_title, percent_of
 from ssl_transfer.evaluation.comparison.results import Cell, Results, Row
 from ssl_transfer.evaluation.comparison.summary_table import SUMMARY_COLUMNS, summarize
 from ssl_transfer.evaluation.metric_properties import POSITIVE, SHARE

@@ -12,7 +12,7 @@ from ssl_transfer.data.loaders.loader import Loader
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 from ssl_transfer.engine.training.loop import train
-from ssl_transfer.engine.training.training_plan import Saving, TrainingPlan
+from ssl_transfer.engine.training.training_settings import Saving, TrainingPlan
 from ssl_transfer.evaluation.features import collapse
 from ssl_transfer.evaluation.features.collapse import EVERY, GRACE, LOOKS, CollapseAlarm
 from ssl_transfer.methods import METHODS

@@ -1,6 +1,6 @@
 import pytest
 
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Results, Row
 from ssl_transfer.evaluation.features import transferability
 from ssl_transfer.reports.comparison import caveats
@@ -10,7 +10,7 @@ from ssl_transfer.reports.comparison import caveats
 def collect(tmp_path):
     def collected(rows, description, diagnosis) -> caveats.Caveats:
         lines = [[line[name] for name in transferability.COLUMNS] for line in diagnosis]
-        result_tables.write_lines(tmp_path / "diagnosis.csv", transferability.COLUMNS, lines)
+        write_tables.write_lines(tmp_path / "diagnosis.csv", transferability.COLUMNS, lines)
         return caveats.collect(Results(rows, description=description, folder=tmp_path))
 
     return collected

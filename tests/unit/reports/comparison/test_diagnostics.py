@@ -1,6 +1,6 @@
 import pytest
 
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Results, Row
 from ssl_transfer.reports.comparison import diagnostics
 from ssl_transfer.stages.compare.diagnostics import CONFUSION_COLUMNS, EMBEDDING_COLUMNS
@@ -26,7 +26,7 @@ def folder(tmp_path):
         for arm, labels in VALIDATION
         for line in (("ant", "ant", 8), ("ant", "bee", 2), ("bee", "bee", 5), ("$c$", "ant", 4), ("$c$", "$c$", 1))
     ]
-    result_tables.write_lines(tmp_path / "confusions.csv", CONFUSION_COLUMNS, lines)
+    write_tables.write_lines(tmp_path / "confusions.csv", CONFUSION_COLUMNS, lines)
     return tmp_path
 
 
@@ -48,7 +48,7 @@ def test_the_most_frequent_mistakes_are_said_in_words(folder):
 
 def test_one_arm_and_one_budget_are_one_picture(folder):
     lines = [("scratch", "net", "5", "ant", "ant", 3)]
-    result_tables.write_lines(folder / "confusions.csv", CONFUSION_COLUMNS, lines)
+    write_tables.write_lines(folder / "confusions.csv", CONFUSION_COLUMNS, lines)
     (only,) = diagnostics.confusions(results_in(folder))
     assert only.caption == "scratch, 5 labels a class: 0 mistakes in 3."
 
@@ -67,7 +67,7 @@ def test_maps_of_any_number_of_classes(tmp_path, num_classes):
         for arm in ("scratch", "simclr")
         for image in range(60)
     ]
-    result_tables.write_lines(tmp_path / "embeddings.csv", EMBEDDING_COLUMNS, lines)
+    write_tables.write_lines(tmp_path / "embeddings.csv", EMBEDDING_COLUMNS, lines)
     found = diagnostics.embedding_map(results_in(tmp_path))
     assert found.content.startswith(b"\x89PNG")
     assert found.caption.startswith("60 validation images, the same in every map")

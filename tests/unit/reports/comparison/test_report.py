@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Results, Row
 from ssl_transfer.reports import figures
 from ssl_transfer.reports.comparison import report
@@ -62,7 +62,7 @@ def write_comparison(
     folder, arms=("scratch", "simclr"), labels=("5", "all"), seeds=(0, 1, 2), name="digits", phases=PHASES, plan=None
 ):
     rows, curves = (make(arms, labels, seeds, phases) for make in (result_rows, curve_lines))
-    result_tables.write(folder, Results(rows, curves=curves))
+    write_tables.write(folder, Results(rows, curves=curves))
     comparison = {
         "data": f"{name}: 10 train",
         "source": name,
@@ -295,7 +295,7 @@ def test_what_labels_are_worth_is_in_the_report_and_in_a_table(tmp_path):
     rows = Results.read(tmp_path).rows
     # Scratch gains ten points with each budget, and SimCLR is ten ahead of it.
     places = {"5": 0.0, "20": 0.1, "all": 0.2}
-    result_tables.write(
+    write_tables.write(
         tmp_path,
         Results(
             [replace(row, value=row.value + places[row.labels]) for row in rows],
@@ -333,7 +333,7 @@ def test_one_seed_is_over_images_in_table_and_sentence(tmp_path, capsys):
         (arm, "net", "5", "chosen", "accuracy"): {0: (np.arange(40) < share * 40).astype(np.uint8)}
         for arm, share in (("scratch", 0.5), ("simclr", 0.6))
     }
-    result_tables.write(tmp_path, Results(rows, curves=Results.read(tmp_path).curve_lines, hits=hits))
+    write_tables.write(tmp_path, Results(rows, curves=Results.read(tmp_path).curve_lines, hits=hits))
     report.draw(Results.read(tmp_path))
     report.show(Results.read(tmp_path))
     for text in ((tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text(), capsys.readouterr().out):

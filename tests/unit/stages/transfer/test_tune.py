@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ssl_transfer.engine.errors import DivergedError, InputError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
-from ssl_transfer.evaluation.comparison.result_tables import rows_of
+from ssl_transfer.evaluation.comparison.write_tables import rows_of
 from ssl_transfer.stages.transfer import tune as tuning
 from ssl_transfer.stages.transfer.config import TransferConfig
 from ssl_transfer.stages.transfer.plan import TransferRecipe
@@ -202,7 +202,7 @@ def test_weights_of_a_trial_that_finished_before_are_found(chosen, config, run, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("ssl_transfer.stages.transfer.train_plan.replay", killed)
+        patched.setattr("ssl_transfer.stages.transfer.train_and_test.replay", killed)
         with pytest.raises(KeyboardInterrupt):
             run(config)
     states = {path.parent.parent.name for path in config.output.rglob("*.pt")}

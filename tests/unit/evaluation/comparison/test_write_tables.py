@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.evaluation.comparison import result_tables
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Results
 
 KEY = {"arm": "simclr", "backbone": "resnet18", "labels": "5", "seed": 1}
@@ -40,7 +40,7 @@ def values(rows, **wanted) -> list[float]:
 
 
 def test_rows_of_a_run():
-    rows = result_tables.rows_of(KEY, RESULT, PRETRAINING)
+    rows = write_tables.rows_of(KEY, RESULT, PRETRAINING)
     assert all((row.arm, row.backbone, row.labels, row.seed) == ("simclr", "resnet18", "5", 1) for row in rows)
     assert values(rows, phase="head", split="test", metric="accuracy") == [0.4]
     assert values(rows, phase="finetune", split="validation", metric="log_loss") == [1.2]
@@ -61,7 +61,7 @@ def test_rows_of_a_run():
 
 
 def test_an_arm_without_pretraining_cost_nothing_before():
-    rows = result_tables.rows_of(KEY, RESULT, None)
+    rows = write_tables.rows_of(KEY, RESULT, None)
     assert values(rows, metric="pretrain_seconds") == values(rows, metric="images_seen") == [0.0]
     assert values(rows, metric="knn_accuracy") == []
 
@@ -72,7 +72,7 @@ def test_energy_is_a_row_where_all_of_a_run_was_measured():
             name: {**phase, "energy_joules": joules}
             for (name, phase), joules in zip(RESULT["phases"].items(), phases, strict=True)
         }
-        rows = result_tables.rows_of(KEY, {**RESULT, "phases": held}, pretraining)
+        rows = write_tables.rows_of(KEY, {**RESULT, "phases": held}, pretraining)
         return {row.metric: row.value for row in rows if row.metric.endswith("joules")}
 
     measured = {"pretrain_joules": 50.0, "transfer_joules": 7.0}
@@ -96,7 +96,7 @@ def metrics(tmp_path):
 
 
 def test_curves_are_the_log_in_long_form(metrics):
-    lines = result_tables.curves_of(KEY, metrics)
+    lines = write_tables.curves_of(KEY, metrics)
     place = {**KEY, "phase": "head", "epoch": 1, "step": 4}
     assert lines == [
         {**place, "split": "train", "metric": "loss", "value": 1.5},
@@ -107,9 +107,9 @@ def test_curves_are_the_log_in_long_form(metrics):
 
 def test_tables_round_trip(tmp_path, metrics):
     odd = {**KEY, "arm": 'a,"b"\nc'}
-    rows = result_tables.rows_of(KEY, RESULT, PRETRAINING) + result_tables.rows_of(odd, RESULT, None)
-    curves = result_tables.curves_of(KEY, metrics)
-    result_tables.write(tmp_path, Results(rows, curves=curves))
+    rows = write_tables.rows_of(KEY, RESULT, PRETRAINING) + write_tables.rows_of(odd, RESULT, None)
+    curves = write_tables.curves_of(KEY, metrics)
+    write_tables.write(tmp_path, Results(rows, curves=curves))
     results = Results.read(tmp_path)
     assert results.rows == rows
     expected = [{name: str(value) for name, value in line.items()} for line in curves]
@@ -117,8 +117,8 @@ def test_tables_round_trip(tmp_path, metrics):
 
 
 def test_columns_are_those_of_the_design(tmp_path, metrics):
-    rows, curves = result_tables.rows_of(KEY, RESULT, PRETRAINING), result_tables.curves_of(KEY, metrics)
-    result_tables.write(tmp_path, Results(rows, curves=curves))
+    rows, curves = write_tables.rows_of(KEY, RESULT, PRETRAINING), write_tables.curves_of(KEY, metrics)
+    write_tables.write(tmp_path, Results(rows, curves=curves))
     results = "arm, backbone, labels, seed, phase, split, metric, value"
     summary = (
         "arm, backbone, labels, phase, metric, num_seeds, mean, low, high, baseline, difference, difference_low, "
@@ -138,7 +138,7 @@ def test_what_was_right_round_trips(tmp_path):
     """Any number of images, not only eight at a time; and a comparison of runs that kept nothing."""
     cell = ("a,\n", "net", "5", "chosen", "accuracy")
     hits = {cell: {0: np.array([1, 0, 1, 1, 0, 0, 0, 1, 1]), 3: np.ones(9)}, ("b", *cell[1:]): {0: np.zeros(9)}}
-    result_tables.write(tmp_path, Results([], hits=hits))
+    write_tables.write(tmp_path, Results([], hits=hits))
     first = (tmp_path / "test_hits.npz").read_bytes()
     found = Results.read(tmp_path).hits
     assert found.keys() == hits.keys()
@@ -146,13 +146,13 @@ def test_what_was_right_round_trips(tmp_path):
         assert {seed: images.tolist() for seed, images in found[cell].items()} == {
             seed: images.tolist() for seed, images in held.items()
         }
-    result_tables.write(tmp_path, Results([], hits=hits))
+    write_tables.write(tmp_path, Results([], hits=hits))
     assert (tmp_path / "test_hits.npz").read_bytes() == first
-    result_tables.write(tmp_path, Results([]))
+    write_tables.write(tmp_path, Results([]))
     assert Results.read(tmp_path).hits == {}
     (tmp_path / "test_hits.npz").unlink()
     assert Results.read(tmp_path).hits == {}
-    assert result_tables.hits_of(KEY, tmp_path, np.zeros(9)) == {}
+    assert write_tables.hits_of(KEY, tmp_path, np.zeros(9)) == {}
     np.save(tmp_path / "predicted.npy", np.array([2, 0, 1], dtype=np.int32))
-    ((cell, held),) = result_tables.hits_of(KEY, tmp_path, np.array([2, 1, 1])).items()
+    ((cell, held),) = write_tables.hits_of(KEY, tmp_path, np.array([2, 1, 1])).items()
     assert (cell[:3], held[KEY["seed"]].tolist()) == ((KEY["arm"], KEY["backbone"], KEY["labels"]), [1, 0, 1])

@@ -12,7 +12,7 @@ from ssl_transfer.engine.tracking import tracker
 
 from .epoch_means import Tally
 from .objective import Objective
-from .training_plan import Saving
+from .training_settings import Saving
 
 SHARE = 0.05
 """Largest share of the time that saving may take."""

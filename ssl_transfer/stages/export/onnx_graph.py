@@ -13,7 +13,7 @@ from torch import Tensor
 from ssl_transfer.engine.errors import InputError
 
 from .check import Loaded
-from .model import Exported
+from .exported_model import Exported
 
 ONNX, TORCH_EXPORT = "model.onnx", "model.pt2"
 ONNX_USAGE = """\

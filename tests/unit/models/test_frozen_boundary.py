@@ -5,7 +5,7 @@ import torch
 
 from ssl_transfer.models import trainable
 from ssl_transfer.models.backbones import first_blocks
-from ssl_transfer.models.split import NotTraceableError, cut
+from ssl_transfer.models.frozen_boundary import NotTraceableError, cut
 from ssl_transfer.models.trainable import OUTPUT, select
 
 INSIDE = {

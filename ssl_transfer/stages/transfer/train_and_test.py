@@ -1,7 +1,7 @@
 """Train a model through a plan, choose by validation, test once, export: the work of transfer and distillation.
 
 Validation chooses between the phases, by accuracy and among equals by log-loss. Then the test images are read, once,
-for all phases. Adaptation chooses otherwise and shares only the template (`common.run_stage`).
+for all phases. Adaptation chooses otherwise and shares only the template (`common.stage_template`).
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from ssl_transfer.evaluation.features.extract import extract
 from ssl_transfer.evaluation.features.knn import knn_accuracy
 from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.methods.base import View
-from ssl_transfer.stages.common.run_stage import Prepared, Stage, log_start, run_stage
+from ssl_transfer.stages.common.stage_template import Prepared, Stage, log_start, run_stage
 from ssl_transfer.stages.pretrain import monitoring
 
 from .config import PlannedConfig

@@ -14,7 +14,7 @@ from ssl_transfer.engine.io.weight_files import save_tensors
 from ssl_transfer.models.library_export import LibraryModel, library_model
 
 from .check import Loaded
-from .model import Exported
+from .exported_model import Exported
 
 WEIGHTS, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 _BICUBIC, _BILINEAR = 3, 2

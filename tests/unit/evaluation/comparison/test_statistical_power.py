@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ssl_transfer.evaluation.comparison.power import least_by_images, least_difference, resolutions
 from ssl_transfer.evaluation.comparison.results import Results, Row
+from ssl_transfer.evaluation.comparison.statistical_power import least_by_images, least_difference, resolutions
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 20])
