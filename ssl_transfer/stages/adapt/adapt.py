@@ -80,12 +80,9 @@ def adapt(
 
     Args:
         config: settings of the run.
-        runtime: shared with other stages of one process; by default a new one.
         source: already loaded images of `config.source`; by default they are loaded.
         target: the same of `config.target`.
-        group: wandb's group.
-        title: wandb's name of the run; by default that of its folder.
-        quiet: print nothing but the progress bar.
+        runtime, group, title, quiet: see `stage_template.Stage`.
 
     Returns:
         `method`, `chosen` (a phase's name) and `epoch` in it, `adapted` (whether that phase adapts), `choose`, `phases`

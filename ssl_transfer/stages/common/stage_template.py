@@ -35,12 +35,13 @@ class Stage:
     volatile: tuple[str, ...] = VOLATILE_WEIGHTS
     """Settings that may change between two starts, beside those of every stage."""
     runtime: Runtime
+    """Device and processes, shared by the stages of one process."""
     group: str
     """wandb's group."""
     title: str
     """wandb's name of the run; empty: that of its folder."""
     quiet: bool
-    """Print nothing but the progress bar, for a run of many."""
+    """Print nothing but the progress bar, for a run of many. A finished run is then returned before its model is built."""
 
     @property
     def identity(self) -> dict[str, Any]:

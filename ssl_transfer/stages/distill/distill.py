@@ -58,11 +58,8 @@ def distill(
 
     Args:
         config: settings of the run.
-        runtime: shared with other stages of one process; by default a new one.
         dataset: already loaded images of `config.data`; by default they are loaded.
-        group: wandb's group.
-        title: wandb's name of the run; by default that of its folder.
-        quiet: print nothing but the progress bar.
+        runtime, group, title, quiet: see `stage_template.Stage`.
 
     Returns:
         As `transfer.transfer`, with `num_pool` and `teacher`: its metrics of `validation` and `test` and its

@@ -68,11 +68,8 @@ def pretrain(
 
     Args:
         config: settings of the run.
-        runtime: shared with other stages of one process; by default a new one.
         dataset: already loaded images of `config.data`; by default they are loaded.
-        group: wandb's group.
-        title: wandb's name of the run; by default that of its folder.
-        quiet: print nothing but the progress bar.
+        runtime, group, title, quiet: see `stage_template.Stage`.
 
     Returns:
         `backbone` (path of the export), `seconds`, `images_seen`, `steps`, `peak_memory_mb`, `num_parameters`, the

@@ -47,11 +47,8 @@ def transfer(
 
     Args:
         config: settings of the run.
-        runtime: shared with other stages of one process; by default a new one.
         dataset: already loaded images of `config.data`; by default they are loaded.
-        group: wandb's group.
-        title: wandb's name of the run; by default that of its folder.
-        quiet: print nothing but the progress bar.
+        runtime, group, title, quiet: see `stage_template.Stage`.
 
     Returns:
         `chosen` (a phase's name), `num_train`, `num_validation`, `num_parameters`, and `phases`: for each its
