@@ -1,7 +1,7 @@
-"""Images that fit on no disk: read from the hub as they are needed, shuffled and shared out over processes. `pretrain`.
+"""Open a stream of images from the hub, for pretraining on more images than the disk holds.
 
-Nobody can look up the i-th image of a stream, so mean, deviation, channels and range of values are those of its first
-images. `stream_loader.py` makes batches of it.
+A stream has no random access, so mean, deviation, channels and range of values are those of its first images.
+`stream_loader.py` makes batches of it.
 """
 
 import contextlib
@@ -22,32 +22,32 @@ from ssl_transfer.data.store.storage_layout import agree
 from ssl_transfer.engine.errors import InputError
 
 SAMPLE = 512
-"""Images at the start of the stream on which its statistics are measured."""
+"""Images at the start of the stream that its statistics are measured on."""
 _USED = ("streaming", "stream_images", "channels", "background", "value_range", "stored_size", "max_unreadable")
 _HARMLESS = ("workers", "download", "downloads", "cache")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """A stream of encoded images, and what is known of it."""
+    """Hold a stream of encoded images, its layout and its statistics."""
 
     rows: Any
-    """The library's iterable data set of one column of images, not decoded."""
+    """Iterable data set of the library: one column of encoded images."""
     column: str
     num_images: int
     layout: Layout
-    """As what images are decoded."""
+    """Size, channels and type that images are decoded to."""
     sample: Dataset
-    """The stream's first images, all in the pool: its statistics stand for those of the stream."""
+    """The first images of the stream, all in the pool. Its statistics stand for those of the stream."""
     config: LoadingConfig
 
 
 def open_stream(source: str, *, image_size: int, config: LoadingConfig) -> Stream:
-    """The stream of the training and unlabelled images behind `hf:REPO`.
+    """Open the training and unlabelled images of `hf:REPO` as a stream.
 
     Raises:
-        InputError: another source; settings that would be ignored; what `huggingface.read` refuses; the number of
-            images is not known; no image can be read.
+        InputError: another source; settings that would be ignored; a repository that `huggingface.read` refuses; an
+            unknown number of images; no readable image.
     """
     kind, _, rest = source.partition(":")
     if kind != "hf":
@@ -83,13 +83,13 @@ def _refuse_ignored(config: LoadingConfig) -> None:
 def _rows(pool: list[Any], column: str) -> Any:
     import datasets
 
-    # The column is picked first: what the others hold is not even read from the files.
+    # The column is selected first, so that the files' other columns are not read.
     picked = [split.select_columns([column]).cast_column(column, datasets.Image(decode=False)) for split in pool]
     return picked[0] if len(picked) == 1 else datasets.concatenate_datasets(picked)
 
 
 def _num_images(source: str, splits: Any, chosen: dict[str, str]) -> int:
-    """As the data set describes itself."""
+    """Read the number of images from the description of the data set."""
     total = 0
     for name in (chosen[part] for part in ("unlabeled", "train") if part in chosen):
         described = (splits[name].info.splits or {}).get(name)
@@ -105,10 +105,10 @@ def _num_images(source: str, splits: Any, chosen: dict[str, str]) -> int:
 def _sample(
     source: str, rows: Any, column: str, num_images: int, image_size: int, config: LoadingConfig
 ) -> tuple[Layout, Dataset]:
-    """How images are stored, and the first ones as a data set."""
+    """Decode the first images, and return their layout and a data set of them."""
     try:
         items = [fetched(row[column]) for row in itertools.islice(rows, SAMPLE)]
-    except Exception as error:  # Of the library and of the network there are many; each is named to the user.
+    except Exception as error:  # Library and network raise many types; each is named to the user.
         raise InputError(f"--data {source}: cannot be streamed ({type(error).__name__}: {error}).") from error
     found = [(index, header) for index, header in enumerate(headers_of(items)) if not isinstance(header, str)]
     layout, notes = agree(
@@ -155,7 +155,7 @@ def _sample(
 
 
 def fetched(value: Any) -> Encoded:
-    """An image of the stream; one inside an archive or on the hub is read now."""
+    """Return an encoded image of the stream; an image in an archive or on the hub is read now."""
     if value is not None and value["bytes"] is None and "://" in (value["path"] or ""):
         from datasets.utils.file_utils import xopen
 

@@ -1,6 +1,6 @@
-"""Images that somebody names one way or another, read one by one as those of a data set were stored.
+"""Read the images that a command names, one by one, with the layout of a data set.
 
-Nothing is listed twice, cached or divided: a million images take the memory of their names and of a few batches.
+Images are neither cached nor split. A million images take the memory of their names and of a few batches.
 """
 
 import csv
@@ -24,41 +24,41 @@ from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.errors import InputError, did_you_mean
 
 TABLES = {".csv": "excel", ".tsv": "excel-tab"}
-"""Suffixes of tables of paths, and what Python calls their form."""
+"""Dialect of Python's csv module, by the suffix of a table of paths."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """Images that belong together, N of them."""
+    """Name N images, and read them by position."""
 
     names: Sequence[str] | np.ndarray
-    """(N,) of text."""
+    """(N,) strings."""
     item: Callable[[int], Encoded]
-    """The encoded image of a position, 0..N-1."""
+    """Returns the encoded image at a position, 0..N-1."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """One image, or why there is none."""
+    """Hold one image, or the reason why it is unreadable."""
 
     name: str
     pixels: np.ndarray | None
-    """(C, S, S) as the data set has them."""
+    """(C, S, S) in the layout of the data set."""
     problem: str = ""
 
 
 def given(text: str, *, column: str | None, image_size: int, loading: LoadingConfig) -> Given:
-    """The images behind a word of a command line: a DATA string, a folder, a table of paths, or one file.
+    """Find the images of a command-line argument: a DATA string, a folder, a table of paths, or one file.
 
     Args:
-        text: `./digits` is a folder of this name, `digits` is not.
-        column: of a table, which holds paths relative to its folder, or absolute ones; None takes one called `path` or
-            the like.
-        image_size: pixels a side that the model sees, for data that is made of other data.
+        text: `./digits` is a folder of this name, `digits` a DATA string.
+        column: column of a table with absolute paths, or paths relative to its folder; None takes `path` or a similar
+            name.
+        image_size: pixels a side of the model's input, for data sets that are derived from others.
         loading: how a DATA string is read.
 
     Raises:
-        InputError: nothing of this name, or nothing in it.
+        InputError: no file, folder or source of this name, or no image in it.
     """
     path, kind = Path(text).expanduser(), text.partition(":")[0]
     kinds = {form.partition(":")[0]: ":" in form for form in sources.SOURCES}
@@ -81,14 +81,14 @@ def given(text: str, *, column: str | None, image_size: int, loading: LoadingCon
 def read_as(
     images: Sequence[Given], layout: Layout, *, to_grey: bool, batch_size: int, workers: int
 ) -> Generator[list[Read]]:
-    """Batches of images as they are stored in a layout, in their order, decoded ahead by threads.
+    """Read images in order, in batches, decoded ahead by threads.
 
-    Images of another depth or other channels are problems, as unreadable ones are; only grey is repeated for colour.
+    An image with another bit depth or other channels counts as unreadable. Only grey is repeated for colour.
 
     Args:
-        images: all of them.
-        layout: of the data set.
-        to_grey: whether colours may be lost where the layout is grey.
+        images: groups of images, one after the other.
+        layout: layout of the data set.
+        to_grey: convert colours to grey if the layout is grey.
         batch_size: images of a batch; the last may have fewer.
         workers: threads.
     """
@@ -101,7 +101,7 @@ def read_as(
             return Read(name, _pixels(one.item(index), layout, to_grey))
         except UnreadableError as error:
             return Read(name, None, str(error))
-        except Exception as error:  # Libraries raise many kinds for a broken file; each is named to the user.
+        except Exception as error:  # Libraries raise many types for a broken file; each is named to the user.
             return Read(name, None, f"{type(error).__name__}: {error}")
 
     with ThreadPoolExecutor(workers) as pool:
@@ -130,7 +130,7 @@ def _pixels(item: Encoded, layout: Layout, to_grey: bool) -> np.ndarray:
     found = header(item)
     if found.dtype != layout.dtype:
         raise UnreadableError(f"has {found.dtype} values; the images of the run have {layout.dtype}")
-    # Of 8 bits, Pillow makes grey and RGB of each other, and with alpha RGBA: other bands it would drop.
+    # With 8 bits, Pillow converts between grey, RGB and RGBA; it would drop other bands.
     pictures = layout.dtype == "uint8" and found.channels in (1, 3)
     if pictures and layout.channels == 1 and found.channels == 3 and not to_grey:
         raise UnreadableError("has colours; the images of the run are grey (--to-grey lets them be lost)")
@@ -140,7 +140,7 @@ def _pixels(item: Encoded, layout: Layout, to_grey: bool) -> np.ndarray:
 
 
 def _of_data(text: str, kind: str, image_size: int, loading: LoadingConfig) -> Given:
-    """The images of a DATA string. What lies decoded in memory is handed on as arrays (H, W, C)."""
+    """Find the images of a DATA string. Images that are decoded in memory are arrays (H, W, C)."""
     if kind in sources.LISTERS:
         listing = sources.LISTERS[kind](text.partition(":")[2], loading)
         return Given(listing.names, lambda index: listing.items[index])
@@ -153,7 +153,7 @@ def _of_data(text: str, kind: str, image_size: int, loading: LoadingConfig) -> G
 
 
 def _paths_of(table: Path, column: str | None) -> list[str]:
-    """The column of paths of a table."""
+    """Read the column of paths of a table."""
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, dialect=TABLES[table.suffix.lower()], strict=True)

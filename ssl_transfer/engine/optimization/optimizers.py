@@ -27,7 +27,7 @@ TRUST_COEFFICIENT = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """How the weights are stepped."""
+    """Configure the optimiser, its learning-rate schedule and its steps."""
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
     """adamw (Loshchilov and Hutter 2019), sgd with Nesterov momentum, or lars (You et al. 2017), for batches of
