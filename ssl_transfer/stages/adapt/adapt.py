@@ -78,11 +78,8 @@ def adapt(
 ) -> dict[str, Any]:
     """Adapt a backbone; resume a stopped run, or return the result of the finished run.
 
-    Args:
-        config: settings of the run.
-        source: already loaded images of `config.source`; by default they are loaded.
-        target: the same of `config.target`.
-        runtime, group, title, quiet: see `stage_template.Stage`.
+    `source` and `target` are already loaded images of the configuration; by default they are loaded. The other
+    arguments are fields of `stage_template.Stage`.
 
     Returns:
         `method`, `chosen` (a phase's name) and `epoch` in it, `adapted` (whether that phase adapts), `choose`, `phases`

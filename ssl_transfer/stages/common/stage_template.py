@@ -41,7 +41,7 @@ class Stage:
     title: str
     """wandb's name of the run; empty: that of its folder."""
     quiet: bool
-    """Print nothing but the progress bar, for a run of many. A finished run is then returned before its model is built."""
+    """Print nothing but the progress bar, for a run of many; a finished run then returns before its model is built."""
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -56,10 +56,8 @@ def distill(
 ) -> dict[str, Any]:
     """Train a student on a teacher's outputs; resume a stopped run, or return the result of the finished run.
 
-    Args:
-        config: settings of the run.
-        dataset: already loaded images of `config.data`; by default they are loaded.
-        runtime, group, title, quiet: see `stage_template.Stage`.
+    `dataset` are already loaded images of `config.data`; by default they are loaded. The other arguments are fields of
+    `stage_template.Stage`.
 
     Returns:
         As `transfer.transfer`, with `num_pool` and `teacher`: its metrics of `validation` and `test` and its

@@ -66,10 +66,8 @@ def pretrain(
 ) -> dict[str, Any]:
     """Pretrain a backbone; resume a stopped run, or return the result of the finished run.
 
-    Args:
-        config: settings of the run.
-        dataset: already loaded images of `config.data`; by default they are loaded.
-        runtime, group, title, quiet: see `stage_template.Stage`.
+    `dataset` are already loaded images of `config.data`; by default they are loaded. The other arguments are fields of
+    `stage_template.Stage`.
 
     Returns:
         `backbone` (path of the export), `seconds`, `images_seen`, `steps`, `peak_memory_mb`, `num_parameters`, the

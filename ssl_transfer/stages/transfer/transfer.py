@@ -45,10 +45,8 @@ def transfer(
 ) -> dict[str, Any]:
     """Train a head, then fine-tune as the plan says; resume a stopped run, or return the result of the finished run.
 
-    Args:
-        config: settings of the run.
-        dataset: already loaded images of `config.data`; by default they are loaded.
-        runtime, group, title, quiet: see `stage_template.Stage`.
+    `dataset` are already loaded images of `config.data`; by default they are loaded. The other arguments are fields of
+    `stage_template.Stage`.
 
     Returns:
         `chosen` (a phase's name), `num_train`, `num_validation`, `num_parameters`, and `phases`: for each its

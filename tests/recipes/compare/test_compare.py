@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssl_transfer.evaluation.comparison import write_tables
+from ssl_transfer.evaluation.comparison import results, write_tables
 from ssl_transfer.evaluation.comparison.results import Results
 
 COLUMNS = {
@@ -209,15 +209,20 @@ def test_without_kept_predictions_there_are_no_confusions(comparison: tuple, run
     assert "What is taken for what" not in (copied / "report.html").read_text(encoding="utf-8")
 
 
-def test_second_start_redoes_nothing(comparison: tuple, run: Callable) -> None:
+def test_second_start_redoes_nothing(comparison: tuple, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Report and terminal table share the results of the runs: what was just written is not read again."""
     folder, flags = comparison
+    read: list[str] = []
+    table = results.read_table
+    monkeypatch.setattr(results, "read_table", lambda path: read.append(path.name) or table(path))
     names = ("results", "confusions", "embeddings", "diagnosis")
-    before, results = state_of(folder), {name: (folder / f"{name}.csv").read_bytes() for name in names}
+    before, tables = state_of(folder), {name: (folder / f"{name}.csv").read_bytes() for name in names}
     assert len(before) == 2 + 4 * 2 * 2
     answer = run(*flags)
     assert answer.status == 0, answer.err
     assert state_of(folder) == before
-    assert {name: (folder / f"{name}.csv").read_bytes() for name in names} == results
+    assert {name: (folder / f"{name}.csv").read_bytes() for name in names} == tables
+    assert sorted(read) == ["confusions.csv", "diagnosis.csv", "embeddings.csv"]
 
 
 def test_added_seeds_and_budgets_run_alone(run: Callable, tmp_path: Path, tiny: dict) -> None:
@@ -443,13 +448,13 @@ def test_nothing_finished_is_no_comparison(
 def test_what_was_right_is_kept(comparison: tuple) -> None:
     """Of each run the images that its chosen model got right, in its folder and in the comparison's."""
     folder, _ = comparison
-    results = Results.read(folder)
+    found = Results.read(folder)
     accuracies = {
         (row.arm, row.backbone, row.labels, row.seed): row.value
-        for row in results.rows
+        for row in found.rows
         if (row.phase, row.split, row.metric) == ("chosen", "test", "accuracy")
     }
-    hits = {(*cell[:3], seed): held for cell, runs in results.hits.items() for seed, held in runs.items()}
+    hits = {(*cell[:3], seed): held for cell, runs in found.hits.items() for seed, held in runs.items()}
     assert len(hits) == 4 * 2 * 2
     assert {run: held.mean() for run, held in hits.items()} == pytest.approx(accuracies)
     files = [np.load(path) for path in folder.rglob("predicted.npy")]
