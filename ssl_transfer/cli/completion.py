@@ -4,15 +4,20 @@ The script holds no Python: a shell completes in milliseconds. tyro's own script
 against 0.02 s), covers one command, and needs shtab for tcsh.
 """
 
+import importlib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 import tyro
 
-from ssl_transfer.engine.config import INLINE, ListedFlags, Words, negated
+from ssl_transfer.engine.config import INLINE, LIST_FLAGS, ListedFlags, Words, negated
 from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.methods import METHODS
+from ssl_transfer.objectives import ADAPTATIONS
+from ssl_transfer.stages.data import command as data
+from ssl_transfer.stages.demos import compare as demo
 
 PROGRAM = "ssl-transfer"
 _NAME = PROGRAM.replace("-", "_")
@@ -77,10 +82,29 @@ Flags = Mapping[str, Values | None]
 """Flags, each with its values; None where these are not listed."""
 
 
-def flags_of(listed: ListedFlags) -> dict[str, Values | None]:
-    """List the flags of a command, those that are no fields first."""
-    extra = {one.flag: Values(one.values, closed=True) if one.values else None for one in listed.extra}
-    return {"--help": None, **extra, **dict(_fields(listed.default, "--"))}
+def all_flags(commands: Mapping[str, tuple[str, str]]) -> dict[str, Flags]:
+    """List the flags of every command and subcommand, sorted by name.
+
+    Args:
+        commands: module and summary by name.
+    """
+    below: dict[str, Iterable[str]] = {
+        "adapt": ADAPTATIONS,
+        "data": data.COMMANDS,
+        "demo": ("", *demo.DEMOS),
+        "pretrain": METHODS,
+    }
+    found: dict[str, Flags] = {"": {}}
+    for name, (module, _) in commands.items():
+        found[name] = {"--help": None}
+        for word in below.get(name, ("",)):
+            try:
+                importlib.import_module(module).main([*word.split(), LIST_FLAGS])
+            except ListedFlags as answer:
+                extra = {one.flag: Values(one.values, closed=True) if one.values else None for one in answer.extra}
+                fields_of = dict(_fields(answer.default, "--"))
+                found[f"{name} {word}".rstrip()] = {"--help": None, **extra, **fields_of}
+    return dict(sorted(found.items()))
 
 
 def _fields(config: Any, prefix: str) -> Iterator[tuple[str, Values | None]]:
@@ -110,19 +134,20 @@ def _values(hint: Any, marks: tuple[Any, ...]) -> Values | None:
     return Values(inside, closed=True) if origin is typing.Literal else None
 
 
+def check_shell(shell: str) -> None:
+    """Raise InputError unless the shell is in `SHELLS`."""
+    if shell not in SHELLS:
+        near = did_you_mean(shell, SHELLS)
+        raise InputError(f"--print-completion {shell or 'SHELL'}: for {', '.join(SHELLS)}.{near}")
+
+
 def script(shell: str, commands: Mapping[str, Flags]) -> str:
     """Write the completion script of a shell.
 
     Args:
         shell: a name in `SHELLS`.
         commands: flags by command, such as `data check`; the command `""` is the program.
-
-    Raises:
-        InputError: the shell is not in `SHELLS`.
     """
-    if shell not in SHELLS:
-        near = did_you_mean(shell, SHELLS)
-        raise InputError(f"--print-completion {shell or 'SHELL'}: for {', '.join(SHELLS)}.{near}")
     words = {name: [*_below(name, commands), *flags] for name, flags in commands.items()}
     values = {name: {flag: ones for flag, ones in flags.items() if ones} for name, flags in commands.items()}
     if shell == "fish":

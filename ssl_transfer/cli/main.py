@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ssl_transfer import __version__
 from ssl_transfer.engine.console import signals, streams
@@ -69,7 +69,10 @@ def _main(arguments: Sequence[str] | None) -> None:
     name, *rest = arguments
     try:
         if name == "--print-completion":
-            _print_completion(" ".join(rest))
+            from . import completion
+
+            completion.check_shell(" ".join(rest))
+            print(completion.script(rest[0], completion.all_flags(COMMANDS)), end="")
             return
         if name not in COMMANDS:
             raise InputError(f"{name!r} is not a command.{did_you_mean(name, COMMANDS)}\n\n{usage()}")
@@ -110,34 +113,3 @@ def _again(arguments: Sequence[str]) -> str:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return "launch the same command again, without --fresh."
     return f"ssl-transfer {shlex.join(word for word in arguments if word != '--fresh')}"
-
-
-def _print_completion(shell: str) -> None:
-    """Print a shell's script from the flags of all commands."""
-    from . import completion
-
-    if shell not in completion.SHELLS:
-        completion.script(shell, {})
-    from ssl_transfer.engine.config import LIST_FLAGS, ListedFlags
-    from ssl_transfer.methods import METHODS
-    from ssl_transfer.objectives import ADAPTATIONS
-    from ssl_transfer.stages.data import command as data
-    from ssl_transfer.stages.demos import compare as demo
-
-    subcommands: dict[str, Iterable[str]] = {
-        "adapt": ADAPTATIONS,
-        "data": data.COMMANDS,
-        "demo": demo.DEMOS,
-        "pretrain": METHODS,
-    }
-    flags: dict[str, completion.Flags] = {"": {}}
-    for name, (module, _) in COMMANDS.items():
-        flags[name] = {"--help": None}
-        # Of these four, demo alone has flags without a subcommand.
-        own = name == "demo" or name not in subcommands
-        for word in [*([""] if own else []), *subcommands.get(name, ())]:
-            try:
-                importlib.import_module(module).main([*word.split(), LIST_FLAGS])
-            except ListedFlags as listed:
-                flags[f"{name} {word}".rstrip()] = completion.flags_of(listed)
-    print(completion.script(shell, dict(sorted(flags.items()))), end="")

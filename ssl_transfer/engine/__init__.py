@@ -1,1 +1,1 @@
-"""The engine knows no images: configuration, randomness, the one training loop and what it needs."""
+"""Train, launch, track and store runs of any kind of input."""

@@ -29,7 +29,7 @@ LARGEST = 2**63 - 1
 INLINE = tyro.conf.arg(name="")
 """Annotates a field whose own name is no part of its flags."""
 LIST_FLAGS = "--\0"
-"""The argument with which `parse` raises ListedFlags. No shell can pass it: it holds NUL."""
+"""Argument at which `parse` raises ListedFlags. No shell can pass it: it holds NUL."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ HIDDEN = (*VOLATILE, "loading", "method.augment", "augment")
 
 
 class Job(launching.Job, Protocol):
-    """A run of several that can be rehearsed in another folder."""
+    """Describe a run of several that can be rehearsed in another folder."""
 
     @property
     def kind(self) -> str:
