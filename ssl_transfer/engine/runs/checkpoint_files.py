@@ -1,4 +1,4 @@
-"""The states of a training on disk: the last few and the best, and which of them it goes on from."""
+"""Keep the checkpoints of a training on disk: the last few and the best."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io import atomic, state_files
 
 FORMAT = 2
-"""Version of a state; raised when it changes shape, with a line in `_UPGRADES` for those before."""
+"""Version of a checkpoint; raised when its fields change, with a line in `_UPGRADES` for earlier ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """How often a training saves its state, and which states are kept beside the best."""
+    """Configure how often a training saves a checkpoint, and how many are kept beside the best."""
 
     seconds: float = 20.0
-    """Least time between two. Where saving takes long it is more: no more than a twentieth of the time goes into it.
-    0: after every step."""
+    """Least seconds between two checkpoints; 0: after every step. Slow saving raises it, so that saving takes at most a
+    twentieth of the time."""
     keep: int = 2
-    """The last so many. Where the newest cannot be read, the one before is used."""
+    """Number of the last checkpoints to keep. Where the newest cannot be read, the one before is used."""
 
     def __post_init__(self) -> None:
         if self.seconds < 0:
@@ -31,7 +31,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StateFiles:
-    """Where one training keeps its states: `NAME.pt`, the one before it `NAME.pt.1`, and so on; `BEST.pt`."""
+    """Files of one training: the newest checkpoint `NAME.pt`, the one before it `NAME.pt.1`, and so on; `BEST.pt`."""
 
     folder: Path
     name: str
@@ -39,26 +39,26 @@ class StateFiles:
     config: CheckpointConfig = CheckpointConfig()
 
     def exist(self) -> bool:
-        """Whether the training has saved any."""
+        """Check for a saved checkpoint."""
         return any(path.is_file() for path in self._paths())
 
     def newest(self) -> Path | None:
-        """The file of the newest state; None before there is one."""
+        """Return the file of the newest checkpoint; None before the first."""
         return next((path for path in self._paths() if path.is_file()), None)
 
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
-        """Save a state as the newest, or as the best. At any moment a whole one lies there, once there was one."""
+        """Save a checkpoint as the newest, or as the best. From the first one on, a whole file exists at any moment."""
         path = self.folder / f"{self.best if best else self.name}.pt"
         state_files.save_state(path, {"format": FORMAT, **state}, before=None if best else self._shift)
 
     def load(self, warn: Callable[[str], None]) -> tuple[dict[str, Any] | None, list[Path]]:
-        """The newest state that is whole, or None where there is none; and newer files that are damaged.
+        """Load the newest whole checkpoint, or None without any file; and list newer files that are damaged.
 
         Args:
-            warn: is told of each of these.
+            warn: called with a message for each damaged file.
 
         Raises:
-            InputError: there are some and none is whole; a later version wrote it.
+            InputError: all files are damaged; a later version wrote them.
         """
         damaged: dict[Path, str] = {}
         for path in self._paths():
@@ -77,18 +77,18 @@ class StateFiles:
         return None, []
 
     def set_aside(self, damaged: list[Path]) -> None:
-        """Give damaged files another name, so that none of them takes the place of one that is whole."""
+        """Rename damaged files, so that none of them takes the place of a whole one."""
         for path in damaged:
             path.replace(path.with_name(f"{path.name}.damaged"))
 
     def _paths(self) -> list[Path]:
-        """From the newest on."""
+        """List the files from the newest on."""
         newest = self.folder / f"{self.name}.pt"
         before = [path for path in self.folder.glob(f"{newest.name}.*") if path.suffix[1:].isdigit()]
         return [newest, *sorted(before, key=_age)]
 
     def _shift(self) -> None:
-        """Make room for a new one: each becomes the one before it, and the oldest goes."""
+        """Shift each file to the next older name, and remove the oldest."""
         newest, *before = self._paths()
         if not newest.is_file():
             # Killed when it had just made room.
@@ -107,7 +107,7 @@ def _age(path: Path) -> int:
 
 
 def _upgraded(state: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The state in today's shape, whichever version wrote it."""
+    """Upgrade a checkpoint of an older version to today's fields."""
     version = state.pop("format", None)
     if version not in (FORMAT, *_UPGRADES):
         known = ", ".join(str(one) for one in sorted([FORMAT, *_UPGRADES]))
@@ -121,7 +121,7 @@ def _upgraded(state: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _from_first(state: dict[str, Any]) -> dict[str, Any]:
-    """Format 1 was saved at the ends of epochs alone, knew no best state, and nothing was skipped."""
+    """Upgrade format 1, which was saved at ends of epochs alone, without a best state and without skipped steps."""
     return {**state, "best": {"value": None}, "skips": {"count": 0}, "gradients": {"accumulate": None}, "sums": {}}
 
 

@@ -1,4 +1,4 @@
-"""A run's folder: which settings it belongs to, whether it has finished, and what it ran on."""
+"""Open the folder of a run for writing: identity, lock, settings, result, environment."""
 
 import errno
 import json
@@ -31,9 +31,9 @@ class RunFolder:
 
     Args:
         path: the folder; made when absent.
-        settings: the resolved settings. A folder that holds others is refused by the names that differ.
+        settings: resolved settings. A folder with other settings is refused by the names that differ.
         runtime: rank 0 writes.
-        identity: fingerprints of what the settings only name (images, weights); a changed one is refused too.
+        identity: fingerprints of images and weights; a changed one is refused too.
         fresh: move what is there aside (to `NAME.old-1`, ...) and start over. Nothing is deleted.
         volatile: settings, or whole groups of them, that may change between two starts of one run.
     """
@@ -85,7 +85,7 @@ class RunFolder:
             ) from error
 
     def _move_aside(self) -> None:
-        """Rename the folder, unless it holds something else than a run or a run is under way in it."""
+        """Rename the folder; refuse one that holds no run, or a run that is under way."""
         if {path.name for path in self.path.iterdir()} <= {".lock", "environment.json"}:
             # Empty, or killed when it had hardly begun.
             return
@@ -107,11 +107,11 @@ class RunFolder:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What the finished run wrote; None while it has not finished."""
+        """Result of the finished run; None before its end."""
         return held_result(self.path)
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Write the result: from here on the run counts as finished."""
+        """Write the result, which marks the run as finished."""
         self.write("result.json", result)
         self._runtime.wait()
 
@@ -129,13 +129,13 @@ class RunFolder:
             error.add_note(self._whole())
 
     def _whole(self) -> str:
-        """What a run that was broken off can go on from."""
+        """Name the checkpoint from which an interrupted run resumes."""
         saved = max(self.checkpoints.glob("*.pt"), key=lambda path: path.stat().st_mtime, default=None)
         return f"{saved} is whole." if saved is not None else f"{self.path} has no checkpoint yet."
 
 
 def check_held(path: Path, settings: dict[str, Any], identity: dict[str, str], volatile: tuple[str, ...]) -> None:
-    """Raise InputError where a folder holds another run than these settings and fingerprints are of."""
+    """Refuse a folder with a run of other settings or fingerprints."""
     if not (path / "config.yaml").is_file():
         return
     before, recorded, command = _read_held(path)
@@ -156,7 +156,7 @@ def check_held(path: Path, settings: dict[str, Any], identity: dict[str, str], v
 
 
 def _read_held(path: Path) -> tuple[dict[str, Any], dict[str, str], str]:
-    """The settings and the identity of the run that a folder holds, and which command began it."""
+    """Read the settings, the identity and the command of the run in a folder."""
     try:
         before = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
         recorded = json.loads((path / "environment.json").read_text(encoding="utf-8"))
@@ -169,12 +169,12 @@ def _read_held(path: Path) -> tuple[dict[str, Any], dict[str, str], str]:
 
 
 LATER = ("deterministic", "optimizer.sync_batch_norm")
-"""Settings that earlier versions did not have: a run that one of these began takes any value. The groups that a setting
-lies in may have others around them."""
+"""Settings that earlier versions did not have: a run of an earlier version takes any value. Each may be nested in any
+group."""
 
 
 def changes(before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, ...]) -> list[str]:
-    """What differs between the settings of a run as it was started and as it is now: `epochs was 2 and is now 3`."""
+    """List the settings that changed between two starts of a run: `epochs was 2 and is now 3`."""
     old, new = configuration.flatten(before), configuration.flatten(now)
     for name in new.keys() - old.keys():
         if _is_one_of(name, LATER):
@@ -187,19 +187,19 @@ def changes(before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, ..
 
 
 def _is_one_of(name: str, settings: Sequence[str]) -> bool:
-    """Whether a setting is one of these, lies in a group of these, or is one of a group within a group."""
+    """Check for a setting of this list, also nested in a group, and for a member of a group of this list."""
     return any(
         name == one or name.startswith(f"{one}.") or ("." in one and name.endswith(f".{one}")) for one in settings
     )
 
 
 def set_aside(folder: Path) -> None:
-    """Rename a folder to `NAME.old-1`, ...: what it holds is kept, and the next run begins anew."""
+    """Rename a folder to `NAME.old-1`, ..., so that its content is kept and the next run starts anew."""
     folder.rename(_free_name(folder))
 
 
 def held_result(folder: Path) -> dict[str, Any] | None:
-    """What the run in a folder has finished with; None where it has not, or there is none."""
+    """Read the result of the run in a folder; None before its end, or without a run."""
     path = folder / "result.json"
     remedy = "Remove it, and the same command ends the run once more."
     return read_json(path, remedy=remedy) if path.is_file() else None
@@ -213,7 +213,7 @@ def _free_name(path: Path) -> Path:
 
 
 def git_commit() -> str:
-    """The commit of the checkout that holds this package; empty where there is none."""
+    """Return the commit of this package's checkout; empty without one."""
     here = Path(__file__).resolve().parent
     answer = subprocess.run(  # noqa: S603
         ["git", "-C", str(here), "rev-parse", "HEAD"],  # noqa: S607
@@ -225,7 +225,7 @@ def git_commit() -> str:
 
 
 def environment(runtime: Runtime) -> dict[str, Any]:
-    """Versions, devices and command of this run, for whoever repeats it; credentials are left out."""
+    """Describe versions, devices and command of this run, so that it can be repeated; credentials are left out."""
     return {
         "command": shlex.join(redacted(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": platform.python_version(),

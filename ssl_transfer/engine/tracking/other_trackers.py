@@ -1,4 +1,4 @@
-"""Other trackers than wandb, by name, through Accelerate's classes; what fails of one never stops a run.
+"""Log to TensorBoard and MLflow through Accelerate's classes; a failure never stops a run.
 
 TensorBoard writes its event files below the run's folder; MLflow goes where MLFLOW_TRACKING_URI says, without it into a
 database in that folder.
@@ -16,7 +16,7 @@ from .wandb_run import Guard, Names, TrackingConfig, named
 
 
 class Others:
-    """The trackers of `TrackingConfig.also`, each under a guard of its own."""
+    """Trackers of `TrackingConfig.also`, each under a guard of its own."""
 
     def __init__(self, config: TrackingConfig, folder: Path, settings: dict[str, Any], names: Names) -> None:
         self._held: list[tuple[Guard, Any]] = []
@@ -37,14 +37,14 @@ class Others:
             self._held += [(guard, tracker) for tracker in found]
 
     def log(self, record: dict[str, Any]) -> None:
-        """A line of `metrics.jsonl` under the names that wandb has; one without a step stands at the last one's."""
+        """Log a line of `metrics.jsonl` under wandb's names; a line without a step gets that of the line before."""
         self._step = step = record.get("step", self._step)
         values = {key: value for key, value in named(record).items() if key not in ("step", "epoch")}
         for guard, tracker in self._held:
             guard.call("log", lambda tracker=tracker: tracker.log(values, step=step))  # type: ignore[misc]
 
     def finish(self, *, failed: bool) -> None:
-        """Write all that is left. Even one that failed is ended: MLflow begins no run while another is open."""
+        """Flush and end all trackers. A failed one is ended too: MLflow begins no run while another is open."""
         for guard, tracker in self._held:
             guard.call("end", lambda tracker=tracker: _end(tracker, failed), always=True)  # type: ignore[misc]
 

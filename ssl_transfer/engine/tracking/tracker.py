@@ -1,6 +1,6 @@
-"""What is kept of a run: `metrics.jsonl` always, wandb (`board.py`) and others (`trackers.py`) when asked.
+"""Track the metrics of a run: `metrics.jsonl` always, wandb and other trackers on request.
 
-`metrics.jsonl` is the truth: `send` shows it in wandb at any later time, as the tracker would have done.
+`metrics.jsonl` is the reference: `send` shows it in wandb at any later time, as the tracker would have done.
 """
 
 import json
@@ -21,11 +21,11 @@ from .wandb_run import Board, Names, Taken, TrackingConfig
 
 __all__ = ["Tracker", "TrackingConfig", "drop_after", "publish", "send"]
 NAMES = "tracking.json"
-"""Beside `metrics.jsonl`: what the run is called in wandb, and what its table of runs shows of it."""
+"""File beside `metrics.jsonl` with the run's names in wandb and its summary."""
 
 
 class Tracker:
-    """Writes metrics on rank 0. Values are Python floats, so one read back equals the one written.
+    """Write metrics on rank 0. Values are Python floats, so that a value read back equals the written one.
 
     `group`, `job_type` and `title` (by default the folder's name) are how wandb shows the run. A `with` block ends it,
     as a failed run where an exception leaves the block.
@@ -61,7 +61,7 @@ class Tracker:
         self._tell(record)
 
     def summarize(self, values: dict[str, float]) -> None:
-        """Let wandb's table of runs show these; `result.json` has them in any case."""
+        """Show these values in wandb's table of runs; `result.json` has them in any case."""
         if not self._active:
             return
         self._keep(values)
@@ -70,7 +70,7 @@ class Tracker:
             self._board.summarize(values)
 
     def close(self, *, failed: bool = False) -> None:
-        """Show what lies in the folder by now, and end; of a failed run only what it logged."""
+        """Show the artifacts in the folder, and end; a failed run shows its log alone."""
         self._catch_up()
         if self._board is not None:
             if not failed:
@@ -86,9 +86,9 @@ class Tracker:
         self.close(failed=error is not None)
 
     def _catch_up(self) -> None:
-        """Tell what earlier starts of this run logged, so that what sees this one sees all of it.
+        """Send the lines of earlier starts of this run, so that the trackers have all of it.
 
-        Which of those lines stand is known only by this start's first: a resumed training drops some (`drop_after`).
+        It waits for the first line of this start: a resumed training removes some of them (`drop_after`).
         """
         if self._behind:
             self._behind = False
@@ -101,7 +101,7 @@ class Tracker:
             self._others.log(record)
 
     def _keep(self, summary: dict[str, float]) -> None:
-        """For `send`."""
+        """Store names and summary for `send`."""
         content = {**asdict(self._names), "summary": summary}
         write_text(self._path.with_name(NAMES), json.dumps(redacted_all(content), indent=2) + "\n")
 
@@ -115,10 +115,10 @@ def publish(
     summary: dict[str, float],
     files: Sequence[Path],
 ) -> Taken:
-    """Show in wandb what a group of runs came to: a run of its own with a summary, and files as an artifact.
+    """Show a group of runs in wandb: a run of its own with a summary, and files as an artifact.
 
     Args:
-        config: where to; nothing is done where wandb is off.
+        config: of wandb; off does nothing.
         folder: of the group, whose name is the group's.
         settings: of all.
         job_type: which stage.
@@ -126,7 +126,7 @@ def publish(
         files: the report and the tables.
 
     Returns:
-        Whether wandb has all of it online, or in files offline; empty: it has not.
+        online or offline, where wandb has all of it; empty where it has not.
     """
     name = folder.resolve().name
     board = Board(config, folder, settings, Names(name=name, group=name, job_type=job_type))
@@ -137,15 +137,15 @@ def publish(
 
 
 def send(config: TrackingConfig, folder: Path, settings: dict[str, Any]) -> Taken:
-    """Show in wandb what a run has logged, as its tracker would have done.
+    """Show the log of a run in wandb, as its tracker would have done.
 
     Args:
-        config: where to.
-        folder: the run's.
+        config: of wandb.
+        folder: of the run.
         settings: of the run.
 
     Returns:
-        Whether wandb has all of it online, or in files offline; empty: it has not.
+        online or offline, where wandb has all of it; empty where it has not.
     """
     names, summary = _names_of(folder)
     board = Board(config, folder, settings, names)
@@ -159,7 +159,7 @@ def send(config: TrackingConfig, folder: Path, settings: dict[str, Any]) -> Take
 
 
 def _names_of(folder: Path) -> tuple[Names, dict[str, float]]:
-    """What the run's tracker left for `send`: how wandb shows the run, and its summary."""
+    """Read the names and the summary that the run's tracker stored for `send`."""
     path = folder / NAMES
     if not path.is_file():
         # A run of an older version.
@@ -177,16 +177,16 @@ def _logged(path: Path) -> list[dict[str, Any]]:
 
 
 def flush(path: Path) -> None:
-    """Wait until the disk has all lines."""
+    """Flush all lines to the disk."""
     if path.is_file():
         with open(path, "rb") as file:
             os.fsync(file.fileno())
 
 
 def drop_after(path: Path, phase: str, step: int) -> None:
-    """Forget all lines from the first of `phase` after `step` on: a resumed run writes them again.
+    """Remove all lines from the first of `phase` after `step` on: a resumed run writes them again.
 
-    What later phases logged came from there. A line that was cut off by a kill is dropped too.
+    Lines of later phases depend on them and go too, as does a line that a kill cut off.
     """
     if not path.is_file():
         return

@@ -1,6 +1,6 @@
-"""wandb: nothing that it does stops a run or loses a metric; no other file knows it.
+"""Log to wandb. No failure of wandb stops a run or loses a metric, and no other file imports it.
 
-It may be down, slow, refuse, or raise: every call goes through one place that says so and lets the run go on without.
+wandb may be down, slow, refuse, or raise: every call goes through a guard that warns once and goes on without it.
 """
 
 import netrc
@@ -21,12 +21,12 @@ from . import artifacts
 
 Taken = Literal["online", "offline", ""]
 _down: list[str] = []
-"""Why wandb could not be reached in this process: the next of many runs does not wait for it again."""
+"""Reason why wandb could not be reached in this process: the next of many runs does not wait again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """Where metrics go beside `metrics.jsonl`, which always has them all."""
+    """Configure trackers beside `metrics.jsonl`, which always has all metrics."""
 
     wandb: Literal["off", "auto", "offline", "online"] = "off"
     """Weights & Biases: off; offline (files under the run's folder, for `wandb sync`); online (needs a login); auto:
@@ -34,15 +34,15 @@ class TrackingConfig:
     project: str = "ssl_transfer"
     """wandb's project. Only read when wandb is not off."""
     pictures: bool = True
-    """Give wandb pictures of your images: the views that a run trains on, what it reconstructs, a table of a few tested
-    images, and a comparison's report.html. Without, it gets numbers, diagrams, names and weights. Only read when wandb
-    is not off."""
+    """Send pictures of your images to wandb: training views, reconstructions, a table of a few test images, and a
+    comparison's report.html. Without, wandb gets numbers, diagrams, names and weights. Only read when wandb is not
+    off."""
     also: tuple[Literal["tensorboard", "mlflow"], ...] = ()
     """Other trackers, each with an extra of its own (`pip install "ssl_transfer[tensorboard]"`): TensorBoard, with its
     files in the run's folder; MLflow, where MLFLOW_TRACKING_URI says, or a database in that folder."""
     patience: float = 30.0
-    """Seconds that wandb may take to begin, and again to end: then the run goes on without. Only read when wandb is not
-    off."""
+    """Seconds that wandb may take to begin, and again to end; then the run goes on without it. Only read when wandb is
+    not off."""
 
     def __post_init__(self) -> None:
         if not self.patience > 0.0:
@@ -51,25 +51,25 @@ class TrackingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """How wandb shows a run."""
+    """Names of a run in wandb."""
 
     name: str
-    """Its own name."""
+    """Name of the run."""
     group: str = ""
-    """What it is one of."""
+    """Group of the run."""
     job_type: str = ""
-    """Which stage."""
+    """Stage of the run."""
 
 
 class Guard:
-    """Calls into one tracker: the first that fails is said, and after it nothing more is asked of that tracker."""
+    """Guard the calls into one tracker: warn of the first failure, then make no further call."""
 
     def __init__(self, tracker: str, folder: Path, remedy: str = "") -> None:
         self.works = True
         self._tracker, self._folder, self._remedy = tracker, folder, remedy
 
     def call(self, what: str, call: Callable[[], object], *, always: bool = False) -> None:
-        """Do it, unless something failed before; `always`: even then, and no further failure is said."""
+        """Call, unless an earlier call failed; `always` calls even then, without a further warning."""
         if not (self.works or always):
             return
         try:
@@ -85,7 +85,7 @@ class Guard:
 
 
 def named(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a line of `metrics.jsonl` as trackers call them: simclr/train/loss."""
+    """Name the numbers of a line of `metrics.jsonl` for trackers: simclr/train/loss."""
     prefix = "/".join(str(record[key]) for key in ("phase", "split") if key in record)
     numbers = {key: value for key, value in record.items() if isinstance(value, (int, float))}
     return {key if key in ("step", "epoch") else f"{prefix}/{key}": value for key, value in numbers.items()}
@@ -108,19 +108,19 @@ class Board:
 
     @property
     def taken(self) -> Taken:
-        """Where wandb has everything so far; nothing where it was not asked for, or failed."""
+        """Mode in which wandb has everything so far; empty where it is off or failed."""
         return self._mode if self._asked and self._guard.works else ""
 
     def log(self, record: dict[str, Any]) -> None:
-        """A line of `metrics.jsonl` as wandb has it."""
+        """Log a line of `metrics.jsonl`."""
         self._call("log", lambda run: run.log(named(record)))
 
     def summarize(self, values: dict[str, float]) -> None:
-        """Numbers for the table of runs."""
+        """Set the numbers of the table of runs."""
         self._call("summarize", lambda run: run.summary.update(values))
 
     def show(self) -> None:
-        """What the run's folder holds by now: pictures, predicted images, weights, and what they were made of."""
+        """Show the artifacts in the run's folder: pictures, predicted images, weights, and their inputs."""
         self._call("show what the run left", self._show)
 
     def _show(self, run: Any) -> None:
@@ -146,7 +146,7 @@ class Board:
             run.log_artifact(_artifact(parcel))
 
     def attach(self, name: str, files: Sequence[Path]) -> None:
-        """Files as an artifact."""
+        """Upload files as an artifact."""
 
         def upload(run: Any) -> None:
             import wandb
@@ -160,7 +160,7 @@ class Board:
         self._call("upload", upload)
 
     def finish(self, *, failed: bool = False) -> None:
-        """Wait until all has been sent, as long as there is patience."""
+        """End the run; wait until all is sent, at most `patience` seconds."""
         self._call("end", lambda run: run.finish(exit_code=int(failed)))
         self._run = None
 
@@ -226,7 +226,7 @@ def _artifact(parcel: artifacts.Parcel) -> Any:
 
 
 def has_login() -> bool:
-    """Whether wandb would find a key: in the environment, or in the file in which `wandb login` leaves it."""
+    """Check for a key of wandb in the environment, or in the file of `wandb login`."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
@@ -237,7 +237,7 @@ def has_login() -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what wandb says."""
+    """Return the first line of wandb's message."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

@@ -20,34 +20,34 @@ from .domain_training import Choose, Target
 
 M = TypeVar("M")
 HELD_SHARE, LEAST_HELD = 0.15, 5
-"""Of the target's pool that is held out for the criteria, where the target has no validation images; and the least
-images of either, as the A-distance is cross-validated."""
+"""Share of the target's pool that is held out for the criteria where the target has no validation images; and the least
+images of either part, as the A-distance is cross-validated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptConfig(PlannedConfig, Generic[M]):
-    """Train on labelled images of one domain for another one, of which no label is used."""
+    """Train on labelled images of one domain for another domain, without the labels of the other."""
 
     method: M
-    """The method's own settings."""
+    """Settings of the method."""
     source: str = "digits"
     """The labelled images (as --data elsewhere: digits, folder:PATH, npz:FILE, ...)."""
     target: str = ""
-    """The images to adapt to: its training and unlabelled images without their labels; its validation images without
-    theirs, for choosing; its test images once, at the end, with theirs where there are any."""
+    """Images to adapt to: training and unlabelled images without labels; validation images without labels, to choose by;
+    test images once, at the end, with the labels that exist."""
     labels: str = "all"
     """Labelled images per class of the source, a share of each class, or all. Validation holds no more a class."""
     batch_size: int = 64
     """Images per optimiser step; where both domains are trained on, half of them of each."""
     domain_norm: Literal["shared", "separate"] = "shared"
-    """BatchNorm's statistics: shared by both domains, or separate; what is exported then has the target's."""
+    """BatchNorm's statistics: shared by both domains, or separate; the exported model then has the target's."""
     choose: Choose = "source"
-    """What chooses among the candidates: source (the log-loss of the source's validation images), or of the target's
-    without labels information (sure and varied predictions), density (soft neighbourhood density) or importance (the
-    source's log-loss, weighted by how likely its features are in the target)."""
+    """Criterion that chooses among the candidates: source (log-loss of the source's validation images); or, without
+    labels of the target, information (certain and varied predictions), density (soft neighbourhood density) or
+    importance (the source's log-loss, weighted by the likelihood of its features in the target)."""
     oracle: bool = False
-    """Tell too what the best candidate by the target's validation labels would give: an upper bound, which nobody has
-    who needs adaptation. It changes nothing else."""
+    """Report the best candidate by the target's validation labels too: an upper bound that is unknown in real use. It
+    changes nothing else."""
 
 
 def name_of(config: Any) -> str:

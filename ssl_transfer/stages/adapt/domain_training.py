@@ -1,4 +1,4 @@
-"""What adaptation puts around the phases of a plan: batches of two domains, criteria without labels of the target."""
+"""Train the phases of a plan on two domains, and choose by criteria without labels of the target."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -29,9 +29,9 @@ CRITERIA: dict[str, Watched] = {
     "density": Watched(metric="density", higher_is_better=True),
     "importance": Watched(metric="importance", higher_is_better=False),
 }
-"""By what a candidate can be chosen, and its metric in the log."""
+"""Criteria for candidates, and their metric in the log."""
 ORACLE = Watched(metric="target_accuracy", higher_is_better=True)
-"""What nobody has who needs adaptation: the accuracy on labelled validation images of the target."""
+"""Accuracy on labelled validation images of the target, an upper bound that is unknown in real use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +75,11 @@ class DomainTraining:
         self.oracles: dict[str, Stopper] = {}
 
     def adapts(self, phase: Phase) -> bool:
-        """Whether features are trained in it: those of a frozen backbone cannot be brought together."""
+        """Check for a phase that trains features; those of a frozen backbone cannot be aligned."""
         return self.adaptation.term is not None and phase.trained != "head"
 
     def loader(self) -> DomainLoader:
-        """Batches of both domains."""
+        """Return batches of both domains."""
         training = self.training
         return DomainLoader(
             Domain(training.dataset, training.labelled),
@@ -113,9 +113,9 @@ class DomainTraining:
         )
 
     def measure(self) -> dict[str, float]:
-        """Metrics of the source's validation images, and what can be said of the target without labels.
+        """Measure the source's validation images, and the criteria of the target without labels.
 
-        With BatchNorm's statistics of the target apart, each domain is measured with its own.
+        With separate statistics of BatchNorm, each domain is measured with its own.
         """
         training = self.training
         dataset, labels = training.dataset, training.dataset.labels[training.validation]
@@ -140,19 +140,19 @@ class DomainTraining:
         return found
 
     def _views(self) -> Iterator[Tensor]:
-        """Images of the target's pool as they are in evaluation, in batches of two or more."""
+        """Yield images of the target's pool in their evaluation view, in batches of two or more."""
         chunks = criteria.few(self.pool, self.images or len(self.pool)).split(BATCH_SIZE)
         for images in self.target.batches([one for one in chunks if len(one) > 1], self.training.runtime.device):
             yield self.module.supervised.plain_view(images)
 
     def outputs(self, dataset: Dataset, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (N, K) and features (N, D) of these images, float32 on the CPU."""
+        """Compute logits (N, K) and features (N, D) of these images, float32 on the CPU."""
         found = over_images(self.module.outputs, dataset, indices, self.training.runtime, "evaluating")
         count = len(self.training.dataset.classes)
         return found[:, :count], found[:, count:]
 
     def oracle_of(self, test: Tensor) -> dict[str, Any]:
-        """The candidate that labels of the target prefer: an upper bound. The module holds its weights afterwards."""
+        """Measure the candidate that the target's labels prefer, an upper bound; the module then holds its weights."""
         described = {phase: one.describe() for phase, one in self.oracles.items()}
         name = f"best_{ORACLE.metric}"
         phase = max(described, key=lambda one: described[one][name])
@@ -168,13 +168,13 @@ class DomainTraining:
         }
 
     def target_logits(self, indices: Tensor) -> Tensor:
-        """(N, K) of images of the target, by the model for it."""
+        """Compute logits (N, K) of the target's images with the target's statistics."""
         with self.module.in_target():
             return self.outputs(self.target, indices)[0]
 
 
 def check_norms(module: Any, adaptation: Adaptation, name: str, *, separate: bool) -> None:
-    """Raise InputError where statistics are to be the target's own, and the backbone keeps none."""
+    """Refuse statistics of the target for a backbone without BatchNorm."""
     if kept_norms(module) or not (separate or adaptation.estimates_statistics):
         return
     asked = "--domain-norm separate" if separate else name
@@ -185,9 +185,9 @@ def check_norms(module: Any, adaptation: Adaptation, name: str, *, separate: boo
 
 
 def candidates(metrics: Path) -> dict[str, dict[str, Any]]:
-    """By criterion the candidate that it prefers: `phase`, `epoch`, `value`, and what else was measured of it.
+    """Read the candidate that each criterion prefers from a log: `phase`, `epoch`, `value`, and its other measures.
 
-    Read from a run's log. The first of equals, as the training keeps it.
+    The first of equal candidates counts, as in the training.
     """
     measured = evaluations(metrics)
     watched = {**CRITERIA, "oracle": ORACLE}
@@ -204,7 +204,7 @@ def candidates(metrics: Path) -> dict[str, dict[str, Any]]:
 
 
 def evaluations(metrics: Path) -> list[dict[str, Any]]:
-    """A log's lines of candidates: without the start, and without what a phase measured of its best weights again."""
+    """Select the candidates of a log: without the start, and without repeated measures of a phase's best weights."""
     over, found = set(), []
     for line in read_lines(metrics):
         if line["split"] == "stopping":
@@ -215,9 +215,9 @@ def evaluations(metrics: Path) -> list[dict[str, Any]]:
 
 
 def kept(metrics: Path, choose: str) -> dict[str, Any]:
-    """The candidate whose weights were kept: `phase`, `epoch`.
+    """Return `phase` and `epoch` of the candidate whose weights were kept.
 
-    It is the one that a criterion prefers but for `stopping.min_delta`, by which a little better is no better.
+    The criterion prefers it, except for gains below `stopping.min_delta`.
     """
     watched = CRITERIA[choose]
     lines = read_lines(metrics)
@@ -227,7 +227,7 @@ def kept(metrics: Path, choose: str) -> dict[str, Any]:
 
 
 def training_of(metrics: Path, candidate: dict[str, Any], *, adapted: bool) -> dict[str, float]:
-    """What a run's log says of the training batches of a candidate's epoch; where it has not adapted, of the last."""
+    """Read the metrics of the training batches in a candidate's epoch; without adaptation, in the last epoch."""
     rows = [row for row in read_lines(metrics) if row["split"] == "train"]
     own = [row for row in rows if (row["phase"], row["epoch"]) == (candidate["phase"], candidate["epoch"])]
     row = own[0] if own and adapted else rows[-1]

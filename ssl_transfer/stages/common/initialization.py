@@ -32,13 +32,13 @@ def is_run(init: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Initial:
-    """Where a backbone comes from."""
+    """Configure the origin of a backbone."""
 
     init: Annotated[str, *configuration.words(WORDS, "timm:NAME|RUN")] = "scratch"
-    """Where the backbone's weights come from: scratch, imagenet, timm:NAME (any weights of timm, such as
+    """Initial weights of the backbone: scratch, imagenet, timm:NAME (any weights of timm, such as
     timm:resnet18.a1_in1k), or the folder of a run."""
     image_size: int | None = None
-    """Pixels a side of what the models see. Default: 64, or those of the run that --init names."""
+    """Pixels a side of the models' input. Default: 64, or those of the run that --init names."""
     backbone: backbones.BackboneConfig = field(default_factory=backbones.BackboneConfig)
     """The network for scratch and imagenet; a run's folder and timm:NAME name their own."""
     imagenet_weights: Path | None = None
@@ -47,7 +47,7 @@ class Initial:
     """Seed of the labelled images, of weights, order and augmentation."""
 
     keeps_size: ClassVar[bool] = True
-    """Whether a run's backbone takes images of its own size alone."""
+    """True where a run's backbone takes images of its own size alone."""
 
 
 def open_initial_run(initial: Initial) -> Run | None:
@@ -71,7 +71,7 @@ def open_initial_run(initial: Initial) -> Run | None:
 
 
 def image_size_of(initial: Initial, run: Run | None) -> int:
-    """Return the pixels a side of what the models see.
+    """Return the pixels a side of the models' input.
 
     Raises:
         InputError: another size than that of the run.

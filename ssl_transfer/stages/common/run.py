@@ -28,7 +28,7 @@ from ssl_transfer.reports import evaluation
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """How the images of a run were stored."""
+    """Storage of a run's images: layout and range of values."""
 
     layout: Layout
     value_range: Range
@@ -109,7 +109,7 @@ class Run(SavedRun):
 
     @functools.cached_property
     def storage(self) -> Storage:
-        """How the run's images were stored. A run of an earlier version kept no record: 8 bits are assumed.
+        """Storage of the run's images. A run of an earlier version kept no record: 8 bits are assumed.
 
         Raises:
             InputError: the record is missing, and the images had more than 8 bits.

@@ -1,4 +1,4 @@
-"""The settings that every stage shares."""
+"""Configure the settings that all stages share."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,45 +10,44 @@ from ssl_transfer.engine.runs.checkpoint_files import CheckpointConfig
 from ssl_transfer.engine.tracking.tracker import TrackingConfig
 
 IMAGE_SIZE = 64
-"""Pixels a side of what models see, unless the user says otherwise."""
+"""Default pixels a side of the models' input."""
 MOST = 10**9
-"""Of anything that is counted."""
+"""Largest count that a setting may have."""
 VOLATILE = (
     *("output", "fresh", "dry_run", "tracking", "checkpoints", "jobs", "data", "optimizer.skip_limit"),
     *(f"loading.{name}" for name in ("cache", "cache_gb", "max_unreadable", "workers", "download", "downloads")),
 )
-"""Settings that may change between two starts of one run: they do not change its result. Where the images lie is one;
-which images they are is part of the run's identity."""
+"""Settings that may change between two starts of one run, as they do not change its result. The place of the images is
+one of them; a fingerprint of the images is part of the run's identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Followed:
-    """Where a run goes, how its images are read, how it is followed."""
+    """Configure the folder of a run, its loading, its tracking and its checkpoints."""
 
     output: Path | None = None
-    """The run's folder. Started again with the same settings, a run goes on where it stopped. Default: runs/ and what
-    it is."""
+    """Folder of the run. The same command with the same settings resumes a stopped run. Default: a name below runs/."""
     fresh: bool = False
-    """Start over. What the folder holds is moved aside, not deleted."""
+    """Start over. The content of the folder is moved aside, not deleted."""
     dry_run: bool = False
-    """Train nothing: say what would be done, with counts and an estimate of the time from a few steps, and leave
-    nothing but decoded pixels in the cache."""
+    """Train nothing: print the plan with counts, and a time estimate from a few steps. Only decoded pixels in the cache
+    remain."""
     mixed_precision: MixedPrecision = "no"
     """bf16 or fp16 autocast. Losses stay in float32."""
     deterministic: bool = False
-    """On a GPU, use only algorithms that give the same bits each time, which are slower: `scripts/benchmark.py
-    reliability --device cuda` says how much. A CPU does in any case."""
+    """On a GPU, use only algorithms that repeat to the bit, which are slower (`scripts/benchmark.py reliability
+    --device cuda`). A CPU always repeats to the bit."""
     loading: LoadingConfig = LoadingConfig()
-    """How images are read and divided."""
+    """Reading and splitting of the images."""
     tracking: TrackingConfig = TrackingConfig()
-    """Where metrics go."""
+    """Trackers of the metrics."""
     checkpoints: CheckpointConfig = CheckpointConfig()
-    """When states are saved, from which a run goes on."""
+    """Checkpoints, from which a stopped run resumes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Followed):
-    """Which images, where the run goes, how it is followed."""
+    """Configure the images and the folder of a run, and its tracking."""
 
     data: str = "digits"
     """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO, medmnist:NAME, or made of others:
@@ -56,7 +55,7 @@ class RunConfig(Followed):
 
 
 def check_positive(**values: int) -> None:
-    """Raise InputError for a count that is below 1, or beyond what anybody counts to."""
+    """Refuse a count below 1 or above `MOST`."""
     for name, value in values.items():
         if value < 1:
             raise InputError(f"--{name.replace('_', '-')} {value}: it must be 1 or more.")

@@ -17,7 +17,7 @@ MOST_VIEWS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(TransferConfig):
-    """Train a small student on labelled images and on what a teacher, the model of a finished run, says of images."""
+    """Train a small student on labelled images and on the outputs of a teacher, the model of a finished run."""
 
     teacher: str = ""
     """The folder of a run with a trained head: of transfer, adapt or distill."""
@@ -28,15 +28,15 @@ class DistillConfig(TransferConfig):
     layer_decay: float = 1.0
     """As in transfer; by default every layer at the same rate."""
     pool: bool = False
-    """Learn what the teacher says of all images of the pool: unlabelled and training ones, never validation or test."""
+    """Learn the teacher's outputs of all images of the pool: unlabelled and training, never validation or test."""
     pool_share: float = POOL_SHARE
     """With --pool the share of each batch that comes from the pool, above 0 and below 1; the rest has labels, but never
     more than there are. An epoch is then a pass over the pool."""
     fixed_views: int | None = None
-    """So many fixed augmented views of each image, which the epochs take in turns, and of which the teacher is asked
-    only once; 0: of images without augmentation. None: new views in each epoch, and the teacher is asked each time."""
+    """Number of fixed augmented views of each image, which the epochs take in turns and the teacher sees only once; 0:
+    images without augmentation. None: new views in each epoch, and new outputs of the teacher."""
     distillation: DistillationConfig = DistillationConfig()
-    """What is learnt of the teacher."""
+    """Settings of the distillation loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""A training under a teacher: which images share a batch, what the loop trains, what the teacher is asked once."""
+"""Train under a teacher: batches of labelled images and of the pool, loss, cached outputs of the teacher."""
 
 from dataclasses import replace
 
@@ -21,15 +21,15 @@ from .teacher_cache import cached_outputs
 def batch_sizes(
     batch_size: int, pool_share: float, *, num_labelled: int, num_pool: int, num_processes: int
 ) -> tuple[int, int]:
-    """Images of a step with labels, and of the pool, over all processes: each process has as many.
+    """Divide a batch into labelled images and images of the pool, equally many on each process.
 
     Args:
         batch_size: of both together. Where there are fewer labelled images than their share, the pool fills up; without
             a pool the batch is smaller then.
-        pool_share: 0 to below 1; 0 takes nothing of the pool.
-        num_labelled: how many there are.
-        num_pool: the same.
-        num_processes: among which both are shared out.
+        pool_share: share of the pool in a batch, 0 to below 1.
+        num_labelled: labelled images in all.
+        num_pool: images of the pool in all.
+        num_processes: that share both.
 
     Raises:
         InputError: too few for every process.
@@ -50,16 +50,16 @@ def batch_sizes(
 
 
 class Lessons:
-    """What a teacher puts around the phases (`phases.Around`): its loss, and batches that may hold images of the pool.
+    """Put a teacher around the phases (`phases.Around`): its loss, and batches with images of the pool.
 
     Args:
         training: of the student; its objective lies on the device.
         classifier: the teacher, on the device.
-        config: what is learnt of it.
-        pool: (P,) int64, the images without labels; may be empty.
-        sizes: as `batch_sizes` has them.
-        fixed_views: how many views there are of each image, 0 for the plain one; the teacher's answers to these are
-            kept. None: new ones in each epoch.
+        config: of the distillation.
+        pool: (P,) int64, images without labels; may be empty.
+        sizes: from `batch_sizes`.
+        fixed_views: views of each image whose teacher outputs are cached, 0 for the plain view; None: new views in
+            each epoch.
     """
 
     def __init__(

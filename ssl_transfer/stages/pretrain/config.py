@@ -22,26 +22,26 @@ R = TypeVar("R", bound="Recipe[Any]")
 
 
 FREE = (*VOLATILE, "init", "imagenet_weights")
-"""Settings that may change between two starts: the same weights may lie elsewhere."""
+"""Settings that may change between two starts: weights may be moved."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Generic[M]):
-    """How one method pretrains one backbone."""
+    """Configure how one method pretrains one backbone."""
 
     method: M
-    """The method's own settings."""
+    """Settings of the method."""
     backbone: backbones.BackboneConfig
-    """What is pretrained. The name auto is what the method suggests, or what the run holds that --init names."""
+    """Backbone to pretrain. The name auto is the method's suggestion, or the backbone of the run that --init names."""
     optimizer: OptimizerConfig
-    """How it is stepped."""
+    """Optimiser of the pretraining."""
     epochs: int
     """Passes over the pool."""
     batch_size: int
     """Images per optimiser step over all processes."""
     evaluate_every: int = 10
     """Epochs between measurements on held-out images: kNN accuracy (neighbours among training images, queries from
-    validation), effective rank, deviation, alignment and uniformity of the features, a picture of what is painted."""
+    validation), effective rank, deviation, alignment and uniformity of the features, a picture of reconstructions."""
 
 
 @dataclass(frozen=True, kw_only=True)

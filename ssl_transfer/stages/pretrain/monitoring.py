@@ -1,4 +1,4 @@
-"""What a user watches while a method pretrains: how good the features are, whether they collapse, what is painted."""
+"""Monitor a pretraining: quality of the features, collapse alarm, pictures of views and reconstructions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,33 +20,33 @@ from ssl_transfer.methods.base import Method, View
 from ssl_transfer.models.backbones import Backbone
 
 MOST_IMAGES = 2048
-"""Whose features are measured: enough for the rank of 2,048 dimensions or fewer, and no more work on larger data."""
+"""Most images whose features are measured: enough for the rank of 2,048 dimensions, constant work on larger data."""
 PAINTED = 8
 """Images in the picture of reconstructions."""
 SEED = 0
-"""Of the choice of images and of their views: the same in every run, whatever its seed."""
+"""Seed of the monitored images and of their views, equal in all runs."""
 
 
 def is_labelled(dataset: Dataset) -> bool:
-    """Whether kNN accuracy can be measured: neighbours among training images, queries from validation."""
+    """Check for labels for kNN accuracy: neighbours among training images, queries from validation."""
     return len(dataset.splits["train"]) > 0 and len(dataset.splits["validation"]) > 0
 
 
 def held_out(dataset: Dataset) -> Tensor:
-    """Indices of the images to watch: those for validation, or of the pool where validation has none to compare."""
+    """Return the indices to monitor: validation images, or those of the pool where validation has fewer than two."""
     validation = dataset.splits["validation"]
     return validation if len(validation) > 1 else dataset.pool
 
 
 def chosen(indices: Tensor) -> Tensor:
-    """Places of at most `MOST_IMAGES` of these images, always the same ones."""
+    """Choose the positions of at most `MOST_IMAGES` of these images, equal in all runs."""
     return permutation(SEED, 0, len(indices))[:MOST_IMAGES]
 
 
 def measure(backbone: Backbone, dataset: Dataset, runtime: Runtime) -> dict[str, float]:
-    """`knn_accuracy` where there are labels, and what `representation` says of a few held-out images.
+    """Measure `knn_accuracy` where there are labels, and `representation` on held-out images.
 
-    The backbone is left as it was, and no generator is moved.
+    The backbone and all random generators keep their state.
     """
     indices = held_out(dataset)
     places = chosen(indices)
@@ -63,7 +63,7 @@ def measure(backbone: Backbone, dataset: Dataset, runtime: Runtime) -> dict[str,
 
 
 def alarm(name: str, entry: Method, *, batch_size: int, warmup_steps: int, runtime: Runtime) -> CollapseAlarm:
-    """The collapse alarm of a method, with what to try when it is raised."""
+    """Make the collapse alarm of a method, with its remedies."""
     advice = "a lower --optimizer.learning-rate, a longer --optimizer.warmup-steps or a weaker --optimizer.weight-decay"
     if entry.reconstruct is None:
         advice += ", a larger --batch-size, or a projector and predictor with normalisation (--method. ... in --help)"
@@ -77,13 +77,13 @@ def alarm(name: str, entry: Method, *, batch_size: int, warmup_steps: int, runti
 
 
 def draw_views(path: Path, views: Sequence[View], dataset: Dataset, *, size: int, seed: int) -> None:
-    """Draw a few images of the pool and the views of them in the first epoch. Called on rank 0.
+    """Draw a few images of the pool and their views in the first epoch. Called on rank 0.
 
     Args:
         path: of the picture.
-        views: what is trained on.
-        dataset: holds the pixels.
-        size: pixels a side of what the model sees.
+        views: of the training.
+        dataset: images of the run.
+        size: pixels a side of the model's input.
         seed: of the run.
     """
     from ssl_transfer.reports import image_grid
@@ -104,16 +104,16 @@ def draw_views(path: Path, views: Sequence[View], dataset: Dataset, *, size: int
 def draw_reconstructions(
     path: Path, name: str, entry: Method, module: Objective, backbone: Backbone, dataset: Dataset, runtime: Runtime
 ) -> None:
-    """Draw what a method that paints makes of a few held-out images; nothing for other methods. Called on rank 0.
+    """Draw the reconstructions of a few held-out images; nothing for other methods. Called on rank 0.
 
     Args:
         path: of the picture.
-        name: the method's.
+        name: of the method.
         entry: the method.
-        module: what `entry.build` gave, in evaluation mode.
-        backbone: what it trains.
-        dataset: holds the pixels.
-        runtime: the device.
+        module: of the method, in evaluation mode.
+        backbone: that the module trains.
+        dataset: images of the run.
+        runtime: device of the module.
     """
     if entry.reconstruct is None:
         return

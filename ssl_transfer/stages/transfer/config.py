@@ -18,18 +18,18 @@ class PlannedConfig(Followed, TransferRecipe, Initial):
 
 @dataclass(frozen=True, kw_only=True)
 class TransferConfig(RunConfig, PlannedConfig):
-    """Train a head on labelled images, and the backbone with it as the plan says, from an initialisation."""
+    """Train a head on labelled images, and fine-tune the backbone as the plan says."""
 
     labels: str = "all"
     """Labelled images per class, a share of each class (0.1 or 10%), or all. Validation holds no more a class."""
     keep_model: bool = True
     """Export the chosen model: its backbone and its head."""
     tune: int = 1
-    """Trials of the plan, of which validation chooses one: the plan as it stands, then others whose learning rates and
-    weight decay are each within a factor of ten of its own. The cost of the run by as much; 1 tunes nothing."""
+    """Trials of the plan, of which validation chooses one: the plan as it stands, then trials with learning rates and
+    weight decay within a factor of ten of its own. Each trial costs a whole run; 1 tunes nothing."""
     find_rate: bool = False
-    """Train nothing: raise the learning rate of the first phase step by step until the loss explodes (Smith 2017), say
-    which one it bears, and draw the curve."""
+    """Train nothing: run the learning-rate range test of the first phase (Smith 2017), print the suggested rate, and
+    draw the curve."""
 
 
 def check_tuning(config: TransferConfig) -> None:

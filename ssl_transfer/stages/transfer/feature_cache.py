@@ -1,9 +1,9 @@
-"""Features at a frozen boundary, computed once: the head phase at the speed of its features.
+"""Compute features at a frozen boundary once, so that later phases train at the speed of the head.
 
-Where a phase trains only what lies behind some layer, what lies before it is a fixed function of each view of an image.
-With a fixed number of views it is computed once for each, held in memory for the phase and dropped with it. Batches,
-their order and their labels are those of the live path, and the frozen part runs on batches of the same size, as a
-library may choose another algorithm, with another last bit, for another one.
+Where a phase trains only the layers behind a boundary, the layers before it are a fixed function of each view. With a
+fixed number of views their features are computed once, held in memory for the phase and freed with it. Batches, order
+and labels equal the live path. The frozen part runs on batches of the same size, as a library may choose another
+algorithm, with another last bit, for another size.
 
 Shapes: N images, V views, B images of a batch; features of one image have any shape.
 """
@@ -23,15 +23,15 @@ from ssl_transfer.evaluation.features.extract import BATCH_SIZE, over_images
 from ssl_transfer.objectives.supervised import Supervised
 
 MOST_BYTES = 4 * 10**9
-"""Features that would take more than this are computed live."""
+"""Features that would take more bytes are computed live."""
 Function = Callable[[Tensor], Tensor]
 
 
 class FeatureBatches:
-    """The batches of a loader with features in the place of images.
+    """Batches of a loader with features in the place of images.
 
     Args:
-        loader: says which image is in which batch.
+        loader: of the images.
         features: (V, N, ...) on the device; an epoch reads the view of its turn.
     """
 
@@ -40,14 +40,14 @@ class FeatureBatches:
         self.batch_size, self.steps_per_epoch = loader.batch_size, loader.steps_per_epoch
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """This process's share of each batch of an epoch, from `first` on."""
+        """Yield this process's share of each batch of an epoch, from `first` on."""
         view = self.features[epoch % len(self.features)]
         for positions in self.loader.positions(epoch)[first:]:
             taken = like_a_map(view[(positions % view.shape[0]).to(view.device)])
             yield self.loader.batch(taken, positions, epoch)
 
     def names(self, epoch: int, number: int) -> list[str]:
-        """What to call each image of this process's share of a batch."""
+        """Name each image of this process's share of a batch."""
         return self.loader.names(epoch, number)
 
 
@@ -55,7 +55,7 @@ class FeatureBatches:
 def training_features(
     objective: Supervised, to_boundary: Function, loader: Loader, runtime: Runtime
 ) -> FeatureBatches | str:
-    """The features of every view of every training image, or a sentence about why they are computed live."""
+    """Compute the features of every view of every training image; a sentence where they are computed live."""
     size = loader.batch_size // runtime.num_processes
     views, count = max(1, loader.views or 1), len(loader.indices)
     everything = torch.arange(count)
@@ -82,13 +82,13 @@ def training_features(
 def held_features(
     objective: Supervised, to_boundary: Function, dataset: Dataset, indices: Tensor, runtime: Runtime
 ) -> Tensor:
-    """Features (N, ...) at the boundary of unaugmented images, on the CPU."""
+    """Compute features (N, ...) of unaugmented images at the boundary, on the CPU."""
     return over_images(lambda images: to_boundary(objective.plain_view(images)), dataset, indices, runtime, "features")
 
 
 @torch.inference_mode()
 def logits_of(objective: Supervised, from_boundary: Function, features: Tensor, runtime: Runtime) -> Tensor:
-    """(N, K) float32 on the CPU, of features that `held_features` returned."""
+    """Compute logits (N, K) float32 on the CPU from the features of `held_features`."""
     with runtime.accelerator.autocast():
         parts = [
             objective.scores(from_boundary(like_a_map(chunk.to(runtime.device)))).cpu()
@@ -98,5 +98,5 @@ def logits_of(objective: Supervised, from_boundary: Function, features: Tensor, 
 
 
 def like_a_map(features: Tensor) -> Tensor:
-    """Maps in the layout of the network that made them: channels last, as in `models.backbones`."""
+    """Lay out maps channels last, as in `models.backbones`."""
     return features.contiguous(memory_format=torch.channels_last) if features.ndim == 4 else features

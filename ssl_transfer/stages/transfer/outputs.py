@@ -1,4 +1,4 @@
-"""What a transfer run leaves: the chosen model, what it is worth, the curves of its phases, a learning rate's search.
+"""Write the outputs of a transfer run: model, evaluation, learning curves, learning-rate range test.
 
 Called on rank 0.
 """
@@ -27,7 +27,7 @@ from .phases import Training
 from .plan import Phase
 
 NUM_EXAMPLES = 24
-"""Tested images that are kept as pictures."""
+"""Test images that are kept as pictures."""
 
 
 def write_model(
@@ -42,12 +42,12 @@ def write_model(
     """Export the objective's backbone and head.
 
     Args:
-        training: has the objective.
-        folder: the run's.
-        head: how its head was made.
-        origin: where it comes from.
-        seen: the images that its weights were trained on.
-        images: that it is for; how they were stored is kept, so that others can be read in the same way.
+        training: holds the objective.
+        folder: of the run.
+        head: settings of the head.
+        origin: provenance of the weights.
+        seen: images that trained the weights, as in `Dataset.contents`.
+        images: of the run; their storage is recorded, so that new images can be read in the same way.
     """
     provenance = {**origin, "environment": environment(training.runtime)}
     backbone = training.objective.backbone
@@ -57,7 +57,7 @@ def write_model(
 
 
 def write_predicted(folder: Path, logits: torch.Tensor) -> None:
-    """The classes that the chosen model gives the test images, from its scores of them."""
+    """Write the classes that the chosen model predicts for the test images, from its logits (N, K)."""
     atomic.save_array(
         folder / write_tables.PREDICTED, metrics.class_logits(logits).argmax(dim=1).numpy().astype(np.int32)
     )
@@ -66,7 +66,7 @@ def write_predicted(folder: Path, logits: torch.Tensor) -> None:
 def write_evaluation(
     folder: Path, classes: Sequence[str], held: Mapping[str, tuple[Dataset, torch.Tensor, torch.Tensor]]
 ) -> None:
-    """The files of `evaluation/`: for validation and test the data set, indices (N,) of its images, scores (N, K)."""
+    """Write the files of `evaluation/` from data set, indices (N,) and logits (N, K) of validation and test."""
     from ssl_transfer.reports import evaluation
 
     predictions = {
@@ -81,7 +81,7 @@ def write_evaluation(
 
 
 def _write_examples(folder: Path, dataset: Dataset, indices: torch.Tensor) -> None:
-    """A few of the tested images, each called by its line in the table of predictions, for who looks at that."""
+    """Write a few test images as pictures, named by their line in the table of predictions."""
     from ssl_transfer.reports import image_grid
     from ssl_transfer.reports.evaluation import write_picture
 
@@ -92,12 +92,12 @@ def _write_examples(folder: Path, dataset: Dataset, indices: torch.Tensor) -> No
 
 
 def write_curves(folder: Path, key: dict[str, Any], result: dict[str, Any]) -> None:
-    """`evaluation/curves.png`: training and validation over all phases, and where each begins.
+    """Draw `evaluation/curves.png`: training and validation over all phases.
 
     Args:
-        folder: the run's.
+        folder: of the run.
         key: arm, backbone, labels, seed, as in the tables of a comparison.
-        result: what the stage returns.
+        result: of the stage.
     """
     from ssl_transfer.reports import evaluation, figures
 
@@ -107,7 +107,7 @@ def write_curves(folder: Path, key: dict[str, Any], result: dict[str, Any]) -> N
 
 
 def write_learning_rates(training: Training, phase: Phase, folder: Path, found: Finding) -> dict[str, Any]:
-    """Write and say what the learning-rate finder found of a phase."""
+    """Write and print the result of the learning-rate range test of a phase."""
     from ssl_transfer.reports import lr_finder
 
     if training.runtime.is_main:

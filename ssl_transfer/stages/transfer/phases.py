@@ -1,4 +1,4 @@
-"""Running one phase of a plan: what is frozen, features once where they can be, its own optimiser and schedule."""
+"""Train one phase of a plan: freezing, cached features, optimiser and schedule of its own."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,58 +35,58 @@ from .plan import Phase, TransferRecipe
 FEW_FOR_STATISTICS = 16
 """Images below which BatchNorm's statistics are mostly noise (Wu and He 2018, figure 1)."""
 WATCHED = Watched(metric="log_loss", higher_is_better=False)
-"""Of few validation images the log-loss moves with each of them, the accuracy in jumps."""
+"""With few validation images, the log-loss changes smoothly and the accuracy in jumps."""
 Function = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What the phases of a run share."""
+    """Model, data and settings that the phases of a run share."""
 
     objective: Supervised
     recipe: TransferRecipe
     dataset: Dataset
     labelled: Tensor
-    """(N,) int64: the images that are trained on."""
+    """(N,) int64: training images."""
     validation: Tensor
     """(M,) int64."""
     batch_size: int
     """Labelled images per optimiser step over all processes."""
     seed: int
-    """Of the run: of the order and the augmentation, which the phases share."""
+    """Seed of order and augmentation, equal in all phases."""
     runtime: Runtime
     quiet: bool
     checkpoints: CheckpointConfig
-    """When states are saved."""
+    """Checkpoints of the phases."""
     around: "Around | None" = None
-    """What the stage puts around the objective; None: nothing."""
+    """Adaptation or distillation around the objective; None in a plain transfer."""
 
     def states(self, folder: Path, phase: Phase) -> StateFiles:
-        """Where a phase keeps its states."""
+        """Return the checkpoint files of a phase."""
         return StateFiles(folder=folder, name=phase.name, best=f"{phase.name}.best", config=self.checkpoints)
 
     @property
     def learner(self) -> Objective:
-        """What the loop trains, and what a state is of."""
+        """The module that the loop trains and saves."""
         return self.objective if self.around is None else self.around.module
 
     def logits(self, indices: Tensor) -> Tensor:
-        """(N, K) of these images, by the whole model."""
+        """Compute logits (N, K) of these images with the whole model."""
         return over_images(self.objective.logits, self.dataset, indices, self.runtime, "evaluating")
 
     def measure(self, indices: Tensor) -> dict[str, float]:
-        """Metrics of these images, by the whole model."""
+        """Measure these images with the whole model."""
         return classification(self.logits(indices), self.dataset.labels[indices])
 
     def say(self, message: str) -> None:
-        """Print, unless there are many runs."""
+        """Print, except in a quiet run."""
         if not self.quiet:
             self.runtime.say(message)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseTraining:
-    """What a prepared phase gives the loop."""
+    """A prepared phase, as the loop takes it."""
 
     batches: Batches
     validate: Callable[[], dict[str, float]]
@@ -96,18 +96,18 @@ class PhaseTraining:
 
 
 class Around(Protocol):
-    """What a stage puts around the supervised objective: adaptation, distillation."""
+    """Adaptation or distillation around the supervised objective."""
 
     @property
     def module(self) -> Objective:
-        """Holds the objective, and all that is trained and kept of a phase."""
+        """The module that is trained and saved; it holds the objective."""
 
     def begin(self, phase: Phase, plain: PhaseTraining) -> PhaseTraining:
-        """What becomes of a prepared phase: other batches, terms of its own in the loss, further metrics."""
+        """Change a prepared phase: other batches, more terms in the loss, further metrics."""
 
 
 def smallest_batch(recipe: TransferRecipe, batch_size: int, num_processes: int) -> int:
-    """Images of the smallest part of a batch that BatchNorm sees at once.
+    """Return the images of the smallest part of a batch that BatchNorm normalises at once.
 
     Raises:
         InputError: one image, of which the hidden head's BatchNorm has no statistics.
@@ -135,15 +135,15 @@ def run_phase(
     """Train one phase.
 
     Args:
-        training: what the phases share.
-        phase: what is trained, how fast, how long.
+        training: shared by the phases.
+        phase: layers, learning rate, length.
         seed: of dropout and the like.
         tracker: where metrics go.
         metrics: the tracker's file.
-        states: the folder in which a killed phase finds what it had; None keeps nothing.
+        states: folder of the checkpoints; None saves none.
 
     Returns:
-        Its metrics of `validation` and what it cost.
+        Metrics of `validation`, and the cost.
     """
     made = prepare(training, phase)
     _warn_of_statistics(training, phase, made.batches)
@@ -178,7 +178,7 @@ def run_phase(
 
 
 def find_rate(training: Training, phase: Phase, *, seed: int) -> Finding:
-    """Look for the learning rate that a phase bears; everything is left as it was."""
+    """Run the learning-rate range test of a phase; the model keeps its state."""
     batches = prepare(training, phase).batches
     found = find_learning_rate(
         training.learner,
@@ -193,7 +193,7 @@ def find_rate(training: Training, phase: Phase, *, seed: int) -> Finding:
 
 
 def groups_of(training: Training, phase: Phase) -> list[dict[str, Any]]:
-    """The parameters that a prepared phase trains, each with its rate; the backbone is somewhere in what is trained."""
+    """Group the trained parameters of a prepared phase by learning rate; the learner holds the backbone."""
     backbone, learner = training.objective.backbone, training.learner
     called = {parameter: name for name, parameter in learner.named_parameters()}
     names = {name: called[parameter] for name, parameter in backbone.named_parameters()}
@@ -209,14 +209,14 @@ def groups_of(training: Training, phase: Phase) -> list[dict[str, Any]]:
 
 
 def prepare(training: Training, phase: Phase) -> PhaseTraining:
-    """Freeze what the phase freezes, and make its batches and its validation."""
+    """Freeze the layers of the phase, and make its batches and its validation."""
     batches, validate = _plain(training, phase)
     plain = PhaseTraining(batches=batches, validate=validate, stopping=training.recipe.stopping)
     return plain if training.around is None else training.around.begin(phase, plain)
 
 
 def _plain(training: Training, phase: Phase) -> tuple[Batches, Callable[[], dict[str, float]]]:
-    """The batches of the labelled images and how validation is measured; what can be is computed once."""
+    """Make batches of the labelled images and the validation; features are computed once where possible."""
     objective, recipe, runtime = training.objective, training.recipe, training.runtime
     boundary = select(objective.backbone, phase.trained).boundary
     views = recipe.frozen_views if boundary is not None else None
@@ -249,7 +249,7 @@ def _plain(training: Training, phase: Phase) -> tuple[Batches, Callable[[], dict
 
 
 def _at_boundary(training: Training, phase: Phase, boundary: str | None) -> tuple[Function, Function] | None:
-    """From images (B, C, S, S) to a phase's boundary, and from there to what the head takes; None where that is not."""
+    """Return functions from images (B, C, S, S) to the boundary and on to the head's input; None without one."""
     backbone, head = training.objective.backbone, training.objective.head
     if phase.trained == "head":
         return (lambda images: features_for(head, backbone, images)), (lambda features: features)
@@ -266,7 +266,7 @@ def _at_boundary(training: Training, phase: Phase, boundary: str | None) -> tupl
 
 
 def _warn_of_statistics(training: Training, phase: Phase, batches: Batches) -> None:
-    """Say so where a tiny batch would move BatchNorm's statistics."""
+    """Warn of tiny batches that move BatchNorm's statistics."""
     training.objective.train()
     moving = [norm for norm in batch_norms(training.objective) if norm.training]
     share = smallest_batch(training.recipe, batches.batch_size, training.runtime.num_processes)

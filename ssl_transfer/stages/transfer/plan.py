@@ -1,7 +1,7 @@
-"""The transfer plan: phases as data, and the settings that all arms of a comparison share.
+"""Describe the transfer plan: phases as data, and the settings that all arms of a comparison share.
 
-A phase is a line of text: what it trains (`head`, `last:2`, `first:1`, `from:features.12.conv.1`, `all`), then, where
-it departs from the recipe, `rate=`, `epochs=` and `decay=`. The named plans are shorthands for lists of such lines.
+A phase is a line of text: the trained layers (`head`, `last:2`, `first:1`, `from:features.12.conv.1`, `all`), then
+`rate=`, `epochs=` and `decay=` where they differ from the recipe. Named plans are lists of such lines.
 """
 
 import math
@@ -33,7 +33,7 @@ _LAST, _FIRST, _GRADUAL = "last:2", "first:1", 3
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One phase of a plan: what is trained, how fast, how long."""
+    """One phase of a plan: trained layers, learning rate, length."""
 
     name: str
     trained: str
@@ -50,11 +50,11 @@ class TransferRecipe:
     """A named plan: feature-extraction, fine-tune, partial, gradual, full, low-level, surgical (the README says what
     each is); or phases, each in quotes: head "last:2 rate=1e-3 epochs=20" "all rate=1e-4 decay=0.75"."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-2, weight_decay=1e-2, warmup_steps=10)
-    """How weights are stepped; its learning rate is that of phases that train the head alone."""
+    """Optimiser; its learning rate is that of phases that train the head alone."""
     finetune_rate: float = 0.1
     """The learning rate of all other phases as a share of the head's; at most 1."""
     layer_decay: float = 0.75
-    """In these phases each layer learns at this share of the rate of the one behind it; 1 is the same rate."""
+    """In these phases each layer has this share of the learning rate of the layer behind it; 1 is one rate for all."""
     epochs: int = 30
     """Passes over the labelled images in each phase; more where they make fewer steps than the phase needs."""
     head_steps: int = 150
@@ -64,15 +64,14 @@ class TransferRecipe:
     batch_size: int = 64
     """Images per optimiser step; all labelled images where there are fewer."""
     head: HeadConfig = HeadConfig()
-    """What is put on the backbone."""
+    """Head on the backbone."""
     frozen_views: int | None = None
-    """Where a phase's trained part starts behind a frozen one, the frozen one's features may be computed once: of so
-    many fixed augmented views of each image, which the epochs take in turns; 0: of images without augmentation. None:
-    new views in each epoch, computed each time."""
+    """Behind a frozen boundary, features may be computed once: of this number of fixed augmented views of each image,
+    which the epochs take in turns; 0: of images without augmentation. None: new views in each epoch."""
     batch_norm: Literal["train", "frozen"] = "train"
     """Statistics of BatchNorm layers that are trained: moved by the batches, or kept. Frozen layers never move."""
     stopping: StoppingConfig = StoppingConfig()
-    """When a phase ends before its last epoch, by the log-loss of the validation images."""
+    """Early stopping of a phase by the log-loss of the validation images."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
     mixup: float = 0.0
@@ -83,7 +82,7 @@ class TransferRecipe:
     imbalance: Literal["none", "weights", "sampling"] = "none"
     """For classes of unlike sizes. weights: the loss of each class counts as much; sampling: each is drawn as often."""
     augment: AugmentConfig = augment_field("supervised", SUPERVISED_DEFAULT)
-    """What happens to training images."""
+    """Augmentation of training images."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.finetune_rate <= 1.0:
@@ -120,18 +119,18 @@ class TransferRecipe:
 
     @property
     def keep_blocks(self) -> int | None:
-        """How many of the backbone's first blocks the plan keeps; None keeps all."""
+        """Number of the backbone's first blocks that the plan keeps; None keeps all."""
         name, arguments = self.plan[0], self.plan[1:]
         return _count(name, arguments[0]) if name == "low-level" else None
 
     @property
     def plan_label(self) -> str:
-        """The plan as part of a folder's name; empty for the default."""
+        """Name the plan for a folder; empty for the default."""
         words = re.sub(r"[^\w.]+", "-", " ".join(self.plan))
         return "" if self.plan == TransferRecipe.plan else f"-{words}"
 
     def phases(self, steps_per_epoch: int) -> tuple[Phase, ...]:
-        """The phases of the plan, each long enough."""
+        """Return the phases of the plan with their lengths."""
         check_positive(
             epochs=self.epochs,
             head_steps=self.head_steps,
@@ -172,10 +171,10 @@ class TransferRecipe:
 
 
 def lines_of(plan: Sequence[str]) -> tuple[str, ...]:
-    """The phases of a plan, each a line; a named one is written out.
+    """Parse the lines of a plan into phases; a named plan is written out.
 
     Raises:
-        InputError: no plan or phase of this name, a setting that a phase does not have, nothing that is trained.
+        InputError: an unknown plan, phase or setting; a plan without a phase.
     """
     if not plan or not plan[0].strip():
         raise InputError(f"--plan trains nothing: name one of {', '.join(PLANS)}, or phases such as head all.")
@@ -216,7 +215,7 @@ def _count(name: str, text: str) -> int:
 
 
 def _check(line: str) -> None:
-    """Raise InputError for a line that is not one of a phase. Names of layers are looked up in the backbone later."""
+    """Refuse a line that is no phase. Names of layers are looked up in the backbone later."""
     trained, *settings = line.split() or [""]
     kind, colon, rest = trained.partition(":")
     known = trained in ("head", "all") or (colon and rest and kind in ("last", "first", "from"))
@@ -241,7 +240,7 @@ def _check(line: str) -> None:
 
 
 def _named(phases: Sequence[Phase]) -> tuple[Phase, ...]:
-    """The same with numbers behind names that occur more than once: finetune-1, finetune-2."""
+    """Number the names that occur more than once: finetune-1, finetune-2."""
     named = []
     for name in ("head", "finetune"):
         same = [phase for phase in phases if phase.name == name]

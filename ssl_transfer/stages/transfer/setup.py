@@ -21,7 +21,7 @@ from .phases import Training, smallest_batch
 from .plan import TransferRecipe
 
 CALIBRATION_IMAGES = 256
-"""At most so many training images set the scale of the features and a scratch backbone's first statistics."""
+"""Most training images that set the scale of the features and a scratch backbone's first statistics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ def make_training(
 
 
 def _class_weights(recipe: TransferRecipe, dataset: Dataset, labelled: Tensor) -> Tensor | None:
-    """(K,) float32: the number of images by that of the class and the number of classes, so that their mean is 1."""
+    """Compute class weights (K,) float32: images / (images of the class * classes), of mean 1 over the images."""
     if recipe.imbalance != "weights":
         return None
     counts = torch.bincount(dataset.labels[labelled], minlength=len(dataset.classes)).float()
@@ -142,15 +142,15 @@ def _class_weights(recipe: TransferRecipe, dataset: Dataset, labelled: Tensor) -
 def calibrate(training: Training, images: Tensor, keys: Tensor, *, scratch: bool) -> None:
     """Set the scale of the head's input from a sample; first, on a scratch backbone, BatchNorm's statistics.
 
-    A network with random weights has statistics of nothing (mean 0, variance 1), with which its frozen features are
-    useless and its head starts fine-tuning on another scale than it was trained on. Measured on the digits, scratch
-    gains by it (docs/decisions.md). Weights that were trained bring their own statistics.
+    The statistics of random weights (mean 0, variance 1) make frozen features useless, and start fine-tuning on another
+    scale than the head was trained on. On the digits, scratch gains by it (docs/decisions.md). Trained weights have
+    statistics of their own.
 
     Args:
         training: of the run.
         images: (N, C, H, W) stored images on the device.
         keys: (N,) int64, their random keys.
-        scratch: whether the weights are random.
+        scratch: the weights are random.
     """
     objective = training.objective
     backbone = objective.backbone

@@ -1,4 +1,4 @@
-"""Tuning: a run tries its plan at several learning rates and weight decays, and validation chooses.
+"""Tune a plan: try several learning rates and weight decays, and choose by validation.
 
 The trials are points of Sobol's sequence ("On the distribution of points in a cube and the approximate evaluation of
 integrals", USSR Computational Mathematics and Mathematical Physics, 1967), laid log-uniformly around the plan's own
@@ -33,7 +33,7 @@ from .plan import Phase, TransferRecipe
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One set of values that is tried."""
+    """One set of values to try."""
 
     phases: tuple[Phase, ...]
     """Those of the plan, with other learning rates."""
@@ -42,21 +42,21 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What the phases of a plan came to."""
+    """Trained phases of a plan."""
 
     found: dict[str, dict[str, Any]]
-    """By phase its metrics of `validation` and what it cost."""
+    """Metrics of `validation` and cost, by phase."""
     weights: dict[str, dict[str, Tensor]]
-    """By phase the state at its end of what was trained (`Training.learner`)."""
+    """Final state of the trained module (`Training.learner`), by phase."""
 
     @property
     def preferred(self) -> str:
-        """The phase that validation prefers."""
+        """Name of the phase that validation prefers."""
         return max(self.found, key=lambda name: preference(self.found[name]["validation"]))
 
     @property
     def cost(self) -> dict[str, Any]:
-        """Of all phases: `seconds`, `images_seen`, `peak_memory_mb`, and `energy_joules`, None where one has none."""
+        """Cost of all phases: `seconds`, `images_seen`, `peak_memory_mb`, `energy_joules` (None where a phase has none)."""
         costs = list(self.found.values())
         joules = [cost["energy_joules"] for cost in costs]
         return {
@@ -79,12 +79,12 @@ class Tuned:
 
 
 def preference(validation: dict[str, float]) -> tuple[float, float]:
-    """What makes one phase or trial preferable to another: accuracy, and among equals the log-loss."""
+    """Rank phases and trials: by accuracy, and among equals by log-loss."""
     return validation["accuracy"], -validation["log_loss"]
 
 
 def trials(recipe: TransferRecipe, phases: Sequence[Phase], count: int) -> list[Trial]:
-    """The first `count` sets of values around a plan's; more trials begin with those of fewer.
+    """Return the first `count` sets of values around a plan's; more trials begin with those of fewer.
 
     No phase learns faster than the head, as in the plan. A weight decay of 0 stays 0.
     """
@@ -119,11 +119,11 @@ def run_plan(
     """Train phase after phase.
 
     Args:
-        training: what they share; what it trains has its first weights.
+        training: shared by the phases; the module has its first weights.
         phases: in their order.
         tracker: where metrics go.
         metrics: the tracker's file.
-        states: the folder in which a killed phase finds what it had; None keeps nothing.
+        states: folder of the checkpoints; None saves none.
     """
     found: dict[str, dict[str, Any]] = {}
     weights: dict[str, dict[str, Tensor]] = {}
@@ -141,16 +141,15 @@ def run_plan(
 
 
 def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Path) -> Tuned:
-    """Run the trials, each in a folder of its own, and keep the weights of the one that validation prefers.
+    """Run the trials, each in a folder of its own, and keep the weights of the trial that validation prefers.
 
-    A trial that has finished is not done again, and one that was killed goes on where it saved its state. A trial
-    whose loss does not stay finite is out.
+    A finished trial is not repeated, and a killed one resumes. A trial with a non-finite loss is excluded.
 
     Args:
-        training: what the trials share; what it trains has its first weights, and afterwards some others.
+        training: shared by the trials; the module has its first weights, and afterwards those of a trial.
         phases: of the plan.
         count: trials, the plan as it stands among them.
-        folder: where they lie.
+        folder: of the trials.
 
     Raises:
         InputError: no trial's loss stayed finite.
@@ -204,7 +203,7 @@ def _run(training: Training, trial: Trial, place: Path, *, quiet: bool) -> Train
 
 
 def replay(tuned: Tuned, tracker: Tracker) -> None:
-    """Log what the chosen trial logged as the run's own."""
+    """Copy the log of the chosen trial into the run's log."""
     for record in read_lines(tuned.place / "metrics.jsonl"):
         tracker.log(record)
 
@@ -216,7 +215,7 @@ def drop_states(place: Path, training: Training) -> None:
 
 
 def summary(report: dict[str, Any]) -> str:
-    """What was chosen, in a line: `Tuned.report` in words."""
+    """Summarise the choice in a line from `Tuned.report`."""
     chosen = report["trials"][report["chosen"]]
     rates = ", ".join(f"{name} {rate:.2g}" for name, rate in chosen["learning_rates"].items())
     return (
@@ -230,7 +229,7 @@ def _states(place: Path) -> Path:
 
 
 def _read(place: Path) -> dict[str, Any] | None:
-    """What a finished trial found; None where it has not finished."""
+    """Read the record of a finished trial; None where it has not finished."""
     path = place / "trial.json"
     return read_json(path, remedy="Remove it, and the trial is ended once more.") if path.is_file() else None
 
