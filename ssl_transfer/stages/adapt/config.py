@@ -33,7 +33,7 @@ class AdaptConfig(PlannedConfig, Generic[M]):
     source: str = "digits"
     """The labelled images (as --data elsewhere: digits, folder:PATH, npz:FILE, ...)."""
     target: str = ""
-    """Images to adapt to: training and unlabelled images without labels; validation images without labels, to choose by;
+    """Images to adapt to: training and unlabelled images without labels; validation images without labels, to choose;
     test images once, at the end, with the labels that exist."""
     labels: str = "all"
     """Labelled images per class of the source, a share of each class, or all. Validation holds no more a class."""
