@@ -56,7 +56,7 @@ class Trained:
 
     @property
     def cost(self) -> dict[str, Any]:
-        """Cost of all phases: `seconds`, `images_seen`, `peak_memory_mb`, `energy_joules` (None if any phase has none)."""
+        """Cost of all phases: `seconds`, `images_seen`, `peak_memory_mb`, `energy_joules` (None if one has none)."""
         costs = list(self.found.values())
         joules = [cost["energy_joules"] for cost in costs]
         return {
