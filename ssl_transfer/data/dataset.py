@@ -1,4 +1,4 @@
-"""A data set as every stage sees it: pixels as they are stored, labels, splits, and how batches of them are read."""
+"""Define the data set of every stage: stored pixels, labels, splits, and reading in batches."""
 
 import functools
 from collections import deque
@@ -18,45 +18,45 @@ PARTS = ("unlabeled", "train", "validation", "test")
 UNLABELED = -1
 EIGHT_BITS: Range = (0.0, 255.0)
 LEAST_SHARED, MOST_SHARED = 0.1, 0.5
-"""Shares of two ranges of values that both hold. Below the first they are of different depths, which is an error; below
-the second it is worth a warning."""
+"""Limits on the shared portion of two value ranges. Below the first the depths differ, which is an error; below the
+second a warning is printed."""
 LOOK_AHEAD = 2
-"""Batches that are read while one is worked on."""
+"""Batches read in advance while one is in use."""
 
 
 class Pixels(Protocol):
-    """(N, C, H, W) stored images: a tensor, or something on disk that is read like one."""
+    """Stored images (N, C, H, W): a tensor, or a file on disk with the same access."""
 
     @property
     def shape(self) -> Sequence[int]:
-        """(N, C, H, W)."""
+        """Return (N, C, H, W)."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """uint8, uint16, int16 or float32."""
+        """Return uint8, uint16, int16 or float32."""
 
     def __getitem__(self, indices: Tensor, /) -> Tensor:
-        """(B,) int64 -> (B, C, H, W)."""
+        """Read images by index: (B,) int64 -> (B, C, H, W)."""
 
     def __len__(self) -> int:
-        """N."""
+        """Return N."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """Of each image and channel, in stored units."""
+    """First and second moments of each image and channel, in stored units."""
 
     mean: np.ndarray
     """(N, C) float64."""
     square: np.ndarray
-    """(N, C) float64: the mean of the squares."""
+    """(N, C) float64: mean of the squares."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Images as they are stored, with labels and splits. N images, C channels, H x W pixels.
+    """Stored images with labels and splits. N images, C channels, H x W pixels.
 
-    `splits` are int64 indices into the images: `unlabeled`, `train`, `validation`, `test`; they do not overlap.
+    `splits` holds int64 indices into the images: `unlabeled`, `train`, `validation`, `test`. They do not overlap.
     """
 
     source: str
@@ -64,45 +64,44 @@ class Dataset:
     labels: Tensor
     """(N,) int64 class indices; -1 without a label."""
     names: Sequence[str]
-    """For each image, what to call it in a message: of a folder, the path inside it."""
+    """Name of each image in messages; in a folder, its path inside the folder."""
     classes: tuple[str, ...]
     splits: dict[str, Tensor]
     fingerprint: str
     """Changes with any pixel, label or split."""
     value_range: Range = EIGHT_BITS
-    """The stored values that become 0 and 1."""
+    """Stored values that map to 0 and 1."""
     contents: np.ndarray | None = None
-    """(N,) uint64: a hash of each image as it came, whatever size it is stored at. None where they cannot be known, as
-    of a stream."""
+    """(N,) uint64: hash of each source image, independent of the stored size. None where unknown, as for a stream."""
     moments: Moments | None = None
-    """Where they were measured when the images were decoded."""
+    """Moments, where they were measured during decoding."""
     notes: tuple[str, ...] = field(default=())
-    """What its reader should know: files left out, channels repeated, duplicates kept together."""
+    """Notes for the user: images left out, channels repeated, duplicates kept together."""
 
     @property
     def pool(self) -> Tensor:
-        """The images for pretraining: unlabelled and training ones, never validation or test."""
+        """Return the indices for pretraining: unlabelled and training images, never validation or test."""
         return torch.cat([self.splits["unlabeled"], self.splits["train"]])
 
     @property
     def num_channels(self) -> int:
-        """Channels of every image."""
+        """Return the number of channels of every image."""
         return self.pixels.shape[1]
 
     def batches(self, chunks: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-        """For each (B,) int64 chunk of indices its images on `device`: (B, C, H, W) float32, 0..1 within the range.
+        """Read each (B,) int64 chunk of indices onto `device`: (B, C, H, W) float32, 0..1 within the range.
 
-        What does not lie in memory is read ahead while the caller works.
+        Pixels that are not in memory are read in advance while the caller works.
         """
         for pixels in _read_ahead(self.pixels, chunks):
             yield to_unit(pixels.to(device, non_blocking=True), self.value_range)
 
     def with_range(self, value_range: Range) -> "Dataset":
-        """The same images, read as a checkpoint expects them."""
+        """Return the same images with the value range of a checkpoint."""
         return self if value_range == self.value_range else replace(self, value_range=value_range)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel over the pool, of values in 0..1."""
+        """Compute each channel's mean and standard deviation over the pool, of values in 0..1."""
         return self._statistics
 
     @functools.cached_property
@@ -117,7 +116,7 @@ class Dataset:
         return tuple(((mean - low) / (high - low)).tolist()), tuple((deviation / (high - low)).tolist())
 
     def describe(self) -> str:
-        """A line for people, and one for each note."""
+        """Summarise the data set in one line, followed by its notes."""
         counts = ", ".join(f"{len(index)} {name}" for name, index in self.splits.items() if len(index))
         size = " x ".join(str(side) for side in self.pixels.shape[2:])
         line = f"{self.source}: {counts}; {len(self.classes)} classes; {self.num_channels} x {size} pixels stored"
@@ -127,7 +126,7 @@ class Dataset:
 
 
 def to_unit(pixels: Tensor, value_range: Range) -> Tensor:
-    """Stored pixels of any dtype -> float32; the range becomes 0..1, and what lies outside it stays outside."""
+    """Convert stored pixels to float32; the range maps to 0..1, and values outside it are not clamped."""
     low, high = value_range
     # A new tensor even of float32, as what follows writes into it.
     values = pixels.to(torch.float32, copy=True)
@@ -137,13 +136,13 @@ def to_unit(pixels: Tensor, value_range: Range) -> Tensor:
 
 
 def overlap(first: Range, second: Range) -> float:
-    """The share, 0..1, of two ranges of values that both hold."""
+    """Compute the share, 0..1, of the union of two ranges that both cover."""
     (low, high), (least, most) = first, second
     return max(0.0, min(high, most) - max(low, least)) / (max(high, most) - min(low, least))
 
 
 def moments_of(pixels: Pixels) -> Moments:
-    """Measured on the pixels themselves."""
+    """Measure the moments of stored pixels."""
     means, squares = [], []
     for chunk in torch.arange(len(pixels)).split(256):
         values = pixels[chunk].to(torch.float64)

@@ -1,14 +1,14 @@
-"""How well a model is adapted, judged without labels of the target.
+"""Score adaptation without labels of the target.
 
 - Information maximisation (Shi and Sha, ICML 2012): the entropy of the mean prediction less the mean entropy of the
-  predictions, in nats. Large where each image is sure and the classes are used evenly.
+  predictions, in nats. Large where each prediction is confident and the classes are used evenly.
 - Soft neighbourhood density (Saito et al., "Tune it the right way", ICCV 2021, equations 1 to 3): predictions of unit
-  length, their similarities to each other as a distribution by a softmax at temperature 0.05, and its mean entropy.
+  length, a softmax at temperature 0.05 over their similarities to each other, and its mean entropy.
 - Importance-weighted validation (Sugiyama et al., JMLR 2007) with the control variate of You et al., "Towards accurate
-  model selection in deep unsupervised domain adaptation", ICML 2019: the source's validation loss, each image weighted
-  by how much likelier its features are in the target, as a logistic regression of the domains has it.
+  model selection in deep unsupervised domain adaptation", ICML 2019. The source's validation loss is weighted by the
+  density ratio of each image's features, target to source, from a logistic regression of the domains.
 
-How far apart the domains are is `diagnosis.distance`.
+`features.transferability.distance` measures the distance of the domains.
 
 Shapes: N images of the source, M of the target, D features, K classes.
 """
@@ -23,21 +23,21 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 TEMPERATURE = 0.05
-"""Of the soft neighbourhood density (the paper, section 4.1)."""
+"""Temperature of the soft neighbourhood density (the paper, section 4.1)."""
 MOST_IMAGES = 1024
-"""Of each domain, evenly picked, that densities and distances are taken of."""
+"""Largest number of images of each domain, evenly picked, for densities and distances."""
 STRENGTH = 1.0
-"""Inverse of the regression's regularisation, as scikit-learn has it."""
+"""Inverse of the regression's regularisation, scikit-learn's `C`."""
 
 
 def information(logits: Tensor) -> float:
-    """Of (M, K): 0 to log K, and higher is better."""
+    """Compute information maximisation of logits (M, K): 0 to log K, higher is better."""
     shares = logits.double().softmax(dim=1)
     return float(_entropy(shares.mean(dim=0, keepdim=True)).sum() - _entropy(shares).mean())
 
 
 def neighbourhood_density(logits: Tensor) -> float:
-    """Of (M, K), two images at least: 0 to log(M - 1), and higher is better. Of at most `MOST_IMAGES`."""
+    """Compute the density of logits (M, K), M >= 2: 0 to log(M - 1), higher is better. Uses at most `MOST_IMAGES`."""
     shares = F.normalize(few(logits).double().softmax(dim=1), dim=1)
     similarities = shares @ shares.mT
     others = ~torch.eye(len(shares), dtype=torch.bool)
@@ -45,9 +45,9 @@ def neighbourhood_density(logits: Tensor) -> float:
 
 
 def importance_weighted_loss(losses: Tensor, weights: Tensor) -> float:
-    """Of the source's validation losses (N,) and weights (N,): in nats, and lower is better.
+    """Weight the source's validation losses (N,) by weights (N,): in nats, lower is better.
 
-    The mean of weighted losses, with the control variate: the weights' own mean is known to be 1.
+    The result is the mean of weighted losses with the control variate: the expected mean of the weights is 1.
     """
     weighted, weights = (losses * weights).double(), weights.double()
     variance = float(weights.var())
@@ -58,12 +58,12 @@ def importance_weighted_loss(losses: Tensor, weights: Tensor) -> float:
 
 
 def density_ratio(source: Tensor, target: Tensor, asked: Tensor) -> Tensor:
-    """How much likelier each of (A, D) features is in the target than in the source: (A,) float64.
+    """Estimate the density ratio, target to source, of (A, D) features: (A,) float64.
 
     Args:
-        source: (N, D) features that stand for the source.
+        source: (N, D) features that represent the source.
         target: (M, D).
-        asked: whose ratio is wanted.
+        asked: the features whose ratio is returned.
     """
     source, target = few(source), few(target)
     model, scale = _domains(source, target)
@@ -73,14 +73,14 @@ def density_ratio(source: Tensor, target: Tensor, asked: Tensor) -> Tensor:
 
 
 def few(values: Tensor, count: int = MOST_IMAGES) -> Tensor:
-    """At most `count` rows, evenly picked: always the same."""
+    """Pick at most `count` rows evenly and deterministically."""
     if len(values) <= count:
         return values
     return values[(torch.arange(count) * len(values)) // count]
 
 
 def _domains(source: Tensor, target: Tensor) -> tuple[LogisticRegression, float]:
-    """A classifier of the domains, and the number that its features are multiplied with."""
+    """Fit a classifier of the domains; also return the factor of its features."""
     features = torch.cat([source, target]).double()
     scale = 1.0 / float(features.square().mean().sqrt().clamp_min(1e-12))
     model = LogisticRegression(max_iter=200, C=STRENGTH)
@@ -92,5 +92,5 @@ def _domains(source: Tensor, target: Tensor) -> tuple[LogisticRegression, float]
 
 
 def _entropy(shares: Tensor) -> Tensor:
-    """Of distributions along the last dimension, in nats."""
+    """Compute the entropy of distributions along the last dimension, in nats."""
     return -torch.special.xlogy(shares, shares).sum(dim=-1)

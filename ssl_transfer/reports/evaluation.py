@@ -1,4 +1,4 @@
-"""The files that tell how good a classifier is: numbers, classes one by one, pictures, every single prediction."""
+"""Write the evaluation files of a classifier: metrics, per-class report, figures, predictions."""
 
 import json
 import math
@@ -21,20 +21,20 @@ from . import evaluation_figures as figures
 
 FOLDER = "evaluation"
 PREDICTIONS, HELD_PREDICTIONS = "predictions.csv", "predictions_validation.csv"
-"""Of the images that are measured, and of the validation images."""
+"""Predictions for the measured split, and for the validation images."""
 PREDICTION_COLUMNS = ("name", "label", "predicted", "confidence", "confidence_scaled")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a classifier says of the N images of a split."""
+    """Predictions for the N images of a split."""
 
     logits: Tensor
     """(N, K) float, or (N, 1): one logit for the second of two classes."""
     labels: Tensor
     """(N,) int64."""
     names: Sequence[str]
-    """What each image is called."""
+    """Name of each image."""
 
 
 def write(
@@ -44,15 +44,15 @@ def write(
 
     Each file is written whole.
 
-    The temperature is fitted on the predictions for `validation`, never on those that it is measured on; where `split`
-    is validation itself, that is said.
+    The temperature is fitted on the predictions for `validation`, never on the measured ones. Where `split` is
+    validation
+    itself, the output has a note.
 
     Args:
         folder: a run's; the files go to its `evaluation/`.
         classes: K names.
         predictions: by split; `validation` must be among them.
-        split: the one that all files are about but `metrics.json`, which has every split, and
-            `predictions_validation.csv`.
+        split: the split of all files but `metrics.json`, which has every split, and `predictions_validation.csv`.
 
     Returns:
         For each split its metrics: those of `metrics.classification`, and of `calibration.scaled`.
@@ -105,12 +105,12 @@ def _lines(shown: Predictions, classes: Sequence[str], temperature: float) -> It
 
 
 def write_corruptions(folder: Path, rows: Sequence[CorruptedAccuracy], clean: Mapping[str, float]) -> None:
-    """Write `corruptions.csv`, where the accuracy of the images as they are stands at severity 0, and a picture each.
+    """Write `corruptions.csv` (severity 0: the accuracy of the original images) and a figure for each classifier.
 
     Args:
         folder: for the files.
         rows: of every classifier.
-        clean: for each classifier its accuracy without corruption; its picture is `corruptions-NAME.png`.
+        clean: for each classifier its accuracy without corruption; its figure is `corruptions-NAME.png`.
     """
     columns = ("classifier", "corruption", "severity", "accuracy")
     starts = [(name, "none", 0, accuracy) for name, accuracy in clean.items()]
@@ -138,5 +138,5 @@ def _finite(value: Any) -> Any:
 
 
 def write_picture(path: Path, content: bytes) -> None:
-    """Write a picture whole or not at all."""
+    """Write an image file whole or not at all."""
     write_atomically(path, lambda aside: aside.write_bytes(content))

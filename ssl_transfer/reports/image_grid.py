@@ -1,4 +1,4 @@
-"""Images of a data set as small pictures in a page: one file, nothing beside it."""
+"""Embed images of a data set in a page, without further files."""
 
 import base64
 import io
@@ -14,19 +14,19 @@ from ssl_transfer.data.dataset import Dataset
 LARGEST = 128
 """Pixels a side; larger images are shrunk."""
 _LOSSLESS = 40
-"""Up to so many pixels a side JPEG saves nothing and shows."""
+"""Largest number of pixels a side for PNG; up to it JPEG saves no space and its artefacts are visible."""
 CPU = torch.device("cpu")
 
 
 def picture(image: Tensor) -> Image.Image:
-    """(C, H, W) float32 in 0..1, any C, as a picture: of two channels the first, of more the first three."""
+    """Convert (C, H, W) float32 in 0..1 to an image: of two channels the first, of more the first three."""
     channels = image[:3] if len(image) >= 3 else image[:1]
     values = (channels.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy().transpose(1, 2, 0)
     return Image.fromarray(np.ascontiguousarray(values[:, :, 0] if values.shape[2] == 1 else values))
 
 
 def encoded(image: Tensor) -> bytes:
-    """(C, H, W) float32 in 0..1 as the bytes of a PNG, enlarged where it is too small to be looked at."""
+    """Encode (C, H, W) float32 in 0..1 as a PNG, enlarged where it is very small."""
     shown = picture(image)
     if shown.width < _LOSSLESS:
         shown = shown.resize((64, 64), Image.Resampling.NEAREST)
@@ -34,14 +34,14 @@ def encoded(image: Tensor) -> bytes:
 
 
 def png(image: Image.Image) -> bytes:
-    """The bytes of its PNG."""
+    """Encode an image as a PNG."""
     buffer = io.BytesIO()
     image.save(buffer, format="png")
     return buffer.getvalue()
 
 
 def sources_of(dataset: Dataset, indices: Sequence[int]) -> dict[int, str]:
-    """What an <img> shows: for each of these images the text of its `src`."""
+    """Encode these images as texts for the `src` of an <img>."""
     wanted = torch.tensor(sorted(set(indices)), dtype=torch.int64)
     chunks = wanted.split(256)
     found: dict[int, str] = {}
@@ -61,11 +61,11 @@ def _source(image: Image.Image) -> str:
 
 
 def sheet(title: str, rows: Sequence[str], columns: Sequence[tuple[str, Tensor]], *, side: int) -> Image.Image:
-    """Images in rows and columns, each named.
+    """Draw images in rows and columns with titles.
 
     Args:
-        title: stands above all.
-        rows: what each of B rows is called.
+        title: heading of the whole.
+        rows: name of each of B rows.
         columns: a title and (B, C, H, W) images in 0..1, which are enlarged or shrunk to `side`.
         side: pixels a side of one image.
     """

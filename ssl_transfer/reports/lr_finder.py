@@ -1,4 +1,4 @@
-"""What the learning-rate finder found: `learning_rates.csv`, and its curve as a picture."""
+"""Write the result of the learning-rate range test: `learning_rates.csv` and a figure of its curve."""
 
 import io
 from pathlib import Path
@@ -22,7 +22,7 @@ def write(folder: Path, found: Finding) -> None:
 
 
 def draw(found: Finding) -> bytes:
-    """The loss over the learning rate, as a PNG."""
+    """Draw the loss over the learning rate, as a PNG."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     rates = [row["learning_rate"] for row in found.rows]

@@ -1,4 +1,4 @@
-"""A report's sections in a notebook, which shows their tables and pictures between its own text."""
+"""Show a report's sections in a notebook, with tables and figures."""
 
 import base64
 import re
@@ -14,17 +14,17 @@ _HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a report: a notebook shows it, and as a text it is the report's Markdown."""
+    """Section of a report: Markdown as text, and rendered in a notebook."""
 
     text: str
     folder: Path
-    """Where its pictures lie."""
+    """Folder of its figures."""
 
     def __str__(self) -> str:
         return self.text
 
     def _repr_markdown_(self) -> str:
-        """The Markdown with its pictures inside, as a notebook may lie anywhere."""
+        """Return the Markdown with embedded figures, as a notebook may lie anywhere."""
         return _PICTURE.sub(self._inside, self.text)
 
     def _inside(self, found: re.Match[str]) -> str:
@@ -35,11 +35,11 @@ class Section:
 
 
 def report_section(folder: str | Path, title: str = "") -> Section:
-    """A section of `report.md` in the folder of a comparison or of a demo, without its heading.
+    """Return a section of `report.md` in the folder of a comparison or of a demo, without its heading.
 
     Args:
-        folder: what `compare` returned.
-        title: its heading; by default what stands before the first one: the answer.
+        folder: the folder that `compare` returned.
+        title: its heading; by default the text before the first heading: the answer.
 
     Raises:
         InputError: no report, or no such section.

@@ -1,4 +1,4 @@
-"""The templates of the pages: what stands in them comes from outside, so HTML escapes it, and no page has a secret."""
+"""Render the templates of the pages: HTML escapes all values, and secrets are redacted."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from . import markdown
 
 
 def _without_secrets(value: Any) -> Any:
-    """What a macro made is of a type of its own, escaped already, of values that went through here."""
+    """Redact secrets in a value. A macro's result has a type of its own: escaped already, from redacted values."""
     return redacted(value) if type(value) is str else value
 
 

@@ -1,7 +1,7 @@
 """Evaluate a run: nearest neighbours and a linear probe on its features, and its own head where it has one.
 
-Whatever is chosen or fitted on the way (the probe's regularisation, the temperature) comes from the validation images,
-also where the test images are measured.
+Choices and fits (the probe's regularisation, the temperature) use the validation images, also where the test images are
+measured.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,39 +34,45 @@ OfFeatures = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What a run's backbone is worth: kNN and a linear probe on its features, trained on the training images.
+    """Evaluate a run: kNN and a linear probe on its features, trained on the training images.
 
-    A run that has a trained head is measured with that too. --output writes all of it, with the metrics of each class,
-    calibration, confusion and every prediction.
+    A trained head of the run is measured too. --output writes all results, with the metrics of each class, calibration,
+    confusion and every prediction.
     """
 
     path: Annotated[str, *configuration.positional("RUN")] = ""
-    """The folder of a run that exported a backbone; its `backbone/` folder leaves the head out."""
+    """Folder of a run that exported a backbone; its `backbone/` folder excludes the head."""
     data: str = ""
     """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO, medmnist:NAME, or made of others:
-    blended-digits, blend:DATA,PHOTOFOLDER, union:DATA,DATA (see the README). Default: those of the run, read
-    and divided as it did."""
+    blended-digits,
+    blend:DATA,PHOTOFOLDER, union:DATA,DATA (see the README). Default: those of the run, read and split in the same
+    way."""
     split: str = "validation"
-    """Which images are classified: validation, or test. What is chosen on the way is chosen on validation."""
+    """Images to classify: validation, or test. Choices and fits always use validation."""
     neighbours: int = 20
-    """Neighbours that vote, k."""
+    """Number of voting neighbours, k."""
     corruptions: bool = False
-    """Measure the images once more with noise, blur and four other corruptions in five severities each."""
+    """Also measure the images with noise, blur and four other corruptions in five severities each."""
     seed: int = 0
     """Seed of the corruptions' noise."""
     output: Path | None = None
     """Folder for evaluation.json, the files of `evaluation/` and corruptions.csv. None: only print."""
     loading: sources.LoadingConfig = field(default_factory=sources.LoadingConfig)
-    """How images are read and divided."""
+    """Settings for reading and splitting images."""
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Measure, say and, where an output is given, write.
+    """Measure, print and, where an output is given, write.
 
     Returns:
-        `split`, `num_images`, `knn_accuracy`, `classifiers` (of `head`, where there is one, and of `linear_probe` the
-        metrics on the split, with corruptions also `corrupted_accuracy`, the mean over all of them), `linear_probe`
-        (strength, validation accuracy), `corruptions` (rows; empty unless asked) and `notes`. Accuracies are 0..1.
+        A dictionary with these keys. Accuracies are 0..1.
+
+        - `split`, `num_images`, `knn_accuracy`;
+        - `classifiers`: the metrics on the split of `head`, where there is one, and of `linear_probe`; with corruptions
+          also `corrupted_accuracy`, the mean over all of them;
+        - `linear_probe`: strength, validation accuracy;
+        - `corruptions`: rows; empty unless requested;
+        - `notes`.
     """
     _check(config)
     runtime = runtimes.start()
@@ -138,7 +144,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def _describe(config: EvaluateConfig, result: dict[str, Any], runtime: runtimes.Runtime) -> None:
-    """Print what was measured; neighbours answer without probabilities."""
+    """Print the results; nearest neighbours have no probabilities."""
     probe = result["linear_probe"]
     corrupted = ["corrupted"] * bool(result["corruptions"])
     listed = table("", "accuracy", "balanced", "calibration error", *corrupted)
@@ -154,7 +160,7 @@ def _describe(config: EvaluateConfig, result: dict[str, Any], runtime: runtimes.
 
 
 def _check(config: EvaluateConfig) -> None:
-    """Find what cannot be before anything is computed."""
+    """Refuse impossible settings before any computation."""
     if config.split not in ("validation", "test"):
         raise InputError(f"--split {config.split}: validation or test.")
     if config.neighbours < 1:
@@ -175,14 +181,14 @@ def _check(config: EvaluateConfig) -> None:
 
 @torch.inference_mode()
 def _of_features(own: Classifier, features: Tensor) -> Tensor:
-    """Pooled features (N, D) -> (N, K)."""
+    """Classify pooled features: (N, D) -> (N, K)."""
     return own.scores(features.to(own.backbone.mean.device)).cpu()
 
 
 def _write(
     config: EvaluateConfig, output: Path, dataset: sources.Dataset, logits: dict[str, Tensor], result: dict[str, Any]
 ) -> None:
-    """`evaluation.json`, and the files about the first classifier: the head where there is one, or the probe."""
+    """Write `evaluation.json`, and the files of the first classifier: the head where there is one, or the probe."""
     from ssl_transfer.reports import evaluation
 
     predictions = {}
@@ -200,6 +206,6 @@ def _write(
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer evaluate") -> None:
-    """`evaluate PATH [flags]`."""
+    """Run `evaluate PATH [flags]`."""
     settings, rest = configuration.take_config(arguments)
     evaluate(configuration.parse(EvaluateConfig, settings, rest, program=program, default=EvaluateConfig()))

@@ -1,4 +1,4 @@
-"""What a backbone is made of, block by block, and what each phase of a transfer would train of it."""
+"""List the blocks of a backbone, and the parameters that each phase of a transfer trains."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,40 +29,40 @@ _STATISTICS = ("running_mean", "running_var")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A block, or the head."""
+    """Block, or the head."""
 
     name: str
     shape: tuple[int, ...]
-    """Of its output for one image."""
+    """Shape of its output for one image."""
     num_parameters: int
     num_statistics: int
-    """BatchNorm's running means and variances."""
+    """Number of BatchNorm's running means and variances."""
     num_trained: tuple[int, ...]
-    """Of its parameters, in each phase."""
+    """Number of its trained parameters, in each phase."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A backbone with a head."""
+    """Backbone with a head."""
 
     rows: tuple[Row, ...]
-    """The blocks in order of computation, and the head."""
+    """Blocks in order of computation, and the head."""
     phases: tuple[str, ...]
-    """Their names."""
+    """Names of the phases."""
 
     @property
     def num_parameters(self) -> int:
-        """Of backbone and head."""
+        """Count the parameters of backbone and head."""
         return sum(row.num_parameters for row in self.rows)
 
     @property
     def num_statistics(self) -> int:
-        """Of backbone and head."""
+        """Count the statistics of backbone and head."""
         return sum(row.num_statistics for row in self.rows)
 
     @property
     def num_trained(self) -> dict[str, int]:
-        """Trained parameters of each phase."""
+        """Count the trained parameters of each phase."""
         return {name: sum(row.num_trained[number] for row in self.rows) for number, name in enumerate(self.phases)}
 
 
@@ -72,10 +72,10 @@ def summarize(backbone: Backbone, head: nn.Module, phases: Sequence[tuple[str, s
     Args:
         backbone: any.
         head: trained in every phase.
-        phases: for each its name and what it trains of the backbone, a word of `models.selection`.
+        phases: for each its name and its trained part of the backbone, a word of `models.trainable.select`.
 
     Raises:
-        InputError: such a word says nothing of this backbone.
+        InputError: such a word does not apply to this backbone.
     """
     selections = [set(select(backbone, trained).parameters) for _, trained in phases]
     parameters = {name: parameter.numel() for name, parameter in backbone.model.named_parameters()}
@@ -108,7 +108,7 @@ def summarize(backbone: Backbone, head: nn.Module, phases: Sequence[tuple[str, s
 
 
 def table_of(summary: Summary) -> Table:
-    """The summary as a table for the terminal."""
+    """Format the summary as a table for the terminal."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_footer=True, header_style="bold")
     totals = summary.num_trained
     table.add_column("block", "total", overflow="fold")
@@ -129,7 +129,7 @@ def table_of(summary: Summary) -> Table:
 
 
 def _short(name: str) -> str:
-    """A name in two lines where one would crowd the other columns out of a narrow terminal."""
+    """Break a long name into two lines, so that the other columns fit into a narrow terminal."""
     holder, _, last = name.rpartition(".")
     return f"{holder}.\n  {last}" if len(name) > LONG_NAME else name
 
@@ -141,7 +141,7 @@ def _state(trained: int, total: int) -> str:
 
 
 def _shapes(backbone: Backbone, blocks: Sequence[Block]) -> list[tuple[int, ...]]:
-    """What each block returns for one image, before a global pooling that may stand at its end."""
+    """Record each block's output shape for one image, before a global pooling at its end."""
     seen: dict[str, tuple[int, ...]] = {}
     names = {name for block in blocks for name in block.modules}
 
@@ -177,10 +177,10 @@ def _num_outputs(head: nn.Module) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class SummaryConfig:
-    """The blocks of a backbone, their parameters, and which of them each phase of a transfer trains."""
+    """Show the blocks of a backbone, their parameters, and which of them each phase of a transfer trains."""
 
     path: Annotated[str, *configuration.positional("BACKBONE")] = ""
-    """A model of timm, torchvision/NAME, simple_cnn, or the folder of a run that exported a backbone."""
+    """Model of timm, torchvision/NAME, simple_cnn, or the folder of a run that exported a backbone."""
     image_size: int | None = None
     """Pixels a side. Default: 64, or those of the run."""
     in_chans: int | None = None
@@ -188,16 +188,16 @@ class SummaryConfig:
     backbone: BackboneConfig = BackboneConfig(name="")
     """Its stem and arguments; its name is the first argument of this command."""
     plan: tuple[str, ...] = ("fine-tune",)
-    """As of `transfer`: a named plan (feature-extraction, fine-tune, partial, gradual, full, low-level, surgical) or
+    """As in `transfer`: a named plan (feature-extraction, fine-tune, partial, gradual, full, low-level, surgical) or
     phases."""
     head: HeadConfig = HeadConfig()
-    """What is put on the backbone. Of a run that has a head it is the run's own, where nothing is asked of it."""
+    """Head of the backbone. Default for a run with a head: the run's own."""
     classes: int | None = None
-    """Classes that the head tells apart. Default: 2, or those of the run."""
+    """Number of classes of the head. Default: 2, or those of the run."""
 
 
 def summary(config: SummaryConfig) -> Summary:
-    """Print it."""
+    """Print the summary and return it."""
     if config.classes is not None and config.classes < 2:
         raise InputError(f"--classes {config.classes}: it must be 2 or more.")
     folder = Path(config.path).expanduser()
@@ -241,7 +241,7 @@ def _backbone(config: SummaryConfig, run: Run | None) -> Backbone:
 
 
 def _head(config: SummaryConfig, run: Run | None) -> tuple[HeadConfig, int]:
-    """Return the head and its number of classes: those asked for, by default the run's."""
+    """Return the head and its number of classes: the requested ones, by default the run's."""
     if run is None or run.head is None:
         return config.head, config.classes or 2
     if config.classes is None and config.head == HeadConfig():
@@ -250,6 +250,6 @@ def _head(config: SummaryConfig, run: Run | None) -> tuple[HeadConfig, int]:
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer summary") -> None:
-    """`summary BACKBONE [flags]`."""
+    """Run `summary BACKBONE [flags]`."""
     settings, rest = configuration.take_config(arguments)
     summary(configuration.parse(SummaryConfig, settings, rest, program=program, default=SummaryConfig()))

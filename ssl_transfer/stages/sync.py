@@ -22,19 +22,19 @@ _MOVED_ASIDE = re.compile(r"\.old-\d+$")
 
 @dataclass(frozen=True, kw_only=True)
 class SyncConfig:
-    """Show in wandb what a run, or all runs below a folder, have logged. Each becomes a new run of wandb."""
+    """Publish in wandb the logs of a run, or of all runs below a folder. Each becomes a new run of wandb."""
 
     path: Annotated[str, *configuration.positional("RUN")] = ""
-    """The run's folder, or one that holds runs: a comparison with all of its own."""
+    """Folder of a run, or one that holds runs: a comparison with all of its own."""
     tracking: TrackingConfig = TrackingConfig(wandb="auto")
-    """Where to: auto is online where a login is found, otherwise offline files under each run's folder."""
+    """Destination: auto is online where a login is found, otherwise offline files under each run's folder."""
 
 
 def sync(folder: Path, config: TrackingConfig) -> Counter[Taken]:
-    """Show all runs in and below a folder.
+    """Publish all runs in and below a folder.
 
     Returns:
-        How many wandb has online, and how many offline.
+        Number of runs published online, and offline.
 
     Raises:
         InputError: there are none, or one has no readable settings.
@@ -74,7 +74,7 @@ def _is_run(place: Path, below: Path) -> bool:
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer sync") -> None:
-    """`sync RUN [flags]`."""
+    """Run `sync RUN [flags]`."""
     settings, rest = configuration.take_config(arguments)
     config = configuration.parse(SyncConfig, settings, rest, program=program, default=SyncConfig())
     folder = Path(config.path)

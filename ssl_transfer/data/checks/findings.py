@@ -1,6 +1,6 @@
-"""What is wrong with a set of images, found in its arrays: each finding has a severity, a sentence and a remedy.
+"""Derive findings from a data set's arrays: each has a severity, a sentence and a remedy.
 
-N images, C channels, K classes. Groups are as in `groups.py`: a code per image, -1 for one that stands alone.
+N images, C channels, K classes. Groups are as in `split/groups.py`: a code per image, -1 for an image without a group.
 """
 
 from collections.abc import Sequence
@@ -16,36 +16,37 @@ from ssl_transfer.engine.console.formatting import counted
 Severity = Literal["problem", "warning", "fine"]
 SEVERITIES: tuple[Severity, ...] = ("problem", "warning", "fine")
 MIN_TRAIN = 10
-"""Training images below which a class is called small."""
+"""Number of training images below which a class is called small."""
 MAX_IMBALANCE = 10.0
 """Ratio of the largest class to the smallest above which classes are called unbalanced."""
 MAX_RATIO = 2.0
-"""Of the longer side to the shorter; above it the middle square shows less than half of an image."""
+"""Ratio of the longer side to the shorter. Above it the middle square shows less than half of an image."""
 FEW = 0.01
-"""Share of the images up to which something is no matter: a few odd sizes, a near duplicate here and there."""
+"""Largest share of the images for which a finding is fine and not a warning: a few odd sizes or near duplicates."""
 MAX_SHIFT = 0.5
-"""Distance of a part's mean from the pool's, in deviations of the images' means, above which they are called unlike."""
+"""Distance of a part's mean from the pool's, in deviations of the images' means, above which a part is called
+unlike."""
 _BLANK = 1e-3
 """Deviation, in shares of the value range, below which an image is of one colour."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """Result of one check."""
 
     topic: str
     severity: Severity
     sentence: str
     remedy: str = ""
     groups: tuple[tuple[int, ...], ...] = ()
-    """Images to look at, those that belong together in one tuple."""
+    """Indices of the images to look at; images that belong together share one tuple."""
     details: tuple[str, ...] = ()
-    """Lines about images that there is no picture of."""
+    """Lines about images that have no stored pixels to show."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What is known of the images beside their pixels."""
+    """Names, labels and parts of the images."""
 
     names: np.ndarray
     """(N,) texts."""
@@ -56,7 +57,7 @@ class Images:
     classes: tuple[str, ...]
 
     def counts(self) -> np.ndarray:
-        """(K + 1, 4) int64: images of each class in each part; the last row has those without a label."""
+        """Count the images of each class in each part: (K + 1, 4) int64; the last row is without a label."""
         table = np.zeros((len(self.classes) + 1, len(PARTS)), np.int64)
         inside = self.parts >= 0
         np.add.at(table, (self.labels[inside], self.parts[inside]), 1)
@@ -64,7 +65,13 @@ class Images:
 
 
 def unreadable(why: dict[str, str], count: int, limit: float) -> Finding:
-    """Images that cannot be read: `why` by name, of `count` in all; training stops above the share `limit`."""
+    """Report unreadable images.
+
+    Args:
+        why: the reason for each unreadable image, by name.
+        count: images in all, readable or not.
+        limit: largest share of unreadable images, 0..1, before training stops.
+    """
     if not why:
         return Finding(topic="unreadable images", severity="fine", sentence=f"All {count:,} images can be read.")
     stops = len(why) > limit * count
@@ -80,7 +87,7 @@ def unreadable(why: dict[str, str], count: int, limit: float) -> Finding:
 
 
 def classes_and_parts(images: Images) -> list[Finding]:
-    """Classes that are too small, missing from a part, or far from equal."""
+    """Report classes that are too small, missing from a part, or far from equal in size."""
     counts = images.counts()
     if not images.classes:
         text = "No image has a label: good for pretraining, not for transfer or a comparison."
@@ -129,7 +136,7 @@ def classes_and_parts(images: Images) -> list[Finding]:
 
 
 def sizes(found: np.ndarray, image_size: int) -> list[Finding]:
-    """(N, 2) width and height before storing, against what models will see."""
+    """Compare (N, 2) widths and heights before storing with the image size of the model."""
     short, long = found.min(axis=1), found.max(axis=1)
     low, middle, high = short.min(), int(np.median(short)), short.max()
     text = f"shorter sides of {low} to {high} px, median {middle}" if low < high else f"shorter sides of {low} px"
@@ -166,7 +173,7 @@ def _about_small(short: np.ndarray, image_size: int) -> str:
 
 
 def values(moments: Moments, parts: np.ndarray, value_range: Range, dtype: str) -> list[Finding]:
-    """Images of one colour, the channels' mean and deviation over the pool, and parts whose colours are unlike."""
+    """Report blank images, the channel statistics of the pool, and parts whose colours differ from it."""
     low, high = value_range
     deviation = np.sqrt(np.clip(moments.square - np.square(moments.mean), 0.0, None)) / (high - low)
     blank = np.flatnonzero((deviation < _BLANK).all(axis=1))
@@ -209,7 +216,7 @@ def values(moments: Moments, parts: np.ndarray, value_range: Range, dtype: str) 
 
 
 def channel_statistics(moments: Moments, chosen: np.ndarray, value_range: Range) -> tuple[np.ndarray, np.ndarray]:
-    """(C,) mean and (C,) deviation of each channel over the chosen images ((N,) bool), in 0..1."""
+    """Compute each channel's mean (C,) and deviation (C,) over the chosen images ((N,) bool), in 0..1."""
     low, high = value_range
     if not chosen.any():
         chosen = np.ones(len(chosen), bool)
@@ -219,12 +226,12 @@ def channel_statistics(moments: Moments, chosen: np.ndarray, value_range: Range)
 
 
 def pool_parts() -> tuple[int, int]:
-    """The parts whose images are pretrained on."""
+    """Return the positions in `PARTS` of the parts that form the pretraining pool."""
     return PARTS.index("unlabeled"), PARTS.index("train")
 
 
 def _shift(means: np.ndarray, parts: np.ndarray, part: int) -> float:
-    """How far a part's mean lies from the pool's, in deviations of an image's mean; 0 where chance may explain it."""
+    """Measure a part's distance from the pool's mean, in deviations of an image's mean; 0 where chance explains it."""
     here, pool = means[parts == part], means[np.isin(parts, pool_parts())]
     if not len(here) or not len(pool):
         return 0.0

@@ -1,4 +1,4 @@
-"""Reading a set of images in order to judge it: what would stop a training becomes a finding, and the rest is read."""
+"""Read a data set and check it: an error that would stop training becomes a finding, and the rest is still read."""
 
 import hashlib
 import os
@@ -26,31 +26,31 @@ from . import findings as checks
 from .findings import Finding, Images
 
 _ANY_SHARE = 0.999999
-"""Of unreadable images: all but all of them."""
+"""Largest allowed share of unreadable images during a check: all images but one in a million."""
 _TOLD = ("images cannot be read", "exact copies in several parts")
-"""In notes that findings tell with more detail."""
+"""Parts of notes that a finding already covers in more detail."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """The images, and all that was found."""
+    """Images of a data set and all findings on them."""
 
     dataset: Dataset
     stored: Stored
     images: Images
     divided: tuple[str, ...]
-    """Parts that the data does not have and that were taken from its training images."""
+    """Parts that the data lacks and that were split off its training images."""
     findings: tuple[Finding, ...]
-    """The worst first."""
+    """Sorted by severity, the worst first."""
 
     @property
     def moments(self) -> Moments:
-        """Of each image and channel."""
+        """Return the moments of each image and channel."""
         return Moments(mean=np.asarray(self.stored.means), square=np.asarray(self.stored.squares))
 
 
 def survey(source: str, *, image_size: int, config: LoadingConfig) -> Survey:
-    """Read the images behind a DATA string and look at them from all sides.
+    """Read the images behind a DATA string and run all checks on them.
 
     Raises:
         InputError: an unknown source, or one without readable images; flags that do not fit it.
@@ -105,7 +105,7 @@ def survey(source: str, *, image_size: int, config: LoadingConfig) -> Survey:
 
 
 def dtype_of(dataset: Dataset) -> str:
-    """Of the stored pixels."""
+    """Return the name of the stored pixels' dtype."""
     return str(dataset.pixels[torch.tensor([0])].dtype).removeprefix("torch.")
 
 
@@ -131,7 +131,7 @@ def _finding_of(note: str) -> Finding:
 
 
 def _dataset(listing: Listing, stored: Stored, source: str, config: LoadingConfig) -> tuple[Dataset, list[Finding]]:
-    """The data set as training would see it; where it cannot be divided, as it lies there, and why."""
+    """Assemble the data set as for training; where it cannot be split, return it unsplit with a finding."""
     try:
         return assemble.assemble(listing, stored, source=source, config=config), []
     except InputError as error:
@@ -164,9 +164,9 @@ def _dataset(listing: Listing, stored: Stored, source: str, config: LoadingConfi
 
 
 def _of_one_kind(source: str, config: LoadingConfig) -> tuple[Listing | None, list[str]]:
-    """The listing without the images whose depth or channels are not those of most, and a line about each of these.
+    """List the images of the most frequent depth and channels, and one line for each other image.
 
-    None where there are none of these.
+    Returns (None, []) when all images are of one kind.
     """
     kind, _, rest = source.partition(":")
     if kind not in sources.LISTERS or not rest:
@@ -199,7 +199,7 @@ def _of_one_kind(source: str, config: LoadingConfig) -> tuple[Listing | None, li
 
 
 def _kind(found: Header | str) -> str:
-    """What must be the same in all images: 8-bit grey and RGB go together. Empty for an unreadable one."""
+    """Name the dtype and channels that all images must share; 8-bit grey and RGB count as one. Empty if unreadable."""
     if isinstance(found, str):
         return ""
     if found.dtype == "uint8" and found.channels in (1, 3):
@@ -208,7 +208,7 @@ def _kind(found: Header | str) -> str:
 
 
 def _empty_classes(source: str) -> list[Finding]:
-    """Folders where a class would lie, without an image in them: they are no classes to training."""
+    """Report class folders without images; training does not count them as classes."""
     kind, _, rest = source.partition(":")
     root = Path(rest).expanduser()
     if kind != "folder" or not root.is_dir():

@@ -1,4 +1,4 @@
-"""The one DATA string: what stands before its colon names a file of this folder. `load` makes a `Dataset` of it."""
+"""Load a `Dataset` from a DATA string; the name before its colon selects a module of this folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,16 +29,16 @@ SOURCES = {
     "union:DATA,DATA": "the first data set, with the second's images in the pool for pretraining",
 }
 MADE = ("blended-digits", "blend", "union")
-"""Those that are made of other data sets."""
+"""Sources that are built from other data sets."""
 
 
 def load(source: str, *, image_size: int, config: LoadingConfig) -> Dataset:
-    """The images behind a DATA string.
+    """Load the images behind a DATA string.
 
     Args:
         source: see `SOURCES`.
-        image_size: pixels a side that models will see; photographs are stored a little larger, for crops.
-        config: how to read, store and divide.
+        image_size: pixels a side of the model's input; photographs are stored a little larger, for crops.
+        config: how to read, store and split.
 
     Raises:
         InputError: an unknown source; one that is missing, empty or has one class; too many unreadable images; copies
@@ -51,7 +51,7 @@ def load(source: str, *, image_size: int, config: LoadingConfig) -> Dataset:
 
 
 def read(source: str, *, image_size: int, config: LoadingConfig) -> tuple[Listing, Stored]:
-    """What a source lists, and its readable images as they are stored, before they are divided into parts."""
+    """List a source and store its readable images, before they are split into parts."""
     if image_size < 8:
         raise InputError(f"--image-size {image_size}: at least 8 pixels.")
     if config.streaming:
@@ -72,7 +72,7 @@ def read(source: str, *, image_size: int, config: LoadingConfig) -> tuple[Listin
 
 
 def _parsed(source: str) -> tuple[str, str]:
-    """The kind of a source and what stands behind its colon."""
+    """Split a source into its kind and the text after its colon."""
     kind, colon, rest = source.partition(":")
     forms = {form.partition(":")[0]: form for form in SOURCES}
     if kind not in forms or (colon and forms[kind] == kind):
@@ -85,7 +85,7 @@ def _parsed(source: str) -> tuple[str, str]:
 
 
 def _made(source: str, *, image_size: int, config: LoadingConfig) -> Dataset:
-    """A data set that is made of others."""
+    """Load a data set that is built from others."""
     kind, rest = _parsed(source)
     # A second data set may have a comma of its own; a folder of photographs stands last.
     first, comma, second = rest.partition(",") if kind == "union" else rest.rpartition(",")
@@ -118,4 +118,4 @@ LISTERS: dict[str, Callable[[str, LoadingConfig], Listing]] = {
     "hf": huggingface.read,
     "medmnist": medmnist_sets.read,
 }
-"""How what stands behind the colon is listed."""
+"""Functions that list a source, given the text after its colon."""

@@ -1,11 +1,12 @@
-"""`blended-digits` and `blend:DATA,PHOTOFOLDER`: images blended over crops of photographs, as MNIST-M was made.
+"""Blend images over crops of photographs, as in MNIST-M: `blended-digits` and `blend:DATA,PHOTOFOLDER`.
 
-Ganin and Lempitsky, "Unsupervised domain adaptation by backpropagation", ICML 2015, section 4.1: each digit x of MNIST
-is put over a random patch p of a colour photograph, in each channel, as |x - p|. Theirs are the photographs of BSDS500;
-here they are a folder's, or five that scikit-image ships. Unlike theirs, no background of the test images is seen in
-training: of a folder every photograph serves one part, of the five each part has its own columns. A patch is a
-function of (split seed, index of the image, its part). Images smaller than the model sees are enlarged first, so that
-patches keep their detail.
+Ganin and Lempitsky, "Unsupervised domain adaptation by backpropagation", ICML 2015, section 4.1. Each digit x of MNIST
+is blended with a random patch p of a colour photograph, in each channel, as |x - p|. The paper uses the photographs of
+BSDS500. Here they come from a folder, or are five that scikit-image ships.
+
+Unlike in the paper, no background of the test images is seen in training. Of a folder, every photograph serves one
+part; of the five, each part has its own columns. A patch is a function of (split seed, index of the image, its part).
+Images smaller than the model's input are enlarged first, so that patches keep their detail.
 
 Shapes: N images, C channels, S pixels a side, H x W a photograph.
 """
@@ -28,9 +29,9 @@ from ssl_transfer.engine.randomness import permutation, sample_keys, uniform
 from .folder import image_names
 
 MOST = 500
-"""Photographs that are used of a folder: as many as BSDS500 has."""
+"""Largest number of photographs used from a folder: as many as BSDS500 has."""
 SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
-"""Of the photographs, or of the columns of each."""
+"""Share of the photographs, or of each one's columns, for each part."""
 _CHUNK = 1024
 _PATCHES, _PHOTOGRAPHS = 0, 1
 """Streams of randomness."""
@@ -38,7 +39,7 @@ _PATCHES, _PHOTOGRAPHS = 0, 1
 
 @dataclass(frozen=True)
 class Area:
-    """Columns of a photograph that patches are taken from."""
+    """Columns of a photograph that serve as a source of patches."""
 
     photograph: int
     left: int
@@ -47,20 +48,20 @@ class Area:
 
 @dataclass(frozen=True, kw_only=True)
 class Photographs:
-    """Where patches come from."""
+    """Photographs to cut patches from, divided by part."""
 
     open: Callable[[int], np.ndarray]
-    """The photograph of a number: (H, W, 3) uint8."""
+    """Opens the photograph of a number: (H, W, 3) uint8."""
     heights: Sequence[int]
-    """H of each."""
+    """Height H of each photograph."""
     areas: dict[str, list[Area]]
-    """For training (and unlabelled), validation and test images. They do not overlap."""
+    """Areas for training (and unlabelled), validation and test images. They do not overlap."""
     note: str
-    """What the reader of the data should know."""
+    """Note for the user of the data."""
 
 
 def embedded(side: int) -> Photographs:
-    """Five colour photographs that scikit-image ships, cut into columns for training, validation and test.
+    """Open five colour photographs of scikit-image, cut into columns for training, validation and test.
 
     Raises:
         InputError: patches of so many pixels a side do not fit into the narrowest columns.
@@ -89,7 +90,7 @@ def embedded(side: int) -> Photographs:
 
 
 def of_folder(path: Path, side: int, *, seed: int, source: str) -> Photographs:
-    """The photographs of a folder, at any depth; each serves training, validation or test images.
+    """Open a folder's photographs, at any depth; each serves training, validation or test images.
 
     Raises:
         InputError: no such folder, a file that cannot be read, or fewer than three photographs that are large enough.
@@ -126,18 +127,19 @@ def of_folder(path: Path, side: int, *, seed: int, source: str) -> Photographs:
 
 
 def blend(base: Dataset, photographs: Photographs, *, side: int, seed: int, source: str) -> Dataset:
-    """Every image of `base` over a patch of its own, divided as `base` is.
+    """Blend every image of `base` over a patch of its own, keeping the splits of `base`.
 
     Args:
-        base: 8-bit grey or colour images; without colour the channel is repeated.
-        photographs: what patches are cut from.
+        base: 8-bit grey or colour images; a grey channel is repeated.
+        photographs: the source of patches.
         side: S of the result.
-        seed: of the patches.
-        source: what the result is called.
+        seed: selects the patches.
+        source: name of the result.
 
     Returns:
-        (N, 3, S, S) uint8 in memory. `contents` stays that of the images underneath, so that an image that was trained
-        on is known again on another background.
+        (N, 3, S, S) uint8 in memory. `contents` stays that of the images of `base`, so that an image seen in training
+        is
+        recognised on another background.
     """
     if base.pixels.dtype != torch.uint8 or base.num_channels not in (1, 3):
         raise InputError(f"--data {source}: 8-bit grey or colour images are blended; {base.source} holds others.")
@@ -190,7 +192,7 @@ def _fill(
 
 
 def _size(file: Path, source: str) -> tuple[int, int]:
-    """Width and height of a photograph."""
+    """Read the width and height of a photograph."""
     try:
         found = header(file)
     except (UnreadableError, OSError) as error:

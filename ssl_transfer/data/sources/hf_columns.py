@@ -1,4 +1,4 @@
-"""Which columns of a Hugging Face data set hold the image and its label."""
+"""Find the image and label columns of a Hugging Face data set."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ _LABELS = ("label", "labels", "class", "target", "category", "class_name")
 
 
 def image_column(source: str, options: Mapping[str, str], features: Mapping[str, Any]) -> str:
-    """The column of images: the only one, or the one that the user names."""
+    """Return the column of images: the only one, or the one that the user names."""
     import datasets
 
     columns = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
@@ -23,7 +23,7 @@ def image_column(source: str, options: Mapping[str, str], features: Mapping[str,
 
 
 def label_column(source: str, options: Mapping[str, str], features: Mapping[str, Any], image: str) -> str | None:
-    """The column of labels: the user's, the only one of classes, the only one that is called so; or none."""
+    """Return the column of labels: the user's, else the only one of classes, else the only one named so, else None."""
     import datasets
 
     if "label" in options:
@@ -48,7 +48,7 @@ def label_column(source: str, options: Mapping[str, str], features: Mapping[str,
 
 
 def is_scalar(feature: Any) -> bool:
-    """Whether a column holds one class, whole number, truth value or text a row."""
+    """Test if a column holds one class, integer, boolean or text a row."""
     import datasets
 
     kinds = ("int", "uint", "bool", "string", "large_string")

@@ -1,13 +1,13 @@
-"""`hf:REPO`: a data set of the Hugging Face hub, or a folder on disk in a form that its library `datasets` reads.
+"""List `hf:REPO`: a data set of the Hugging Face hub, or a local folder that the library `datasets` reads.
 
-What cannot be seen from the data is said behind the name, separated by commas:
+Options follow the name, separated by commas:
 
-    hf:owner/name,image=photo,label=species     which columns, where there are several
-    hf:owner/name,train=full,test=heldout       which splits are which, where they are called otherwise; only these
-    hf:owner/name,name=large,revision=v2        which configuration, and which version
+    hf:owner/name,image=photo,label=species     the columns, where there are several
+    hf:owner/name,train=full,test=heldout       the split of each part, where names differ; only these are read
+    hf:owner/name,name=large,revision=v2        the configuration and the version
 
-The library keeps images encoded in files that it maps into memory, so a data set need not fit there; nothing of it is
-executed. Without `--loading.download` only what it fetched before is read.
+The library keeps images encoded in files that it maps into memory, so a data set need not fit into memory. No code of a
+data set is executed. Without `--loading.download` only data that was fetched before is read.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from .optional import need
 
 _OPTIONS = ("name", "revision", "image", "label", "train", "validation", "test", "unlabeled")
 _SAVED = ("dataset_dict.json", "state.json")
-"""What the library's `save_to_disk` writes, of several splits or of one."""
+"""Files that the library's `save_to_disk` writes for several splits or for one."""
 
 
 def read(rest: str, config: LoadingConfig) -> Listing:
@@ -67,7 +67,7 @@ def read(rest: str, config: LoadingConfig) -> Listing:
 
 
 def parse(rest: str) -> tuple[str, dict[str, str]]:
-    """What stands behind `hf:` as the name and the options."""
+    """Parse the text after `hf:` into the name and the options."""
     path, *pieces = rest.split(",")
     options = {}
     for piece in pieces:
@@ -84,7 +84,7 @@ def parse(rest: str) -> tuple[str, dict[str, str]]:
 def load(
     source: str, path: str, options: Mapping[str, str], config: LoadingConfig, *, streaming: bool
 ) -> Mapping[str, Any]:
-    """The library's object for each split, in the library's names.
+    """Load the library's object for each split, under the library's names.
 
     Raises:
         InputError: the library cannot read it, or would have to fetch it and the user did not allow that.
@@ -125,7 +125,7 @@ def load(
 
 @contextlib.contextmanager
 def _network(allowed: bool) -> Iterator[None]:
-    """Within, the hub is asked only where that is allowed, and never told what is used: both are read at each call."""
+    """Keep the library offline unless allowed, and its download counts off, within a `with` block."""
     from datasets import config
 
     before = config.HF_UPDATE_DOWNLOAD_COUNTS, config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
@@ -139,7 +139,7 @@ def _network(allowed: bool) -> Iterator[None]:
 
 
 def parts_of(source: str, options: Mapping[str, str], splits: Mapping[str, Any]) -> dict[str, str]:
-    """For each of our parts the name of the split: as the user says, or as they are called."""
+    """Map each part to its split's name, by the user's options or by the usual names."""
     there = f"it has the splits {', '.join(splits)}"
     said = {part: options[part] for part in PARTS if part in options}
     for part, split in said.items():
@@ -171,7 +171,7 @@ def _values(split: Any, column: str | None) -> list[Any]:
 def _codes(
     values: list[list[Any]], features: Mapping[str, Any], label: str | None
 ) -> tuple[list[np.ndarray], tuple[str, ...]]:
-    """Labels of each split as int64, -1 for none, and the names of the classes."""
+    """Encode the labels of each split as int64, -1 for none, and return the class names."""
     import datasets
 
     if label is not None and isinstance(features[label], datasets.ClassLabel):
@@ -218,7 +218,7 @@ def _part(
 
 
 def encoded(value: Mapping[str, Any] | None) -> Encoded:
-    """An image as the library keeps it: its bytes, or where it lies. A missing one is empty, so it is named later."""
+    """Return an image as the library keeps it: its bytes or its path. A missing one is empty and is reported later."""
     if value is None or (value["bytes"] is None and value["path"] is None):
         return b""
     return value["bytes"] if value["bytes"] is not None else Path(value["path"])

@@ -1,9 +1,9 @@
-"""`folder:PATH/labels.csv` (or .parquet): images listed in a table, their paths relative to it.
+"""List `folder:PATH/labels.csv` (or .parquet): a table of images with paths relative to it.
 
-A path that is absolute or has `..` in it is refused: a table, which may come from others, reaches nothing outside its
-folder. A symbolic link inside the folder is followed, as in any folder of images: who made the folder put it there.
+A table may come from an untrusted source, so it cannot refer to files outside its folder. An absolute path, or one with
+`..` in it, is refused. A symbolic link inside the folder is followed, as in any folder of images.
 
-Columns: `path`, `label` (empty without one), and if given `split`; any further column can group images.
+Columns: `path`, `label` (empty without one), and if given `split`. Any further column can group images.
 """
 
 import csv
@@ -21,7 +21,7 @@ from .optional import need
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 PATH_NAMES = ("path", "file", "filename", "file_name", "image", "image_path")
-"""What a column of paths may be called."""
+"""Accepted names of the column of paths."""
 _ALIASES = {
     "path": PATH_NAMES,
     "label": ("label", "class", "target", "class_name"),
@@ -108,7 +108,7 @@ def _parquet(file: Path) -> dict[str, list[str]]:
 
 
 def _check_paths(file: Path, names: np.ndarray) -> None:
-    """A table must not reach outside its folder, nor name what is not there."""
+    """Refuse paths outside the table's folder and files that are missing."""
     root = file.parent.resolve()
     missing = []
     for name in names:

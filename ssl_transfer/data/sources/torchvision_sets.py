@@ -1,7 +1,7 @@
-"""`torchvision:NAME`: data sets of one label an image, through torchvision, with the parts that their authors made.
+"""List `torchvision:NAME`: data sets of one label an image, with the parts that their authors defined.
 
-Their files lie in `--loading.downloads` where torchvision puts them, so a folder that other programs use will do.
-Images come as torchvision holds them: arrays, or the paths of files, which are not decoded here.
+Files lie in `--loading.downloads` at torchvision's own paths, so a folder that other programs use works as well. Images
+come in torchvision's form: arrays, or paths of files, which are not decoded here.
 """
 
 import contextlib
@@ -21,23 +21,23 @@ from .folder import Files
 from .joined_parts import Part, join, key_of
 
 Found = tuple[np.ndarray | list[Path], Sequence[int]]
-"""The images, (N, H, W) or (N, H, W, C) or paths, and their labels."""
+"""Images, (N, H, W) or (N, H, W, C) or paths, and their labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """How one of torchvision's classes is asked for its parts, and where it keeps what it found."""
+    """Access to one of torchvision's classes: its arguments for each part, its images and labels, its class names."""
 
     parts: Mapping[str, Mapping[str, Any]]
-    """For each of our parts the arguments that ask for it."""
+    """Constructor arguments for each part."""
     find: Callable[[Any], Found]
-    """The images and labels of the object that these arguments make."""
+    """Returns the images and labels of a constructed object."""
     classes: Callable[[Any], Sequence[str]] = lambda dataset: dataset.classes
-    """Their names."""
+    """Returns the class names of a constructed object."""
 
 
 def _by_loader(dataset: Any) -> Found:
-    """Of a class that takes the function by which it loads an image: a path loads as itself."""
+    """Read a class with a replaceable image loader: with `Path` as the loader a path loads as itself."""
     dataset.loader = Path
     # Sorted, as one of them lists its folder in the order of the file system.
     found = sorted(dataset[index] for index in range(len(dataset)))
@@ -49,7 +49,7 @@ def _by_samples(dataset: Any) -> Found:
 
 
 def _by_category(folder: str, name: str) -> Callable[[Any], Found]:
-    """Of the Caltech classes, which number the images of each category from one."""
+    """Read a Caltech class, which numbers the images of each category from one."""
 
     def find(dataset: Any) -> Found:
         root = Path(dataset.root, folder)
@@ -60,7 +60,7 @@ def _by_category(folder: str, name: str) -> Callable[[Any], Found]:
 
 
 def _last_channel(dataset: Any) -> Found:
-    """Of arrays (N, C, H, W)."""
+    """Read arrays (N, C, H, W) as (N, H, W, C)."""
     return dataset.data.transpose(0, 2, 3, 1), dataset.labels
 
 
@@ -125,7 +125,7 @@ SETS = {
     "StanfordCars": Entry(parts=_TWO, find=_by_loader),
     "USPS": Entry(parts=_HALVES, find=_ARRAYS.find, classes=lambda _: _DIGITS),
 }
-"""What can stand behind the colon. Others of torchvision's have several labels an image, boxes, masks, or no label."""
+"""Supported names. Torchvision's other sets have several labels an image, boxes, masks, or no label."""
 
 
 def read(rest: str, config: LoadingConfig) -> Listing:
@@ -158,7 +158,7 @@ def read(rest: str, config: LoadingConfig) -> Listing:
 
 
 def _made(name: str, source: str, root: Path, download: bool, arguments: Mapping[str, Any]) -> Any:
-    """Torchvision's object for one part."""
+    """Construct torchvision's object for one part."""
     import torchvision.datasets
 
     try:

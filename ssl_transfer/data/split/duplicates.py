@@ -1,14 +1,14 @@
-"""Exact and near duplicates: equal pixels, and photographs re-encoded, resized, brightened or cropped a little.
+"""Find exact and near duplicates: equal pixels, and photographs re-encoded, resized, brightened or slightly cropped.
 
 Candidates are images whose perceptual hashes (64 bits, `imagehash.phash`) differ in few bits. A candidate is confirmed
-by the correlation c of the two thumbnails (16 x 16 grey values), and what is close depends on what else there is: a
-handwritten 1 resembles every other 1, two photographs of one flower resemble nothing else. So 1 - c must be small
-beside its value for the images around each of the two (as Lowe's ratio test, IJCV 2004, asks of keypoints).
+by the correlation c of the two thumbnails (16 x 16 grey values). The limit depends on the other images: a handwritten 1
+resembles every other 1, two photographs of one flower resemble nothing else. So 1 - c must be small relative to its
+value for the neighbours of both images. Lowe's ratio test for keypoints (IJCV 2004) is similar.
 
-Measured with scripts/measure_duplicates.py (docs/decisions.md has the table): in photographs and steel surfaces 96 to
-100 % of planted re-encodings, resizings and brightenings are found, and 95 to 99 % of crops by 3 % (half of them at
-32 px). What it joins among 4,000 cats and dogs, 3,117 flowers, 1,799 steel surfaces and, in a sample that was looked
-at, 20,000 CIFAR images are true duplicates. Of 20,000 images of MNIST it joins 3 %, wrongly: hence `SMALLEST_SIDE`.
+Measured with scripts/measure_duplicates.py (docs/decisions.md has the table) on photographs and steel surfaces: 96 to
+100 % of planted re-encodings, resizings and brightenings are found. So are 95 to 99 % of crops by 3 % (half of them at
+32 px). The pairs found among 4,000 cats and dogs, 3,117 flowers, 1,799 steel surfaces and, in an inspected sample,
+20,000 CIFAR images are true duplicates. Of 20,000 images of MNIST 3 % are joined, wrongly: hence `SMALLEST_SIDE`.
 """
 
 import itertools
@@ -19,38 +19,42 @@ import numpy as np
 from .groups import components
 
 DISTANCE = 8
-"""Bits in which the hashes of two near-duplicates may differ. A crop by 3 % changes at most 8 in 99 of 100."""
+"""Largest number of bits in which the hashes of near duplicates differ. A crop by 3 % changes at most 8 in 99 of
+100."""
 CORRELATION = 0.95
 """Least correlation of their thumbnails."""
 RATIO = 8
-"""So many times nearer (in 1 - c) than either one's 11th nearest of `NEIGHBOURS` images they must be."""
+"""Required ratio: a pair must be this many times nearer (in 1 - c) than either one's 11th nearest of `NEIGHBOURS`
+images."""
 SURE = 0.998
-"""From this correlation on no neighbours are asked: frames of a still camera have only each other."""
+"""Correlation from which the ratio test is skipped: frames of a still camera have only each other as neighbours."""
 NEIGHBOURS = 1000
 SMALLEST_SIDE = 32
-"""Images that came with fewer pixels a side hold too little to tell a copy from another image of the class."""
+"""Source images with fewer pixels a side do not distinguish a copy from another image of the class."""
 THUMBNAIL_SIDE = 16
 _CROWD = 32
-"""Images of one hash that are compared with everything; of thousands of blank ones the others are only chained."""
+"""Number of images with one hash that are compared with all others; the rest, such as thousands of blank ones, are
+chained."""
 _CHUNK = 1 << 22
 
 
 def exact_groups(digests: np.ndarray) -> np.ndarray:
-    """Images with equal digests, (N,) uint64 of the stored pixels: (N,) int64 codes, -1 where there is no copy."""
+    """Group images with equal digests, (N,) uint64 of the stored pixels: (N,) int64 codes, -1 without a copy."""
     _, codes, counts = np.unique(digests, return_inverse=True, return_counts=True)
     return np.where(counts[codes] > 1, codes, -1).astype(np.int64)
 
 
 def near_groups(hashes: np.ndarray, thumbnails: np.ndarray, *, sides: np.ndarray | None = None) -> np.ndarray:
-    """Groups of near-duplicates: (N,) int64 codes, -1 for an image without one.
+    """Group near duplicates: (N,) int64 codes, -1 for an image without one.
 
-    An image that is near to two others joins them, so chains are possible; a group of more than 1 % of the images (and
-    more than 20) is taken apart by asking for nearer and nearer agreement.
+    An image near to two others joins their groups, so chains are possible. A group of more than 1 % of the images (and
+    more
+    than 20) is divided by requiring a higher and higher agreement.
 
     Args:
         hashes: (N,) uint64, perceptual hashes.
         thumbnails: (N, 16, 16) uint8, the images in grey, averaged (PIL's `BOX`).
-        sides: (N,) pixels of each image's shorter side, as it came; one below `SMALLEST_SIDE` is not joined to any.
+        sides: (N,) pixels of the shorter side of each source image; one below `SMALLEST_SIDE` is never joined.
     """
     if sides is not None and (sides < SMALLEST_SIDE).any():
         codes = np.full(len(hashes), -1, dtype=np.int64)
@@ -72,7 +76,7 @@ def near_groups(hashes: np.ndarray, thumbnails: np.ndarray, *, sides: np.ndarray
 
 
 def confirmed_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Near-duplicates two by two: (M, 2) int64 with the smaller index first, and (M,) float32, 1 - correlation."""
+    """Find pairs of near duplicates: (M, 2) int64, the smaller index first, and (M,) float32, 1 - correlation."""
     drawn = np.random.default_rng(0).permutation(len(hashes))[:NEIGHBOURS]
     sample = _standardised(thumbnails[drawn])
     reach = np.full(len(hashes), np.nan, dtype=np.float32)
@@ -94,7 +98,10 @@ def confirmed_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> tuple[np.ndar
 
 
 def _standardised(thumbnails: np.ndarray) -> np.ndarray:
-    """(M, 16, 16) uint8 -> (M, 256) float32 of mean 0 and length 1, whose products are correlations; blanks are 0."""
+    """Standardise (M, 16, 16) uint8 to (M, 256) float32 of mean 0 and length 1; blanks are 0.
+
+    The products of rows are correlations.
+    """
     values = thumbnails.reshape(len(thumbnails), THUMBNAIL_SIDE**2).astype(np.float32)
     values -= values.mean(axis=1, keepdims=True)
     length = np.linalg.norm(values, axis=1, keepdims=True)
@@ -102,7 +109,10 @@ def _standardised(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def _reach(thumbnails: np.ndarray, sample: np.ndarray) -> np.ndarray:
-    """How far (1 - c) the 11th nearest of the sample is, (M,) float32: one may be the image itself, ten its copies."""
+    """Compute each distance (1 - c) to the 11th nearest of the sample, (M,) float32.
+
+    The sample may hold the image itself and ten copies.
+    """
     rank = min(10, len(sample) - 1)
     reaches = [
         np.partition(1.0 - _standardised(thumbnails[start : start + 2048]) @ sample.T, rank, axis=1)[:, rank]
@@ -112,17 +122,18 @@ def _reach(thumbnails: np.ndarray, sample: np.ndarray) -> np.ndarray:
 
 
 def near_pairs(hashes: np.ndarray, *, distance: int) -> np.ndarray:
-    """All pairs of hashes (N,) uint64 within this Hamming distance: (M, 2) int64, the smaller index first, sorted.
+    """Find all pairs of hashes (N,) uint64 within a Hamming distance: (M, 2) int64, the smaller index first, sorted.
 
-    Of more than 32 images with one and the same hash, only 32 are paired with everything; each other is paired with the
-    next, so that all are still connected.
+    Of more than 32 images with one hash, only 32 are paired with all others. Each further one is paired with the next,
+    so
+    that all stay connected.
     """
     found = [np.empty((0, 2), dtype=np.int64), *_candidates(hashes, distance)]
     return np.unique(np.concatenate(found), axis=0)
 
 
 def _candidates(hashes: np.ndarray, distance: int) -> Iterator[np.ndarray]:
-    """The pairs of `near_pairs` in portions, some of them twice."""
+    """Yield the pairs of `near_pairs` in chunks, some of them twice."""
     unique, codes = np.unique(hashes, return_inverse=True)
     order = np.argsort(codes, kind="stable")
     starts = np.searchsorted(codes[order], np.arange(len(unique) + 1))
@@ -142,10 +153,10 @@ def _candidates(hashes: np.ndarray, distance: int) -> Iterator[np.ndarray]:
 
 
 def _near_unique(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Positions of distinct hashes within the distance, in portions; a pair comes up to once per band.
+    """Yield positions of distinct hashes within the distance, in chunks; a pair occurs up to once per band.
 
-    The 64 bits are cut into so many bands that two hashes within the distance agree in at least one of them, up to one
-    bit (were there two or more differences in each, there would be more than `distance`).
+    The 64 bits are divided into bands. Two hashes within the distance agree in at least one band, up to one bit: two or
+    more differences in each band would exceed `distance`.
     """
     num_bands = max(4, distance // 2 + 1)
     edges = np.linspace(0, 64, num_bands + 1).round().astype(int)

@@ -1,6 +1,6 @@
-"""What belongs together: groups of images from a pattern on their names, a table's columns, or places on a map.
+"""Group images by a pattern on their names, by a table's columns, or by places on a map.
 
-Groups are an int64 code per image, equal within a group, -1 for an image that stands alone.
+Groups are an int64 code per image, equal within a group, -1 for an image without a group.
 """
 
 import re
@@ -15,14 +15,14 @@ from ssl_transfer.engine.errors import InputError
 
 
 def captured(names: Sequence[str] | np.ndarray, pattern: str) -> list[list[str]]:
-    """What the pattern's capture groups hold: for each capture group a list with the text of each name.
+    """Extract the pattern's capture groups: for each capture group a list with the text of each name.
 
     Args:
         names: of the images; in a folder the path inside it.
         pattern: a regular expression, searched for anywhere in the name; without capture groups it captures its match.
 
     Raises:
-        InputError: the pattern is none, or does not match some name.
+        InputError: the pattern is not a regular expression, or does not match some name.
     """
     try:
         expression = re.compile(pattern)
@@ -41,7 +41,7 @@ def captured(names: Sequence[str] | np.ndarray, pattern: str) -> list[list[str]]
 
 
 def groups_from_pattern(names: Sequence[str] | np.ndarray, pattern: str) -> np.ndarray:
-    r"""Groups named by the capture groups of a regular expression, joined: `(patient\d+)` -> (N,) int64.
+    r"""Group by the capture groups of a regular expression, joined: `(patient\d+)` -> (N,) int64.
 
     Raises:
         InputError: see `captured`; or all images fall into one group, or every image stands alone.
@@ -60,7 +60,7 @@ def groups_from_pattern(names: Sequence[str] | np.ndarray, pattern: str) -> np.n
 
 
 def groups_from_values(values: Sequence[Any] | np.ndarray) -> np.ndarray:
-    """Groups of equal values, such as a table's column: (N,) int64. An image with an empty text stands alone."""
+    """Group by equal values, such as a table's column: (N,) int64. An image with an empty text stands alone."""
     texts = np.array([str(value).strip() for value in values], dtype=str)
     _, codes = np.unique(texts, return_inverse=True)
     empty = np.char.strip(texts, "\0 ") == ""
@@ -70,7 +70,7 @@ def groups_from_values(values: Sequence[Any] | np.ndarray) -> np.ndarray:
 def groups_from_coordinates(
     x: Sequence[Any] | np.ndarray, y: Sequence[Any] | np.ndarray, *, block: float
 ) -> np.ndarray:
-    """Squares of a map: images in one square of side `block` are a group, (N,) int64.
+    """Group by squares of a map: images in one square of side `block` are a group, (N,) int64.
 
     Neighbours across an edge of a square may still lie on different sides; the larger the block, the fewer.
 
@@ -90,7 +90,7 @@ def groups_from_coordinates(
 
 
 def _numbers(values: Sequence[Any] | np.ndarray) -> np.ndarray:
-    """Coordinates as (N,) float64."""
+    """Parse coordinates to (N,) float64."""
     numbers = np.empty(len(values))
     for index, value in enumerate(values):
         try:
@@ -108,7 +108,7 @@ def _numbers(values: Sequence[Any] | np.ndarray) -> np.ndarray:
 
 
 def merge_groups(*groups: np.ndarray) -> np.ndarray:
-    """Groups that hold several groupings at once: images joined by any of them, directly or through others.
+    """Merge groupings: images that any of them joins, directly or through others, form a group.
 
     Args:
         groups: each (N,) int64.
@@ -121,7 +121,7 @@ def merge_groups(*groups: np.ndarray) -> np.ndarray:
 
 
 def _edges(codes: np.ndarray) -> np.ndarray:
-    """(M, 2) int64: each image of a group with the next one."""
+    """Pair each image of a group with the next one: (M, 2) int64."""
     order = np.argsort(codes, kind="stable")
     order = order[codes[order] >= 0]
     same = codes[order[:-1]] == codes[order[1:]]
@@ -129,7 +129,12 @@ def _edges(codes: np.ndarray) -> np.ndarray:
 
 
 def components(pairs: np.ndarray, size: int) -> np.ndarray:
-    """Connected components of a graph, by code: pairs (M, 2) int64 in 0..size-1 -> (size,) int64, -1 where alone."""
+    """Compute a graph's connected components as codes (size,) int64, -1 where alone.
+
+    Args:
+        pairs: (M, 2) int64 in 0..size-1, the edges.
+        size: number of nodes.
+    """
     graph = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(size, size))
     number, codes = connected_components(graph, directed=False)
     together = np.bincount(codes, minlength=number) > 1
@@ -137,12 +142,12 @@ def components(pairs: np.ndarray, size: int) -> np.ndarray:
 
 
 def partners(chosen: np.ndarray, groups: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """The candidates that share a group with a chosen image: int64 indices, as `candidates` are.
+    """Return the candidates that share a group with a chosen image: int64 indices.
 
     Args:
         chosen: indices into the data set, such as its test images.
         groups: (N,) int64.
-        candidates: indices, such as the unlabelled images, which must not be pretrained on then.
+        candidates: indices, such as those of unlabelled images, which then must not be used for pretraining.
     """
     codes = groups[chosen]
     return candidates[np.isin(groups[candidates], codes[codes >= 0])]

@@ -1,8 +1,9 @@
-"""Decode once: images into one file of pixels on disk, shared by every run that reads the same images.
+"""Decode images once into one file of pixels on disk, shared by every run that reads the same images.
 
-An entry is a folder, complete or absent: `pixels.npy`, one row an image; what was measured of each image, a file a
-column; `record.json`. Rows are read with `pread`, not mapped: a batch costs one copy, and the process stays as small as
-its batches. Where the pixels are too many for the disk the entry has the columns alone, and rows are decoded anew.
+An entry is a folder, complete or absent. It holds `pixels.npy`, one row an image; the measurements of each image, a
+file a column; and `record.json`. Rows are read with `pread`, not mapped: a batch costs one copy, and the process needs
+memory only for its batches. If the disk is too small for the pixels, the entry holds the columns alone, and rows are
+decoded anew.
 """
 
 import contextlib
@@ -36,13 +37,13 @@ from .pixels import OnDisk, Streamed
 from .storage_layout import agree
 
 FREE_DISK = 0.8
-"""Share of the free disk that pixels may take."""
+"""Share of the free disk that pixels may use."""
 _CHUNK = 64
 _MANY = 2048
-"""From so many images on, processes decode, not threads: they take a third of a second to start."""
+"""Number of images from which processes decode instead of threads; processes take a third of a second to start."""
 _COLUMNS = ("kept", "rows", "sizes", *MEASURED)
 FORMAT = 4
-"""Of an entry; an older one is not read, but made anew."""
+"""Format version of an entry. An older one is not read, but built anew."""
 T = TypeVar("T")
 Names = Sequence[str] | np.ndarray
 
@@ -56,16 +57,16 @@ def store(
     image_size: int,
     config: LoadingConfig,
 ) -> Stored:
-    """Decode images to squares of one kind, or open what an earlier run decoded.
+    """Decode images to squares of one layout, or open the entry of an earlier run.
 
-    The shorter side is brought to the stored size and the middle square is kept; EXIF rotation is respected.
+    The shorter side is resized to the stored size and the middle square is kept; EXIF rotation is respected.
 
     Args:
         items: encoded images.
-        names: what to call each in a message.
-        key: changes when any of them may have.
-        source: the DATA string, for whoever lists the cache.
-        image_size: pixels a side that models will see.
+        names: names of the images in messages.
+        key: changes when any image may have changed.
+        source: the DATA string, for the list of the cache.
+        image_size: pixels a side of the model's input.
         config: channels, sizes, limits.
 
     Raises:
@@ -90,7 +91,7 @@ def store(
 
 @contextlib.contextmanager
 def _locked(entry: Path) -> Iterator[None]:
-    """Who comes second waits, and finds the work done."""
+    """Lock an entry; a second process waits and finds the entry complete."""
     lock = filelock.FileLock(entry.with_suffix(".lock"))
     try:
         lock.acquire(blocking=False)
@@ -104,7 +105,7 @@ def _locked(entry: Path) -> Iterator[None]:
 
 
 def _record(entry: Path, config: LoadingConfig) -> dict[str, Any] | None:
-    """The record of a complete entry that will do; None where there is none."""
+    """Read the record of a complete, sufficient entry; None where there is none."""
     file = entry / "record.json"
     if not file.is_file():
         return None
@@ -152,14 +153,14 @@ def _num_workers(config: LoadingConfig) -> int:
 
 
 def _fits(size: int, config: LoadingConfig) -> bool:
-    """Whether so many bytes may be written to the cache."""
+    """Test if this many bytes may be written to the cache."""
     if config.cache_gb is not None:
         return size <= config.cache_gb * 1e9
     return size <= FREE_DISK * shutil.disk_usage(config.cache.expanduser()).free
 
 
 def _build(entry: Path, items: Sequence[Encoded], names: Names, **how: Any) -> None:
-    """Fill a folder beside the entry, then rename it into place. What a killed run left there is removed."""
+    """Build an entry in a folder beside it, then rename it into place. Leftovers of a killed run are removed."""
     aside = entry.with_suffix(".partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
@@ -239,7 +240,7 @@ def _chunks(items: Sequence[Encoded], positions: Sequence[int]) -> Iterator[list
 def _parallel(
     function: Callable[..., list[T]], tasks: Iterable[tuple], total: int, description: str, config: LoadingConfig
 ) -> Iterator[list[T]]:
-    """The answers to all tasks, in order, under a progress bar; a task answers for many images."""
+    """Yield the results of all tasks, in order, under a progress bar; one task covers many images."""
     parallel = joblib.Parallel(
         n_jobs=_num_workers(config), backend="loky" if total >= _MANY else "threading", return_as="generator"
     )

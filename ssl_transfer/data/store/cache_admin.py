@@ -1,4 +1,4 @@
-"""What lies in the cache of decoded pixels (`cache.py`), and removing it. Nothing else in the folder is touched."""
+"""List and remove entries of the cache of decoded pixels (`cache.py`). Other files in the folder stay untouched."""
 
 import contextlib
 import json
@@ -14,36 +14,36 @@ from ssl_transfer.engine.io.npy_files import map_array
 
 _KEY = re.compile(r"[0-9a-f]{24,64}")
 _SUFFIXES = ("", ".partial", ".lock", ".npy", ".json")
-"""Of an entry itself, of what a killed run left, of its lock; and of the files of an early version."""
+"""Suffixes of an entry, of a killed run's leftovers, of the lock, and of the files of an early version."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """The images of one source as they were decoded once, or what is left of a killed run."""
+    """Decoded images of one source, or the leftovers of a killed run."""
 
     folder: Path
-    """The cache that it lies in."""
+    """Folder of the cache."""
     key: str
     source: str
-    """The DATA string that it was first made for; empty where the entry is not complete."""
+    """DATA string of the run that created it; empty for an incomplete entry."""
     num_images: int
     kind: str
-    """One image, as in 3 x 73 x 73 uint8."""
+    """Layout of one image, as in 3 x 73 x 73 uint8."""
     size: int
     """Bytes on disk."""
     last_used: float
     """Seconds since 1970."""
     busy: bool
-    """Whether a run is decoding into it."""
+    """True while a run decodes into it."""
 
     @property
     def complete(self) -> bool:
-        """Whether runs can read it."""
+        """Test if runs can read it."""
         return bool(self.source)
 
 
 def entries(folder: Path) -> list[Entry]:
-    """All that the cache in `folder` holds, what was used last first."""
+    """List all entries of the cache in `folder`, the last used first."""
     if not folder.is_dir():
         return []
     keys: dict[str, list[Path]] = {}
@@ -56,7 +56,7 @@ def entries(folder: Path) -> list[Entry]:
 
 
 def evict(entry: Entry) -> bool:
-    """Remove an entry, unless a run is decoding into it. A run that reads it keeps what it has open."""
+    """Remove an entry, unless a run is decoding into it. A run that reads it keeps its open files."""
     with _held(entry.folder / f"{entry.key}.lock") as lock:
         if not lock:
             return False
@@ -73,7 +73,7 @@ def evict(entry: Entry) -> bool:
 
 @contextlib.contextmanager
 def _held(lock: Path) -> Iterator[bool]:
-    """Whether the lock could be taken, for the `with` block."""
+    """Try to take the lock for the `with` block; yield True on success."""
     holder = filelock.FileLock(lock)
     try:
         holder.acquire(blocking=False)
@@ -87,7 +87,7 @@ def _held(lock: Path) -> Iterator[bool]:
 
 
 def _entry(folder: Path, key: str, paths: list[Path]) -> Entry | None:
-    """An entry from its files; None for one that vanishes meanwhile."""
+    """Build an entry from its files; None if it is removed meanwhile."""
     source, count, kind = "", 0, ""
     try:
         record = json.loads((folder / key / "record.json").read_text(encoding="utf-8"))

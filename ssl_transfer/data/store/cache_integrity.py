@@ -1,8 +1,8 @@
-"""Whether an entry of the cache of pixels (`cache.py`) is as it was written.
+"""Check an entry of the cache of pixels (`cache.py`) for damage.
 
-Its record and its columns, some hundred bytes an image, are held against checksums each time. The pixels are too many
-for that: their size, the head of their file and a few images, evenly picked, are, by the hash that each image has in a
-column. Large damage is found so, and a single flipped bit only where it meets one of these.
+The record and the columns, some hundred bytes an image, are verified by checksum each time. The pixels are too many for
+that: their size, the head of their file and a few evenly spaced images are verified. The images are compared with the
+hash that each has in a column. So large damage is found, and a single flipped bit only within one of these.
 """
 
 import json
@@ -17,22 +17,22 @@ from ssl_transfer.engine.io.checksum import unsealed
 from .decode import digest
 
 CHECKED = 16
-"""Images whose pixels are looked at."""
+"""Number of images whose pixels are verified."""
 _HEAD = 128
 """Bytes of the head of numpy's format."""
 _PIXELS = "pixels.npy"
 
 
 def checksums(entry: Path) -> dict[str, int]:
-    """CRC-32 of each column, and of the head of the pixels."""
+    """Compute the CRC-32 of each column, and of the head of the pixels."""
     return {path.name: _checksum(path) for path in sorted(entry.glob("*.npy"))}
 
 
 def intact(entry: Path) -> dict[str, Any]:
-    """The record of an entry.
+    """Read and verify the record of an entry.
 
     Raises:
-        ValueError: something is not as it was written; or what else the damage makes of it.
+        ValueError: a part differs from its record. Damage can raise other exceptions as well.
     """
     record = unsealed(dict(json.loads((entry / "record.json").read_text(encoding="utf-8"))))
     pixels = entry / _PIXELS

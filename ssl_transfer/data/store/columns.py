@@ -1,4 +1,4 @@
-"""The readable images of a list, and what was measured of each: columns, a value an image. M images, C channels."""
+"""Hold the readable images of a list and their measurements: columns, a value an image. M images, C channels."""
 
 from dataclasses import dataclass
 
@@ -10,24 +10,24 @@ from ssl_transfer.data.dataset import EIGHT_BITS, Pixels, moments_of
 from .decode import THUMBNAIL, Measured, digest
 
 MEASURED = ("contents", "digests", "hashes", "thumbnails", "means", "squares", "ranges")
-"""The columns that are measured on decoded pixels."""
+"""Columns that are measured on decoded pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """See the module's text."""
+    """Stored pixels and their columns. M images, C channels."""
 
     pixels: Pixels
     kept: np.ndarray
-    """(M,) int64: their positions in the list."""
+    """(M,) int64: positions in the list of images."""
     contents: np.ndarray
     """(M,) uint64: equal for equal files or arrays, however they are stored."""
     digests: np.ndarray
     """(M,) uint64: equal for exact duplicates."""
     hashes: np.ndarray
-    """(M,) uint64: perceptual hashes. Empty where none were measured."""
+    """(M,) uint64: perceptual hashes. Empty where not measured."""
     thumbnails: np.ndarray
-    """(M, 16, 16) uint8, grey. Empty where none were measured."""
+    """(M, 16, 16) uint8, grey. Empty where not measured."""
     means: np.ndarray
     """(M, C) float64, in stored units."""
     squares: np.ndarray
@@ -37,13 +37,13 @@ class Stored:
     sizes: np.ndarray
     """(M, 2) int64: width and height before storing."""
     unreadable: dict[str, str]
-    """Why, by name."""
+    """Reason for each unreadable image, by name."""
     notes: tuple[str, ...]
-    """What its reader should know."""
+    """Notes for the user."""
 
 
 def in_memory(pixels: np.ndarray) -> Stored:
-    """Small images that are decoded already: (N, C, H, W) uint8. No perceptual hashes are measured."""
+    """Wrap small images that are already decoded: (N, C, H, W) uint8. No perceptual hashes are measured."""
     count = len(pixels)
     moments = moments_of(torch.from_numpy(pixels))
     digests = np.array([digest(image) for image in pixels], dtype=np.uint64)
@@ -64,7 +64,7 @@ def in_memory(pixels: np.ndarray) -> Stored:
 
 
 class Columns:
-    """What is measured of the images, in arrays: a list of a million small objects would take a gigabyte."""
+    """Measurements of the images in arrays; a list of a million small objects would take a gigabyte."""
 
     def __init__(self, channels: int, most: int) -> None:
         self._contents, self._digests, self._hashes = (np.zeros(most, np.uint64) for _ in range(3))
@@ -73,11 +73,11 @@ class Columns:
         self._ranges = np.zeros((most, 2))
 
     def put(self, row: int, measured: Measured) -> None:
-        """Note an image."""
+        """Store the measurements of one image."""
         self._contents[row], self._digests[row], self._hashes[row] = measured.content, measured.digest, measured.phash
         self._thumbnails[row], self._means[row], self._squares[row] = measured.thumbnail, measured.mean, measured.square
         self._ranges[row] = measured.low, measured.high
 
     def arrays(self, count: int) -> dict[str, np.ndarray]:
-        """The first `count` rows of each column."""
+        """Return the first `count` rows of each column."""
         return {name: getattr(self, f"_{name}")[:count] for name in MEASURED}

@@ -1,4 +1,4 @@
-"""One image to one stored square: pixels of the size, channels and depth that all of a data set have.
+"""Decode one image to a stored square, in the size, channels and depth of its data set.
 
 Runs in worker processes, without torch.
 """
@@ -30,57 +30,56 @@ from .image_files import (
 )
 
 THUMBNAIL = 16
-"""Pixels a side of the grey thumbnail by which near duplicates are confirmed."""
+"""Pixels a side of the grey thumbnail that confirms near duplicates."""
 LOOK = 64
-"""Pixels a side of the picture of which hash and thumbnail are taken, whatever size is stored: a division that keeps
-near duplicates together must not change with the size."""
+"""Pixels a side of the image from which hash and thumbnail are computed, at any stored size. A split that keeps near
+duplicates together must not change with the size."""
 DRAFT = 256
-"""JPEGs are decoded at a fraction of their size, but not below so many pixels a side, nor below the stored size."""
+"""JPEGs are decoded at a fraction of their size, but never below this many pixels a side or the stored size."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How images are stored: the same for all of a data set."""
+    """Storage format of images, the same for all of a data set."""
 
     channels: int
-    """Alpha included, where it is kept."""
+    """Number of channels, including alpha where it is kept."""
     dtype: DType
     side: int
     """Pixels a side."""
     background: int | None
-    """The grey (0..255) that transparent places show; None keeps alpha as the last channel."""
+    """Grey value (0..255) of transparent pixels; None keeps alpha as the last channel."""
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of one stored image."""
+        """Return the bytes of one stored image."""
         return self.channels * self.side**2 * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is kept of a stored image beside its pixels."""
+    """Measurements of a stored image."""
 
     content: int
-    """64 bits of a hash of the image as it came: a file's bytes, an array's values. Storing it otherwise changes
-    nothing."""
+    """64-bit hash of the source image: a file's bytes, an array's values. It does not depend on the stored format."""
     digest: int
-    """64 bits of a hash of the stored pixels: equal for exact duplicates."""
+    """64-bit hash of the stored pixels: equal for exact duplicates."""
     phash: int
-    """64 bits: the perceptual hash of the square in grey (Zauner 2010)."""
+    """64-bit perceptual hash of the square in grey (Zauner 2010)."""
     thumbnail: np.ndarray
     """(16, 16) uint8: the square in grey."""
     mean: np.ndarray
-    """(C,) float64: of each channel, in stored units."""
+    """(C,) float64: mean of each channel, in stored units."""
     square: np.ndarray
-    """(C,) float64: the mean of the squares."""
+    """(C,) float64: mean of the squares."""
     low: float
-    """The value that a thousandth of the pixels lies below; a single hot pixel does not move it."""
+    """Value that a thousandth of the pixels lies below; a single hot pixel does not move it."""
     high: float
-    """The value that a thousandth of the pixels lies above."""
+    """Value that a thousandth of the pixels lies above."""
 
 
 def square(item: Encoded, layout: Layout) -> np.ndarray:
-    """The middle square of an image, brought to the layout's size.
+    """Resize the middle square of an image to the layout's size.
 
     Returns:
         (C, side, side) of the layout's dtype, antialiased when it shrinks, EXIF rotation undone.
@@ -92,7 +91,7 @@ def square(item: Encoded, layout: Layout) -> np.ndarray:
 
 
 def measured(item: Encoded, layout: Layout) -> tuple[np.ndarray, Measured]:
-    """What `square` returns, and what is kept beside it; raises as `square` does."""
+    """Return the result of `square` and its measurements; raises as `square` does."""
     import imagehash
 
     middle = _middle(item, layout)
@@ -116,14 +115,14 @@ def measured(item: Encoded, layout: Layout) -> tuple[np.ndarray, Measured]:
 
 
 def content(item: Encoded) -> int:
-    """64 bits of a hash of the image as it came."""
+    """Compute a 64-bit hash of the source image."""
     if isinstance(item, np.ndarray):
         return digest(item)
     return _hash(item if isinstance(item, bytes) else item.read_bytes())
 
 
 def digest(pixels: np.ndarray) -> int:
-    """64 bits of a hash of the pixels."""
+    """Compute a 64-bit hash of the pixels."""
     return _hash(pixels.tobytes())
 
 
@@ -132,7 +131,7 @@ def _hash(data: bytes) -> int:
 
 
 def _grey_image(pixels: np.ndarray) -> Image.Image:
-    """(C, S, S) of any kind as an 8-bit grey picture, stretched to its own range where it is not 8-bit."""
+    """Convert (C, S, S) of any kind to an 8-bit grey image; deeper values are stretched to their own range."""
     if pixels.dtype == np.uint8 and len(pixels) == 3:
         return Image.fromarray(pixels.transpose(1, 2, 0)).convert("L")
     grey = pixels.astype(np.float32).mean(axis=0)
@@ -143,7 +142,7 @@ def _grey_image(pixels: np.ndarray) -> Image.Image:
 
 
 def _middle(item: Encoded, layout: Layout) -> Image.Image | np.ndarray:
-    """The middle square as large as it is decoded: 8-bit images in the layout's mode, others (H, H, C) as they are."""
+    """Crop the middle square at decoded size: 8-bit images in the layout's mode, others (H, H, C) unchanged."""
     if isinstance(item, np.ndarray):
         # Arrays of 8-bit grey or RGB are treated as files of them.
         if layout.dtype == "uint8" and item.dtype == np.uint8 and (item.ndim == 2 or item.shape[2] in (1, 3)):
@@ -185,14 +184,14 @@ def _middle_of_array(values: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def _box(width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the middle square; whole pixels, so that nothing is blurred by half a one."""
+    """Compute left, top, right, bottom of the middle square, in whole pixels to avoid half-pixel blur."""
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
 
 
 def _deep_array(item: Path | bytes, image: Image.Image) -> np.ndarray:
-    """16-bit or float pixels (H, W) or (H, W, C) of a file that Pillow opens."""
+    """Read 16-bit or float pixels (H, W) or (H, W, C) of a file that Pillow opens."""
     if is_deep(image) and image.mode not in GREY_MODES:
         # Pillow would drop the lower bits. Imported here: torch takes seconds, and few files need it.
         import torch
@@ -209,7 +208,7 @@ def _deep_array(item: Path | bytes, image: Image.Image) -> np.ndarray:
 
 
 def _stored(middle: Image.Image | np.ndarray, layout: Layout) -> np.ndarray:
-    """A middle square as (C, side, side) of the layout's dtype; arrays are resized channel by channel in float32."""
+    """Resize a middle square to (C, side, side) of the layout's dtype; arrays channel by channel in float32."""
     size = (layout.side, layout.side)
     if isinstance(middle, Image.Image):
         values = np.asarray(middle.resize(size, Image.Resampling.BICUBIC))
@@ -230,12 +229,12 @@ def _resize(channel: np.ndarray, side: int) -> np.ndarray:
 
 
 def headers_of(items: Sequence[Encoded]) -> list[Header | str]:
-    """The header of each image, or the text of why there is none. Runs in a worker process."""
+    """Read the header of each image, or the reason why it is unreadable. Runs in a worker process."""
     return [_answer(header, item) for item in items]
 
 
 def squares_of(items: Sequence[Encoded], layout: Layout) -> np.ndarray:
-    """(B, C, side, side) of images that were decoded before. Runs in a worker process.
+    """Decode images anew: (B, C, side, side). Runs in a worker process.
 
     Raises:
         UnreadableError: one can no longer be read.
@@ -251,11 +250,11 @@ def squares_of(items: Sequence[Encoded], layout: Layout) -> np.ndarray:
 
 
 def store_squares(items: Sequence[Encoded], layout: Layout, file: str, offset: int) -> list[Measured | str]:
-    """Decode images and write them one behind the other into `file` from byte `offset`. Runs in a worker process.
+    """Decode images and write them consecutively into `file` from byte `offset`. Runs in a worker process.
 
     Returns:
-        What is kept of each beside its pixels, or the text of why it cannot be read; its place is then left empty.
-        With `file` empty nothing is written.
+        Measurements of each image, or the reason why it is unreadable; its row is then left empty. With `file` empty
+        nothing is written.
     """
     answers: list[Measured | str] = []
     descriptor = os.open(file, os.O_WRONLY) if file else -1
@@ -275,7 +274,7 @@ def store_squares(items: Sequence[Encoded], layout: Layout, file: str, offset: i
 
 
 def _answer(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What `function` returns, or the text of why it cannot: a broken file does not stop the others."""
+    """Call `function`, or return the reason of its failure, so that a broken file does not stop the others."""
     try:
         return function(*arguments)
     except UnreadableError as error:

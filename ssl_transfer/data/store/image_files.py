@@ -1,7 +1,7 @@
-"""One encoded image: what its header says, and how it is opened. Nothing here is turned into anything else.
+"""Open one encoded image and read its header, without any conversion.
 
-8-bit images are read by Pillow, deeper PNGs by torchvision, and TIFFs of more bits or bands by tifffile. Without torch,
-so that a worker process starts in a tenth of a second.
+8-bit images are read by Pillow, deeper PNGs by torchvision, and TIFFs of more bits or bands by tifffile. The module
+imports no torch, so that a worker process starts in a tenth of a second.
 """
 
 import io
@@ -28,12 +28,12 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     ".ppm": ("PPM",),
     ".pgm": ("PPM",),
 }
-"""What counts as an image, and Pillow's names for the formats that a file so called may hold."""
+"""Suffixes of image files, and Pillow's names for the formats that a file with that suffix may hold."""
 FORMATS = tuple(dict.fromkeys(name for names in SUFFIXES.values() for name in names))
 MAX_PIXELS = 178_956_970
-"""More in one image is taken for a decompression bomb, as Pillow does."""
+"""Largest number of pixels; an image with more is refused as a decompression bomb, as in Pillow."""
 _ORIENTATION = 274
-"""The tag of EXIF and of TIFF."""
+"""Orientation tag of EXIF and of TIFF."""
 _WHITE_IS_ZERO = 0
 """TIFF's photometric interpretation."""
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -44,27 +44,27 @@ _DTYPES: tuple[DType, ...] = ("uint8", "uint16", "int16", "float32")
 
 
 class UnreadableError(ValueError):
-    """An image that cannot be used; the text says why."""
+    """Unusable image; the text gives the reason."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image before its pixels are decoded."""
+    """Properties of an image before its pixels are decoded."""
 
     channels: int
-    """Without alpha; of deep images, alpha is one of the channels."""
+    """Channels without alpha; of deep images, alpha is one of the channels."""
     alpha: bool
-    """Whether places may be transparent."""
+    """True if pixels may be transparent."""
     dtype: DType
     width: int
     height: int
 
 
 def header(item: Encoded) -> Header:
-    """Read what an image is.
+    """Read the header of an image.
 
     Raises:
-        UnreadableError: no image, not what its name says, too many pixels, or a kind of number that is not stored.
+        UnreadableError: no image, contents other than its name, too many pixels, or a number type that is not stored.
     """
     if isinstance(item, np.ndarray):
         return header_of_array(item.shape, item.dtype)
@@ -86,7 +86,7 @@ def header(item: Encoded) -> Header:
 
 
 def header_of_array(shape: tuple[int, ...], dtype: Any) -> Header:
-    """The header of an array (height, width) or (height, width, channels)."""
+    """Build the header of an array (height, width) or (height, width, channels)."""
     if len(shape) not in (2, 3) or 0 in shape:
         raise UnreadableError(f"an array of shape {tuple(shape)}: (height, width) or (height, width, channels) is read")
     height, width = shape[:2]
@@ -104,7 +104,7 @@ def _bomb(width: int, height: int) -> str:
 
 
 def open_image(item: Path | bytes) -> Image.Image:
-    """Open with Pillow, only as the format that the name promises."""
+    """Open with Pillow, restricted to the format of the suffix."""
     allowed = SUFFIXES.get(item.suffix.lower(), FORMATS) if isinstance(item, Path) else FORMATS
     try:
         with warnings.catch_warnings():
@@ -126,12 +126,12 @@ def open_image(item: Path | bytes) -> Image.Image:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """How the camera was held: EXIF's 1 (upright) to 8."""
+    """Read EXIF's orientation: 1 (upright) to 8."""
     return image.getexif().get(_ORIENTATION, 1)
 
 
 def upright(values: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, ...) as they lie in a file, turned and mirrored as EXIF's orientation asks."""
+    """Turn and mirror (H, W, ...) pixels of a file by EXIF's orientation."""
     if orientation >= 5:
         values = values.swapaxes(0, 1)
     rows, columns = (slice(None, None, -1 if orientation in flipped else 1) for flipped in ((3, 4, 7, 8), (2, 3, 6, 7)))
@@ -147,12 +147,12 @@ def _actual_format(item: Path | bytes) -> str | None:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether a file that Pillow calls RGB has 16 bits a channel: only the raw mode tells."""
+    """Test if a file that Pillow calls RGB has 16 bits a channel; only the raw mode shows it."""
     return ";16" in str(getattr(image, "tile", ""))
 
 
 def is_deep_tiff(item: Path | bytes) -> bool:
-    """Whether a TIFF holds more than Pillow can: other than 8 bits, or bands that are neither grey, RGB nor alpha."""
+    """Test if a TIFF exceeds Pillow: other than 8 bits, or bands that are neither grey, RGB nor alpha."""
     if isinstance(item, Path) and item.suffix.lower() not in (".tif", ".tiff"):
         return False
     if isinstance(item, bytes):
@@ -174,7 +174,7 @@ def is_deep_tiff(item: Path | bytes) -> bool:
 
 
 def read_tiff(item: Path | bytes, *, header_only: bool) -> Any:
-    """(height, width, bands) and dtype of a TIFF, or the array itself. Bands may be samples, planes or pages."""
+    """Read (height, width, bands) and dtype of a TIFF, or the array itself. Bands may be samples, planes or pages."""
     import tifffile
 
     try:
@@ -200,7 +200,7 @@ def read_tiff(item: Path | bytes, *, header_only: bool) -> Any:
 
 
 def _black_is_zero(values: np.ndarray, bits: int) -> np.ndarray:
-    """The values of a TIFF that counts from white, as most count."""
+    """Invert the values of a TIFF that counts from white."""
     if values.dtype.kind != "u":
         raise UnreadableError(f"counts from white (MINISWHITE) in {values.dtype.name}, which has no greatest value")
     return (2**bits - 1 - values).astype(values.dtype)

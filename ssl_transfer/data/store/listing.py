@@ -1,4 +1,4 @@
-"""What a source finds before any pixel is decoded. N images."""
+"""Hold a source's list of images before any pixel is decoded. N images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,30 +12,30 @@ from ssl_transfer.engine.errors import InputError
 from .image_files import Encoded
 
 NAMES = np.dtypes.StringDType()
-"""Of arrays of names: a million of them in a list of Python's strings would take three times the memory."""
+"""Dtype of arrays of names: a million of them in a list of Python's strings would take three times the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The images of a source, with labels and parts as the source gives them."""
+    """Images of a source, with the source's labels and parts."""
 
     items: Sequence[Encoded]
-    """The encoded images, or arrays of them, looked up one by one."""
+    """Encoded images, or arrays of them, looked up one by one."""
     key: str
-    """Changes when the content of any image may have."""
+    """Changes when the content of any image may have changed."""
     names: np.ndarray
-    """(N,) of `NAMES`: what to call each in a message."""
+    """(N,) of `NAMES`: name of each image in messages."""
     labels: np.ndarray
     """(N,) int64 class indices; -1 without a label."""
     classes: tuple[str, ...]
     parts: np.ndarray
-    """(N,) int8: positions in `PARTS`. Test and validation images that are missing are taken from training ones."""
+    """(N,) int8: positions in `PARTS`. Missing test and validation images are split off the training images."""
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     """Further columns of a table of labels, (N,) each, by which images may be grouped."""
 
 
 def part_number(text: str, source: str) -> int:
-    """The position in `PARTS` of a part as people write it: train, val, valid, validation, test, unlabeled."""
+    """Return the position in `PARTS` of a part's name or alias, such as train, val, valid, test, unlabeled."""
     aliases = {"val": "validation", "valid": "validation", "dev": "validation", "training": "train"}
     aliases |= {"unlabelled": "unlabeled", "testing": "test"}
     name = aliases.get(text.strip().lower(), text.strip().lower())

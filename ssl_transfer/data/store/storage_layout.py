@@ -1,4 +1,4 @@
-"""What all images of a data set are stored as: decided from their headers, and said aloud where something changes."""
+"""Choose the stored layout of a data set from its headers, with a note on every conversion."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from .decode import Layout
 from .image_files import DType, Header
 
 CROP_MARGIN = 8 / 7
-"""Photographs are stored this much larger than models see them, as 256 is to 224, so that crops have room."""
+"""Ratio of stored size to model input for photographs, as 256 is to 224, so that crops have room."""
 _GREYS = {"white": 255, "grey": 127, "black": 0}
 
 
 def kept(dataset: Dataset) -> dict[str, Any]:
-    """What a run keeps of how its images were stored, so that others can be read in the same way."""
+    """Return the layout that a run records, so that other images can be read in the same way."""
     return {
         "channels": dataset.num_channels,
         "dtype": str(dataset.pixels.dtype).removeprefix("torch."),
@@ -28,7 +28,7 @@ def kept(dataset: Dataset) -> dict[str, Any]:
 
 
 def as_stored(*, channels: int, dtype: DType, side: int, config: LoadingConfig) -> Layout:
-    """How the images of a data set were stored, from what is kept of them and the settings that they were read with."""
+    """Rebuild the layout of a data set from a run's record and its loading settings."""
     shows_background = dtype == "uint8" and channels in (1, 3)
     return Layout(channels, dtype, side, _GREYS[config.background] if shows_background else None)
 
@@ -36,11 +36,10 @@ def as_stored(*, channels: int, dtype: DType, side: int, config: LoadingConfig) 
 def agree(
     headers: Sequence[Header], names: Sequence[str], image_size: int, config: LoadingConfig
 ) -> tuple[Layout, list[str]]:
-    """The one kind that all images are stored as, and what is to be said about it.
+    """Choose the one layout of all images, and notes on the conversions.
 
     Raises:
-        InputError: nothing is turned silently into something else, so images of different depths, or bands besides grey
-            and RGB, do not go together.
+        InputError: images of different depths, or bands besides grey and RGB. They are never converted silently.
     """
     notes: list[str] = []
     dtypes = Counter(one.dtype for one in headers)

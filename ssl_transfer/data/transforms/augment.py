@@ -1,10 +1,11 @@
-"""Augmentation in batch, on the device: what happens to an image before a model sees it.
+"""Augment images in batches, on the device.
 
-Every parameter is a function of the image's key and the view's number (`engine.randomness`), so views are the same at
-any number of processes and on any device. The operations are torchvision's (`operations`), in the order of SimCLR
-(Chen et al. 2020, appendix A), with these differences for the sake of whole batches: crops are clamped to the image
-instead of being drawn again, and their edges may lie within pixels; jitter comes in the fixed order brightness,
-contrast, saturation, hue.
+Every parameter is a function of the image's key and the view's number (`engine.randomness`). So views are the same at
+any number of processes and on any device. The operations are torchvision's (`operations.py`), in the order of SimCLR
+(Chen et al. 2020, appendix A). Whole batches require these differences:
+
+- crops are clamped to the image instead of being drawn again, and their edges may lie within pixels;
+- jitter has the fixed order brightness, contrast, saturation, hue.
 
 Shapes: B images, C channels, H x W stored pixels, S pixels a side of a view.
 """
@@ -25,37 +26,39 @@ from ssl_transfer.engine.randomness import uniform
 from . import operations
 
 CHUNK_VALUES = 2**19
-"""On a CPU as many images at a time as have so many values: they stay in its cache from one operation to the next."""
+"""Number of values processed at a time on a CPU: they stay in its cache from one operation to the next."""
 
 LEAST_BLUR = 0.5
-"""Pixels of standard deviation below which a blur changes little: at 0.3, the largest of the defaults at 32 px, a pixel
+"""Standard deviation in pixels below which a blur changes little. At 0.3, the largest of the defaults at 32 px, a pixel
 takes under 1 % from each neighbour."""
 
 Step = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
-"""An operation and its parameters, of each the first dimension is the batch's."""
+"""Operation and its parameters; the first dimension of each parameter is the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What happens to an image before a model sees it. The defaults suit photographs."""
+    """Augmentation of an image before a model reads it. The defaults suit photographs."""
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
-    """Smallest and largest share of the image's area that a crop shows. Above 1 it shows what lies around the image
-    too (`padding`), so the object becomes smaller."""
+    """Smallest and largest share of the image's area that a crop shows. Above 1 the crop exceeds the image (`padding`
+    fills
+    the rest), so the object becomes smaller."""
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
     """Smallest and largest ratio of a crop's width to its height."""
     padding: Literal["reflection", "border", "zeros"] = "reflection"
-    """What lies outside the image, where a turned or large crop shows it: its mirror image, its edge, or black."""
+    """Fill of the area outside the image, where a turned or large crop shows it: its mirror image, its edge, or
+    black."""
     flip: float = 0.5
-    """Probability of a horizontal flip. 0 where left and right mean something, as in digits."""
+    """Probability of a horizontal flip. 0 where left and right differ in meaning, as in digits."""
     vertical_flip: float = 0.0
     """Probability of a vertical flip, for images without an upper side."""
     rotation: float = 0.0
-    """Largest turn in degrees, either way."""
+    """Largest rotation in degrees, either way."""
     shear: float = 0.0
     """Largest horizontal shear in degrees, either way."""
     jitter: float = 0.8
-    """Probability that colours are jittered at all."""
+    """Probability of any colour jitter."""
     brightness: float = 0.4
     """Jitter of the brightness: a factor in 1 - x .. 1 + x."""
     contrast: float = 0.4
@@ -63,18 +66,19 @@ class AugmentConfig:
     saturation: float = 0.4
     """Jitter of the saturation: a factor in 1 - x .. 1 + x. Only for images of three channels."""
     hue: float = 0.1
-    """Jitter of the hue: a turn of -x .. x of the full circle. Only for images of three channels."""
+    """Jitter of the hue: a rotation by -x .. x of the full circle. Only for images of three channels."""
     grey: float = 0.2
-    """Probability that an image of three channels loses its colours."""
+    """Probability that an image of three channels becomes grey."""
     blur: float | None = None
-    """Probability of a Gaussian blur. None goes by the size of the views: 0.5 (Chen et al. 2020, appendix A), and 0
-    where even the largest blur is below half a pixel, by default under 56 px (appendix B.9: none on CIFAR-10)."""
+    """Probability of a Gaussian blur. None depends on the size of the views: 0.5 (Chen et al. 2020, appendix A), and 0
+    where
+    even the largest blur is below half a pixel, by default under 56 px (appendix B.9: none on CIFAR-10)."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Smallest and largest standard deviation of the blur, in pixels of a 224 px view; scaled to the view's size."""
     solarise: float = 0.0
-    """Probability that values above the threshold are turned into 1 minus them."""
+    """Probability that values above the threshold become 1 minus them."""
     solarise_threshold: float = 0.5
-    """Where solarising begins, 0 to 1."""
+    """Threshold of solarising, 0 to 1."""
 
     def __post_init__(self) -> None:
         for name in ("flip", "vertical_flip", "jitter", "grey", "blur", "solarise"):
@@ -93,7 +97,7 @@ class AugmentConfig:
             raise InputError(f"augment rotation {self.rotation}, shear {self.shear}: degrees, to 180 and below 90.")
 
     def blur_at(self, size: int) -> float:
-        """The probability of a blur in views of `size` pixels a side."""
+        """Return the probability of a blur in views of `size` pixels a side."""
         if self.blur is not None:
             return self.blur
         return 0.5 if self.blur_sigma[1] * size / 224 >= LEAST_BLUR else 0.0
@@ -102,13 +106,13 @@ class AugmentConfig:
 SUPERVISED_DEFAULT = AugmentConfig(
     crop_scale=(0.5, 1.0), jitter=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, grey=0.0, blur=0.0
 )
-"""For the transfer stage: crops and flips."""
+"""Default of the transfer stage: crops and flips."""
 RECONSTRUCTION_DEFAULT = SUPERVISED_DEFAULT
-"""For MAE and the autoencoder: He et al. 2022, section 4.1 (data augmentation): crops and flips suffice."""
+"""Default of MAE and the autoencoder: crops and flips suffice (He et al. 2022, section 4.1, data augmentation)."""
 
 
 def ignored(config: AugmentConfig, num_channels: int) -> list[str]:
-    """Names of the operations that these settings ask for and that images of so many channels do not get."""
+    """List the enabled operations that have no effect on images with this number of channels."""
     if num_channels == 3:
         return []
     asked = {
@@ -120,14 +124,14 @@ def ignored(config: AugmentConfig, num_channels: int) -> list[str]:
 
 
 def augment(images: Tensor, keys: Tensor, *, view: int, size: int, config: AugmentConfig) -> Tensor:
-    """One random view of each image.
+    """Draw one random view of each image.
 
     Args:
         images: (B, C, H, W) float32 in 0..1; not changed.
         keys: (B,) int64, one for each image and epoch.
-        view: number of the view; another number is another view.
+        view: number of the view; another number gives another view.
         size: S, pixels a side.
-        config: which operations, how strong.
+        config: enabled operations and their strengths.
 
     Returns:
         (B, C, S, S) float32 in 0..1.
@@ -148,9 +152,9 @@ def augment(images: Tensor, keys: Tensor, *, view: int, size: int, config: Augme
 
 
 def _steps(draws: tuple[Tensor, ...], shape: torch.Size, size: int, config: AugmentConfig) -> list[Step]:
-    """What to do to (B, C, H, W) images, in order; the first step makes a new tensor, and others may change theirs.
+    """List the operations on (B, C, H, W) images, in order; the first makes a new tensor, others may work in place.
 
-    `draws`: eighteen (B,) tensors in 0..1. Each has one use, so that no setting changes what another one draws.
+    `draws`: eighteen (B,) tensors in 0..1. Each has one use, so that no setting changes another one's draw.
     """
     channels, height, width = shape[1:]
     steps = _geometry(crop_matrices((*draws[0:7], draws[16]), config), height, width, size, config)
@@ -170,7 +174,7 @@ def _steps(draws: tuple[Tensor, ...], shape: torch.Size, size: int, config: Augm
 
 
 def _geometry(theta: Tensor, height: int, width: int, size: int, config: AugmentConfig) -> list[Step]:
-    """The steps from (B, C, H, W) to (B, C, S, S): exact where views are boxes within their images."""
+    """List the operations from (B, C, H, W) to (B, C, S, S): exact where views are boxes within their images."""
     if not (config.rotation or config.shear or config.crop_scale[1] > 1.0):
         rows = operations.resampling(theta[:, 1, 1], theta[:, 1, 2], height, size)
         columns = operations.resampling(theta[:, 0, 0], theta[:, 0, 2], width, size)
@@ -184,15 +188,16 @@ def _geometry(theta: Tensor, height: int, width: int, size: int, config: Augment
 
 
 def evaluation_view(images: Tensor, *, size: int, interpolation: str = "bilinear") -> Tensor:
-    """What a model sees in evaluation: (B, C, H, W) float32 in 0..1 -> (B, C, S, S), no randomness.
+    """Crop and resize for evaluation, without randomness: (B, C, H, W) float32 in 0..1 -> (B, C, S, S).
 
-    Images stored larger than S lose their margin, an eighth of what they show at most, and are shrunk where they are
-    larger still; smaller ones are enlarged.
+    Images stored larger than S lose their margin, at most an eighth, and are shrunk where they are larger still.
+    Smaller
+    ones are enlarged.
 
     Args:
-        images: as they are stored.
+        images: stored images.
         size: S, pixels a side.
-        interpolation: bilinear or bicubic, as the weights were trained with (`BackboneSpec.interpolation`).
+        interpolation: bilinear or bicubic, as in the training of the weights (`BackboneSpec.interpolation`).
     """
     if min(images.shape[2:]) < size:
         return _resized(images, size, interpolation, antialias=False)
@@ -218,14 +223,14 @@ def _between(draw: Tensor, bounds: tuple[float, float]) -> Tensor:
 
 
 def _around(draw: Tensor, reach: float) -> Tensor:
-    """From 0..1 to -reach..reach."""
+    """Map 0..1 to -reach..reach."""
     return (2.0 * draw - 1.0) * reach
 
 
 def crop_matrices(draws: tuple[Tensor, ...], config: AugmentConfig) -> Tensor:
-    """Crop, flip, turn and shear as (B, 2, 3) matrices from a view's coordinates to the image's, both -1..1.
+    """Build (B, 2, 3) matrices of crop, flip, rotation and shear, from a view's coordinates to the image's, both -1..1.
 
-    `draws`: eight (B,) tensors in 0..1: area, ratio, centre x, centre y, flip, turn, shear, vertical flip.
+    `draws`: eight (B,) tensors in 0..1: area, ratio, centre x, centre y, flip, rotation, shear, vertical flip.
     """
     area = _between(draws[0], config.crop_scale)
     ratio = torch.exp(_between(draws[1], (math.log(config.crop_ratio[0]), math.log(config.crop_ratio[1]))))
@@ -249,7 +254,10 @@ def crop_matrices(draws: tuple[Tensor, ...], config: AugmentConfig) -> Tensor:
 
 
 def _jitter(draws: tuple[Tensor, ...], channels: int, config: AugmentConfig) -> list[Step]:
-    """Brightness, contrast and, for three channels, saturation and hue. `draws`: whether at all, then one for each."""
+    """List the jitter of brightness, contrast and, for three channels, saturation and hue.
+
+    `draws`: one that enables the jitter, then one for each operation.
+    """
     applied = draws[0] < config.jitter
 
     def factor(draw: Tensor, reach: float) -> tuple[Tensor]:

@@ -1,10 +1,10 @@
-"""Common corruptions in five severities, to see what a model is worth on images that are not as clean as its own.
+"""Corrupt images in five severities to measure a model's robustness.
 
 Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations", ICLR 2019.
 These are six of their fifteen, of all four kinds, with the strengths of their code for small images (CIFAR-10-C,
-`make_cifar_c.py`); the blur grows with the image. They work on whole batches of any number of channels, and on what
-the model sees. So the numbers are neither ImageNet-C's nor CIFAR-10-C's: compare them with each other only. The noise
-of an image is a function of its key (`engine.randomness`); the other corruptions are not random.
+`make_cifar_c.py`). The blur scales with the image. The corruptions work on whole batches of any number of channels, at
+the model's input size. So the numbers are neither ImageNet-C's nor CIFAR-10-C's: compare them with each other only. The
+noise of an image is a function of its key (`engine.randomness`); the other corruptions are not random.
 
 Shapes: B images, C channels, H x W pixels. Values are float32, 0..1 before and after.
 """
@@ -28,18 +28,18 @@ STRENGTHS = {
     "pixelate": (0.95, 0.9, 0.85, 0.75, 0.65),
     "jpeg": (80, 65, 58, 50, 40),
 }
-"""Deviation of the noise; sigma of the blur in pixels of an image of 32; what is added to the HSV value; the share of
-the contrast that is left; the share of the pixels a side that is left; the quality of the file."""
+"""In order: deviation of the noise; sigma of the blur in pixels of an image of 32; increase of the HSV value; remaining
+share of the contrast; remaining share of the pixels a side; quality of the JPEG file."""
 _STREAM = 101
 _NOISE_VALUES = 2**21
-"""Random numbers at a time, as each takes the memory of several."""
+"""Random numbers drawn at a time, as each takes the memory of several."""
 
 
 def corrupt(images: Tensor, keys: Tensor, *, name: str, severity: int) -> Tensor:
-    """A new batch of the same shape.
+    """Corrupt a batch; the result is a new batch of the same shape.
 
     Args:
-        images: (B, C, H, W) float32 in 0..1; what lies outside is clamped.
+        images: (B, C, H, W) float32 in 0..1; values outside are clamped.
         keys: (B,) int64, from `sample_keys`.
         name: one of `STRENGTHS`.
         severity: 1 to 5.
@@ -73,7 +73,7 @@ def _blur(images: Tensor, sigma: float) -> Tensor:
 
 
 def _brightness(images: Tensor, added: float) -> Tensor:
-    """The value of HSV, which is a pixel's largest channel, rises; hue and saturation stay."""
+    """Raise the value of HSV, a pixel's largest channel; hue and saturation stay."""
     value = images.amax(dim=1, keepdim=True) if images.shape[1] == 3 else images
     risen = (value + added).clamp(max=1.0)
     # Black has no hue: it becomes grey.
@@ -101,7 +101,7 @@ _TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, 
 
 
 def _jpeg(images: Tensor, quality: int) -> Tensor:
-    """What JPEG loses: the cosine transform of blocks of 8 x 8 is rounded (ITU-T T.81, annexes A and K).
+    """Simulate JPEG's loss: round the cosine transform of blocks of 8 x 8 (ITU-T T.81, annexes A and K).
 
     Colours keep their full resolution. Of images without three channels each channel is a grey image.
     """
@@ -129,7 +129,7 @@ def _jpeg(images: Tensor, quality: int) -> Tensor:
 
 
 def _cosine(device: torch.device) -> Tensor:
-    """The orthonormal discrete cosine transform of 8 values: (8, 8)."""
+    """Build the orthonormal discrete cosine transform of 8 values: (8, 8)."""
     place = torch.arange(8, device=device)
     matrix = 0.5 * torch.cos((2 * place + 1) * place[:, None] * (math.pi / 16))
     matrix[0] *= math.sqrt(0.5)

@@ -1,8 +1,8 @@
-"""Operations on a whole batch, each image with its own parameters; no loop over images, no wait for the device.
+"""Apply operations to a whole batch, each image with its own parameters; no loop over images, no wait for the device.
 
-Each equals torchvision's (`transforms.v2.functional`) on the same parameters, which `tests/parity` holds. Rows and
-columns are filtered by `embedding_bag`, a gather with weights: of a resampling matrix only the few entries that are not
-zero are read, which makes it several times faster than matrices or a convolution with one kernel an image.
+Each equals torchvision's (`transforms.v2.functional`) on the same parameters (tested in `tests/parity`). Rows and
+columns are filtered by `embedding_bag`, a gather with weights. Of a resampling matrix only the few non-zero entries are
+read. That is several times faster than matrices or a convolution with one kernel an image.
 
 Shapes: B images, C channels, H x W pixels, S pixels a side of a view, T taps of a filter. Values are float32. Colour
 operations work in place where their names end in _, as torch's do, and all but `solarise` clamp to 0..1.
@@ -20,17 +20,17 @@ LUMA = (0.2989, 0.587, 0.114)
 def filtered(
     images: Tensor, rows_index: Tensor, rows_weights: Tensor, columns_index: Tensor, columns_weights: Tensor
 ) -> Tensor:
-    """Weighted sums of rows and of columns, each image with its own (from `resampling` or `gaussian`).
+    """Filter rows and columns by weighted sums, each image with its own (from `resampling` or `gaussian`).
 
     Args:
         images: (B, C, H, W) float32.
-        rows_index: (B, S, T) int64: the rows that each new row is made of.
+        rows_index: (B, S, T) int64: the input rows of each new row.
         rows_weights: (B, S, T) float32.
         columns_index: (B, S', T') int64, the same for columns.
         columns_weights: (B, S', T') float32.
 
     Returns:
-        (B, C, S, S') float32; rows and columns have changed places in memory.
+        (B, C, S, S') float32; rows and columns are transposed in memory.
     """
     if images.stride(3) == 1:
         halfway = _filter_rows(images, rows_index, rows_weights)
@@ -40,7 +40,7 @@ def filtered(
 
 
 def _filter_rows(images: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """(B, C, H, W) with index and weights (B, S, T) -> (B, C, S, W), contiguous."""
+    """Filter rows: (B, C, H, W) with index and weights (B, S, T) -> (B, C, S, W), contiguous."""
     count, channels, height, width = images.shape
     size, taps = index.shape[1:]
     first = torch.arange(0, count * channels * height, height, device=images.device).view(count, channels, 1, 1)
@@ -53,11 +53,11 @@ def _filter_rows(images: Tensor, index: Tensor, weights: Tensor) -> Tensor:
 
 
 def resampling(scale: Tensor, shift: Tensor, length: int, size: int) -> tuple[Tensor, Tensor]:
-    """Part of a row or column, enlarged bilinearly or shrunk with antialiasing: `resized_crop(antialias=True)`.
+    """Resample part of a row or column, as `resized_crop(antialias=True)`: bilinear enlarging, antialiased shrinking.
 
     Args:
         scale: (B,) float32: `scale * view + shift` is the place in the image, both -1..1. A negative scale mirrors.
-        shift: (B,) float32. All that is seen must lie in the image; a pixel that an edge divides counts as whole.
+        shift: (B,) float32. The view must lie inside the image; a pixel that an edge divides counts as whole.
         length: pixels of the image.
         size: S, pixels of the view.
 
@@ -81,13 +81,12 @@ def resampling(scale: Tensor, shift: Tensor, length: int, size: int) -> tuple[Te
 
 
 def gaussian(sigma: Tensor, length: int, *, largest: float) -> tuple[Tensor, Tensor]:
-    """Blur of a row or column, edges reflected: `gaussian_blur`.
+    """Compute the blur of a row or column, edges reflected: `gaussian_blur`.
 
     Args:
-        sigma: (B,) float32 deviations in pixels; 0 leaves the image as it is.
+        sigma: (B,) float32 deviations in pixels; 0 means no blur.
         length: pixels of the image.
-        largest: the largest sigma there can be. Kernels reach two of it, so no image depends on the others of its
-            batch.
+        largest: the largest possible sigma. Kernels reach twice as far, so no image depends on the others of its batch.
 
     Returns:
         Index (B, length, T) int64 and weights (B, length, T) float32 for `filtered`.
@@ -101,15 +100,16 @@ def gaussian(sigma: Tensor, length: int, *, largest: float) -> tuple[Tensor, Ten
 
 
 def kernel_radius(largest: float, length: int) -> int:
-    """Pixels to either side that a blur reads: two deviations, and no more than can be reflected."""
+    """Return the pixels to either side that a blur reads: two deviations, limited by the reflection."""
     return min(length - 1, max(1, math.ceil(2.0 * largest)))
 
 
 def prefilter(theta: Tensor, height: int, width: int, size: int, *, largest: float) -> tuple[Tensor, ...]:
-    """The blur that `affine` needs where it shrinks: four tensors for `filtered`.
+    """Compute the blur before `affine` where it shrinks: four tensors for `filtered`.
 
-    Bilinear sampling is a triangle of variance 1/6 pixels, and an antialiasing one as wide as s pixels has s^2/6: the
-    Gaussian makes up the difference. `largest` is the largest s that there can be.
+    Bilinear sampling is a triangle of variance 1/6 pixels. An antialiasing one as wide as s pixels has s^2/6; the
+    Gaussian
+    adds the difference. `largest` is the largest possible s.
     """
     covered = theta[:, :, :2].norm(dim=2) * (torch.tensor([width, height], device=theta.device) / size)
     sigma = ((covered.square() - 1.0).clamp(min=0.0) / 6.0).sqrt()
@@ -118,13 +118,13 @@ def prefilter(theta: Tensor, height: int, width: int, size: int, *, largest: flo
 
 
 def affine(images: Tensor, theta: Tensor, *, size: int, padding: str) -> Tensor:
-    """Crop, mirror, turn and shear in one bilinear sampling.
+    """Crop, mirror, rotate and shear in one bilinear sampling.
 
     Args:
         images: (B, C, H, W) float32.
         theta: (B, 2, 3) float32: from a view's places to the image's, both -1..1.
         size: S.
-        padding: what lies outside the image: reflection, border or zeros.
+        padding: fill outside the image: reflection, border or zeros.
 
     Returns:
         (B, C, S, S) float32.
@@ -137,7 +137,7 @@ def affine(images: Tensor, theta: Tensor, *, size: int, padding: str) -> Tensor:
 
 
 def greyscale(images: Tensor) -> Tensor:
-    """The luma (B, 1, H, W) of images of three channels; the mean of the channels of all others."""
+    """Compute the luma (B, 1, H, W) of three-channel images, and the mean of the channels of all others."""
     if images.shape[1] != 3:
         return images.mean(dim=1, keepdim=True)
     red, green, blue = images.split(1, dim=1)
@@ -145,27 +145,27 @@ def greyscale(images: Tensor) -> Tensor:
 
 
 def brightness_(images: Tensor, factor: Tensor) -> Tensor:
-    """`adjust_brightness`: (B, C, H, W) and (B,) factors of 0 or more."""
+    """Scale brightness, `adjust_brightness`: (B, C, H, W) and (B,) factors of 0 or more."""
     return images.mul_(_wide(factor)).clamp_(0.0, 1.0)
 
 
 def contrast_(images: Tensor, factor: Tensor) -> Tensor:
-    """`adjust_contrast`: away from or towards the mean grey level. (B, C, H, W) and (B,) factors of 0 or more."""
+    """Scale the distance to the mean grey level, `adjust_contrast`: (B, C, H, W) and (B,) factors of 0 or more."""
     return _blend_(images, greyscale(images).mean(dim=(1, 2, 3), keepdim=True), factor)
 
 
 def saturation_(images: Tensor, factor: Tensor) -> Tensor:
-    """`adjust_saturation`: away from or towards the image's grey. (B, 3, H, W) and (B,) factors; 0 is grey."""
+    """Scale the distance to the image's grey, `adjust_saturation`: (B, 3, H, W) and (B,) factors; 0 is grey."""
     return _blend_(images, greyscale(images), factor)
 
 
 def _blend_(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    """`other` may be changed too."""
+    """Blend in place; `other` may be changed too."""
     return images.mul_(_wide(factor)).add_(other.mul_(1.0 - _wide(factor))).clamp_(0.0, 1.0)
 
 
 def hue_(images: Tensor, turn: Tensor) -> Tensor:
-    """`adjust_hue`: (B, 3, H, W) and (B,) shares of the full circle, -0.5..0.5.
+    """Rotate the hue, `adjust_hue`: (B, 3, H, W) and (B,) shares of the full circle, -0.5..0.5.
 
     With M the largest and m the smallest of a pixel's three values, C = M - m, h its place on the circle of hues, 0..1,
     turned, and t(c) = clamp(6 |h - c|, 1, 2) - 1, red is m + C t(1/2), green M - C t(1/3) and blue M - C t(2/3).
@@ -193,15 +193,15 @@ def hue_(images: Tensor, turn: Tensor) -> Tensor:
 
 
 def solarise(images: Tensor, threshold: Tensor) -> Tensor:
-    """`solarize`: values at or above their image's threshold (B,) are turned into 1 minus them; infinity: none."""
+    """Invert values at or above their image's threshold (B,) to 1 minus them, `solarize`; infinity: none."""
     return torch.where(images >= _wide(threshold), 1.0 - images, images)
 
 
 def _places(size: int, device: torch.device) -> Tensor:
-    """Where the centres of S pixels lie, from -1 to 1: (S,) float32."""
+    """Return the centres of S pixels, from -1 to 1: (S,) float32."""
     return (2.0 * torch.arange(size, device=device) + 1.0) / size - 1.0
 
 
 def _wide(values: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1, 1)."""
+    """Reshape (B,) to (B, 1, 1, 1)."""
     return values[:, None, None, None]

@@ -30,8 +30,8 @@ class OptimizerConfig:
     """Configure the optimiser, its learning-rate schedule and its steps."""
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
-    """adamw (Loshchilov and Hutter 2019), sgd with Nesterov momentum, or lars (You et al. 2017), for batches of
-    thousands and with larger rates: SimCLR's is 0.3 * batch / 256."""
+    """adamw (Loshchilov and Hutter 2019), sgd with Nesterov momentum, or lars (You et al. 2017). lars is for batches of
+    thousands and needs larger rates: SimCLR's is 0.3 * batch / 256."""
     learning_rate: float = 1e-3
     """Peak learning rate, absolute: it is not scaled by the batch size."""
     weight_decay: float = 1e-4
@@ -39,31 +39,35 @@ class OptimizerConfig:
     warmup_steps: int = 50
     """Optimiser steps over which the rate rises linearly from zero; then it follows the schedule."""
     schedule: Schedule = "cosine"
-    """After the warm-up the rate falls to zero along a cosine; or to a sixth as 1 / (1 + 10 progress)^0.75 (inverse,
-    as DANN's authors have it); or falls where validation no longer improves (plateau); or stays (constant)."""
+    """After the warm-up the rate falls to zero along a cosine (cosine); falls to a sixth as 1 / (1 + 10 progress)^0.75,
+    as in
+    DANN's paper (inverse); falls where validation no longer improves (plateau); or stays (constant)."""
     plateau_factor: float = 0.1
-    """What the rate is multiplied by at a plateau."""
+    """Factor of the rate at a plateau."""
     plateau_patience: int = 2
     """Evaluations in a row without improvement that a plateau may last; after one more the rate falls."""
     clip_norm: float = 0.0
     """Largest norm of the gradient over all parameters; 0 does not clip."""
     accumulate: int = 1
-    """Micro-batches of an optimiser step, one after the other, which takes less memory. The batch size stays the images
-    per optimiser step, and without BatchNorm the step stays the same. Not for losses over a batch (simclr, moco,
-    mocov3, barlow, vicreg)."""
+    """Micro-batches of an optimiser step, computed in sequence to save memory. The batch size stays the images per
+    optimiser
+    step, and without BatchNorm the step stays the same. Not for losses over a batch (simclr, moco, mocov3, barlow,
+    vicreg)."""
     momentum: float = 0.9
-    """How much of the running gradient stays at each step: AdamW's beta 1, the momentum of sgd and lars."""
+    """Share of the running gradient that is kept at each step: AdamW's beta 1, the momentum of sgd and lars."""
     ema_decay: float = 0.0
-    """Decay per step of a moving average of the weights, which is evaluated and kept instead of them, for example
-    0.999; 0 keeps none."""
+    """Decay per step of a moving average of the weights, for example 0.999. The average is evaluated and saved instead
+    of the
+    weights; 0 disables it."""
     sync_batch_norm: bool = True
-    """Of several processes: BatchNorm takes its statistics from the images of all, so that they train what one would.
-    That is one exchange more in each BatchNorm layer, forward and backward; without, each process normalises its own
-    images. MoCo always does, as it lives from statistics apart."""
+    """With several processes: BatchNorm takes its statistics from the images of all, which equals training in one
+    process. It
+    costs one exchange more in each BatchNorm layer, forward and backward. Without it each process normalises its own
+    images. MoCo never synchronises: it needs separate statistics."""
     second_momentum: float = 0.999
-    """AdamW's decay of the squared gradient (beta 2). MAE's authors use 0.95. The others have none: leave it."""
+    """AdamW's decay of the squared gradient (beta 2). MAE's authors use 0.95; the other methods keep the default."""
     skip_limit: int = 10
-    """Steps that may be skipped because their loss is not finite, over the whole training; one more ends it."""
+    """Steps that may be skipped because of a non-finite loss, over the whole training; one more ends it."""
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:

@@ -32,7 +32,7 @@ class Saving:
     metrics_path: Path | None = None
     """The tracker's file, from which lines after the resumed step are dropped."""
     states: StateFiles | None = None
-    """Where states are saved and found; None saves nothing."""
+    """Files of the training state; None saves nothing."""
 
 
 class Monitor(Protocol):

@@ -1,18 +1,18 @@
-"""The collapse alarm: a representation that tells no image from another, found while the training goes on.
+"""Raise an alarm when the representation collapses during training.
 
-A loss can fall while the encoder becomes constant, so the loss alone never shows it. Four signs are watched (Chen and
-He, "Exploring simple siamese representation learning", CVPR 2021, section 4.1, watch the first):
+A loss can fall while the encoder becomes constant, so the loss alone never shows a collapse. Four signs are monitored
+(the first as in Chen and He, "Exploring simple siamese representation learning", CVPR 2021, section 4.1):
 
-- the deviation of the outputs of a step, which the loss sees, is low (`methods.method.deviations`);
+- the deviation of the outputs of a step, which enter the loss, is low (`methods.base.deviations`);
 - so is that of the backbone's features, which may follow much later;
 - the loss is that of equal representations, where a method has such a value (SimCLR: ln(2N - 1));
-- the effective rank at an evaluation is nearly 1, or far below what it was in this run
-  (`representation.effective_rank`).
+- the effective rank at an evaluation is nearly 1, or far below its best in this run (`representation.effective_rank`).
 
-A collapse that is only partial, with dull but different outputs, may raise none of them: watch kNN accuracy too.
+A partial collapse, with similar but different outputs, may show none of them: monitor kNN accuracy too.
 
-A sign of single steps must be seen at three looks on end, as a batch may be odd, and none counts early: the features of
-a fresh vision transformer are nearly constant. The alarm is a warning and is raised once; the training goes on.
+A sign of single steps must appear in three consecutive checks, as one batch may be an outlier. Early steps do not
+count: the features of a fresh vision transformer are nearly constant. The alarm is a warning and is raised once; the
+training continues.
 """
 
 import math
@@ -21,41 +21,43 @@ from dataclasses import dataclass
 from typing import Any
 
 EVERY = 50
-"""Steps between two looks."""
+"""Steps between two checks."""
 LOOKS = 3
-"""So many looks on end must show a sign of single steps."""
+"""Consecutive checks that must show a sign of single steps."""
 GRACE = 100
-"""Steps behind the warm-up of the learning rate in which nothing counts."""
+"""Steps after the warm-up of the learning rate in which no sign counts."""
 LEAST_DEVIATION = 0.03
 LEAST_RANK = 1.3
-"""Both by runs on the digits: a collapsed MAE (learning rate 0.1) lay at 0.005 to 0.024 and 1.1 to 1.2 with 36 % kNN
-accuracy; the configs of recipes/ lie at 0.2 and 8 or more, and a MAE that recovered went down to 0.049 and 2.0."""
+"""Both limits are from runs on the digits. A collapsed MAE (learning rate 0.1) had deviations of 0.005 to 0.024 and
+ranks
+of 1.1 to 1.2, with 36 % kNN accuracy. The configs of recipes/ have 0.2 and 8 or more. A MAE that recovered fell to
+0.049 and 2.0."""
 LEAST_OUTPUT_DEVIATION = 0.1
-"""The outputs of those configs, over 36 epochs, lie at 0.79 or more, DINO's cosines in their first steps at 0.22. BYOL
-without predictor and momentum falls below, with features still apart (tests/unit/evaluation/features/test_collapse.py).
-"""
+"""The outputs of those configs, over 36 epochs, are at 0.79 or more, DINO's cosines in their first steps at 0.22. BYOL
+without predictor and momentum falls below, with features still distinct
+(tests/unit/evaluation/features/test_collapse.py)."""
 LEAST_RANK_SHARE = 0.25
-"""Of the run's best effective rank: those configs stay above 0.6 of it."""
+"""Share of the run's best effective rank; those configs stay above 0.6 of it."""
 LOSS_TOLERANCE = 0.002
-"""Share of the loss of equal representations by which a collapsed one may differ from it."""
+"""Relative tolerance around the loss of equal representations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sign:
-    """A value that is out of its healthy range when a representation has collapsed."""
+    """Metric with a range that indicates collapse."""
 
     name: str
-    """Of the metric."""
+    """Name of the metric."""
     collapsed: Callable[[float, float], bool]
-    """Of a value and the largest one of this run."""
+    """Test on a value and the largest one of this run."""
     healthy: str
-    """What it should be, for the message."""
+    """Healthy range, for the message."""
     looks: int = LOOKS
-    """How many values on end must be out of range."""
+    """Consecutive values that must be out of range."""
 
 
 def signs_of(equal_loss: float | None) -> tuple[Sign, ...]:
-    """The signs, with the loss for a method that has a loss of equal representations."""
+    """Return the signs; a method with a loss of equal representations gets one more."""
     general = (
         Sign(
             name="output_deviation",
@@ -86,14 +88,14 @@ def signs_of(equal_loss: float | None) -> tuple[Sign, ...]:
 
 
 class CollapseAlarm:
-    """An `engine.monitor.Monitor` that raises the alarm.
+    """Monitor of a training that raises the alarm (`engine.training.training_settings.Monitor`).
 
     Args:
         method: its name, for the message.
         warmup_steps: of the learning rate.
         equal_loss: the loss when all representations are equal; None where a method has no such value.
-        advice: what to try.
-        warn: says the message loudly.
+        advice: settings to try.
+        warn: prints the message.
     """
 
     every = EVERY
@@ -106,10 +108,10 @@ class CollapseAlarm:
         self._counts = {sign.name: 0 for sign in self._signs}
         self._best = {sign.name: -math.inf for sign in self._signs}
         self.collapsed: dict[str, float] = {}
-        """The step and the values at which the alarm was raised; empty while it was not."""
+        """Step and values of the alarm; empty before it."""
 
     def look(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
-        """Count the signs in the values of a step or of an evaluation; a row for the log when that is enough."""
+        """Count the signs in the values of a step or of an evaluation; return a row for the log on an alarm."""
         if step <= self._grace or self.collapsed:
             return {}
         seen = [sign for sign in self._signs if sign.name in values]
@@ -130,10 +132,10 @@ class CollapseAlarm:
         return measured
 
     def state_dict(self) -> dict[str, Any]:
-        """What was counted, and whether the alarm was raised."""
+        """Return the counts and the alarm."""
         return {"counts": dict(self._counts), "best": dict(self._best), "collapsed": dict(self.collapsed)}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Go on from there."""
+        """Restore the counts and the alarm."""
         self._counts, self._best = dict(state["counts"]), dict(state["best"])
         self.collapsed = dict(state["collapsed"])

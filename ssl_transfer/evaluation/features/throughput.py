@@ -1,4 +1,4 @@
-"""How many images a second a model classifies, on the machine at hand: on its GPU, or on one of its cores."""
+"""Measure images a second of a model: on the GPU, or on one CPU core."""
 
 import time
 
@@ -13,10 +13,11 @@ SECONDS = 1.0
 
 @torch.inference_mode()
 def images_per_second(backbone: Backbone, head: Head, device: torch.device) -> float:
-    """The best of the batches of `BATCH_SIZE` views that go through in `SECONDS`: what disturbs can only slow it down.
+    """Time batches of `BATCH_SIZE` views within `SECONDS`; the fastest counts, as interference only slows them down.
 
-    Both are moved to the device and put into evaluation mode. A CPU works with one thread, as small models gain little
-    by more and large ones much, and its own clock counts, which stands still while others have the core.
+    Both modules are moved to the device and put into evaluation mode. A CPU uses one thread, as small models gain
+    little
+    by more and large ones much. Time there is the thread's own, which excludes other processes' use of the core.
     """
     clock = time.thread_time if device.type == "cpu" else time.perf_counter
     threads = torch.get_num_threads()

@@ -1,14 +1,14 @@
-"""What frozen features say of a transfer before anybody trusts it.
+"""Diagnose frozen features before a transfer: similarity and domain distance.
 
 - similarity: linear CKA of centred features X and Y, |Y'X|^2 / (|X'X| |Y'Y|) in Frobenius norms (Kornblith, Norouzi,
   Lee and Hinton, "Similarity of neural network representations revisited", ICML 2019, section 3). 1: the same up to
   rotation and scale. That estimate rises with the width of the features: with as many dimensions as images, independent
   noise has about 0.5. Here its three terms are unbiased estimates of the Hilbert-Schmidt independence criterion (Song,
-  Smola, Gretton, Bedo and Borgwardt, JMLR 2012, equation 5), so that noise has about 0 whatever its width; it may be a
-  little below.
-- distance: the proxy A-distance 2 (1 - 2 e), where e is the error of a linear classifier that tells two sets of images
-  apart by their features (Ben-David, Blitzer, Crammer and Pereira, "Analysis of representations for domain adaptation",
-  NIPS 2006). 0: not told apart; 2: every time. e is cross-validated here.
+  Smola, Gretton, Bedo and Borgwardt, JMLR 2012, equation 5). So noise has about 0 at any width, possibly a little
+  below.
+- distance: the proxy A-distance 2 (1 - 2 e), where e is the error of a linear classifier that separates two sets of
+  images by their features (Ben-David, Blitzer, Crammer and Pereira, "Analysis of representations for domain
+  adaptation", NIPS 2006). 0: not separable; 2: fully separable. e is cross-validated here.
 
 Shapes: N images, D features.
 """
@@ -20,17 +20,19 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from torch import Tensor
 
 COLUMNS = ("arm", "backbone", "measure", "reference", "value", "num_images")
-"""Of `diagnosis.csv`. Measures: `similarity` to the arm that `reference` names, `distance` from pool to validation
-images, `separability` (a linear probe's accuracy on validation images)."""
+"""Columns of `diagnosis.csv`. Measures: `similarity` to the arm in `reference`, `distance` from pool to validation
+images,
+`separability` (a linear probe's accuracy on validation images)."""
 _FOLDS = 5
 _LEAST_IMAGES = 4
-"""The unbiased terms divide by N - 3."""
+"""Least number of images: the unbiased terms divide by N - 3."""
 
 
 def similarity(first: Tensor, second: Tensor) -> float:
-    """Linear CKA of (N, D) and (N, E) features of the same images: 1 at most, about 0 for independent ones.
+    """Compute linear CKA of (N, D) and (N, E) features of the same images: at most 1, about 0 for independent ones.
 
-    nan with fewer than four images, and where features do not vary: a collapsed representation is like no other.
+    nan with fewer than four images, and where features do not vary: the similarity of a collapsed representation is
+    undefined.
     """
     if len(first) < _LEAST_IMAGES:
         return float("nan")
@@ -42,7 +44,10 @@ def similarity(first: Tensor, second: Tensor) -> float:
 
 
 def _gram(features: Tensor) -> Tensor:
-    """(N, N) float64, of centred features at unit scale, without its diagonal; zero where features do not vary."""
+    """Compute the Gram matrix (N, N) float64 of centred features at unit scale, with a zero diagonal.
+
+    All zero where features do not vary.
+    """
     centred = features.double() - features.double().mean(dim=0)
     # What is left of equal features are the last bits of their mean.
     if float(centred.abs().max()) <= 1e-9 * float(features.abs().max()):
@@ -52,7 +57,10 @@ def _gram(features: Tensor) -> Tensor:
 
 
 def _dependence(first: Tensor, second: Tensor) -> Tensor:
-    """() float64: Song et al.'s estimate from two (N, N) matrices without diagonals, but for a factor of N alone."""
+    """Estimate the dependence of two (N, N) matrices with zero diagonals (Song et al.): () float64.
+
+    The estimate lacks a factor that depends on N alone.
+    """
     count = len(first)
     rows, columns = first.sum(dim=1), second.sum(dim=1)
     whole = rows.sum() * columns.sum() / ((count - 1) * (count - 2))
@@ -60,9 +68,9 @@ def _dependence(first: Tensor, second: Tensor) -> Tensor:
 
 
 def distance(first: Tensor, second: Tensor, *, seed: int) -> float:
-    """Proxy A-distance of (N, D) and (M, D) features, 0 to 2; nan with fewer than five images on a side.
+    """Compute the proxy A-distance of (N, D) and (M, D) features, 0 to 2; nan with fewer than five images on a side.
 
-    Of the larger set as many are taken as the smaller one has, so that guessing is right half of the time.
+    The larger set is reduced to the size of the smaller one, so that chance is one half.
     """
     count = min(len(first), len(second))
     if count < _FOLDS:

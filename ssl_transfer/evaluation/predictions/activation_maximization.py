@@ -1,10 +1,10 @@
-"""The image that a classifier takes most for a class, found by going up the class's score from grey.
+"""Synthesise the image that maximises a class's score, by gradient ascent from grey.
 
 Simonyan, Vedaldi and Zisserman 2014 (equation 1) maximise the score before the softmax, so that the other classes need
-not fall. Against the needles of noise that this alone finds stands the total variation of Mahendran and Vedaldi 2015
-(section 3.2, beta = 1), and their jitter: in every step the image is shifted by a few pixels, so that nothing hangs on
-single ones. Here pixels stay within 0..1 by being cut there after each step. The variation is a sum over places, so
-that its pull on a pixel does not depend on the size, and a mean over channels.
+not fall. The score alone gives high-frequency noise. Against it stand the total variation of Mahendran and Vedaldi 2015
+(section 3.2, beta = 1) and their jitter: every step shifts the image by a few pixels, so that no single pixel matters.
+Here pixels are clamped to 0..1 after each step. The variation is a sum over places, so that its gradient at a pixel
+does not depend on the size, and a mean over channels.
 
 Shapes: K classes, C channels, S pixels a side.
 """
@@ -22,27 +22,27 @@ from ssl_transfer.engine.randomness import normal, sample_keys, uniform
 from .attacks import Scores
 
 _RATE = 0.05
-"""Adam's first one, in units of 0..1; it falls to nothing in a straight line, so that the image comes to rest."""
+"""Adam's initial learning rate, in units of 0..1; it falls linearly to zero, so that the image converges."""
 _NOISE = 0.01
-"""Deviation of the grey that it starts from: of equal pixels no gradient would tell one from another."""
+"""Deviation of the initial grey: equal pixels would have equal gradients."""
 _EPSILON = 1e-8
-"""Inside the root of the total variation, which has no gradient at zero."""
+"""Added inside the root of the total variation, which has no gradient at zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdealImages:
-    """What was found for K classes."""
+    """Optimised images of K classes with their scores."""
 
     images: Tensor
     """(K, C, S, S) in 0..1."""
     scores: Tensor
-    """(K,) the score reached, before the softmax."""
+    """(K,) final score, before the softmax."""
     start_scores: Tensor
-    """(K,) that of the grey."""
+    """(K,) score of the initial grey."""
     probabilities: Tensor
-    """(K,) of the class, after the softmax."""
+    """(K,) probability of the class, after the softmax."""
     variation: Tensor
-    """(K,) the total variation."""
+    """(K,) total variation."""
 
 
 def ideal_images(
@@ -55,15 +55,15 @@ def ideal_images(
     variation_weight: float,
     seed: int,
 ) -> IdealImages:
-    """The ideal image of each of these classes.
+    """Synthesise the ideal image of each of these classes.
 
     Args:
-        scores: of the model.
-        classes: K positions among its classes; each has randomness of its own.
+        scores: class scores of the model.
+        classes: K positions among its classes; each has its own randomness.
         shape: (C, S, S).
-        device: where the model lies.
+        device: device of the model.
         steps: of Adam.
-        variation_weight: what a step of 1 between neighbouring pixels costs, in units of the score.
+        variation_weight: penalty of a step of 1 between neighbouring pixels, in units of the score.
         seed: of the start and the jitter.
     """
     wanted = torch.tensor(classes, device=device)
@@ -98,7 +98,7 @@ def ideal_images(
 
 
 def _shifted(images: Tensor, shifts: Tensor, reach: int) -> Tensor:
-    """Each of (K, C, S, S) shifted by its own (K, 2), 0 to 2 `reach` pixels; what comes in repeats the edge."""
+    """Shift each of (K, C, S, S) by its own (K, 2), 0 to 2 `reach` pixels; the edge is repeated."""
     padded, side = F.pad(images, (reach,) * 4, mode="replicate"), images.shape[2]
     places = shifts.tolist()
     return torch.stack(
@@ -107,7 +107,7 @@ def _shifted(images: Tensor, shifts: Tensor, reach: int) -> Tensor:
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """(B, C, S, S) -> (B,): the length of the step to the next pixels to the right and below, added up."""
+    """Sum the length of the step to the next pixels to the right and below: (B, C, S, S) -> (B,)."""
     # At the border the next pixel is the pixel itself.
     right = F.pad(images, (0, 1, 0, 0), mode="replicate").diff(dim=3)
     below = F.pad(images, (0, 0, 0, 1), mode="replicate").diff(dim=2)

@@ -1,7 +1,7 @@
-"""Temperature scaling: one number that makes confidences honest and changes no prediction.
+"""Calibrate confidences by temperature scaling; predictions stay the same.
 
 Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017, section 4.2: logits are divided
-by the temperature T that minimises the log-loss of the validation images; the test images have no say in it.
+by the temperature T that minimises the log-loss of the validation images. The test images are not used.
 
 Shapes: N images, K classes; logits (N, K), or (N, 1) for two classes.
 """
@@ -18,31 +18,32 @@ from ssl_transfer.engine.console.formatting import counted
 from .metrics import calibration_error, class_logits
 
 LEAST, MOST = 0.1, 100.0
-"""Temperatures that are tried. Where validation images are all classified correctly the log-loss falls for ever as T
-goes to 0, which would turn the first mistake on other images into an enormous one."""
+"""Range of temperatures. Where validation images are all classified correctly, the log-loss falls without limit as T
+goes
+to 0. The first mistake on other images would then have an enormous loss."""
 FEW = 50
-"""Fewer validation images than these are worth a warning."""
+"""Number of validation images below which a warning is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Temperature:
-    """The fitted temperature, and what speaks against trusting it."""
+    """Fitted temperature, with a warning where it is unreliable."""
 
     value: float
-    """T: above 1 the model was too sure, below 1 not sure enough."""
+    """T: above 1 the model was overconfident, below 1 underconfident."""
     note: str = ""
-    """A warning for people; empty where there is none."""
+    """Warning for the user, or empty."""
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
-    """The temperature of least log-loss, in float64.
+    """Fit the temperature of least log-loss, in float64.
 
     Args:
         logits: of the validation images, (N, K) or (N, 1).
         labels: (N,) int64.
 
     Returns:
-        1 where there are no images, or none is better: with fitted T the log-loss of these images never rises.
+        1 where there are no images, or none is better. So the fitted T never raises the log-loss of these images.
     """
     if not len(labels):
         return Temperature(value=1.0, note="warning: no validation images to fit a temperature on; it stays 1.")
@@ -69,7 +70,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
 
 
 def scaled(logits: Tensor, labels: Tensor, temperature: Temperature) -> dict[str, float]:
-    """What a fitted temperature makes of a split: `log_loss_scaled`, `calibration_error_scaled`, `temperature`."""
+    """Compute the scaled metrics of a split: `log_loss_scaled`, `calibration_error_scaled`, `temperature`."""
     scores = class_logits(logits) / temperature.value
     return {
         "log_loss_scaled": float(F.cross_entropy(scores, labels.cpu())),

@@ -1,7 +1,7 @@
-"""Grad-CAM (Selvaraju et al. 2017, equations 1 and 2): which places of an image spoke for a class.
+"""Compute Grad-CAM (Selvaraju et al. 2017, equations 1 and 2): the evidence for a class at each place of an image.
 
-The maps of the last block with places, each weighted by the mean gradient of the class's score to it, summed, and only
-what is positive. captum computes it; tokens of a transformer are brought into a map for that.
+The maps of the last spatial block are weighted by the mean gradient of the class's score, summed, and clamped to
+positive values. captum computes it; tokens of a transformer are reshaped to a map first.
 
 Shapes: B images, C channels, S pixels a side.
 """
@@ -25,35 +25,35 @@ NEEDS = 'grad-cam needs captum. Install it with: pip install "ssl_transfer[expla
 
 @dataclass(frozen=True, kw_only=True)
 class GradCam:
-    """What spoke for a class."""
+    """Grad-CAM of a batch."""
 
     block: str
-    """Whose maps were weighted."""
+    """Block of the weighted maps."""
     grid: tuple[int, int]
-    """Places of these maps."""
+    """Height and width of the maps."""
     weights: Tensor
-    """(B, S, S) in 0..1, enlarged to the image; the largest of each image is 1, and all are 0 where nothing spoke for
-    the class."""
+    """(B, S, S) in 0..1, enlarged to the image. The largest weight of each image is 1; all are 0 without positive
+    evidence."""
 
 
 def is_installed() -> bool:
-    """Whether there is a captum to compute it."""
+    """Test if captum is installed."""
     return importlib.util.find_spec("captum") is not None
 
 
 def grad_cam(classifier: Classifier, blocks: Sequence[SpatialBlock], views: Tensor, classes: Tensor) -> GradCam:
-    """What spoke for these classes in these views.
+    """Compute Grad-CAM of these classes in these views.
 
-    Behind a class token the last block's patches have no part in the score any more; then it is the block before.
+    With a class token, the last block's patches do not influence the score; then the block before is used.
 
     Args:
         classifier: in evaluation mode, on the device of the views.
-        blocks: of its backbone, in order of computation; the last one that has a part in the score is looked at.
+        blocks: of its backbone, in order of computation; the last one that influences the score is used.
         views: (B, C, S, S) in 0..1.
         classes: (B,) int64, in the order of the classifier's scores.
 
     Raises:
-        InputError: captum is not installed; no block has a part in the scores.
+        InputError: captum is not installed; no block influences the scores.
     """
     if not is_installed():
         raise InputError(f"--what {NEEDS}")

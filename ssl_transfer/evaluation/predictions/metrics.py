@@ -1,7 +1,7 @@
-"""Metrics of predictions.
+"""Compute metrics of predictions.
 
-A class that is absent from the measured images has no recall and no F1, and is left out of every average over classes;
-an image that is taken for it still counts as a mistake of its own class.
+A class that is absent from the measured images has no recall and no F1, and is left out of every average over classes.
+An image that is predicted as it still counts as a mistake of its own class.
 
 Shapes: N images, K classes. Logits are (N, K), or (N, 1): of two classes, one logit for the second.
 """
@@ -17,26 +17,26 @@ from torch import Tensor
 from ssl_transfer.engine.errors import InputError
 
 NUM_BINS = 15
-"""Of confidence, in the calibration error: as in Guo et al. 2017, section 5."""
+"""Bins of confidence in the calibration error, as in Guo et al. 2017, section 5."""
 REPORT_COLUMNS = ("class", "precision", "recall", "f1", "support")
 
 
 def class_logits(logits: Tensor) -> Tensor:
-    """Logits as float64 (N, K) on the CPU, K at least 2: one logit z for two classes becomes (0, z)."""
+    """Convert logits to float64 (N, K) on the CPU, K at least 2: one logit z for two classes becomes (0, z)."""
     logits = logits.detach().cpu().double()
     return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
 
 
 def classification(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """What is reported of every split.
+    """Compute the metrics of a split.
 
     Args:
         logits: (N, K) or (N, 1), float.
         labels: (N,) int64 in 0..K-1.
 
     Returns:
-        `accuracy`, `balanced_accuracy` (the mean recall of the classes that are present), `macro_f1` (the mean F1 of
-        the same), `calibration_error` and, of more than five classes, `top_5_accuracy`, all 0..1; `log_loss` in nats.
+        `accuracy`, `balanced_accuracy` (mean recall of the classes that are present), `macro_f1` (mean F1 of the same),
+        `calibration_error` and, for more than five classes, `top_5_accuracy`, all 0..1; `log_loss` in nats.
 
     Raises:
         InputError: no images.
@@ -61,11 +61,11 @@ def classification(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def confidence_bins(logits: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> tuple[np.ndarray, ...]:
-    """Images by the confidence in their prediction, in bins of equal width that hold their upper edge.
+    """Bin images by confidence, in bins of equal width that include their upper edge.
 
     Returns:
-        For each bin the number of images, the share of them that is right, and their mean confidence, each
-        (num_bins,) float64; the last two are nan where a bin is empty.
+        For each bin the number of images, their accuracy, and their mean confidence, each (num_bins,) float64; the last
+        two are nan where a bin is empty.
     """
     confidence, predicted = torch.softmax(class_logits(logits), dim=1).max(dim=1)
     correct = (predicted == labels.cpu()).double()
@@ -77,14 +77,14 @@ def confidence_bins(logits: Tensor, labels: Tensor, num_bins: int = NUM_BINS) ->
 
 
 def calibration_error(logits: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> float:
-    """The expected calibration error, 0..1: how far confidence and accuracy lie apart (Guo et al. 2017, eq. 3)."""
+    """Compute the expected calibration error, 0..1 (Guo et al. 2017, eq. 3)."""
     counts, accuracy, confidence = confidence_bins(logits, labels, num_bins)
     # An empty bin has no gap.
     return float(np.nansum(counts / counts.sum() * np.abs(accuracy - confidence)))
 
 
 def confusion(logits: Tensor, labels: Tensor) -> np.ndarray:
-    """(K, K) int64: images of the class of the row that were taken for that of the column."""
+    """Count the images of each true class (row) by predicted class (column): (K, K) int64."""
     scores = class_logits(logits)
     return metrics.confusion_matrix(
         labels.cpu().numpy(), scores.argmax(dim=1).numpy(), labels=np.arange(scores.shape[1])
@@ -92,10 +92,9 @@ def confusion(logits: Tensor, labels: Tensor) -> np.ndarray:
 
 
 def per_class_report(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> list[dict[str, str | float | int]]:
-    """One row a class, of the columns `REPORT_COLUMNS`.
+    """Report each class in one row of the columns `REPORT_COLUMNS`.
 
-    Nan says that there is nothing to measure: the recall and F1 of a class without images, the precision of one that
-    is never predicted.
+    Nan marks an undefined value: recall and F1 of a class without images, precision of one that is never predicted.
     """
     matrix = confusion(logits, labels)
     hits, support, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)

@@ -1,4 +1,4 @@
-"""Blocks whose outputs have places in the image, and their maps, however the network keeps them.
+"""Find blocks with spatial outputs, and convert their outputs to maps in any memory layout.
 
 Shapes: B images, D width, H x W places, P prefix tokens (class and registers), L tokens.
 """
@@ -20,19 +20,19 @@ Layout = Literal["first", "last", "tokens"]
 
 @dataclass(frozen=True, kw_only=True)
 class SpatialBlock:
-    """A block with places."""
+    """Block with spatial outputs."""
 
     name: str
-    """The block's, as `summary` lists it."""
+    """Name of the block, as `summary` lists it."""
     module: nn.Module
-    """The last of its modules whose output has places."""
+    """The last of its modules with a spatial output."""
     layout: Layout
     """first: (B, D, H, W). last: (B, H, W, D). tokens: (B, P + H W, D)."""
     num_prefix_tokens: int
     """P."""
 
     def to_maps(self, output: Tensor) -> Tensor:
-        """What the module returns -> (B, D, H, W)."""
+        """Convert an output of the module to (B, D, H, W)."""
         if self.layout == "first":
             return output
         if self.layout == "last":
@@ -41,7 +41,7 @@ class SpatialBlock:
         return output[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, (side, side))
 
     def from_maps(self, maps: Tensor, output: Tensor) -> Tensor:
-        """The way back; prefix tokens are those of `output`."""
+        """Convert maps back to the module's layout; prefix tokens are those of `output`."""
         if self.layout == "first":
             return maps
         if self.layout == "last":
@@ -50,7 +50,7 @@ class SpatialBlock:
 
 
 def spatial_blocks(backbone: Backbone) -> tuple[SpatialBlock, ...]:
-    """The blocks that have more than one place, in order of computation."""
+    """List the blocks that have more than one place, in order of computation."""
     blocks = backbone.blocks()
     modules = {name: backbone.model.get_submodule(name) for block in blocks for name in block.modules}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -78,7 +78,7 @@ def spatial_blocks(backbone: Backbone) -> tuple[SpatialBlock, ...]:
 
 
 def _layout(shape: tuple[int, ...], num_prefix: int) -> tuple[Layout, int] | None:
-    """How an output of this shape keeps its places, and P; None where it has none."""
+    """Determine the layout and P of an output of this shape; None without places."""
     if len(shape) == 4 and max(shape[1:]) > 1:
         # Images are squares, so their maps are.
         if shape[2] == shape[3] > 1:
@@ -95,7 +95,7 @@ def _layout(shape: tuple[int, ...], num_prefix: int) -> tuple[Layout, int] | Non
 
 @torch.no_grad()
 def maps_of(backbone: Backbone, blocks: Sequence[SpatialBlock], views: Tensor) -> list[Tensor]:
-    """For each of these blocks its maps (B, D, H, W) of views (B, C, S, S) in 0..1, float32 on the CPU."""
+    """Compute each block's maps (B, D, H, W) of views (B, C, S, S) in 0..1, float32 on the CPU."""
     seen: dict[str, Tensor] = {}
 
     def keep(block: SpatialBlock) -> Any:
@@ -112,7 +112,7 @@ def maps_of(backbone: Backbone, blocks: Sequence[SpatialBlock], views: Tensor) -
 
 @contextlib.contextmanager
 def routed(block: SpatialBlock, through: nn.Module) -> Iterator[None]:
-    """For the `with` block, the block's maps (B, D, H, W) pass through a module on their way."""
+    """Route the block's maps (B, D, H, W) through a module within the `with` block."""
 
     def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
         return block.from_maps(through(block.to_maps(output)), output)
@@ -132,16 +132,17 @@ def _hooked(hooks: Sequence[tuple[nn.Module, Any]]) -> Iterator[None]:
 
 
 def strongest(maps: Tensor, count: int) -> Tensor:
-    """(D,) -> the positions of the `count` channels of maps (B, D, H, W) that vary most over images and places."""
+    """Return the positions of the `count` channels of maps (B, D, H, W) that vary most over images and places."""
     variance = maps.transpose(0, 1).flatten(1).var(dim=1)
     return variance.argsort(descending=True, stable=True)[:count]
 
 
 def principal(maps: Tensor) -> Tensor:
-    """Maps (B, D, H, W) -> (B, H, W, 3) in 0..1: their first three principal components, one colour each.
+    """Compute the first three principal components of maps, one colour each: (B, D, H, W) -> (B, H, W, 3) in 0..1.
 
-    Fitted over all places of all images, so that one colour means the same everywhere. A component has no sign of its
-    own: its largest weight is made positive.
+    They are fitted over all places of all images, so that a colour has the same meaning everywhere. The sign of a
+    component
+    is arbitrary: its largest weight is made positive.
     """
     count, width, height, breadth = maps.shape
     places = maps.permute(0, 2, 3, 1).reshape(-1, width).double()

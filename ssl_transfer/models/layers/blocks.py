@@ -1,8 +1,8 @@
-"""The blocks of a backbone, in the order in which they compute.
+"""Divide a backbone into blocks, in order of computation.
 
-A residual, inverted residual, transformer, dense or Inception block is one block. Bare layers (convolution, norm,
-activation) that follow each other are one block up to and with the pooling that ends them, so VGG16 has five. What
-brings no weights of its own but the scale of a norm, behind a block, belongs to that block.
+A residual, inverted residual, transformer, dense or Inception block is one block. Consecutive bare layers (convolution,
+norm, activation) form one block that ends with their pooling, so VGG16 has five. A layer after a block without a matrix
+or kernel, such as a norm, belongs to that block.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ _SEQUENCES = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A block. Names are those of the model: timm's or torchvision's own, as in the exported weights."""
+    """Block of a model. Names are those of the model: timm's or torchvision's own, as in the exported weights."""
 
     name: str
     """`stem`, `layer1.0`, `features.12`."""
     modules: tuple[str, ...]
-    """The outermost modules that make it up, in order of computation; the first one starts it."""
+    """Its outermost modules, in order of computation; the first one starts it."""
     parameters: tuple[str, ...]
     """In order of computation. Over all blocks every parameter of the model appears once."""
     buffers: tuple[str, ...]
@@ -34,7 +34,7 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class _Item:
-    """What blocks are made of: a whole block, a bare layer, or a parameter that the model holds itself."""
+    """Part of a block: a whole block, a bare layer, or a parameter of the model itself."""
 
     name: str
     kind: str
@@ -42,7 +42,7 @@ class _Item:
 
 
 def ordered_blocks(model: nn.Module, images: Tensor) -> tuple[tuple[Block, ...], Order]:
-    """The blocks of a model in order of computation, and that order.
+    """Divide a model into blocks in order of computation, and return that order.
 
     Args:
         model: takes `images` alone.
@@ -84,7 +84,7 @@ def _holds(part: list[_Item], name: str) -> bool:
 
 
 def _items(module: nn.Module, name: str, order: Order) -> list[_Item]:
-    """What a module is made of, itself alone where it is a block or a bare layer."""
+    """List the parts of a module: itself, where it is a block or a bare layer."""
     if name and not _is_stage(module):
         return [_Item(name=name, kind=_kind(module))]
     prefix = f"{name}." if name else ""
@@ -108,15 +108,17 @@ def _kind(module: nn.Module) -> str:
 
 
 def _num_weights(module: nn.Module) -> int:
-    """How many of its modules hold a matrix or a kernel."""
+    """Count the inner modules that hold a matrix or a kernel."""
     return sum(any(parameter.ndim > 1 for parameter in inner.parameters(recurse=False)) for inner in module.modules())
 
 
 def _is_stage(module: nn.Module) -> bool:
-    """Whether a module is a row of blocks rather than a block.
+    """Test if a module is a row of blocks rather than a block.
 
-    That is any sequence of more than one layer with weights, and any module that holds such a row: only children of
-    one class that are blocks themselves, directly or in a sequence (ConvNeXt's and RegNet's stages, an encoder).
+    A stage is any sequence of more than one layer with weights, and any module that holds a row of blocks. Such a row
+    has
+    only children of one class that are blocks themselves, directly or in a sequence (ConvNeXt's and RegNet's stages, an
+    encoder).
     """
     if _num_weights(module) < 2:
         return False
@@ -136,7 +138,7 @@ def _is_composite(module: nn.Module) -> bool:
 
 
 def _merge(items: list[_Item]) -> list[list[_Item]]:
-    """Items in order of computation -> the items of each block."""
+    """Merge items in order of computation into the items of each block."""
     parts: list[list[_Item]] = []
     is_open = False
     for item in items:

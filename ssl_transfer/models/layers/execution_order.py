@@ -1,8 +1,8 @@
-"""The order in which a model computes: when each module starts and when each parameter is first used.
+"""Observe the order in which a model computes: each module's start and each parameter's first use.
 
-It is observed in one forward, not read from the order in which the constructor happened to register things. A
-parameter is seen where an operation takes it, so those that no module of their own holds (class tokens, position
-embeddings, the scale of a residual branch) have their place like any other.
+The order is observed in one forward, not taken from the order of registration. A parameter is recorded where an
+operation takes it. So parameters without a module of their own (class tokens, position embeddings, the scale of a
+residual branch) have a place as well.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from torch.overrides import TorchFunctionMode
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """Moments count up from 0 over one forward."""
+    """Positions in the order of one forward, counted from 0."""
 
     modules: dict[str, int]
-    """For each module that ran, or that holds one that ran or a tensor that was used, its first moment."""
+    """First position of each module that ran, or that holds one that ran or a tensor that was used."""
     tensors: dict[str, int]
-    """For each parameter and buffer of a module that ran, its first moment."""
+    """First position of each parameter and buffer of a module that ran."""
 
 
 class _Uses(TorchFunctionMode):
-    """Notes when each of the given tensors is first an argument of an operation."""
+    """Records each tensor's first use as an argument of an operation."""
 
     def __init__(self, names: dict[int, str], moments: dict[str, int], clock: list[int]) -> None:
         super().__init__()
@@ -41,9 +41,9 @@ class _Uses(TorchFunctionMode):
 
 
 def observe(model: nn.Module, images: Tensor) -> Order:
-    """Run a model once in evaluation mode, without gradients, and note what happened when.
+    """Run a model once in evaluation mode, without gradients, and record the order.
 
-    It draws no random numbers and leaves the state and the mode of every module as they were.
+    It draws no random numbers and restores the state and the mode of every module.
 
     Args:
         model: takes `images` alone.
@@ -85,11 +85,11 @@ def observe(model: nn.Module, images: Tensor) -> Order:
 
 
 def holders(name: str) -> list[str]:
-    """The names of all modules that hold a module or tensor of this name: `a.b.c` -> `a.b`, `a` and the model, ``."""
+    """List all modules that hold a module or tensor of this name: `a.b.c` -> `a.b`, `a` and the model, ``."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(len(parts))]
 
 
 def is_within(name: str, holder: str) -> bool:
-    """Whether a name is that of a module or of something inside it."""
+    """Test if a name is that of a module or of a part of it."""
     return name == holder or name.startswith(f"{holder}.")

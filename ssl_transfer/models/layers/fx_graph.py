@@ -1,7 +1,7 @@
-"""A model as a graph of calls (torch.fx), opened only along the path to one module.
+"""Trace a model as a graph of calls (torch.fx), opened only along the path to one module.
 
-Every other module stays one opaque call into the model itself. So nothing inside it is baked in: its mode, its
-dropout and its statistics are read when it runs, and its parameters are the model's own.
+Every other module stays one opaque call into the model itself. So its mode, its dropout and its statistics are read at
+run time, and its parameters are the model's own.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -16,11 +16,11 @@ Step = Callable[[Tensor], Tensor]
 
 
 class NotTraceableError(Exception):
-    """Why a model cannot be taken apart at some point. The caller runs it whole instead."""
+    """Reason why a model cannot be split at some point. The caller runs it whole instead."""
 
 
 class _Whole(nn.Module):
-    """A model called with images alone, so that its other arguments keep their defaults."""
+    """Model called with images alone, so that its other arguments keep their defaults."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class _Tracer(fx.Tracer):
 
 
 def trace(model: nn.Module, name: str) -> fx.Graph:
-    """The graph of a model with the modules that hold `name` opened. Names of calls are those within the model.
+    """Trace a model with the modules that hold `name` opened. Names of calls are those within the model.
 
     Raises:
         NotTraceableError: the path to the module depends on values.
@@ -66,10 +66,10 @@ def trace(model: nn.Module, name: str) -> fx.Graph:
 
 
 def trace_in_both_modes(model: nn.Module, name: str) -> fx.Graph:
-    """The same, where training and evaluation go the same way.
+    """Trace a model whose training and evaluation graphs are equal.
 
     Raises:
-        NotTraceableError: they do not, or the path to the module depends on values.
+        NotTraceableError: they differ, or the path to the module depends on values.
     """
     training = model.training
     try:
@@ -85,7 +85,7 @@ def trace_in_both_modes(model: nn.Module, name: str) -> fx.Graph:
 
 
 def first_call(graph: fx.Graph, name: str) -> int:
-    """The position of the first call of a module, or of one inside it.
+    """Return the position of the first call of a module, or of one inside it.
 
     Raises:
         NotTraceableError: it is not called as a module.
@@ -97,14 +97,14 @@ def first_call(graph: fx.Graph, name: str) -> int:
 
 
 def crossing(graph: fx.Graph, position: int) -> list[fx.Node]:
-    """What is computed before a position and used from there on; parameters, which both sides can read, apart."""
+    """List the values computed before a position and used from there on, except parameters, which both parts read."""
     nodes = list(graph.nodes)
     late = set(nodes[position:])
     return [node for node in nodes[:position] if node.op != "get_attr" and any(user in late for user in node.users)]
 
 
 def until(graph: fx.Graph, outputs: Sequence[fx.Node]) -> fx.Graph:
-    """The part of a graph that computes some of its nodes; several are concatenated along the channels."""
+    """Extract the part of a graph that computes some of its nodes; several are concatenated along the channels."""
     part = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     needed = _needed(outputs)
@@ -117,7 +117,7 @@ def until(graph: fx.Graph, outputs: Sequence[fx.Node]) -> fx.Graph:
 
 
 def after(graph: fx.Graph, position: int, given: fx.Node) -> fx.Graph:
-    """The part of a graph from a position on, as a function of the one tensor that crosses there."""
+    """Extract the part of a graph from a position on, as a function of the one tensor that crosses there."""
     part = fx.Graph()
     copies = {given: part.placeholder("features")}
     for number, node in enumerate(graph.nodes):
@@ -127,7 +127,7 @@ def after(graph: fx.Graph, position: int, given: fx.Node) -> fx.Graph:
 
 
 def runner(model: nn.Module, graph: fx.Graph) -> Step:
-    """A graph over the model's own modules as a function of one tensor."""
+    """Wrap a graph over the model's own modules as a function of one tensor."""
     interpreter = fx.Interpreter(model, graph=graph)
     return lambda values: cast(Tensor, interpreter.run(values))
 
@@ -137,7 +137,7 @@ def _calls(graph: fx.Graph) -> list[Any]:
 
 
 def _needed(outputs: Sequence[fx.Node]) -> set[fx.Node]:
-    """All nodes that lead to the outputs."""
+    """Collect all nodes that lead to the outputs."""
     needed: set[fx.Node] = set()
     waiting = list(outputs)
     while waiting:

@@ -23,18 +23,18 @@ M = TypeVar("M")
 
 @dataclass(frozen=True, kw_only=True)
 class ArmRecipe(Generic[M]):
-    """How one method pretrains in a comparison; what is left open is taken from the settings for all methods."""
+    """Pretraining settings of one method in a comparison; unset fields come from the settings for all methods."""
 
     method: M
     """The method's own settings."""
     backbone: BackboneConfig = BackboneConfig(name=AUTO)
-    """What is pretrained. auto: --backbone where the method can use it, otherwise what the method suggests."""
+    """Backbone to pretrain. auto: --backbone where the method can use it, otherwise the method's default."""
     optimizer: OptimizerConfig
-    """How it is stepped."""
+    """Optimiser settings."""
     epochs: int | None = None
-    """Passes over the pool. None: --epochs, or what the method suggests."""
+    """Passes over the pool. None: --epochs, or the method's default."""
     batch_size: int | None = None
-    """Images per optimiser step. None: --batch-size, or what the method suggests."""
+    """Images per optimiser step. None: --batch-size, or the method's default."""
     evaluate_every: int = 10
     """Epochs between measurements of kNN accuracy."""
 
@@ -56,53 +56,59 @@ class CompareConfig(RunConfig):
     """Compare ways to initialise a backbone: every arm gets the same transfer plan, labels, seeds and tuning."""
 
     image_size: int = IMAGE_SIZE
-    """Pixels a side of what the models see."""
+    """Pixels a side of the model's input."""
     arms: Annotated[tuple[str, ...], *configuration.words((*WORDS, *METHODS), "imagenet+METHOD|RUN|timm:NAME ...")] = (
         "scratch",
         "simclr",
     )
-    """Any of scratch, imagenet, the methods, imagenet+METHOD, which goes on from ImageNet weights, the folder of a run
-    (runs/mine), and timm:NAME, any weights of timm (timm:resnet18.a1_in1k). Scratch is added beside every backbone in
-    use, imagenet beside that of every imagenet+METHOD."""
+    """Any of: scratch; imagenet; a method; imagenet+METHOD, which continues from ImageNet weights; the folder of a run
+    (runs/mine); timm:NAME, any weights of timm (timm:resnet18.a1_in1k). Scratch is added beside every backbone in use,
+    imagenet beside that of every imagenet+METHOD."""
     labels: tuple[str, ...] = ("5", "20", "all")
-    """Label budgets: images per class, a share of each class (0.1 or 10%), or all. Smaller ones lie in larger ones."""
+    """Label budgets: images per class, a share of each class (0.1 or 10%), or all. Smaller ones are subsets of larger
+    ones."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the transfer runs. One seed draws the same labelled images in every arm."""
     pretrain_seeds: int = 1
-    """How many times each method pretrains, with other seeds; the transfer runs take turns with them."""
+    """Pretrainings of each method, with different seeds; the transfer runs alternate between them."""
     epochs: int | None = None
     """Passes over the pool for every method that does not set its own (--simclr.epochs)."""
     batch_size: int | None = None
     """Images per step in pretraining, for every method that does not set its own (--simclr.batch-size)."""
     backbone: BackboneConfig = BackboneConfig(name=AUTO)
-    """The backbone of every arm that does not set its own and can use it. auto: what each method suggests."""
+    """Backbone of every arm that does not set its own and can use it. auto: the method's default."""
     backbones: tuple[str, ...] = ()
-    """Several names instead of --backbone.name: every method runs on each that it can use, with --backbone.stem and
-    --backbone.arguments, and imagenet, where asked for, stands beside every backbone in use."""
+    """Several names instead of --backbone.name. Every method runs on each that it can use, with --backbone.stem and
+    --backbone.arguments. imagenet, where requested, is added beside every backbone in use."""
     imagenet: BackboneConfig = BackboneConfig(name=AUTO)
-    """The backbone of the imagenet arm, and of each imagenet+METHOD that can use it. auto: imagenet+METHOD has that of
-    METHOD; imagenet the same as --backbone, or without one those of the imagenet+METHOD arms. Every run that is an arm
-    has imagenet beside it too, where that is asked for."""
+    """Backbone of the imagenet arm, and of each imagenet+METHOD that can use it. auto: imagenet+METHOD has that of
+    METHOD;
+    imagenet has that of --backbone, or without one those of the imagenet+METHOD arms. Where requested, imagenet is also
+    added beside every arm that is a run."""
     imagenet_weights: Path | None = None
-    """A local file with ImageNet weights in timm's names, for imagenet and imagenet+METHOD; without them for the one
+    """Local file with ImageNet weights in timm's names, for imagenet and imagenet+METHOD; without these arms, for the
+    one
     timm:NAME."""
     tune: int = 1
-    """Trials of the transfer plan in every run, the same for all arms: the plan as it stands, then others whose
-    learning rates and weight decay are each within a factor of ten of its own. Each run chooses one on its own
-    validation images and then reads the test images once. Transfer costs as many times as much; 1 tunes nothing."""
+    """Trials of the transfer plan in every run, the same for all arms: the plan itself, then variants whose learning
+    rates and
+    weight decay are each within a factor of ten. Each run chooses one on its own validation images and then reads the
+    test
+    images once. Transfer costs this many times as much; 1 disables tuning."""
     jobs: int = 1
-    """Runs at a time on this machine. The cores are divided among them, and each has a GPU of its own where there are
-    as many. With one thread a run (OMP_NUM_THREADS=1) the numbers are the same at any; more threads round otherwise."""
+    """Concurrent runs on this machine. The cores are divided among them, and each has its own GPU where there are
+    enough. With
+    one thread a run (OMP_NUM_THREADS=1) the numbers do not depend on it; with more threads rounding differs."""
     retry: bool = False
-    """Run again what failed at an earlier start. What was only stopped goes on without."""
+    """Repeat runs that failed at an earlier start. Interrupted runs resume without this flag."""
     launcher: Literal["local", "slurm"] = "local"
-    """Where the runs run: on this machine, or on a Slurm cluster that shares the folder of the output with it."""
+    """Location of the runs: this machine, or a Slurm cluster that shares the output folder with it."""
     slurm: SlurmConfig = SlurmConfig()
-    """What each run gets on a cluster."""
+    """Resources of each run on a cluster."""
     transfer: TransferRecipe = TransferRecipe()
     """The transfer plan, the same for every arm."""
     recipes: Annotated[Recipes, configuration.INLINE] = field(default_factory=Recipes)
-    """How each method pretrains."""
+    """Pretraining settings of each method."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,20 +124,20 @@ class Arm:
     label: str
     """Name of the backbone in tables: timm's name, with its settings where two of that name are compared."""
     weights: Path | None = None
-    """A local file with the weights that `init` names, instead of a hub."""
+    """Local file with the weights that `init` names, instead of a hub."""
     run: Run | None = field(default=None, compare=False)
     """Run that `init` names."""
 
     @property
     def start(self) -> dict[str, Any]:
-        """Settings of `Initial` before any pretraining."""
+        """Return the settings of `Initial` before any pretraining."""
         if self.run is not None:
             return {"init": self.init}
         return {"init": self.init, "backbone": self.backbone, "imagenet_weights": self.weights}
 
     @property
     def place(self) -> str:
-        """Name of its folders."""
+        """Return the name of its folders."""
         if self.run is not None:
             return finished_arms.place_of(self.run, self.backbone.name)
         names = [text.replace("/", "-").replace(":", "-") for text in (self.name, self.backbone.name)]

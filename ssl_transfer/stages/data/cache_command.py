@@ -1,4 +1,4 @@
-"""`ssl-transfer data cache`: what of the decoded pixels lies on disk, and removing it on request."""
+"""List the decoded pixels on disk and remove them on request: `ssl-transfer data cache`."""
 
 import time
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from ssl_transfer.engine.errors import InputError, did_you_mean
 
 DAY = 86400.0
 _SHORT = 8
-"""Characters of a key that are shown; as few name it."""
+"""Characters of a key in the list; any unique prefix selects an entry."""
 ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheFolder:
-    """Where the cache lies."""
+    """Location of the cache."""
 
     cache: Path = LoadingConfig().cache
     """Folder for decoded pixels, as in the other commands."""
@@ -30,18 +30,18 @@ class CacheFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
-    """List the decoded pixels on disk, or remove them. What is needed again is decoded again."""
+    """List the decoded pixels on disk, or remove them. Removed pixels are decoded again when needed."""
 
     evict: tuple[str, ...] = ()
-    """What to remove: keys as they are listed, or all."""
+    """Entries to remove: keys from the list, or all."""
     older_than: float | None = None
-    """Remove what no run has opened for so many days."""
+    """Remove entries that no run has opened for this many days."""
     loading: CacheFolder = field(default_factory=CacheFolder)
-    """Which cache."""
+    """Location of the cache."""
 
 
 def manage(config: CacheConfig) -> None:
-    """List, or remove and say what was freed."""
+    """List the entries, or remove some and print the freed space."""
     if config.evict and config.older_than is not None:
         raise InputError("Give --evict or --older-than, not both.")
     if config.older_than is not None and not config.older_than >= 0:
@@ -66,7 +66,7 @@ def manage(config: CacheConfig) -> None:
 
 
 def _named(found: Sequence[Entry], wanted: Sequence[str]) -> list[Entry]:
-    """The entries that the user names."""
+    """Select the entries that the user names."""
     if ALL in wanted:
         return list(found)
     chosen = {}
@@ -115,6 +115,6 @@ def _ago(moment: float) -> str:
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer data cache") -> None:
-    """`data cache [--evict all|KEY ...] [--older-than DAYS]`."""
+    """Run `data cache [--evict all|KEY ...] [--older-than DAYS]`."""
     settings, rest = configuration.take_config(arguments)
     manage(configuration.parse(CacheConfig, settings, rest, program=program, default=CacheConfig()))

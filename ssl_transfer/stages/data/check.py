@@ -1,4 +1,4 @@
-"""`ssl-transfer data check`: what is wrong with a set of images, on the terminal and in one HTML file."""
+"""Report the problems of a data set on the terminal and in one HTML file: `ssl-transfer data check`."""
 
 import json
 import sys
@@ -30,10 +30,11 @@ _CLASSES_SHOWN = 12
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig:
-    """Look at images before anything is trained: unreadable files, copies, classes, sizes, colours.
+    """Check images before any training: unreadable files, copies, classes, sizes, colours.
 
     Writes check.html and findings.json. Exit status 0, or 1 where there are problems, or 2 where the command or the
-    source cannot be used.
+    source
+    cannot be used.
     """
 
     source: Annotated[str, *configuration.positional("DATA")] = ""
@@ -42,15 +43,15 @@ class CheckConfig:
     data: str = ""
     """The same, as a flag."""
     image_size: int = 64
-    """Pixels a side of what models will see."""
+    """Pixels a side of the model's input."""
     output: Path | None = None
-    """Folder for what is written. Default: runs/check- and what the images are called."""
+    """Folder for the results. Default: runs/check- and the name of the images."""
     loading: LoadingConfig = LoadingConfig()
-    """How images are read and divided."""
+    """Settings for reading and splitting images."""
 
 
 def check(config: CheckConfig) -> Survey:
-    """Read, judge, show and write."""
+    """Check the data, print the findings and write the report."""
     source = config.source or config.data
     if not source or (config.source and config.data):
         raise InputError("Which images? Give DATA once, as in `ssl-transfer data check folder:PATH`.")
@@ -65,7 +66,7 @@ def check(config: CheckConfig) -> Survey:
 
 
 def verdict(found: Survey) -> str:
-    """One sentence."""
+    """Return a verdict in one sentence."""
     tally = {severity: sum(one.severity == severity for one in found.findings) for severity in ("problem", "warning")}
     if not any(tally.values()):
         return "Nothing wrong was found."
@@ -127,7 +128,7 @@ def write(found: Survey, output: Path, *, image_size: int) -> None:
 
 
 def _channels(found: Survey) -> list[dict[str, Any]]:
-    """Mean and deviation of each channel, part by part, in 0..1."""
+    """Compute the mean and deviation of each channel, part by part, in 0..1."""
     lines = []
     for name in parts_of(found):
         chosen = found.images.parts == PARTS.index(name)
@@ -137,7 +138,7 @@ def _channels(found: Survey) -> list[dict[str, Any]]:
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer data check") -> None:
-    """`data check DATA [flags]`; exit status 1 where there are problems."""
+    """Run `data check DATA [flags]`; exit status 1 where there are problems."""
     settings, rest = configuration.take_config(arguments)
     found = check(configuration.parse(CheckConfig, settings, rest, program=program, default=CheckConfig()))
     if any(one.severity == "problem" for one in found.findings):

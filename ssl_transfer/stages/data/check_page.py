@@ -1,4 +1,4 @@
-"""What the page of `ssl-transfer data check` shows: pictures of what was found, a contact sheet, the sizes."""
+"""Build the page of `ssl-transfer data check`: images of the findings, a contact sheet, the sizes."""
 
 import base64
 import functools
@@ -17,18 +17,18 @@ from ssl_transfer.data.dataset import PARTS
 from ssl_transfer.reports.image_grid import sources_of
 
 MAX_PICTURES = 1000
-"""Of one finding in the page; `findings.json` names all images."""
+"""Largest number of images of one finding on the page; `findings.json` names all images."""
 CONTACT_PICTURES = 600
 CONTACT_EACH = 6
 
 
 def parts_of(found: Survey) -> list[str]:
-    """The parts that hold images."""
+    """List the parts that hold images."""
     return [name for name in PARTS if len(found.dataset.splits[name])]
 
 
 def counts_of(found: Survey) -> list[dict[str, Any]]:
-    """Images a class in each part that holds any, then those without a label, then all."""
+    """Count images a class in each part that holds any, then those without a label, then all."""
     table = found.images.counts()[:, [PARTS.index(name) for name in parts_of(found)]]
     lines = [{"name": name, "counts": row.tolist()} for name, row in zip(found.images.classes, table, strict=False)]
     if table[-1].any():
@@ -37,7 +37,7 @@ def counts_of(found: Survey) -> list[dict[str, Any]]:
 
 
 def page_of(found: Survey, image_size: int) -> dict[str, Any]:
-    """What the page shows beside `findings.json`."""
+    """Return the values of the page beside those of `findings.json`."""
     contact = _contact(found)
     shown = [_first(one) for one in found.findings]
     wanted = [index for groups in shown for group in groups for index in group]
@@ -61,7 +61,7 @@ def page_of(found: Survey, image_size: int) -> dict[str, Any]:
 
 
 def _first(one: Finding) -> list[tuple[int, ...]]:
-    """As many of a finding's groups as there may be pictures."""
+    """Return a finding's first groups, up to `MAX_PICTURES` images."""
     total = np.cumsum([len(group) for group in one.groups])
     # The first group alone may be larger: all frames of a film, or blank images.
     return [
@@ -70,7 +70,7 @@ def _first(one: Finding) -> list[tuple[int, ...]]:
 
 
 def _about(found: Survey, index: int) -> dict[str, str]:
-    """What stands under a picture."""
+    """Return the caption of an image."""
     images = found.images
     label, part = int(images.labels[index]), int(images.parts[index])
     width, height = found.stored.sizes[index]
@@ -83,7 +83,7 @@ def _about(found: Survey, index: int) -> dict[str, str]:
 
 
 def _contact(found: Survey) -> list[dict[str, Any]]:
-    """For each class some images of each part, evenly spaced; of very many classes the first."""
+    """Pick evenly spaced images of each class and part; of very many classes the first."""
     parts, images = parts_of(found), found.images
     labels = [*range(len(images.classes)), -1]
     each = min(CONTACT_EACH, max(1, CONTACT_PICTURES // (len(labels) * max(1, len(parts)))))
@@ -100,7 +100,7 @@ def _contact(found: Survey) -> list[dict[str, Any]]:
 
 
 def _size_histograms(sizes: np.ndarray, image_size: int) -> str:
-    """Shorter sides and shapes as a picture in base64; empty where all images are alike."""
+    """Draw shorter sides and aspect ratios as a base64 PNG; empty where all images have one size."""
     if len(np.unique(sizes, axis=0)) < 2:
         return ""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 2.8), layout="constrained")

@@ -1,4 +1,4 @@
-"""`ssl-transfer data preview`: some images of the pool as each method sees them, a sheet a method, to be looked at."""
+"""Draw a sheet of each method's views of pool images: `ssl-transfer data preview`."""
 
 import dataclasses
 import functools
@@ -35,31 +35,31 @@ TRANSFER = "transfer"
 NAMES = (*METHODS, TRANSFER)
 M = TypeVar("M")
 MOST_CELLS = 200
-"""Images, or epochs, of a sheet."""
+"""Largest number of images, or of epochs, in a sheet."""
 Column = tuple[str, Tensor]
 """A title, and (B, C, H, W) images in 0..1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings(Generic[M]):
-    """What of a method's settings decides what it sees."""
+    """Settings of a method that determine its views."""
 
     method: M
     """The method's own settings."""
     backbone: BackboneConfig
-    """Of a vision transformer, the size of the patches."""
+    """Backbone; for a vision transformer it sets the patch size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferSettings:
-    """What of the transfer stage's settings decides what it sees."""
+    """Settings of the transfer stage that determine its views."""
 
     augment: AugmentConfig = TransferRecipe().augment
-    """What happens to training images."""
+    """Augmentation of training images."""
 
 
 def _field(name: str) -> tuple[str, Any, Any]:
-    """A method's own settings as a field of `Settings`."""
+    """Define a method's own settings as a field of `Settings`."""
     if name == TRANSFER:
         return name, TransferSettings, field(default=TransferSettings())
     entry = METHODS[name]
@@ -78,41 +78,41 @@ Settings: Any = dataclasses.make_dataclass(
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewConfig:
-    """Draw some images of the pool as each method sees them: a sheet a method.
+    """Draw some images of the pool as each method's views: a sheet a method.
 
-    --config also takes the config.yaml of a run, and shows what that run sees.
+    --config also takes the config.yaml of a run, and shows that run's views.
     """
 
     data: str = "digits"
     """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO, medmnist:NAME, or made of others:
     blended-digits, blend:DATA,PHOTOFOLDER, union:DATA,DATA (see the README)."""
     method: tuple[str, ...] = NAMES
-    """Whose views: any of the methods, and transfer."""
+    """Methods whose views are drawn: any of the methods, and transfer."""
     image_size: int = 64
-    """Pixels a side of what the models see."""
+    """Pixels a side of the model's input."""
     images: int = 8
     """Rows: images, evenly spaced over the classes."""
     epochs: int = 3
-    """How many epochs' views are shown."""
+    """Number of epochs whose views are drawn."""
     seed: int = 0
     """Seed of the views, as in training."""
     output: Path | None = None
-    """Folder for the sheets, or one file if it ends in .png. Default: runs/preview- and what the images are called."""
+    """Folder for the sheets, or one file if it ends in .png. Default: runs/preview- and the name of the images."""
     loading: sources.LoadingConfig = sources.LoadingConfig()
-    """How images are read and divided."""
+    """Settings for reading and splitting images."""
     settings: Annotated[Settings, configuration.INLINE] = field(default_factory=Settings)
     """Each method's settings, as in compare."""
 
 
 def default_config(kind: str) -> PreviewConfig:
-    """Every method's own settings for a kind of images (`data.presets.KINDS`)."""
+    """Return every method's own settings for a kind of images (`data.transforms.presets.KINDS`)."""
     config = augmentations.adapted(PreviewConfig(), kind)
     supervised = TransferSettings(augment=preset("supervised", kind, TransferRecipe().augment))
     return replace(config, settings=replace(config.settings, transfer=supervised))
 
 
 def preview(config: PreviewConfig) -> list[Path]:
-    """Draw the sheets; the files."""
+    """Draw the sheets and return their files."""
     check_positive(images=config.images, epochs=config.epochs)
     if max(config.images, config.epochs) > MOST_CELLS:
         raise InputError(f"--images {config.images}, --epochs {config.epochs}: a sheet shows at most {MOST_CELLS}.")
@@ -144,7 +144,7 @@ def preview(config: PreviewConfig) -> list[Path]:
 
 
 def _spread(dataset: Dataset, count: int) -> Tensor:
-    """Images of the pool, evenly spaced when it is sorted by class."""
+    """Pick images of the pool, evenly spaced when it is sorted by class."""
     order = dataset.pool[dataset.labels[dataset.pool].argsort(stable=True)]
     # The middle of each of as many stretches.
     places = (torch.arange(min(count, len(order))) + 0.5) * (len(order) / min(count, len(order)))
@@ -154,7 +154,7 @@ def _spread(dataset: Dataset, count: int) -> Tensor:
 def _views(
     name: str, used: tuple[View, ...], dataset: Dataset, indices: Tensor, images: Tensor, config: PreviewConfig
 ) -> list[Column]:
-    """The columns behind the images themselves: what the method makes of them, epoch by epoch."""
+    """Build the columns beside the images themselves: the method's views, epoch by epoch."""
     size = config.image_size
     keys = {epoch: sample_keys(config.seed, epoch, indices) for epoch in range(config.epochs)}
     paint = None if name == TRANSFER else METHODS[name].reconstruct
@@ -174,7 +174,7 @@ def _views(
 
 
 def _painted(paint: Callable[[Batch], Reconstruction], images: Tensor, keys: dict[int, Tensor]) -> list[Column]:
-    """For a method that paints: in each epoch the view and, where it is not all of it, what is seen of it."""
+    """Build the columns of a method that reconstructs: each epoch's view, and its visible part where masked."""
     columns: list[Column] = []
     for epoch, own in keys.items():
         found = paint(Batch(images=images, labels=torch.full_like(own, -1), keys=own))
@@ -192,7 +192,7 @@ def _file(config: PreviewConfig, name: str) -> Path:
 
 
 def settings_of_run(settings: dict[str, Any]) -> dict[str, Any]:
-    """Of the settings of a pretraining, a transfer or a comparison those that a preview reads."""
+    """Select a preview's settings from those of a pretraining, a transfer or a comparison."""
     kept: dict[str, Any] = {name: settings[name] for name in ("data", "image_size", "loading") if name in settings}
     shared = {TRANSFER: {"augment": settings.get("augment", settings.get(TRANSFER, {}).get("augment", {}))}}
     method = settings.get("method")
@@ -210,7 +210,7 @@ def settings_of_run(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer data preview") -> None:
-    """`data preview --data DATA [flags]`."""
+    """Run `data preview --data DATA [flags]`."""
     images, settings, rest = take_images(arguments)
     default, settings = default_config(images), settings_of_run(settings)
     preview(configuration.parse(PreviewConfig, settings, rest, program=program, default=default, extra=[AUGMENTATION]))

@@ -48,31 +48,31 @@ MAPPED = 150
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptDemoConfig:
-    """Ways to adapt beside each other, over several seeds."""
+    """Compare ways to adapt, over several seeds."""
 
     source: str = "digits"
-    """The labelled images."""
+    """Labelled images."""
     target: str = "blended-digits"
-    """The images to adapt to; labels of its validation images are needed for the upper bound, of its test images for
-    the table."""
+    """Images to adapt to. Labels of its validation images are needed for the upper bound, of its test images for the
+    table."""
     methods: tuple[str, ...] = tuple(ADAPTATIONS)
-    """Which; source-only is added, as all others are held against it."""
+    """Methods to run; source-only is added, as the baseline of all others."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of each method a seed."""
     labels: str = "all"
     """Labelled images per class of the source, a share of each class, or all."""
     image_size: int = 24
-    """Pixels a side that models see."""
+    """Pixels a side of the model's input."""
     init: str = "scratch"
-    """What all methods begin with: scratch, imagenet, timm:NAME or the folder of a run."""
+    """Initial weights of all methods: scratch, imagenet, timm:NAME or the folder of a run."""
     imagenet_weights: Path | None = None
     """ImageNet weights from a file instead of timm's hub."""
     backbone: BackboneConfig = BackboneConfig()
-    """The network of all methods."""
+    """Network of all methods."""
     recipe: TransferRecipe = TransferRecipe()
-    """The plan and its settings, the same for all methods."""
+    """Plan and its settings, the same for all methods."""
     choose: Choose = "source"
-    """What chooses among the candidates of each run."""
+    """Criterion that chooses among the candidates of each run."""
     adabn: AdaBNConfig = AdaBNConfig()
     """Settings of adabn."""
     dann: DANNConfig = DANNConfig()
@@ -86,22 +86,23 @@ class AdaptDemoConfig:
     self_training: SelfTrainingConfig = SelfTrainingConfig()
     """Settings of self-training."""
     jobs: int = 2
-    """Runs at a time."""
+    """Concurrent runs."""
     output: Path = Path("runs/demo-adapt")
-    """Folder of the tables, the report and the runs. Started again, only what is missing is run."""
+    """Folder of the tables, the report and the runs. A second start runs only missing runs."""
     fresh: bool = False
-    """Move what an earlier start left aside, and start over."""
+    """Move the results of an earlier start aside, and start over."""
     retry: bool = False
-    """Run again what failed before."""
+    """Repeat runs that failed before."""
     dry_run: bool = False
-    """Train nothing: say what would be done, with counts and an estimate of the time from a few steps, and leave
-    nothing but decoded pixels in the cache."""
+    """Train nothing: print the planned work, with counts and an estimate of the time from a few steps. Only decoded
+    pixels in
+    the cache are written."""
     mixed_precision: runtimes.MixedPrecision = "no"
     """Train under autocast: bf16 or fp16."""
     loading: LoadingConfig = LoadingConfig()
-    """How images are read, stored and divided."""
+    """Settings for reading, storing and splitting images."""
     tracking: TrackingConfig = TrackingConfig()
-    """Where metrics go."""
+    """Destinations of metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ class AdaptJob:
 
 
 def compare_adaptations(config: AdaptDemoConfig) -> Path:
-    """Run the missing runs, then write `results.csv`, `report.md`, `report.html` and the pictures.
+    """Run the missing runs, then write `results.csv`, `report.md`, `report.html` and the figures.
 
     Returns:
         The folder.
@@ -273,7 +274,7 @@ def _map(folder: Path, source: sources.Dataset, target: sources.Dataset, runtime
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer demo adapt") -> None:
-    """`demo adapt [flags]`, with the settings of `demo_adapt.yaml` where no flag says otherwise."""
+    """Run `demo adapt [flags]`, with the settings of `adapt.yaml` as defaults."""
     settings, rest = configuration.take_config(arguments)
     settings = configuration.merge(configuration.read_yaml(SETTINGS), settings)
     compare_adaptations(

@@ -48,34 +48,34 @@ def _simclr() -> pretraining.Recipe[SimCLRConfig]:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillDemoConfig(RunConfig):
-    """A small student with and without a teacher: accuracy with intervals, parameters, images a second."""
+    """Train a small student with and without a teacher: accuracy with intervals, parameters, images a second."""
 
     image_size: int = 24
-    """Pixels a side of what all models see."""
+    """Pixels a side of the input of all models."""
     labels: str = "5"
     """Labelled images per class, a share of each class, or all."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """One draws the same labelled images for every arm."""
+    """Seeds of the runs. One seed draws the same labelled images for every arm."""
     pretrain_seeds: int = 2
-    """Pretrained backbones, which the teachers of the seeds take in turns."""
+    """Number of pretrained backbones; the teachers of the seeds alternate between them."""
     jobs: int = 1
-    """Runs at a time on this machine."""
+    """Concurrent runs on this machine."""
     retry: bool = False
-    """Run again what failed."""
+    """Repeat runs that failed."""
     simclr: pretraining.Recipe[SimCLRConfig] = field(default_factory=_simclr)
-    """How the teacher's backbone is pretrained, and which it is."""
+    """Pretraining settings of the teacher's backbone, and its architecture."""
     student: BackboneConfig = field(default_factory=BackboneConfig)
-    """The small network."""
+    """Network of the student."""
     teacher: TransferRecipe = TransferRecipe()
-    """How the teacher is transferred."""
+    """Transfer settings of the teacher."""
     alone: TransferRecipe = TransferRecipe()
-    """How the student is trained without a teacher."""
+    """Training settings of the student without a teacher."""
     on_labels: TransferRecipe = TransferRecipe()
-    """How it is trained with one, on the labelled images."""
+    """Training settings of the student with a teacher, on the labelled images."""
     on_pool: TransferRecipe = TransferRecipe()
-    """How it is trained with one, on these and the pool."""
+    """Training settings of the student with a teacher, on the labelled images and the pool."""
     distillation: DistillationConfig = DistillationConfig()
-    """What it learns of the teacher."""
+    """Settings of the distillation loss."""
     pool_share: float = POOL_SHARE
     """Share of each batch that comes from the pool."""
 
@@ -84,7 +84,7 @@ def demo(config: DistillDemoConfig, *, runtime: runtimes.Runtime | None = None) 
     """Run the missing runs, then write the tables and the report.
 
     Returns:
-        The folder with `results.csv`, `curves.csv`, `summary.csv`, `report.md` and its picture, and the runs.
+        The folder with `results.csv`, `curves.csv`, `summary.csv`, `report.md` and its figure, and the runs.
 
     Raises:
         FailedRunsError: a run failed.
@@ -233,7 +233,7 @@ def _facts(
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer demo distill") -> None:
-    """`demo distill [flags]`."""
+    """Run `demo distill [flags]`."""
     settings, rest = configuration.take_config(arguments)
     settings = configuration.merge(configuration.read_yaml(SETTINGS), settings)
     demo(configuration.parse(DistillDemoConfig, settings, rest, program=program, default=DistillDemoConfig()))

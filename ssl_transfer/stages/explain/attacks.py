@@ -1,4 +1,4 @@
-"""Adversarial examples of one model as pictures; accuracy under attack of one or several as tables and curves."""
+"""Show adversarial examples of one model, and accuracy under attack of one or several as tables and curves."""
 
 import itertools
 import math
@@ -33,11 +33,11 @@ from .page import Section
 from .subject import Subject
 
 _NOISE = 0.01
-"""Of an accuracy: what rises by less did not rise."""
+"""Rise in accuracy that is ignored as noise."""
 
 
 def table(folder: Path, found: Sequence[Outcome], *, split: str) -> Section:
-    """`attacks.csv` (arms), `attacks_runs.csv`, `attacks.md` and `attacks.png`."""
+    """Write `attacks.csv` (arms), `attacks_runs.csv`, `attacks.md` and `attacks.png`."""
     lines = lines_of(found)
     write_tables.write_lines(folder / "attacks.csv", ARM_COLUMNS, arm_rows(lines))
     write_tables.write_lines(folder / "attacks_runs.csv", RUN_COLUMNS, run_rows(found))
@@ -67,7 +67,7 @@ def table(folder: Path, found: Sequence[Outcome], *, split: str) -> Section:
 
 
 def _coarse_note(lines: Sequence[Line]) -> str:
-    """What is to be said where an attack that may do more did less; empty where none did."""
+    """Return a note where accuracy rises with epsilon; otherwise empty."""
     accuracies: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for one in lines:
         accuracies.setdefault((one.arm, one.condition[0]), []).append((one.condition[1], one.accuracy.mean))
@@ -93,7 +93,7 @@ def _coarse_note(lines: Sequence[Line]) -> str:
 
 
 def table_of(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Headings, and for each attack and epsilon a cell an arm."""
+    """Return headings, and for each attack and epsilon a row with a cell an arm."""
     arms = list(dict.fromkeys(one.arm for one in lines))
     by_place = {(one.condition, one.arm): one for one in lines}
     rows = []
@@ -117,7 +117,7 @@ def _epsilons(lines: Sequence[Line]) -> list[float]:
 
 
 def panels_of(lines: Sequence[Line]) -> list[tuple[str, list[tuple[str, np.ndarray]]]]:
-    """For each attack and arm accuracy with its interval at every epsilon, the images as they are at 0."""
+    """Return accuracy with its interval at every epsilon, for each attack and arm; epsilon 0 is the original images."""
     arms = list(dict.fromkeys(one.arm for one in lines))
     attacks = dict.fromkeys(one.condition[0] for one in lines if one.condition[0] != CLEAN)
     found = {(one.arm, one.condition): one.accuracy for one in lines}
@@ -141,7 +141,7 @@ def examples(
     target: int | None,
     seed: int,
 ) -> Section:
-    """Images as they are, what each attack adds, and what the model then says."""
+    """Show images, each attack's perturbation, and the model's predictions for the result."""
     shown = subject.shown
     classes = [shown_name(name) for name in subject.classes]
     scores = scores_of(classifier)

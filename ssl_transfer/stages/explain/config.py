@@ -1,4 +1,4 @@
-"""What `explain` is asked for, and what that comes to for the runs at hand."""
+"""Configure `explain` and resolve the settings for the given runs."""
 
 import re
 from collections.abc import Sequence
@@ -21,66 +21,70 @@ What = Literal["maps", "grad-cam", "neighbours", "ideal", "attacks", "all"]
 PARTS: tuple[What, ...] = ("maps", "grad-cam", "neighbours", "ideal", "attacks")
 NEED_A_HEAD = ("grad-cam", "ideal", "attacks")
 PHOTOGRAPHS, DIGITS = ("2/255", "4/255", "8/255"), ("0.05", "0.1", "0.2")
-"""Epsilons by default. Digits are black and white, and bear more."""
+"""Default epsilons. Digits are black and white, and need larger ones."""
 _SEED = re.compile(r"[-_/ ]*seed[-_]?(\d+)$")
 """Seed at the end of a run's path."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainConfig:
-    """Show what the network of a run sees: maps, Grad-CAM, nearest neighbours, ideal images, adversarial examples.
+    """Explain the network of a run: maps, Grad-CAM, nearest neighbours, ideal images, adversarial examples.
 
-    Several runs stand side by side; those whose folders differ only in a seed at the end of their names (mine/seed0,
+    Several runs are shown side by side. Runs whose folders differ only in a seed at the end of their names (mine/seed0,
     mine/seed1) are one arm of the table of attacks.
     """
 
     runs: Annotated[tuple[str, ...], *configuration.positional("RUN...")] = ()
     """Folders of runs: transfer, adapt or distill; of pretrain for maps and neighbours."""
     what: tuple[What, ...] = ("all",)
-    """maps, grad-cam, neighbours, ideal, attacks; all leaves out what a run without a head cannot show, and Grad-CAM
-    where captum is not installed."""
+    """maps, grad-cam, neighbours, ideal, attacks. all omits those that need a head where a run has none, and Grad-CAM
+    where
+    captum is not installed."""
     data: str = ""
-    """The images. Default: those of the first run, read and divided as it did."""
+    """The images. Default: those of the first run, read and split in the same way."""
     images: tuple[str, ...] = ()
-    """Files, folders of them, or whatever else `predict` takes, to look at. Default: some images of --data. Attacks are
-    measured on --data anyway."""
+    """Images to look at: files, folders of them, or any other input of `predict`. Default: some images of --data.
+    Attacks are
+    always measured on --data."""
     split: Literal["validation", "test"] = "test"
-    """Which part of --data is looked at and attacked."""
+    """Part of --data to look at and to attack."""
     num_images: int = 6
-    """Images of --data that are looked at, evenly spaced over the classes."""
+    """Number of images of --data to look at, evenly spaced over the classes."""
     blocks: tuple[str, ...] = ()
-    """Whose maps: names as `ssl-transfer summary RUN` lists them. Grad-CAM takes the last of them.
-    Default: maps of four over the depth, Grad-CAM of the last one."""
+    """Blocks whose maps are drawn: names as `ssl-transfer summary RUN` lists them. Grad-CAM takes the last of them.
+    Default:
+    maps of four over the depth, Grad-CAM of the last one."""
     channels: int = 6
-    """Channels of each block that are shown, those that vary most."""
+    """Channels of each block to draw; those that vary most are chosen."""
     neighbours: int = 5
-    """Training images beside each image."""
+    """Number of training images beside each image."""
     steps: int = 300
-    """Of the optimisation of ideal images."""
+    """Steps of the optimisation of ideal images."""
     tv: float = 0.05
     """Weight of an ideal image's total variation, a sum over its places: more is smoother."""
     epsilons: tuple[str, ...] = ()
-    """Most that an attack moves a pixel, in units of 0..1: 8/255 or 0.03. Default: 2/255 4/255 8/255; on the
-    digits 0.05 0.1 0.2."""
+    """Largest changes of a pixel by an attack, in units of 0..1: 8/255 or 0.03. Default: 2/255 4/255 8/255; on the
+    digits 0.05
+    0.1 0.2."""
     pgd_steps: int = 20
-    """Of PGD."""
+    """Steps of PGD."""
     target: str = ""
-    """The class that targeted attacks go to. Default: for each image the class that it looks least like."""
+    """Class of targeted attacks. Default: for each image the class of lowest score."""
     attack_images: int = 1000
-    """Most images that are attacked, evenly spaced over the classes."""
+    """Largest number of images to attack, evenly spaced over the classes."""
     seed: int = 0
     """Seed of the ideal images and of PGD's start."""
     output: Path | None = None
-    """Folder for it all. Default: runs/explain- and the run's name."""
+    """Folder for the results. Default: runs/explain- and the run's name."""
     loading: sources.LoadingConfig = field(default_factory=sources.LoadingConfig)
-    """How --data is read and divided."""
+    """Settings for reading and splitting --data."""
 
 
 def parts_of(what: Sequence[What], run: Run) -> list[What]:
-    """What is shown of a run.
+    """List the explanations that a run supports.
 
     Raises:
-        InputError: it was asked for by name and needs a head, which the run does not have, or what is not installed.
+        InputError: one was requested by name and needs a head, which the run does not have, or a missing library.
     """
     headless = not run.has_head
     asked = [part for part in PARTS if part in what]
@@ -98,7 +102,7 @@ def parts_of(what: Sequence[What], run: Run) -> list[What]:
 
 
 def names_of(runs: Sequence[str]) -> list[RunName]:
-    """Name runs by their paths without the folders that all share; paths that differ in their seed are one arm."""
+    """Name runs by their paths without the common folders; paths that differ in their seed are one arm."""
     parts = [Path(run).resolve().parts for run in runs]
     shared = 0
     while all(len(one) > shared + 1 and one[shared] == parts[0][shared] for one in parts):
@@ -116,7 +120,7 @@ def _named(path: str) -> RunName:
 
 
 def check(config: ExplainConfig) -> list[float]:
-    """Find what cannot be before anything is computed; the epsilons, the least first."""
+    """Refuse impossible settings before any computation; return the epsilons, sorted from the least."""
     if not config.runs:
         raise InputError("Which run? Give its folder, as in `ssl-transfer explain runs/NAME`.")
     if len(set(map(Path, config.runs))) < len(config.runs):

@@ -1,4 +1,4 @@
-"""Grids of pictures with words: what `explain` draws. Each comes back as the bytes of a PNG."""
+"""Draw grids of captioned images for `explain`, as bytes of a PNG."""
 
 import textwrap
 from collections.abc import Sequence
@@ -13,53 +13,53 @@ from ssl_transfer.reports.figures import COLOURS, MARKERS, png
 
 PLAIN, RIGHT, WRONG = "#333333", "#00724F", "#B34700"
 _SIDE = 1.45
-"""Inches of a cell."""
+"""Inches a side of a cell."""
 _TITLE = 0.32
-"""Inches of the title."""
+"""Inches of the title's height."""
 _CHARACTERS = 26
-"""Of a caption that fit beside each other."""
+"""Characters of a caption that fit above a cell."""
 _MOST_STEPS = 32.5
-"""Of 8 bits; more are easier to grasp as a share."""
+"""Largest epsilon, in steps of 8 bits, that is shown as steps; a larger one is shown as a share."""
 _ROUNDING = 1e-6
-"""Of the largest value: differences within a map that are none."""
+"""Share of the largest value below which differences within a map are rounding errors."""
 _FEW_PIXELS = 64
-"""Up to so many a side, pixels are shown as pixels."""
+"""Pixels a side up to which an image is enlarged without smoothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A picture in a grid."""
+    """Image in a grid."""
 
     pixels: np.ndarray
     """(H, W), or (H, W, 3) in 0..1."""
     caption: str = ""
-    """Stands above it, in a line or two."""
+    """Text above the image, in a line or two."""
     colour: str = PLAIN
-    """Of the caption, and of a frame where it is `RIGHT` or `WRONG`."""
+    """Colour of the caption, and of a frame where it is `RIGHT` or `WRONG`."""
     overlay: np.ndarray | None = None
-    """(H, W) in 0..1, laid over the picture as warmth."""
+    """(H, W) in 0..1, drawn over the image as a heat map."""
     stretched: bool = False
-    """Whether one channel goes from its own least to its own largest value, in colours of their own."""
+    """True: scale one channel from its own least to its own largest value, in a colour map."""
 
 
 def marked(is_right: bool, words: str) -> tuple[str, str]:
-    """A caption with a sign for right or wrong, and its colour."""
+    """Return a caption with a mark for right or wrong, and its colour."""
     return (f"✓ {words}", RIGHT) if is_right else (f"✗ {words}", WRONG)
 
 
 def short_name(name: str) -> str:
-    """An image's name without its folders, as a label."""
+    """Return an image's name without its folders, as a label."""
     return shown_name(name.rpartition("/")[2])
 
 
 def pixels_of(view: Tensor) -> np.ndarray:
-    """(C, S, S) in 0..1 as a picture: of two channels the first, of more the first three."""
+    """Convert (C, S, S) in 0..1 to an image: of two channels the first, of more the first three."""
     values = view.detach().cpu().clamp(0.0, 1.0).numpy()
     return values[:3].transpose(1, 2, 0) if len(values) >= 3 else values[0]
 
 
 def channel_cell(number: int, values: Tensor) -> Cell:
-    """One channel's map, (H, W); grey where it has one value at all places, for which there is no colour."""
+    """Draw one channel's map, (H, W); grey where it is constant."""
     low, high = float(values.min()), float(values.max())
     if high - low <= _ROUNDING * max(abs(low), abs(high)):
         return Cell(pixels=np.full(values.shape, 0.5), caption=f"channel {number}\nconstant {high:.2g}")
@@ -67,7 +67,7 @@ def channel_cell(number: int, values: Tensor) -> Cell:
 
 
 def bands_note(num_channels: int) -> str:
-    """What is to be said of images that are neither grey nor RGB; empty for these."""
+    """Return a note on images that are neither grey nor RGB; empty for these."""
     if num_channels in (1, 3):
         return ""
     shown = "the first" if num_channels == 2 else "the first three, as red, green and blue"
@@ -75,11 +75,11 @@ def bands_note(num_channels: int) -> str:
 
 
 def grid(title: str, rows: Sequence[tuple[str, Sequence[Cell | None]]]) -> bytes:
-    """Cells in named rows.
+    """Draw cells in named rows.
 
     Args:
-        title: stands above all.
-        rows: of each its name, which stands to its left, and its cells; None is an empty place.
+        title: heading of the grid.
+        rows: for each row its name, drawn to the left, and its cells; None is an empty place.
     """
     columns = max(len(cells) for _, cells in rows)
     names = [[shown_name(part) for part in name.split("\n")] for name, _ in rows]
@@ -120,26 +120,26 @@ def _draw(figure: plt.Figure, cell: Cell, place: tuple[float, float, float, floa
 
 
 def _broken(caption: str) -> list[str]:
-    """A caption in lines that its picture is as wide as."""
+    """Wrap a caption to the width of its image."""
     return [line for part in caption.split("\n") for line in textwrap.wrap(part, _CHARACTERS)]
 
 
 def _text(words: str) -> str:
-    """Words that are no formula though they hold dollars; those of `shown_name` are none already."""
+    """Escape dollars, so that no text is drawn as a formula; results of `shown_name` are already escaped."""
     return words.replace(r"\$", "$").replace("$", r"\$")
 
 
 def epsilon_text(epsilon: float) -> str:
-    """As steps of 8 bits where it is a few of them."""
+    """Format epsilon as steps of 8 bits where it is a few of them."""
     steps = epsilon * 255.0
     return f"{steps:.0f}/255" if steps < _MOST_STEPS and abs(steps - round(steps)) < 1e-6 else f"{epsilon:g}"
 
 
 def curves(panels: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], epsilons: Sequence[float]) -> bytes:
-    """Accuracy over epsilon, one panel an attack, with 95 % intervals.
+    """Draw accuracy over epsilon, one panel an attack, with 95 % intervals.
 
     Args:
-        panels: of each its title and for each arm its name and (E, 3): mean, low and high at every epsilon.
+        panels: for each its title, and for each arm its name and (E, 3): mean, low and high at every epsilon.
         epsilons: E of them, the first 0.
     """
     figure, drawn = plt.subplots(

@@ -1,4 +1,4 @@
-"""A run that is to be explained: its model, the images of its data, and those that are looked at one by one."""
+"""Load a run to be explained: its model, its data, and the images to look at."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,34 +21,34 @@ from ssl_transfer.stages.common.checkpoint_data import matched
 from ssl_transfer.stages.common.run import Run
 
 MOST_IMAGES = 100
-"""Pictures of more would not be looked at."""
+"""Largest number of images to look at."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """Images that are looked at one by one."""
+    """Images to look at."""
 
     views: Tensor
-    """(B, C, S, S) in 0..1 on the model's device: what the model sees."""
+    """(B, C, S, S) in 0..1 on the model's device: the model's input."""
     labels: tuple[int, ...]
-    """-1 where the class is not known."""
+    """Class indices; -1 where unknown."""
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A run with what it is explained on."""
+    """Run with its data and images."""
 
     name: str
-    """What tables and pictures call it."""
+    """Name in tables and figures."""
     backbone: Backbone
     """On the device, frozen."""
     classifier: Classifier | None
     """None where the run has no head."""
     classes: tuple[str, ...]
-    """In the order of the classifier's scores."""
+    """Class names, in the order of the classifier's scores."""
     dataset: Dataset | None
-    """The run's data; None where only files are looked at."""
+    """Data of the run; None where only files are looked at."""
     shown: Shown
 
 
@@ -66,14 +66,14 @@ def load(
     """Load a run and its images.
 
     Args:
-        run: to be explained.
-        name: its name in tables and pictures.
+        run: the run to explain.
+        name: its name in tables and figures.
         runtime: the device.
         data: the run's data; empty: only `files` are looked at.
-        loading: how the data is read.
-        files: images of the user's own, as `given` names them; without any, `count` images of `split` are looked at.
-        split: of the data.
-        count: how many.
+        loading: settings for reading the data.
+        files: the user's own images, as in `user_images.given`; without any, `count` images of `split` are used.
+        split: part of the data.
+        count: number of images.
     """
     backbone = run.load_backbone()
     freeze(backbone.to(runtime.device))
@@ -101,7 +101,7 @@ def load(
 
 
 def spread(dataset: Dataset, split: str, count: int) -> Tensor:
-    """(at most `count`,) images of a split, evenly spaced when they are sorted by class."""
+    """Pick up to `count` images of a split, evenly spaced when they are sorted by class."""
     indices = dataset.splits[split]
     if not len(indices):
         raise InputError(f"{dataset.source}: has no {split} images. Give another --split or --data.")
@@ -111,7 +111,7 @@ def spread(dataset: Dataset, split: str, count: int) -> Tensor:
 
 
 def views_of(dataset: Dataset, indices: Tensor, spec: BackboneSpec, device: torch.device) -> Tensor:
-    """(B, C, S, S) in 0..1: these images as the model sees them."""
+    """Convert these images to the model's input: (B, C, S, S) in 0..1."""
     images = next(dataset.batches([indices], device))
     return evaluation_view(images, size=spec.image_size, interpolation=spec.interpolation)
 
@@ -125,7 +125,7 @@ def _shown(dataset: Dataset, indices: Tensor, spec: BackboneSpec, device: torch.
 
 
 def _shown_files(words: Sequence[str], run: Run, runtime: Runtime) -> Shown:
-    """Files, and the images in folders, as the run would see them."""
+    """Read files, and the images in folders, like the images of the run."""
     spec, storage = run.spec, run.storage
     if storage.note:
         runtime.say(storage.note)

@@ -1,6 +1,6 @@
-"""What one model sees: its maps, Grad-CAM, nearest neighbours, the ideal image of each class.
+"""Draw explanations of one model: its maps, Grad-CAM, nearest neighbours, the ideal image of each class.
 
-Each function writes a table and pictures into a folder and returns the page's section.
+Each function writes a table and figures into a folder and returns the page's section.
 """
 
 import functools
@@ -30,11 +30,11 @@ from .page import Section
 from .subject import Subject, views_of
 
 DEFAULT_BLOCKS = 4
-"""So many, evenly spaced over the depth, the first and the last among them."""
+"""Number of blocks, evenly spaced over the depth, including the first and the last."""
 
 
 def feature_maps(subject: Subject, folder: Path, *, names: Sequence[str], channels: int) -> Section:
-    """A picture for each image: its blocks' maps, by principal components and channel by channel."""
+    """Draw each image's maps, by principal components and channel by channel."""
     blocks = chosen_blocks(spatial_blocks(subject.backbone), names)
     shown, found = subject.shown, maps_of(subject.backbone, blocks, subject.shown.views)
     best = [strongest(maps, channels) for maps in found]
@@ -66,10 +66,10 @@ def feature_maps(subject: Subject, folder: Path, *, names: Sequence[str], channe
 
 
 def chosen_blocks(blocks: Sequence[SpatialBlock], names: Sequence[str]) -> tuple[SpatialBlock, ...]:
-    """Blocks by name; without names a few over the depth.
+    """Select blocks by name; without names a few over the depth.
 
     Raises:
-        InputError: there is no block of this name that has places.
+        InputError: no spatial block has this name.
     """
     known = {block.name: block for block in blocks}
     for name in names:
@@ -84,7 +84,7 @@ def chosen_blocks(blocks: Sequence[SpatialBlock], names: Sequence[str]) -> tuple
 
 
 def class_activation(subject: Subject, classifier: Classifier, folder: Path, *, names: Sequence[str]) -> Section:
-    """Grad-CAM of the class that is said, and of the true one, or else of the next; of these blocks or of the last."""
+    """Draw Grad-CAM of the predicted class, and of the true one or else the next; of these blocks or of the last."""
     shown, classes = subject.shown, [shown_name(name) for name in subject.classes]
     with torch.no_grad():
         probabilities = classifier.scores(classifier.features(shown.views)).softmax(dim=1)
@@ -141,7 +141,7 @@ def class_activation(subject: Subject, classifier: Classifier, folder: Path, *, 
 
 
 def neighbours(subject: Subject, folder: Path, runtime: Runtime, *, count: int) -> Section:
-    """For each image the training images whose features are nearest."""
+    """Draw the training images with the nearest features, for each image."""
     dataset, shown = subject.dataset, subject.shown
     if dataset is None or not len(dataset.splits["train"]):
         raise InputError("--what neighbours: --data has no labelled training images to look among.")
@@ -193,7 +193,7 @@ def ideals(
     variation_weight: float,
     seed: int,
 ) -> Section:
-    """The image that the classifier takes most for each class."""
+    """Draw the image that maximises each class's score."""
     spec = subject.backbone.spec
     found = ideal_images(
         scores_of(classifier),

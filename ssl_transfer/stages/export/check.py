@@ -1,4 +1,4 @@
-"""Whether what was exported gives what the run's own model gives, on real images.
+"""Compare an export with the run's own model on real images.
 
 Shapes: N images, C channels, S pixels a side.
 """
@@ -19,13 +19,13 @@ from ssl_transfer.engine.errors import InputError
 from .exported_model import Exported
 
 MOST = 32
-"""Images that are looked at."""
+"""Largest number of images to compare."""
 Loaded = Callable[[Tensor], Tensor]
-"""What was exported, loaded again: images (N, C, S, S) in 0..1 -> scores or features."""
+"""Reloaded export: images (N, C, S, S) in 0..1 -> scores or features."""
 
 
 def check_images(exported: Exported, words: Sequence[str]) -> Tensor:
-    """(N, C, S, S) float32 in 0..1: the first images that the words of a command line name, or handwritten digits.
+    """Read the first images that the arguments name, or handwritten digits: (N, C, S, S) float32 in 0..1.
 
     Raises:
         InputError: not one of them can be used.
@@ -50,7 +50,7 @@ def check_images(exported: Exported, words: Sequence[str]) -> Tensor:
 
 @torch.inference_mode()
 def largest_difference(exported: Exported, loaded: Loaded, images: Tensor, tolerance: float) -> float:
-    """The largest difference of an output to the run's own model, on all images at once and on one alone.
+    """Compute the largest difference of an output to the run's own model, on all images at once and on one alone.
 
     Raises:
         InputError: it is above the tolerance, a share of the largest output.

@@ -1,4 +1,4 @@
-"""`ssl-transfer export`: a run's model for those who have not this project, checked before anything is put in place."""
+"""Export a run's model for use without this project, checked before its files are in place: `ssl-transfer export`."""
 
 import os
 import shutil
@@ -22,33 +22,35 @@ Format = Literal["safetensors", "onnx", "torch-export", "huggingface"]
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """A run's model in a form that others read; of a pretraining run, or of RUN/backbone, its features.
+    """Export a run's model for other software; of a pretraining run, or of RUN/backbone, its features.
 
-    What was written is loaded again and held against the run's own model on real images before it is put in place.
+    The exported model is loaded again and compared with the run's own model on real images before its files are in
+    place.
     """
 
     path: Annotated[str, *configuration.positional("RUN")] = ""
-    """The folder of a run."""
+    """Folder of a run."""
     format: Format = "safetensors"
     """safetensors: weights under the names of timm or torchvision, with the lines that load them. onnx and
-    torch-export: a graph with the normalisation in it, for batches of any size. huggingface: a folder for the hub with
-    a model card, which `timm.create_model("local-dir:...")` loads where timm's constructor makes the network (not with
-    the small stem, nor one of torchvision: there its card has the lines that do)."""
+    torch-export: a
+    graph with the normalisation in it, for batches of any size. huggingface: a folder for the hub with a model card.
+    `timm.create_model("local-dir:...")` loads it where timm's constructor makes the network. With the small stem or a
+    torchvision network it does not; the card then has the lines that load it."""
     output: Path | None = None
-    """The folder for it. None: export/FORMAT in the run's."""
+    """Folder for the export. None: export/FORMAT in the run's."""
     images: tuple[str, ...] = ()
-    """What it is checked on, at most 32 of them: folders, files, tables or DATA strings, as `predict` takes them. None:
-    handwritten digits, brought to the model's size."""
+    """Images of the check, at most 32 of them: folders, files, tables or DATA strings, as `predict` takes them. None:
+    handwritten digits, resized to the model's input."""
     tolerance: float = 1e-4
     """Largest difference to the run's own model, as a share of its largest output."""
     licence: str = "unknown"
-    """Of the weights, for the model card of huggingface: apache-2.0, cc-by-4.0, ..."""
+    """Licence of the weights, for the model card of huggingface: apache-2.0, cc-by-4.0, ..."""
 
 
 @dataclass(frozen=True)
 class _Form:
     write: Callable[[Exported, Path], str]
-    """Fill a folder; the Python that uses what is there."""
+    """Fills a folder and returns Python code that uses its files."""
     load: Callable[[Exported, Path], Loaded]
     normalised_inside: bool
 
@@ -65,7 +67,7 @@ def export(config: ExportConfig) -> Path:
     """Export, check, and put the files in place.
 
     Returns:
-        The folder that holds them.
+        The folder of the export.
 
     Raises:
         InputError: no model, one that the format cannot hold, a difference above the tolerance.
@@ -116,6 +118,6 @@ def _describe(exported: Exported, output: Path, num_images: int, difference: flo
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer export") -> None:
-    """`export RUN --format FORMAT [flags]`."""
+    """Run `export RUN --format FORMAT [flags]`."""
     settings, rest = configuration.take_config(arguments)
     export(configuration.parse(ExportConfig, settings, rest, program=program, default=ExportConfig()))

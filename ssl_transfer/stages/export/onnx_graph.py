@@ -1,4 +1,4 @@
-"""A run's model as a graph: ONNX, or torch.export. Normalisation is in it, and batches have any size."""
+"""Export a run's model as a graph: ONNX, or torch.export, with normalisation and any batch size."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ outputs = model(images)
 
 
 def write_onnx(exported: Exported, folder: Path) -> str:
-    """Write `model.onnx`; how it is used."""
+    """Write `model.onnx`; return its usage."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -57,7 +57,7 @@ def write_onnx(exported: Exported, folder: Path) -> str:
 
 
 def load_onnx(folder: Path) -> Loaded:
-    """What `write_onnx` wrote, run by onnxruntime on the CPU."""
+    """Load the file of `write_onnx` with onnxruntime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(folder / ONNX), providers=["CPUExecutionProvider"])
@@ -65,7 +65,7 @@ def load_onnx(folder: Path) -> Loaded:
 
 
 def write_torch_export(exported: Exported, folder: Path) -> str:
-    """Write `model.pt2`; how it is used."""
+    """Write `model.pt2`; return its usage."""
     with _quiet("torch-export"):
         shapes = ({0: torch.export.Dim("batch")},)
         program = torch.export.export(exported.module, (_example(exported),), dynamic_shapes=shapes)
@@ -74,13 +74,13 @@ def write_torch_export(exported: Exported, folder: Path) -> str:
 
 
 def load_torch_export(folder: Path) -> Loaded:
-    """What `write_torch_export` wrote."""
+    """Load the file of `write_torch_export`."""
     with _quiet("torch-export"):
         return torch.export.load(folder / TORCH_EXPORT).module()
 
 
 def _example(exported: Exported) -> Tensor:
-    """Two images: of one, a batch's size would be taken for a constant."""
+    """Return two images: with one, the batch size would be exported as a constant."""
     spec = exported.backbone.spec
     return torch.zeros(2, spec.in_chans, spec.image_size, spec.image_size)
 
@@ -92,7 +92,7 @@ def _filled(usage: str, exported: Exported) -> str:
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Without what the exporters say of their own insides; that they failed is said."""
+    """Suppress the exporters' internal messages; raise InputError on failure."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():

@@ -1,4 +1,4 @@
-"""A run's model as weights of timm or torchvision, alone or in a folder as the Hugging Face hub has them."""
+"""Export a run's model as weights of timm or torchvision, alone or in a folder for the Hugging Face hub."""
 
 import json
 from pathlib import Path
@@ -18,11 +18,11 @@ from .exported_model import Exported
 
 WEIGHTS, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 _BICUBIC, _BILINEAR = 3, 2
-"""Pillow's numbers."""
+"""Pillow's numbers of resampling filters."""
 
 
 def write_weights(exported: Exported, folder: Path) -> str:
-    """Write `model.safetensors`; how it is used."""
+    """Write `model.safetensors`; return its usage."""
     model = library_model(exported.backbone, exported.classifier)
     tensors = {name: value.detach().contiguous() for name, value in model.model.state_dict().items()}
     save_tensors(folder / WEIGHTS, tensors)
@@ -30,14 +30,14 @@ def write_weights(exported: Exported, folder: Path) -> str:
 
 
 def load_weights(exported: Exported, folder: Path) -> Loaded:
-    """What `write_weights` wrote, in the library's model."""
+    """Load the file of `write_weights` into the library's model."""
     model = library_model(exported.backbone, exported.classifier).model
     model.load_state_dict(load_file(folder / WEIGHTS))
     return _normalised(exported, model)
 
 
 def write_hub_folder(exported: Exported, folder: Path) -> str:
-    """Write the weights, and `config.json` and `preprocessor_config.json` of the hub; how it is used.
+    """Write the weights, and `config.json` and `preprocessor_config.json` of the hub; return their usage.
 
     timm builds the model from `config.json` alone where its constructor does. Where it does not, or torchvision is the
     library, `config.json` has the lines that do.
@@ -55,14 +55,14 @@ def write_hub_folder(exported: Exported, folder: Path) -> str:
 
 
 def load_hub_folder(exported: Exported, folder: Path) -> Loaded:
-    """What `write_hub_folder` wrote, as the hub's users load it."""
+    """Load the folder of `write_hub_folder` like a user of the hub."""
     if not loads_by_name(folder):
         return load_weights(exported, folder)
     return _normalised(exported, timm.create_model(f"local-dir:{folder}", pretrained=True).eval())
 
 
 def loads_by_name(folder: Path) -> bool:
-    """Whether timm loads a folder that `write_hub_folder` filled from its `config.json` alone."""
+    """Test if timm loads a folder of `write_hub_folder` from its `config.json` alone."""
     return "build" not in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
 
 
@@ -103,7 +103,7 @@ def _normalised(exported: Exported, model: torch.nn.Module) -> Loaded:
 
 
 def _timm_config(exported: Exported, model: LibraryModel) -> dict[str, Any]:
-    """What `timm.create_model("local-dir:...")` and the hub read."""
+    """Build the configuration that `timm.create_model("local-dir:...")` and the hub read."""
     spec, built = exported.backbone.spec, model.model
     own: Any = built
     arguments = {name: value for name, value in model.arguments.items() if name != "num_classes"}
@@ -134,7 +134,7 @@ def _timm_config(exported: Exported, model: LibraryModel) -> dict[str, Any]:
 
 
 def _preprocessor(exported: Exported) -> dict[str, Any]:
-    """How images become what the model takes, in the hub's words."""
+    """Describe the preprocessing in the hub's format."""
     spec = exported.backbone.spec
     low, high = exported.run.storage.value_range
     # The hub's processors divide and know no offset, so that what is subtracted joins the mean.

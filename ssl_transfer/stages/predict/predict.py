@@ -1,6 +1,6 @@
-"""`ssl-transfer predict`: what the model of a run says of images, as a table of probabilities.
+"""Predict class probabilities of images with the model of a run: `ssl-transfer predict`.
 
-Images are read, cut and scaled as the run's own were when it was evaluated, so that on those it says the same.
+Images are read, cropped and scaled like the run's own in its evaluation, so that predictions on those are the same.
 """
 
 import csv
@@ -32,55 +32,58 @@ from .confidence import describe_calibration, describe_threshold
 
 BATCH_SIZE = 64
 _TOLD = 5
-"""Reasons of images without a prediction that are told on the screen; the table has that of each image."""
+"""Number of reasons for missing predictions that are printed; the table has that of each image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """What the model of a run says of images: a table with a row for each, in the order that they are given in.
+    """Predict images with the model of a run: a table with a row for each, in the order of the arguments.
 
-    Columns: path, predicted, confidence, abstained, error, and probability_CLASS for each class. An image that cannot
-    be read, or is of another kind than those of the run, has a row with the reason as its error and nothing else.
+    Columns: path, predicted, confidence, abstained, error, and probability_CLASS for each class. An unreadable image,
+    or one
+    of another kind than those of the run, has a row with only the reason as its error.
     """
 
     path: Annotated[str, *configuration.positional("RUN")] = ""
-    """The folder of a run that leaves a model: of transfer, adapt or distill."""
+    """Folder of a run with a model: of transfer, adapt or distill."""
     images: Annotated[tuple[str, ...], *configuration.positional("IMAGES...")] = ()
     """Folders (with all below them), files, tables (.csv, .tsv) with a column of paths, DATA strings (digits,
     npz:FILE)."""
     output: Path = Path("predictions.csv")
-    """The table."""
+    """File of the table."""
     column: str | None = None
-    """Of a table, the column of paths, which are absolute or relative to the table. None: one called path, file, image
-    or the like."""
+    """Column of paths in a table; paths are absolute or relative to the table. None: one called path, file, image or
+    the like."""
     abstain_below: float = 0.0
-    """Images with less confidence than this have True in the column abstained: leave them to a person. Those without a
-    prediction have nothing there."""
+    """Images with less confidence than this have True in the column abstained: leave them to a person. The column is
+    empty for
+    images without a prediction."""
     uncalibrated: bool = False
-    """Leave the probabilities as the model has them. Otherwise its scores are divided by the temperature that the run
-    fitted on its validation images, where it has one."""
+    """Keep the model's own probabilities. Otherwise its scores are divided by the temperature that the run fitted on
+    its
+    validation images, where it has one."""
     to_grey: bool = False
-    """Let colour images lose their colours for a run on grey ones, instead of refusing them."""
+    """Convert colour images to grey for a run on grey ones, instead of refusing them."""
     value_range: Range | None = None
-    """The stored values that become 0 and 1. None: as the run has it."""
+    """Stored values that become 0 and 1. None: those of the run."""
     workers: int = 4
     """Threads that decode."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predicted:
-    """What came out."""
+    """Counts of a prediction."""
 
     num_images: int
     num_unreadable: int
     num_abstained: int
-    """Of the images that were read."""
+    """Among readable images."""
     temperature: float
-    """1 where nothing was calibrated."""
+    """1 without calibration."""
 
 
 def predict(config: PredictConfig) -> Predicted:
-    """Predict, write the table and say what there is to say.
+    """Predict, write the table and print warnings.
 
     Raises:
         InputError: no model, no images, values of another depth, or not one image that can be used.
@@ -124,7 +127,7 @@ def _check(config: PredictConfig) -> None:
 
 
 class _Table:
-    """The rows, one batch at a time, and what is counted on the way."""
+    """Rows of the table, one batch at a time, with counts."""
 
     def __init__(
         self,
@@ -144,7 +147,7 @@ class _Table:
         self.seen: Range | None = None
 
     def found(self) -> Predicted:
-        """What came out."""
+        """Return the counts."""
         return Predicted(
             num_images=self.total,
             num_unreadable=self.num_problems,
@@ -153,7 +156,7 @@ class _Table:
         )
 
     def write(self, path: Path) -> None:
-        """Fill the file."""
+        """Write the file."""
         # A file's name may be no text in any encoding; the others are still readable then.
         with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             self._fill(file)
@@ -198,7 +201,7 @@ class _Table:
 
     @torch.inference_mode()
     def _probabilities(self, pixels: np.ndarray) -> Tensor:
-        """(B, C, H, W) as they are stored -> (B, K) float64."""
+        """Predict stored pixels: (B, C, H, W) -> (B, K) float64."""
         self._look_at_range(pixels)
         classifier = self._classifier
         spec = classifier.backbone.spec
@@ -208,7 +211,7 @@ class _Table:
         return torch.softmax(scores / self._temperature, dim=1)
 
     def _look_at_range(self, pixels: np.ndarray) -> None:
-        """Values of another depth than the run's are refused in the first batch, before anybody waits for the rest."""
+        """Refuse values of another depth than the run's in the first batch, before the rest is computed."""
         if pixels.dtype == np.uint8 or self._config.value_range is not None:
             return
         first = self.seen is None
@@ -219,7 +222,7 @@ class _Table:
             raise InputError(f"{self.told_range()}: they are of another depth. {_REMEDY}")
 
     def told_problems(self) -> str:
-        """Why images have no prediction: the commonest reasons, each with how many have it and one of these."""
+        """Describe the most frequent reasons for missing predictions, each with a count and an example."""
         kinds = sorted(self._problems.items(), key=lambda kind: -len(kind[1]))
         told = [
             f"{names[0]}: {why}" if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more: {why}"
@@ -228,12 +231,12 @@ class _Table:
         return "; ".join(told) + "; and other reasons" * (len(kinds) > _TOLD)
 
     def told_range(self) -> str:
-        """The values that were seen, beside the run's."""
+        """Describe the observed values and the run's."""
         (low, high), (least, most) = self.seen or self._range, self._range
         return f"The values of these images are {low:g} to {high:g}, and the run was trained on {least:g} to {most:g}"
 
     def is_doubtful(self) -> bool:
-        """Whether the values are worth a warning."""
+        """Test if the values are worth a warning."""
         return self.seen is not None and overlap(self.seen, self._range) < MOST_SHARED
 
 
@@ -259,6 +262,6 @@ def _describe(config: PredictConfig, run: Run, table: _Table, runtime: runtimes.
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer predict") -> None:
-    """`predict RUN IMAGES... [flags]`."""
+    """Run `predict RUN IMAGES... [flags]`."""
     settings, rest = configuration.take_config(arguments)
     predict(configuration.parse(PredictConfig, settings, rest, program=program, default=PredictConfig()))
