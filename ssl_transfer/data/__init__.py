@@ -1,1 +1,1 @@
-"""Images: where they come from, their one copy in memory, splits and label budgets, batches, augmentation."""
+"""Load images: sources, storage, splits and label budgets, batches, augmentation."""

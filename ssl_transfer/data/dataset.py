@@ -97,7 +97,7 @@ class Dataset:
             yield to_unit(pixels.to(device, non_blocking=True), self.value_range)
 
     def with_range(self, value_range: Range) -> "Dataset":
-        """Return the same images with the value range of a checkpoint."""
+        """Return the same images with another value range, as that of a checkpoint."""
         return self if value_range == self.value_range else replace(self, value_range=value_range)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

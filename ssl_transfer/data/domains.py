@@ -1,4 +1,4 @@
-"""Two data sets side by side, as adaptation and pretraining on both need them: equal channels, values and classes.
+"""Match two data sets for adaptation or joint pretraining: equal channels, values and classes.
 
 Shapes: N images, C channels, B images of a batch, S pixels a side.
 """
@@ -16,7 +16,7 @@ from .dataset import Dataset, Moments, Pixels
 
 
 class Repeated:
-    """Grey images as colour: the one channel three times, of pixels that do not lie in memory.
+    """Grey images as colour: the channel is repeated three times, for pixels that are not in memory.
 
     Args:
         pixels: (N, 1, H, W).
@@ -35,11 +35,10 @@ class Repeated:
 
 
 def together(source: Dataset, target: Dataset) -> tuple[Dataset, Dataset]:
-    """Both data sets as one model can read them, the target's classes numbered as the source's.
+    """Match two data sets for one model; the target gets the source's class indices.
 
-    Grey is repeated where the other has colour, and a note of that data set says so. Deep images are read within one
-    range that holds both. Classes are matched by name; a target without any label takes the source's names. Stored
-    sizes stay as they are.
+    Grey is repeated where the other has colour, with a note on that data set. Deep images get one range that covers
+    both. Classes are matched by name; a target without any label takes the source's names. Stored sizes stay unchanged.
 
     Raises:
         InputError: a source without labels; classes that one of the two does not have, each named; channels that cannot
@@ -52,7 +51,7 @@ def together(source: Dataset, target: Dataset) -> tuple[Dataset, Dataset]:
 
 
 def alike(first: Dataset, second: Dataset) -> tuple[Dataset, Dataset]:
-    """Both with equal channels and with one range of values, classes left alone.
+    """Match channels and value ranges; classes stay unchanged.
 
     Raises:
         InputError: as for `together`, but for classes.
@@ -76,7 +75,7 @@ def alike(first: Dataset, second: Dataset) -> tuple[Dataset, Dataset]:
 
 
 def coloured(dataset: Dataset) -> Dataset:
-    """With three channels, where it has one."""
+    """Repeat a grey channel to three."""
     if dataset.num_channels == 3:
         return dataset
     pixels = dataset.pixels
@@ -90,7 +89,7 @@ def coloured(dataset: Dataset) -> Dataset:
 
 
 def _numbered_as(target: Dataset, source: Dataset) -> Dataset:
-    """The target with the source's class indices."""
+    """Renumber the target's labels by the source's classes."""
     if not target.classes or not (target.labels >= 0).any():
         return replace(target, classes=source.classes)
     if target.classes == source.classes:
@@ -111,7 +110,7 @@ def _numbered_as(target: Dataset, source: Dataset) -> Dataset:
 
 
 class Joined:
-    """The images of two data sets in one row, the smaller ones enlarged (bilinear) to the size of the larger.
+    """Images of two data sets one after the other, the smaller ones enlarged (bilinear) to the size of the larger.
 
     Args:
         first: (N, C, S, S).
@@ -136,7 +135,7 @@ class Joined:
 
 
 def enlarged(pixels: Tensor, side: int) -> Tensor:
-    """(B, C, H, W) stored pixels of any dtype -> (B, C, side, side), as the evaluation view enlarges small images."""
+    """Enlarge (B, C, H, W) stored pixels of any dtype to (B, C, side, side), like the evaluation view."""
     if not len(pixels) or tuple(pixels.shape[2:]) == (side, side):
         return pixels.new_empty(0, pixels.shape[1], side, side) if not len(pixels) else pixels
     values = torch.nn.functional.interpolate(pixels.float(), size=(side, side), mode="bilinear")
@@ -144,10 +143,10 @@ def enlarged(pixels: Tensor, side: int) -> Tensor:
 
 
 def pooled(first: Dataset, second: Dataset, *, source: str) -> Dataset:
-    """The first data set, whose pool also holds the second's pool, without labels: for pretraining on both.
+    """Add the second's pool, without labels, to the first's pool, for pretraining on both.
 
-    Training, validation and test images are the first's. What the second's pool shares with the first's validation and
-    test images is left out.
+    Training, validation and test images are the first's. Images of the second's pool that are also among the first's
+    validation and test images are left out.
 
     Raises:
         InputError: as for `alike`; values of different kinds.

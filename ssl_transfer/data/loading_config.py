@@ -15,28 +15,23 @@ class LoadingConfig:
 
     split_seed: int = 0
     """Seed of the split into training, validation and test images, where the data has none. It is not the seed of the
-    runs:
-    all of them are tested on the same images."""
+    runs: all of them are tested on the same images."""
     test_fraction: float = 0.25
     """Share of each class that becomes test images where the data has no test part."""
     validation_fraction: float = 0.15
     """Share of each class's training images that becomes validation images where the data has no validation part."""
     group_by: str | None = None
     """Group images that must stay on one side of a split (a patient, a scene): a column of the table of labels, or a
-    regular
-    expression on an image's name. Its brackets capture the group, as in '(patient[0-9]+)_'."""
+    regular expression on an image's name. Its brackets capture the group, as in '(patient[0-9]+)_'."""
     block: float | None = None
     """Split by place. group_by then gives two numbers: two columns as in 'x,y', or two brackets. Images in the same
-    square of
-    this side stay together."""
+    square of this side stay together."""
     near_duplicates: Literal["together", "free"] = "together"
     """together: near-duplicate images are kept on one side of a split. Exact ones always are."""
     leakage: Literal["stop", "drop", "allow"] = "stop"
     """Exact duplicates between parts that the data itself has. stop: an error with their names; allow: keep them; drop:
-    remove
-    the copy that is not in the test part (or, of two others, not in validation). The same applies where a checkpoint
-    was
-    trained on images that are now for validation or test; drop then leaves these out."""
+    remove the copy that is not in the test part (or, of two others, not in validation). The same applies where a
+    checkpoint was trained on images that are now for validation or test; drop then leaves these out."""
     max_unreadable: float = 0.01
     """Largest share of images that may be unreadable. They are named, counted and left out; more is an error."""
     channels: Literal["auto", "grey", "rgb", "rgba"] = "auto"
@@ -46,18 +41,15 @@ class LoadingConfig:
     """Colour of transparent pixels, unless channels is rgba."""
     value_range: Range | None = None
     """Stored values that become 0 and 1. None: 0 and 255 for 8 bits. For deeper images: the range of the pool, without
-    a
-    thousandth of each image's pixels at either end."""
+    a thousandth of each image's pixels at either end."""
     stored_size: int | None = None
     """Pixels a side of stored images. None: 8/7 of --image-size, as 256 is to 224, so that crops have room; or the
-    original
-    size where all images are smaller."""
+    original size where all images are smaller."""
     cache: Path = Path("~/.cache/ssl_transfer")
     """Folder for decoded pixels, shared by runs; `ssl-transfer data cache` lists and empties it."""
     cache_gb: float | None = None
     """Largest size, in GB, of one data set's decoded pixels. None: four fifths of the free disk. A larger data set is
-    decoded
-    anew for every batch, by worker processes."""
+    decoded anew for every batch, by worker processes."""
     workers: int | None = None
     """Processes that decode. None: one for each core."""
     download: bool = False

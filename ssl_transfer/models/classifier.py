@@ -54,7 +54,7 @@ class Scoring(nn.Module):
         self._classifier = classifier
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, S, S) float32 in 0..1 -> (B, K) scores, or (B, D) features, float32."""
+        """Compute (B, K) scores, or (B, D) features, float32, of images (B, C, S, S) float32 in 0..1."""
         if self._classifier is None:
             return self.backbone(images).float()
         return self._classifier.scores(self._classifier.features(images))

@@ -29,24 +29,24 @@ _Weights = tuple[Preprocessing, Callable[[], dict[str, Tensor]], str]
 
 
 def scratch(spec: BackboneSpec, *, seed: int) -> Backbone:
-    """A backbone with random weights, a function of the seed."""
+    """Build a backbone with random weights, a function of the seed."""
     torch.manual_seed(seed)
     return Backbone(spec)
 
 
 def imagenet(spec: BackboneSpec, *, weights: Path | None, name: str = "") -> Backbone:
-    """A backbone with ImageNet weights, or others of timm's, from a local file or from the hub of timm or torchvision.
+    """Build a backbone with ImageNet weights, or others of timm's, from a local file or a hub (timm, torchvision).
 
     The normalisation and the interpolation become those of the weights. A first layer for three channels is fitted to
-    others as timm does.
+    other numbers by timm's rule.
 
     Args:
         spec: of the backbone.
-        weights: a local file with the library's own names; None asks the hub.
-        name: of timm's weights, as in `pretrained_name`; by default those that timm prefers for this backbone.
+        weights: a local file with the library's own names; None downloads from the hub.
+        name: of timm's weights, as in `pretrained_name`; by default timm's preferred ones for this backbone.
 
     Raises:
-        InputError: the weights cannot be had, or do not fit the architecture.
+        InputError: the weights are not available, or do not fit the architecture.
     """
     if spec.name in OWN:
         raise InputError(f"{spec.name} has no ImageNet weights. Use --init scratch, or another backbone.")
@@ -76,10 +76,10 @@ def imagenet(spec: BackboneSpec, *, weights: Path | None, name: str = "") -> Bac
 
 
 def pretrained_name(name: str) -> tuple[str, str]:
-    """The architecture that weights of timm belong to, and their full name: resnet18 and resnet18.a1_in1k.
+    """Return the architecture and the full name of timm's weights: resnet18 and resnet18.a1_in1k.
 
     Args:
-        name: an architecture, for the weights that timm prefers for it, or with a tag behind a dot.
+        name: an architecture, for timm's preferred weights of it, or with a tag behind a dot.
 
     Raises:
         InputError: timm has no such weights.
@@ -96,7 +96,7 @@ def pretrained_name(name: str) -> tuple[str, str]:
 
 
 def _timm_weights(name: str, weights: Path | None) -> _Weights:
-    """The preprocessing that timm names, what reads the weights, and where they come from."""
+    """Return timm's preprocessing, a function that reads the weights, and their origin."""
     model_config = timm.get_pretrained_cfg(name)
     if weights is None and (model_config is None or not model_config.has_weights):
         raise InputError(f"timm has no ImageNet weights for {name}: {_SUPPLY}, or choose another backbone.")
@@ -116,7 +116,7 @@ def _timm_weights(name: str, weights: Path | None) -> _Weights:
 
 
 def _torchvision_weights(name: str, weights: Path | None) -> _Weights:
-    """The same from torchvision."""
+    """Return the same from torchvision."""
     preprocessing = torchvision_models.preprocessing(name)
     if weights is not None:
         return preprocessing, lambda: _read(weights), str(weights)
@@ -124,7 +124,7 @@ def _torchvision_weights(name: str, weights: Path | None) -> _Weights:
 
 
 def weights_file(weights: Path) -> Path:
-    """The user's own file of ImageNet weights.
+    """Return the user's own file of ImageNet weights.
 
     Raises:
         InputError: there is none.
@@ -143,8 +143,8 @@ def from_export(file: WeightFile, *, image_size: int | None = None) -> Backbone:
 
     Args:
         file: weights and description.
-        image_size: pixels a side of the images to come; by default those of the export. At another size a
-            transformer's position embedding is resampled.
+        image_size: pixels a side of the images to come; by default those of the export. At another size a transformer's
+            position embedding is resampled.
 
     Raises:
         InputError: the weights do not fit the architecture in their description.
@@ -198,19 +198,19 @@ def seen_images(file: WeightFile) -> np.ndarray | None:
 
 
 def _fit_channels(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
-    """ImageNet's three means or deviations for any number of channels: their average for each."""
+    """Fit ImageNet's three means or deviations to any number of channels: their average for each."""
     return tuple(values) if in_chans == 3 else (sum(values) / len(values),) * in_chans
 
 
 def _check_hub(repository: str) -> None:
-    """Raise OSError at once where the hub cannot be reached and its files are not on this disk already."""
+    """Raise OSError at once where the hub cannot be reached and its files are not cached."""
     names = ("model.safetensors", "pytorch_model.bin")
     if not any(isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str) for name in names):
         check_hub()
 
 
 def _fit_timm(state: dict[str, Tensor], backbone: Backbone, name: str) -> dict[str, Tensor]:
-    """A classifier's state without its classifier, its first layer and position embedding fitted."""
+    """Drop the classifier from a state, and fit its first layer and position embedding."""
     model, spec = backbone.model, backbone.spec
     model_config = timm.get_pretrained_cfg(name)
     classifiers = model_config.classifier if model_config else "head"
@@ -226,7 +226,7 @@ def _fit_timm(state: dict[str, Tensor], backbone: Backbone, name: str) -> dict[s
 
 
 def _fit_size(state: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-    """A state with a transformer's position embedding and patches resampled for the backbone's size of images."""
+    """Resample a transformer's position embedding and patches in a state to the backbone's image size."""
     model = backbone.model
     if torchvision_models.is_torchvision(backbone.spec.name):
         return torchvision_models.fit_size(state, model, backbone.spec.image_size)
@@ -236,7 +236,7 @@ def _fit_size(state: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]
 
 
 def _load_imagenet(backbone: Backbone, state: dict[str, Tensor], source: str, name: str) -> None:
-    """Load a classifier's state strictly, but for its classifier, which is dropped by the library's name for it."""
+    """Load a classifier's state strictly, except for its classifier, which is dropped by the library's name for it."""
     model, spec = backbone.model, backbone.spec
     if torchvision_models.is_torchvision(spec.name):
         state = torchvision_models.fit_state(state, model, spec.image_size)

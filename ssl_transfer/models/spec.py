@@ -64,7 +64,7 @@ class BackboneSpec:
 
     @property
     def config(self) -> BackboneConfig:
-        """The network as a user would ask for it."""
+        """Return the configuration that builds this network."""
         return BackboneConfig(name=self.name, stem=self.stem, arguments=self.arguments)
 
 

@@ -45,8 +45,7 @@ def write(
     Each file is written whole.
 
     The temperature is fitted on the predictions for `validation`, never on the measured ones. Where `split` is
-    validation
-    itself, the output has a note.
+    validation itself, the output has a note.
 
     Args:
         folder: a run's; the files go to its `evaluation/`.
@@ -90,7 +89,7 @@ def write(
         write_tables.write_lines(place / file, PREDICTION_COLUMNS, _lines(one, classes, temperature.value))
     write_picture(place / "confusion.png", figures.confusion(metrics.confusion(shown.logits, shown.labels), classes))
     write_picture(place / "reliability.png", figures.reliability(shown.logits, shown.labels, temperature.value))
-    # Last of all: who finds it finds the others.
+    # Written last: where it exists, the other files do too.
     write_json(place / "metrics.json", content)
     return found
 

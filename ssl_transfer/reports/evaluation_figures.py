@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: confusion, reliability, corruptions. Each comes back as the bytes of a PNG."""
+"""Draw the figures of an evaluation as bytes of a PNG: confusion, reliability, corruptions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,18 +12,18 @@ from ssl_transfer.evaluation.predictions import metrics
 from .figures import COLOURS, MARKERS, png
 
 _COUNTS_UP_TO = 20
-"""Classes; with more, the numbers would not be readable."""
+"""Largest number of classes with numbers in the cells; with more they would not be readable."""
 _NAMES_UP_TO = 120
 _LONGEST_NAME = 22
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str], title: str = "") -> bytes:
-    """Rows are true classes and columns predicted ones; colours are shares of the row, numbers are images.
+    """Draw the confusion matrix: rows are true classes; colours are shares of the row, numbers are images.
 
     Args:
-        matrix: (K, K) int64, as `metrics.confusion` gives it.
+        matrix: (K, K) int64, from `metrics.confusion`.
         classes: K names.
-        title: stands above it.
+        title: heading of the figure.
     """
     count = len(classes)
     support = matrix.sum(axis=1, keepdims=True)
@@ -53,9 +53,9 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], title: str = "") -> by
 
 
 def reliability(logits: Tensor, labels: Tensor, temperature: float) -> bytes:
-    """Accuracy over confidence, as the model says it and after temperature scaling (Guo et al. 2017, figure 4).
+    """Draw accuracy over confidence, before and after temperature scaling (Guo et al. 2017, figure 4).
 
-    Below each: how many images there are of each confidence.
+    Below each: the number of images of each confidence.
 
     Args:
         logits: (N, K) or (N, 1), unscaled.
@@ -84,7 +84,7 @@ def reliability(logits: Tensor, labels: Tensor, temperature: float) -> bytes:
 
 
 def _bars(axes: Axes, accuracy: np.ndarray, confidence: np.ndarray) -> None:
-    """A bar a bin to its accuracy, and the gap from there to its mean confidence."""
+    """Draw a bar a bin up to its accuracy, and the gap from there to its mean confidence."""
     edges = np.linspace(0.0, 1.0, len(accuracy) + 1)
     width, held = edges[1], ~np.isnan(accuracy)
     starts, heights, gaps = edges[:-1][held], accuracy[held], (confidence - accuracy)[held]
@@ -106,7 +106,7 @@ def _bars(axes: Axes, accuracy: np.ndarray, confidence: np.ndarray) -> None:
 
 
 def corruptions(accuracies: Mapping[str, Sequence[float]], clean: float) -> bytes:
-    """Accuracy over the severity of each corruption; severity 0 is the image as it is.
+    """Draw accuracy over the severity of each corruption; severity 0 is the original image.
 
     Args:
         accuracies: of each corruption, at severities 1, 2, ...
@@ -125,7 +125,7 @@ def corruptions(accuracies: Mapping[str, Sequence[float]], clean: float) -> byte
 
 
 def shown_name(name: str) -> str:
-    """A class's name as a label: not too long, and no formula though it holds dollars."""
+    """Shorten a class's name to a label, with escaped dollars, which would start a formula."""
     # Long names often differ at their ends.
     half = _LONGEST_NAME // 2
     short = name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"

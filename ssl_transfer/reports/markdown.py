@@ -1,10 +1,10 @@
-"""Names from outside in a Markdown page: arms, classes, files and messages stand there as text."""
+"""Escape untrusted names for a Markdown page: arms, classes, files and messages."""
 
 import re
 
 
 def escaped(text: object) -> str:
-    """As text anywhere, also in a cell of a table: no tag, no emphasis, no link, no new line."""
+    """Escape text for any place, also a table cell: no tag, no emphasis, no link, no new line."""
     plain = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # An underscore inside a word is no emphasis, and names of backbones are full of them.
     marked = re.sub(r"([\\`*|~]|(?<!\w)_|_(?!\w)|\](?=\())", r"\\\1", plain)
@@ -12,7 +12,7 @@ def escaped(text: object) -> str:
 
 
 def code(text: object) -> str:
-    """As code in a line."""
+    """Format text as inline code."""
     plain = " ".join(str(text).split("\n"))
     runs = re.findall("`+", plain)
     if not runs:

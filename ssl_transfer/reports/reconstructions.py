@@ -1,4 +1,4 @@
-"""`reconstructions.png`: a few images, what a method that paints was shown of each, and what it painted."""
+"""Draw `reconstructions.png`: a few images, their visible parts, and their reconstructions."""
 
 import functools
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ def write(path: Path, title: str, rows: Sequence[str], images: Tensor, found: Re
 
     Args:
         path: of the PNG; an older one is replaced.
-        title: stands above all.
-        rows: what each image is called.
-        images: (B, C, S, S) in 0..1 on the CPU, as the evaluation sees them.
-        found: what a method made of them, on the CPU.
+        title: heading of the figure.
+        rows: name of each image.
+        images: (B, C, S, S) in 0..1 on the CPU, as evaluation views.
+        found: the method's reconstructions, on the CPU.
     """
     columns = [("image", images), ("what it sees", found.seen), ("what it paints", found.reconstructed)]
     columns.append(("the truth", found.target))

@@ -1,6 +1,6 @@
-"""Copies among images: exact and near ones, across parts and within, with one label or several. N images.
+"""Report copies among images: exact and near ones, across parts and within, with one label or several. N images.
 
-Groups are as in `groups.py`: a code per image, -1 for one that stands alone.
+Groups are as in `split/groups.py`: a code per image, -1 for an image without a group.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ Groups = tuple[tuple[int, ...], ...]
 
 
 def exact_copies(images: Images, codes: np.ndarray) -> list[Finding]:
-    """Images whose stored pixels are equal: across parts, within one, and with different labels."""
+    """Report images with equal stored pixels: across parts, within one, and with different labels."""
     topic = "exact copies"
     if not (codes >= 0).any():
         return [Finding(topic=topic, severity="fine", sentence="No two images are equal.")]
@@ -60,9 +60,9 @@ def exact_copies(images: Images, codes: np.ndarray) -> list[Finding]:
 
 
 def near_duplicates(images: Images, codes: np.ndarray, copies: np.ndarray) -> list[Finding]:
-    """Images that look the same but for size, compression or a slight change. `copies`: the groups of exact ones."""
+    """Report images that differ only in size, compression or a slight change. `copies`: the groups of exact ones."""
     topic = "near duplicates"
-    # A group of exact copies alone has been told already.
+    # Groups of exact copies alone already have a finding.
     grouped = np.flatnonzero(codes >= 0)
     single = np.where(copies < 0, -2 - np.arange(len(copies)), copies)[grouped]
     distinct = np.unique(np.stack([codes[grouped], single], axis=1), axis=0)[:, 0]
@@ -113,7 +113,7 @@ def near_duplicates(images: Images, codes: np.ndarray, copies: np.ndarray) -> li
 
 
 def _kinds(images: Images, codes: np.ndarray) -> tuple[Groups, Groups, Groups]:
-    """Groups that lie in several of pool, validation and test; those that do not; and those with several labels."""
+    """Return groups that span pool, validation and test; all others; and those of both kinds with several labels."""
     leaked = leaks(images.parts, codes)
     order = np.argsort(codes, kind="stable")
     order = order[codes[order] >= 0]
@@ -127,7 +127,7 @@ def _kinds(images: Images, codes: np.ndarray) -> tuple[Groups, Groups, Groups]:
 
 
 def _example(images: Images, groups: Groups, *, labels: bool = False) -> str:
-    """The names of the first group's first images, of different parts or labels."""
+    """Name the first images of the first group, of different parts or labels."""
     kinds = images.labels if labels else images.parts
     first: dict[int, int] = {}
     for index in groups[0]:

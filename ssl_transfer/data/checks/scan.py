@@ -177,7 +177,7 @@ def _of_one_kind(source: str, config: LoadingConfig) -> tuple[Listing | None, li
     most = Counter(kind for kind in kinds if kind).most_common(1)
     if not most:
         return None, []
-    # What cannot be read stays, and is told as such.
+    # Unreadable images stay; `unreadable` reports them.
     kept = [index for index, kind in enumerate(kinds) if kind in ("", most[0][0])]
     strange = [
         f"{name}: {kind}" for name, kind in zip(listing.names, kinds, strict=True) if kind not in ("", most[0][0])

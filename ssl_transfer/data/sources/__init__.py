@@ -87,7 +87,7 @@ def _parsed(source: str) -> tuple[str, str]:
 def _made(source: str, *, image_size: int, config: LoadingConfig) -> Dataset:
     """Load a data set that is built from others."""
     kind, rest = _parsed(source)
-    # A second data set may have a comma of its own; a folder of photographs stands last.
+    # A second data set may contain a comma; a folder of photographs is last.
     first, comma, second = rest.partition(",") if kind == "union" else rest.rpartition(",")
     if kind != "blended-digits" and not (first and comma and second):
         form = next(form for form in SOURCES if form.startswith(f"{kind}:"))

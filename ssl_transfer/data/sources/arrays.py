@@ -1,7 +1,7 @@
-"""`npz:PATH`: arrays in one file of numpy, in any of three forms.
+"""List `npz:PATH`: arrays in one file of numpy, in any of three forms.
 
 - `x_train y_train x_test y_test` (also `x_val`, `x_unlabeled`), images (N, H, W) or (N, H, W, C), labels (N,);
-- `train_images train_labels test_images test_labels` (also `val_...`), as MedMNIST has them;
+- `train_images train_labels test_images test_labels` (also `val_...`), as in MedMNIST;
 - `blob offsets labels`, encoded files end to end, image i being `blob[offsets[i]:offsets[i + 1]]`; or `images labels`.
   With `split` (N,) of train, val, test, unlabeled, and `classes` (K,) if the data has them.
 """
@@ -26,7 +26,7 @@ _FORMS = (
 
 
 def read(path: Path) -> Listing:
-    """List the images of a file of arrays. Nothing that is pickled is read.
+    """List the images of a file of arrays. Pickled objects are never read.
 
     Raises:
         InputError: no such file, not readable, arrays of another form, lengths that differ.
@@ -51,7 +51,7 @@ def read(path: Path) -> Listing:
 
 
 def listing_of(arrays: dict[str, np.ndarray], *, source: str, key: str) -> Listing:
-    """A listing of arrays in one of the three forms."""
+    """List the images of arrays in one of the three forms."""
     items: Any
     if "blob" in arrays and "offsets" in arrays:
         blob, offsets = arrays["blob"], arrays["offsets"].astype(np.int64)
@@ -89,7 +89,7 @@ def listing_of(arrays: dict[str, np.ndarray], *, source: str, key: str) -> Listi
 
 
 def _by_part(arrays: dict[str, np.ndarray], source: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images, labels and parts of `x_train y_train ...` or `train_images train_labels ...`."""
+    """Join images, labels and parts of `x_train y_train ...` or `train_images train_labels ...`."""
     images, labels, parts = [], [], []
     for part in ("train", "val", "valid", "validation", "test", "unlabeled"):
         for x, y in ((f"x_{part}", f"y_{part}"), (f"{part}_images", f"{part}_labels")):
@@ -115,7 +115,7 @@ def _by_part(arrays: dict[str, np.ndarray], source: str) -> tuple[np.ndarray, np
 
 
 def _codes(labels: np.ndarray, classes: np.ndarray | None, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels of any kind as 0 .. K - 1, and what the classes are called."""
+    """Encode labels of any kind as 0 .. K - 1, and return the class names."""
     if labels.dtype.kind in "iu":
         labels = labels.astype(np.int64)
         present = np.unique(labels[labels >= 0])

@@ -138,8 +138,7 @@ def blend(base: Dataset, photographs: Photographs, *, side: int, seed: int, sour
 
     Returns:
         (N, 3, S, S) uint8 in memory. `contents` stays that of the images of `base`, so that an image seen in training
-        is
-        recognised on another background.
+        is recognised on another background.
     """
     if base.pixels.dtype != torch.uint8 or base.num_channels not in (1, 3):
         raise InputError(f"--data {source}: 8-bit grey or colour images are blended; {base.source} holds others.")

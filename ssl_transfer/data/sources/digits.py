@@ -1,4 +1,4 @@
-"""`digits`: scikit-learn's 1,797 handwritten digits, 8 x 8 grey, shipped with it (UCI, Alpaydin and Kaynak 1998)."""
+"""List `digits`: scikit-learn's 1,797 handwritten digits, 8 x 8 grey (UCI, Alpaydin and Kaynak 1998)."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from ssl_transfer.data.store.listing import NAMES, Listing
 
 
 def read() -> tuple[Listing, Stored]:
-    """The listing and, as they lie decoded in the library, the pixels."""
+    """Return the listing and the pixels, which the library holds decoded."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

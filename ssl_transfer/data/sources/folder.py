@@ -1,4 +1,4 @@
-"""`folder:PATH`: images in PATH/train/<class>/**, with val/, test/ and unlabeled/ beside it, or PATH/<class>/**."""
+"""List `folder:PATH`: images in PATH/train/<class>/**, with val/, test/ and unlabeled/, or PATH/<class>/**."""
 
 import hashlib
 import os
@@ -30,7 +30,7 @@ class Files(Sequence[Path]):
         return self._root / self._names[index]
 
     def key(self) -> str:
-        """Changes with any file's place, size or time of writing."""
+        """Return a hash that changes with any file's path, size or modification time."""
         digest = hashlib.sha256(os.fsencode(self._root.resolve()))
         for name in self._names:
             try:
@@ -89,7 +89,7 @@ def read(path: Path) -> Listing:
 
 
 def encode_labels(labels: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class names, empty where there is none, to (N,) int64 and the sorted names."""
+    """Encode class names, empty for no label, as (N,) int64 and sorted names."""
     classes = sorted({label for label in labels if label})
     number = {name: index for index, name in enumerate(classes)}
     codes = np.fromiter((number.get(label, UNLABELED) for label in labels), np.int64, len(labels))
@@ -99,8 +99,8 @@ def encode_labels(labels: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
 def check_classes(labels: np.ndarray, classes: tuple[str, ...], parts: np.ndarray, source: str) -> None:
     """Raise InputError for a single class, and for classes that only validation or test has.
 
-    Without any labelled training image that is no mistake: the target of an adaptation may have labels for its test
-    alone. Who trains on labels says that there are none.
+    Data without any labelled training image passes: the target of an adaptation may have labels for its test part
+    alone. Training on labels refuses it later.
     """
     if len(classes) == 1:
         raise InputError(
@@ -116,7 +116,7 @@ def check_classes(labels: np.ndarray, classes: tuple[str, ...], parts: np.ndarra
 
 
 def _refuse_strangers(path: Path) -> None:
-    """A misspelt part would be left out in silence."""
+    """Refuse unknown folders: a misspelt part would be ignored silently."""
     for child in sorted(path.iterdir()):
         if child.name in _FOLDERS or child.name.startswith(".") or not child.is_dir():
             continue
@@ -128,7 +128,7 @@ def _refuse_strangers(path: Path) -> None:
 
 
 def image_names(folder: Path) -> list[str]:
-    """Paths inside a folder of all images at any depth, sorted; hidden ones are left out."""
+    """List the paths, inside a folder, of all images at any depth, sorted, without hidden ones."""
     suffixes = tuple(SUFFIXES)
     found = []
     # Of each folder where it and those above it really lie: a link back to one of them would be walked without end.
@@ -155,7 +155,7 @@ def _is_text(name: str) -> bool:
 
 
 def _class_of(name: str, folder: Path, part: str) -> str:
-    """The first folder's name, or nothing for an image without a label."""
+    """Return the first folder's name, or an empty string for an image without a label."""
     if part == "unlabeled":
         return ""
     label, slash, _ = name.partition("/")

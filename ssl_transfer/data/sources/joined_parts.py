@@ -1,4 +1,4 @@
-"""Parts of a data set that a library lists one by one, joined to one listing."""
+"""Join parts of a data set that a library lists one by one."""
 
 import bisect
 import hashlib
@@ -16,7 +16,7 @@ from .folder import check_classes
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The images of one part. N of them."""
+    """Images of one part. N of them."""
 
     name: str
     """One of `PARTS`."""
@@ -25,15 +25,15 @@ class Part:
     labels: np.ndarray
     """(N,) of whole numbers: class indices; -1 without a label."""
     key: str
-    """Changes when the content of any image may have."""
+    """Changes when the content of any image may have changed."""
     names: np.ndarray | None = None
-    """(N,) of `NAMES`; None: they are counted."""
+    """(N,) of `NAMES`; None: names are made from the positions."""
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     """Further columns by which images may be grouped, (N,) of `NAMES` each."""
 
 
 def join(parts: Sequence[Part], *, classes: tuple[str, ...], source: str) -> Listing:
-    """One listing of all parts, one after the other. Training images without a label become unlabelled ones.
+    """Join parts to one listing, in order. Training images without a label become unlabelled ones.
 
     Raises:
         InputError: one class alone; classes that only validation or test has.
@@ -62,12 +62,12 @@ def join(parts: Sequence[Part], *, classes: tuple[str, ...], source: str) -> Lis
 
 
 def counted(part: Part) -> np.ndarray:
-    """Names for images that have none."""
+    """Make names from the part and the positions."""
     return np.array([f"{part.name}[{index}]" for index in range(len(part.items))], NAMES)
 
 
 def key_of(images: np.ndarray) -> str:
-    """The key of images that lie in memory, (N, ...) of any dtype: a hash of all their values."""
+    """Hash the values of images in memory, (N, ...) of any dtype."""
     digest = hashlib.sha256(f"{images.shape} {images.dtype}".encode())
     # Some libraries turn the axes without moving the values: a copy of all at once could be gigabytes.
     for start in range(0, len(images), 1024):

@@ -6,7 +6,10 @@ from ssl_transfer.data.sources import table
 
 
 def data_label(source: str) -> str:
-    """A DATA string as part of a folder's name; a table with its folder, as every other one is called labels.csv."""
+    """Convert a DATA string to a part of a folder's name.
+
+    A table's label includes its folder, as many tables are called labels.csv.
+    """
     kind, _, rest = source.partition(":")
     path = Path(rest)
     folder = path.parent.name if kind == "folder" and path.suffix.lower() in table.SUFFIXES else ""

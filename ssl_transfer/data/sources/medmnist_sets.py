@@ -1,7 +1,7 @@
-"""`medmnist:NAME`: MedMNIST v2 (Yang et al. 2023), for example pathmnist, or pathmnist_64 for 64 pixels a side.
+"""List `medmnist:NAME`: MedMNIST v2 (Yang et al. 2023), as pathmnist, or pathmnist_64 for 64 pixels a side.
 
-The file NAME.npz lies in `--loading.downloads` as Zenodo has it; MedMNIST's library knows where it comes from, its
-checksum and the classes.
+The file NAME.npz, as on Zenodo, lies in `--loading.downloads`. MedMNIST's library provides its address, its checksum
+and the classes.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ def read(rest: str, config: LoadingConfig) -> Listing:
     """List one of MedMNIST's data sets of flat images with one label each, in its official parts.
 
     Raises:
-        InputError: an unknown name; several labels an image; volumes; no such file, or not what it should be.
+        InputError: an unknown name; several labels an image; volumes; no such file, or not the expected one.
     """
     source = f"medmnist:{rest}"
     need("medmnist", extra="medmnist", source=source)

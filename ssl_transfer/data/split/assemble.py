@@ -1,4 +1,4 @@
-"""From listed and stored images to a data set: what belongs together, which part each is in, what is left out."""
+"""Assemble a data set from listed and stored images: groups, parts, and images to leave out."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _NUMBER = {name: number for number, name in enumerate(PARTS)}
 
 
 def assemble(listing: Listing, stored: Stored, *, source: str, config: LoadingConfig) -> Dataset:
-    """Fill in the parts that the data does not have, from its training images, and fingerprint all of it.
+    """Split missing parts off the training images, and compute the fingerprint.
 
     Raises:
         InputError: exact duplicates lie in several of the data's own parts; a class is too small to divide.
@@ -53,7 +53,7 @@ def assemble(listing: Listing, stored: Stored, *, source: str, config: LoadingCo
 
 
 def leaks(parts: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """(N,) bool: images whose group (-1: none) also lies in another of pool, validation and test.
+    """Find images whose group (-1: none) also lies in another of pool, validation and test: (N,) bool.
 
     Args:
         parts: (N,) positions in `PARTS`; -1 is in none.
@@ -70,7 +70,7 @@ def leaks(parts: np.ndarray, codes: np.ndarray) -> np.ndarray:
 def _without_leaks(
     parts: np.ndarray, copies: np.ndarray, names: Sequence[str], source: str, config: LoadingConfig, notes: list[str]
 ) -> np.ndarray:
-    """The parts, with copies of test images left out of the others where the user wants that."""
+    """Return the parts; with `drop`, without copies of test images in the others."""
     leaked = leaks(parts, copies)
     if not leaked.any():
         return parts
@@ -94,7 +94,7 @@ def _without_leaks(
 
 
 def _own_groups(listing: Listing, kept: np.ndarray, config: LoadingConfig) -> np.ndarray | None:
-    """The groups that the user names by a column or a pattern; squares of the map where a block is given."""
+    """Group images by the user's column or pattern, or by squares of the map where a block is given."""
     if config.group_by is None:
         return None
     wanted = [name.strip() for name in config.group_by.split(",")]
@@ -141,7 +141,7 @@ def _divide(
     config: LoadingConfig,
     notes: list[str],
 ) -> None:
-    """Move training images, in place, to the parts that are missing; unlabelled partners of these are left out."""
+    """Move training images, in place, to the missing parts; unlabelled images of their groups are left out."""
     divided = joined[(parts == _NUMBER["train"]) & (joined >= 0)]
     together = np.unique(divided, return_counts=True)[1]
     fractions = {"test": (config.test_fraction, 1), "validation": (config.validation_fraction, 2)}
@@ -170,7 +170,7 @@ def _divide(
 
 
 def _range(stored: Stored, parts: np.ndarray, config: LoadingConfig) -> Range:
-    """The stored values that become 0 and 1."""
+    """Return the stored values that become 0 and 1."""
     if config.value_range is not None:
         return config.value_range
     if stored.pixels.dtype == torch.uint8:

@@ -48,8 +48,7 @@ def near_groups(hashes: np.ndarray, thumbnails: np.ndarray, *, sides: np.ndarray
     """Group near duplicates: (N,) int64 codes, -1 for an image without one.
 
     An image near to two others joins their groups, so chains are possible. A group of more than 1 % of the images (and
-    more
-    than 20) is divided by requiring a higher and higher agreement.
+    more than 20) is divided by requiring a higher and higher agreement.
 
     Args:
         hashes: (N,) uint64, perceptual hashes.
@@ -125,8 +124,7 @@ def near_pairs(hashes: np.ndarray, *, distance: int) -> np.ndarray:
     """Find all pairs of hashes (N,) uint64 within a Hamming distance: (M, 2) int64, the smaller index first, sorted.
 
     Of more than 32 images with one hash, only 32 are paired with all others. Each further one is paired with the next,
-    so
-    that all stay connected.
+    so that all stay connected.
     """
     found = [np.empty((0, 2), dtype=np.int64), *_candidates(hashes, distance)]
     return np.unique(np.concatenate(found), axis=0)

@@ -1,7 +1,7 @@
-"""Dividing images: stratified parts that keep groups whole, and label budgets whose subsets are nested.
+"""Split images: stratified parts that keep groups whole, and label budgets whose subsets are nested.
 
-A group is what must lie on one side (a patient, a scene, copies of one photograph): an int64 code per image of the data
-set, equal within a group, -1 for an image that stands alone. `groups.py` makes them.
+The images of a group must stay on one side (a patient, a scene, copies of one photograph). Groups are an int64 code per
+image of the data set, equal within a group, -1 for an image without a group. `groups.py` makes them.
 """
 
 from collections.abc import Sequence
@@ -45,9 +45,9 @@ def divide(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Take a share of each class, at least one image and leaving at least one: (the rest, the share), both sorted.
 
-    The images of a class stand in an order that the seed gives, and a group stands where its first image does, so that
-    large groups have no advantage. Groups are taken in this order while most of their images fit into what their
-    classes still have to give. Where every image stands alone, that is the first images of each class.
+    The seed determines the order of a class's images. A group has the place of its first image, so that large groups
+    have no advantage. Groups are taken in this order while most of their images fit into the remaining quotas of their
+    classes. Without groups these are the first images of each class.
 
     Args:
         indices: (M,) int64, the labelled images to divide. Any without a label stay in the rest.
@@ -55,8 +55,8 @@ def divide(
         classes: their names.
         fraction: of each class, in 0..1.
         seed: of the division.
-        stream: tells several divisions by one seed apart.
-        groups: (N,) int64; None: every image stands alone.
+        stream: distinguishes several divisions by one seed.
+        groups: (N,) int64; None: no groups.
 
     Raises:
         InputError: a class has fewer than two images, or all of them in one group; groups that mix classes leave some
@@ -88,14 +88,14 @@ def divide(
 def _take(
     unit: np.ndarray, own: np.ndarray, place: np.ndarray, sizes: list[int], quotas: list[int], classes: Sequence[str]
 ) -> np.ndarray:
-    """Which units go into the share: (U,) bool.
+    """Select the units of the share: (U,) bool.
 
     Args:
         unit: (M,) int64 in 0..U-1, the unit of each image: a group, or an image alone.
         own: (M,) int64, its class.
         place: (U,) float, the order in which units are visited.
         sizes: images of each class.
-        quotas: how many of them to take.
+        quotas: images to take of each class.
         classes: their names.
     """
     pairs, counts = np.unique(unit * len(sizes) + own, return_counts=True)
@@ -106,7 +106,7 @@ def _take(
     chosen = np.zeros(len(place), dtype=bool)
 
     def take(number: int) -> bool:
-        """Take a unit, unless a class would have nothing left."""
+        """Take a unit, unless a class would have no image left."""
         content = contents[starts[number] : starts[number + 1]]
         if any(taken[kind] + count >= sizes[kind] for kind, count in content):
             return False
@@ -144,7 +144,7 @@ def _take(
 
 
 def parse_budget(text: str) -> int | float | None:
-    """A label budget as the user writes it.
+    """Parse a label budget.
 
     Returns:
         Images per class as an int, the share of each class as a float above 0 and below 1, or None for `all`.
@@ -165,7 +165,7 @@ def parse_budget(text: str) -> int | float | None:
 
 
 def budget_name(text: str) -> str:
-    """The one way in which folders and tables write a budget: `5`, `0.1` for `10%` too, `all`."""
+    """Normalise a budget for folders and tables: `5`, `0.1` for `10%` too, `all`."""
     value = parse_budget(text)
     return "all" if value is None else str(value)
 
@@ -179,19 +179,19 @@ def budget(
     seed: int,
     stream: int,
 ) -> Tensor:
-    """The first images of each class in an order that the seed gives, so smaller budgets lie inside larger ones.
+    """Take the first images of each class in the seed's order, so that smaller budgets are subsets of larger ones.
 
     Args:
         indices: (N,) int64, the images to choose from.
         labels: int64 labels of all images of the data set.
         classes: their names.
-        per_class: how many of each class; a float is a share of each, rounded, at least one image; a sequence has a
+        per_class: images of each class; a float is a share of each, rounded, at least one image; a sequence has a
             number for every class; None takes all.
         seed: of the run.
         stream: `LABELED` or `VALIDATION`.
 
     Raises:
-        InputError: a class of the training images is smaller than the budget. Validation takes what there is.
+        InputError: a class of the training images is smaller than the budget. Validation takes all it has.
     """
     chosen = []
     for number, name in enumerate(classes):

@@ -75,7 +75,7 @@ def header(item: Encoded) -> Header:
         grey = image.mode in GREY_MODES or "LA;16" in str(getattr(image, "tile", ""))
         deep = is_deep(image)
         dtype: DType = "uint16" if deep or image.mode.startswith("I") else "float32" if image.mode == "F" else "uint8"
-        # A quarter turn exchanges the sides; of TIFFs Pillow tells the size with the turn made.
+        # A quarter turn exchanges the sides; Pillow's size of a TIFF already includes the turn.
         turned = orientation_of(image) >= 5 and image.format != "TIFF"
         width, height = image.size[::-1] if turned else image.size
         alpha = image.mode in ALPHA_MODES or "transparency" in image.info

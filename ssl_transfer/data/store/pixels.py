@@ -1,4 +1,4 @@
-"""Pixels that do not lie in memory: read row by row from a file, or decoded each time they are asked for."""
+"""Read pixels that are not in memory: row by row from a file, or by decoding each time."""
 
 import os
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from .image_files import Encoded, UnreadableError
 
 
 def torch_dtype(dtype: np.dtype) -> torch.dtype:
-    """The name that torch has for a type of numpy."""
+    """Convert a numpy dtype to torch's."""
     return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
 class OnDisk:
-    """Rows of a file of pixels, read when they are asked for.
+    """Rows of a file of pixels, read on access.
 
     Args:
         file: as numpy saves an array (N', C, H, W).
-        rows: (N,) int64, the rows that count.
+        rows: (N,) int64, the rows in use.
     """
 
     def __init__(self, file: Path, rows: np.ndarray) -> None:
@@ -50,12 +50,12 @@ class OnDisk:
 
 
 class Streamed:
-    """Images that are decoded each time they are asked for, by worker processes.
+    """Images that worker processes decode on each access.
 
     Args:
         items: all encoded images.
-        kept: (N,) int64, those that count.
-        layout: as what they are decoded.
+        kept: (N,) int64, the images in use.
+        layout: stored format.
         workers: processes.
     """
 

@@ -42,8 +42,7 @@ class AugmentConfig:
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """Smallest and largest share of the image's area that a crop shows. Above 1 the crop exceeds the image (`padding`
-    fills
-    the rest), so the object becomes smaller."""
+    fills the rest), so the object becomes smaller."""
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
     """Smallest and largest ratio of a crop's width to its height."""
     padding: Literal["reflection", "border", "zeros"] = "reflection"
@@ -71,8 +70,7 @@ class AugmentConfig:
     """Probability that an image of three channels becomes grey."""
     blur: float | None = None
     """Probability of a Gaussian blur. None depends on the size of the views: 0.5 (Chen et al. 2020, appendix A), and 0
-    where
-    even the largest blur is below half a pixel, by default under 56 px (appendix B.9: none on CIFAR-10)."""
+    where even the largest blur is below half a pixel, by default under 56 px (appendix B.9: none on CIFAR-10)."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Smallest and largest standard deviation of the blur, in pixels of a 224 px view; scaled to the view's size."""
     solarise: float = 0.0
@@ -191,8 +189,7 @@ def evaluation_view(images: Tensor, *, size: int, interpolation: str = "bilinear
     """Crop and resize for evaluation, without randomness: (B, C, H, W) float32 in 0..1 -> (B, C, S, S).
 
     Images stored larger than S lose their margin, at most an eighth, and are shrunk where they are larger still.
-    Smaller
-    ones are enlarged.
+    Smaller ones are enlarged.
 
     Args:
         images: stored images.

@@ -1,8 +1,8 @@
-"""Mixup and CutMix: images of a batch combined with one another, and their labels with them.
+"""Mix images of a batch with one another, and their labels with them: Mixup and CutMix.
 
-Mixup (Zhang et al. 2018): lambda x + (1 - lambda) x'. CutMix (Yun et al. 2019): a box of x' on x, and lambda the share
-of x that is left. lambda is drawn from Beta(a, a), one for a batch, and x' is the batch in reverse order, as timm has
-it. A function of the batch's keys: the same at any start.
+Mixup (Zhang et al. 2018): lambda x + (1 - lambda) x'. CutMix (Yun et al. 2019): a box of x' on x, and lambda the
+remaining share of x. lambda is drawn from Beta(a, a), one for a batch, and x' is the batch in reverse order, as in
+timm. The mixture is a function of the batch's keys: the same at any start.
 
 Shapes: B images, C channels, S pixels a side, K classes.
 """
@@ -14,11 +14,11 @@ from torch import Tensor
 from ssl_transfer.engine.randomness import uniform
 
 _STREAM = 1 << 20
-"""Of the keys: far from the numbers of views."""
+"""Stream of the keys, far from the numbers of views."""
 
 
 def mix(images: Tensor, targets: Tensor, keys: Tensor, *, mixup: float, cutmix: float) -> tuple[Tensor, Tensor]:
-    """Mixed images and targets.
+    """Mix images and targets.
 
     Args:
         images: (B, C, S, S); not changed.
@@ -45,7 +45,7 @@ def mix(images: Tensor, targets: Tensor, keys: Tensor, *, mixup: float, cutmix: 
 
 
 def _beta(parameter: float, draw: float) -> float:
-    """A number of Beta(a, a), by the inverse of its distribution function."""
+    """Draw a number of Beta(a, a), by the inverse of its distribution function."""
     from scipy import stats
 
     return float(stats.beta.ppf(draw, parameter, parameter))

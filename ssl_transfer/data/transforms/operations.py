@@ -108,8 +108,7 @@ def prefilter(theta: Tensor, height: int, width: int, size: int, *, largest: flo
     """Compute the blur before `affine` where it shrinks: four tensors for `filtered`.
 
     Bilinear sampling is a triangle of variance 1/6 pixels. An antialiasing one as wide as s pixels has s^2/6; the
-    Gaussian
-    adds the difference. `largest` is the largest possible s.
+    Gaussian adds the difference. `largest` is the largest possible s.
     """
     covered = theta[:, :, :2].norm(dim=2) * (torch.tensor([width, height], device=theta.device) / size)
     sigma = ((covered.square() - 1.0).clamp(min=0.0) / 6.0).sqrt()

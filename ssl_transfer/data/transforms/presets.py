@@ -1,7 +1,7 @@
-"""Augmentation for a kind of images: what the defaults of a method become where the images are not photographs.
+"""Adapt the augmentation of a method to a kind of images.
 
-A method's own defaults are the starting point, so that a preset changes only what its images ask for. Digits get what
-was measured on the embedded ones (docs/decisions.md); the others follow from what the images are.
+A method's own defaults are the starting point, so that a preset changes only what its images require. The values for
+digits were measured on the embedded ones (docs/decisions.md); the others follow from properties of the images.
 """
 
 from dataclasses import Field, field, replace
@@ -22,7 +22,7 @@ KINDS = {
     "texture": "surfaces and aerial images: no upper side, so all rotations and both flips, and milder crops",
     "digits": "characters on black: never flipped, turned and slanted a little, larger and smaller",
 }
-"""Kinds of images, and what is done for them."""
+"""Kinds of images, and the changes for them."""
 
 _DEFAULTS: dict[Views, AugmentConfig] = {
     "contrastive": AugmentConfig(),
@@ -59,18 +59,18 @@ def views_of(declared: "Field[Any]") -> Views:
 
 
 def preset(views: Views, kind: str, base: AugmentConfig | None = None) -> AugmentConfig:
-    """The augmentation for a kind of images.
+    """Return the augmentation for a kind of images.
 
     Args:
-        views: what the views are for.
+        views: purpose of the views.
         kind: a name in KINDS.
-        base: the settings for photographs that are adapted; by default those of `views`.
+        base: the settings for photographs to adapt; by default those of `views`.
     """
     if kind not in KINDS:
         raise InputError(f"--augmentation {kind}: there are {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
     base = base or _DEFAULTS[views]
     if kind == "greyscale":
-        # What the colours told apart no longer does; inverted lights and shadows stand in for some of it.
+        # Without colours images differ less; inverted lights and shadows replace some of the variation.
         return replace(base, **_COLOURLESS, solarise=max(base.solarise, 0.1 if views == "contrastive" else 0.0))
     if kind == "texture":
         low, high = base.crop_scale

@@ -40,8 +40,7 @@ class OptimizerConfig:
     """Optimiser steps over which the rate rises linearly from zero; then it follows the schedule."""
     schedule: Schedule = "cosine"
     """After the warm-up the rate falls to zero along a cosine (cosine); falls to a sixth as 1 / (1 + 10 progress)^0.75,
-    as in
-    DANN's paper (inverse); falls where validation no longer improves (plateau); or stays (constant)."""
+    as in DANN's paper (inverse); falls where validation no longer improves (plateau); or stays (constant)."""
     plateau_factor: float = 0.1
     """Factor of the rate at a plateau."""
     plateau_patience: int = 2
@@ -50,20 +49,17 @@ class OptimizerConfig:
     """Largest norm of the gradient over all parameters; 0 does not clip."""
     accumulate: int = 1
     """Micro-batches of an optimiser step, computed in sequence to save memory. The batch size stays the images per
-    optimiser
-    step, and without BatchNorm the step stays the same. Not for losses over a batch (simclr, moco, mocov3, barlow,
-    vicreg)."""
+    optimiser step, and without BatchNorm the step stays the same. Not for losses over a batch (simclr, moco, mocov3,
+    barlow, vicreg)."""
     momentum: float = 0.9
     """Share of the running gradient that is kept at each step: AdamW's beta 1, the momentum of sgd and lars."""
     ema_decay: float = 0.0
     """Decay per step of a moving average of the weights, for example 0.999. The average is evaluated and saved instead
-    of the
-    weights; 0 disables it."""
+    of the weights; 0 disables it."""
     sync_batch_norm: bool = True
     """With several processes: BatchNorm takes its statistics from the images of all, which equals training in one
-    process. It
-    costs one exchange more in each BatchNorm layer, forward and backward. Without it each process normalises its own
-    images. MoCo never synchronises: it needs separate statistics."""
+    process. It costs one exchange more in each BatchNorm layer, forward and backward. Without it each process
+    normalises its own images. MoCo never synchronises: it needs separate statistics."""
     second_momentum: float = 0.999
     """AdamW's decay of the squared gradient (beta 2). MAE's authors use 0.95; the other methods keep the default."""
     skip_limit: int = 10

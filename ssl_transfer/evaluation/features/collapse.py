@@ -29,9 +29,8 @@ GRACE = 100
 LEAST_DEVIATION = 0.03
 LEAST_RANK = 1.3
 """Both limits are from runs on the digits. A collapsed MAE (learning rate 0.1) had deviations of 0.005 to 0.024 and
-ranks
-of 1.1 to 1.2, with 36 % kNN accuracy. The configs of recipes/ have 0.2 and 8 or more. A MAE that recovered fell to
-0.049 and 2.0."""
+ranks of 1.1 to 1.2, with 36 % kNN accuracy. The configs of recipes/ have 0.2 and 8 or more. A MAE that recovered fell
+to 0.049 and 2.0."""
 LEAST_OUTPUT_DEVIATION = 0.1
 """The outputs of those configs, over 36 epochs, are at 0.79 or more, DINO's cosines in their first steps at 0.22. BYOL
 without predictor and momentum falls below, with features still distinct

@@ -1,4 +1,4 @@
-"""Running a frozen model over many images."""
+"""Run a frozen model over many images."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ BATCH_SIZE = 256
 def over_samples(
     function: Callable[[Tensor, Tensor], Tensor], dataset: Dataset, indices: Tensor, runtime: Runtime, what: str
 ) -> Tensor:
-    """`function` of these images as they are stored and of their indices, in their order: (N, ...) on the CPU.
+    """Apply `function` to stored images and their indices, in order: (N, ...) on the CPU.
 
     Args:
         function: (B, C, H, W) float32 on the device, stored images in 0..1, and (B,) int64 on the CPU -> (B, ...).
@@ -42,12 +42,12 @@ def over_samples(
 def over_images(
     function: Callable[[Tensor], Tensor], dataset: Dataset, indices: Tensor, runtime: Runtime, what: str
 ) -> Tensor:
-    """The same for a function of the images alone."""
+    """Apply a function of the images alone, as `over_samples`."""
     return over_samples(lambda images, _: function(images), dataset, indices, runtime, what)
 
 
 def class_scores_of(classifier: Classifier, dataset: Dataset, indices: Tensor, runtime: Runtime) -> Tensor:
-    """(N, K) of unaugmented images, by a run's own classifier on the runtime's device."""
+    """Compute scores (N, K) of unaugmented images by a run's own classifier on the runtime's device."""
     spec = classifier.backbone.spec
 
     def of_images(images: Tensor) -> Tensor:
@@ -65,9 +65,10 @@ def extract(
     *,
     change: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Pooled features (N, D) float32 of unaugmented images. The backbone is left in the mode it was in.
+    """Extract pooled features (N, D) float32 of unaugmented images. The backbone's mode is restored.
 
-    `change`, of what the backbone would see (B, C, S, S) and of the images' indices (B,), is done first: a corruption.
+    `change`, a function of the backbone's input (B, C, S, S) and of the images' indices (B,), is applied first: a
+    corruption.
     """
     spec = backbone.spec
 

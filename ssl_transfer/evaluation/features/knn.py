@@ -1,4 +1,4 @@
-"""Nearest neighbours in feature space: how good features are before anything is trained on them."""
+"""Classify by nearest neighbours in feature space, without any training."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 def knn_accuracy(
     features: Tensor, labels: Tensor, queries: Tensor, query_labels: Tensor, *, k: int = 20, temperature: float = 0.07
 ) -> float:
-    """Share of queries whose class the k nearest features by cosine vote for (Wu et al. 2018, section 3.4).
+    """Compute the accuracy of a vote of the k nearest features by cosine (Wu et al. 2018, section 3.4).
 
     A neighbour of similarity s votes with weight exp(s / temperature).
 
@@ -31,7 +31,7 @@ def knn_accuracy(
 
 
 def nearest(features: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k nearest features of each query, the nearest first: cosines and positions, (M, k) each.
+    """Find the k nearest features of each query, the nearest first: cosines and positions, (M, k) each.
 
     Args:
         features: (N, D).

@@ -1,13 +1,13 @@
-"""The linear probe: how well a linear classifier separates the classes in frozen features.
+"""Fit a linear probe: logistic regression on frozen features.
 
-Logistic regression whose regularisation validation chooses from a logarithmic grid, as in CLIP (Radford et al. 2021,
-appendix A.3) and SimCLR (Chen et al. 2020, appendix B.8). It differs from both in that the chosen classifier is not
-trained again with the validation images. It minimises
+Validation chooses the regularisation from a logarithmic grid, as in CLIP (Radford et al. 2021, appendix A.3) and SimCLR
+(Chen et al. 2020, appendix B.8). Unlike in both, the chosen classifier is not trained again with the validation images.
+It minimises
 
     mean cross-entropy + strength / 2 * squared norm of the weights
 
-over features that are divided by one number, their root mean square: deviations per dimension of a tiny sample would
-ruin a sparse backbone. The mean, not the sum, so that a strength means the same at any number of images.
+over features that are divided by one number, their root mean square. Dividing by the deviation per dimension of a tiny
+sample would ruin a sparse backbone. With the mean, not the sum, a strength has the same effect at any number of images.
 
 Shapes: N images, D features, K classes.
 """
@@ -32,21 +32,21 @@ _MAX_ITERATIONS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class LinearProbe:
-    """A fitted classifier: `logits` uses it."""
+    """Fitted classifier: `logits` applies it."""
 
     weights: Tensor
-    """(K, D) float64, for features as the backbone gives them."""
+    """(K, D) float64, for the backbone's unscaled features."""
     bias: Tensor
     """(K,) float64; -inf for a class without training images, which is never predicted."""
     strength: float
-    """The regularisation that validation chose."""
+    """Regularisation that validation chose."""
     validation_accuracy: float
-    """Of the choice, 0..1: the best of the grid, so a little better than what other images would show."""
+    """Accuracy of the choice, 0..1: the best of the grid, so slightly optimistic for other images."""
     note: str
-    """A warning for people; empty where there is none."""
+    """Warning for the user, or empty."""
 
     def logits(self, features: Tensor) -> Tensor:
-        """(M, D) -> (M, K) float64."""
+        """Compute logits: (M, D) -> (M, K) float64."""
         return features.double() @ self.weights.mT + self.bias
 
 
@@ -59,12 +59,12 @@ def linear_probe(
     num_classes: int,
     strengths: Sequence[float] = STRENGTHS,
 ) -> LinearProbe:
-    """Fit it; among strengths of equal validation accuracy the log-loss decides, then the stronger wins.
+    """Fit the probe; among strengths of equal validation accuracy the log-loss decides, then the stronger one.
 
     Args:
         features: (N, D) of the training images, with `labels` (N,) int64.
         labels: of two classes at least.
-        validation: (M, D) of the images that choose, with `validation_labels` (M,).
+        validation: (M, D) of the validation images, with `validation_labels` (M,).
         validation_labels: int64.
         num_classes: K.
         strengths: the grid, strongest first.
@@ -105,7 +105,7 @@ def linear_probe(
 def _expanded(
     coefficients: np.ndarray, intercepts: np.ndarray, present: Tensor, num_classes: int
 ) -> tuple[Tensor, Tensor]:
-    """One row a class: sklearn gives one for two classes, and none for those that it has not seen."""
+    """Expand to one row a class: sklearn has one row for two classes, and none for classes without training images."""
     rows, values = torch.from_numpy(coefficients), torch.from_numpy(intercepts)
     if len(rows) == 1:
         rows, values = torch.cat([torch.zeros_like(rows), rows]), torch.cat([torch.zeros_like(values), values])

@@ -16,8 +16,7 @@ def images_per_second(backbone: Backbone, head: Head, device: torch.device) -> f
     """Time batches of `BATCH_SIZE` views within `SECONDS`; the fastest counts, as interference only slows them down.
 
     Both modules are moved to the device and put into evaluation mode. A CPU uses one thread, as small models gain
-    little
-    by more and large ones much. Time there is the thread's own, which excludes other processes' use of the core.
+    little by more and large ones much. Time there is the thread's own, which excludes other processes' use of the core.
     """
     clock = time.thread_time if device.type == "cpu" else time.perf_counter
     threads = torch.get_num_threads()

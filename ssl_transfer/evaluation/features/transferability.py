@@ -21,8 +21,7 @@ from torch import Tensor
 
 COLUMNS = ("arm", "backbone", "measure", "reference", "value", "num_images")
 """Columns of `diagnosis.csv`. Measures: `similarity` to the arm in `reference`, `distance` from pool to validation
-images,
-`separability` (a linear probe's accuracy on validation images)."""
+images, `separability` (a linear probe's accuracy on validation images)."""
 _FOLDS = 5
 _LEAST_IMAGES = 4
 """Least number of images: the unbiased terms divide by N - 3."""

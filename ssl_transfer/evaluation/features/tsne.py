@@ -1,7 +1,7 @@
-"""A map of features: points in the plane, near where features are alike (t-SNE).
+"""Map features to points in the plane (t-SNE).
 
-Van der Maaten and Hinton, "Visualizing data using t-SNE", JMLR 2008, as scikit-learn has it, of cosine distances.
-Neighbourhoods mean something in such a map; distances between groups, their sizes and its axes do not.
+Van der Maaten and Hinton, "Visualizing data using t-SNE", JMLR 2008, by scikit-learn, with cosine distances. In such a
+map neighbourhoods are meaningful; distances between groups, their sizes and its axes are not.
 
 Shapes: N images, D features.
 """
@@ -14,13 +14,13 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 LEAST_IMAGES = 10
-"""With fewer there are no neighbourhoods to show."""
+"""Least number of images; with fewer there are no neighbourhoods to show."""
 _PERPLEXITY = 30.0
 _ITERATIONS = 500
 
 
 def embed(features: Tensor, *, seed: int) -> np.ndarray:
-    """(N, D) -> (N, 2) float64, from -1 to 1 at most. Features that do not vary are all in the middle.
+    """Embed (N, D) features as (N, 2) float64, within -1..1. Constant features are all at the centre.
 
     Args:
         features: N at least `LEAST_IMAGES`.

@@ -47,21 +47,21 @@ Condition = tuple[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class RunName:
-    """A run under attack; runs of one arm differ in their seed alone."""
+    """Run under attack; runs of one arm differ only in their seed."""
 
     name: str
-    """In tables and pictures."""
+    """Name in tables and figures."""
     arm: str
     seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackPlan:
-    """Attacks that every run is measured under."""
+    """Attacks that are applied to every run."""
 
     attacks: Sequence[Attack]
     epsilons: Sequence[float]
-    """Most that a pixel moves, in units of 0..1; every attack is run at each."""
+    """Largest changes of a pixel, in units of 0..1; every attack is run at each."""
     target: int | None
     """Class of targeted attacks, which leave out its own images; None: for each image its least likely wrong class."""
     seed: int

@@ -82,7 +82,7 @@ def attacked(scores: Scores, views: Tensor, classes: Tensor, keys: Tensor, *, at
 def _gradient(scores: Scores, views: Tensor, classes: Tensor) -> Tensor:
     """Compute the gradient of each image's own cross-entropy, (B, C, S, S)."""
     views = views.detach().requires_grad_()
-    # In float32 the gradient of a sure answer is zero, and an attack that stands still looks like robustness.
+    # In float32 the gradient of a confident prediction is zero, and an attack without steps looks like robustness.
     loss = F.cross_entropy(scores(views).double(), classes, reduction="sum")
     return torch.autograd.grad(loss, views)[0]
 

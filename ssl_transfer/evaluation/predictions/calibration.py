@@ -19,8 +19,7 @@ from .metrics import calibration_error, class_logits
 
 LEAST, MOST = 0.1, 100.0
 """Range of temperatures. Where validation images are all classified correctly, the log-loss falls without limit as T
-goes
-to 0. The first mistake on other images would then have an enormous loss."""
+goes to 0. The first mistake on other images would then have an enormous loss."""
 FEW = 50
 """Number of validation images below which a warning is given."""
 

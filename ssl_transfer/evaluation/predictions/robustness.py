@@ -1,7 +1,7 @@
-"""Accuracy under common corruptions: what is left when images are not as clean as those that were learnt from.
+"""Measure accuracy under common corruptions.
 
-Hendrycks and Dietterich 2019; `data.corruptions` says what differs. Here accuracy stands, not their mCE, which divides
-by AlexNet's errors.
+Hendrycks and Dietterich 2019; `data.transforms.corruptions` lists the differences. The result is accuracy, not their
+mCE, which divides by AlexNet's errors.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from ssl_transfer.models.backbones import Backbone
 
 
 class CorruptedAccuracy(TypedDict):
-    """One line of `corruptions.csv`."""
+    """Line of `corruptions.csv`."""
 
     classifier: str
     corruption: str
@@ -36,10 +36,10 @@ def corrupted_accuracies(
     *,
     seed: int,
 ) -> list[CorruptedAccuracy]:
-    """A row for each classifier, corruption and severity. Every image is run through the backbone thirty times.
+    """Measure each classifier at each corruption and severity, a row each; the backbone runs thirty times an image.
 
     Args:
-        backbone: gives features.
+        backbone: computes features.
         classifiers: by name, features (N, D) -> logits (N, K).
         dataset: holds the images.
         indices: (N,) int64, of labelled ones.

@@ -141,8 +141,7 @@ def principal(maps: Tensor) -> Tensor:
     """Compute the first three principal components of maps, one colour each: (B, D, H, W) -> (B, H, W, 3) in 0..1.
 
     They are fitted over all places of all images, so that a colour has the same meaning everywhere. The sign of a
-    component
-    is arbitrary: its largest weight is made positive.
+    component is arbitrary: its largest weight is made positive.
     """
     count, width, height, breadth = maps.shape
     places = maps.permute(0, 2, 3, 1).reshape(-1, width).double()

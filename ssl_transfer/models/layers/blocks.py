@@ -116,9 +116,8 @@ def _is_stage(module: nn.Module) -> bool:
     """Test if a module is a row of blocks rather than a block.
 
     A stage is any sequence of more than one layer with weights, and any module that holds a row of blocks. Such a row
-    has
-    only children of one class that are blocks themselves, directly or in a sequence (ConvNeXt's and RegNet's stages, an
-    encoder).
+    has only children of one class that are blocks themselves, directly or in a sequence (ConvNeXt's and RegNet's
+    stages, an encoder).
     """
     if _num_weights(module) < 2:
         return False

@@ -212,7 +212,7 @@ class ReportConfig:
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None:
-    """`report COMPARISON`."""
+    """Run `report COMPARISON`."""
     settings, rest = configuration.take_config(arguments)
     config = configuration.parse(ReportConfig, settings, rest, program=program, default=ReportConfig())
     if not config.path:

@@ -61,7 +61,7 @@ class _Setup:
 
     @property
     def jobs(self) -> list[Job]:
-        """All runs of the grid, each behind the one that it starts from."""
+        """List all runs of the grid, each after the one that it starts from."""
         return [*self.pretrain_jobs, *(run.job for run in self.runs)]
 
 
@@ -200,7 +200,7 @@ def _settings(config: CompareConfig) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer compare") -> None:
-    """`compare [flags]`."""
+    """Run `compare [flags]`."""
     run(parse_for_images(CompareConfig(), arguments, program))
 
 

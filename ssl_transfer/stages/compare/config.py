@@ -82,23 +82,19 @@ class CompareConfig(RunConfig):
     --backbone.arguments. imagenet, where requested, is added beside every backbone in use."""
     imagenet: BackboneConfig = BackboneConfig(name=AUTO)
     """Backbone of the imagenet arm, and of each imagenet+METHOD that can use it. auto: imagenet+METHOD has that of
-    METHOD;
-    imagenet has that of --backbone, or without one those of the imagenet+METHOD arms. Where requested, imagenet is also
-    added beside every arm that is a run."""
+    METHOD; imagenet has that of --backbone, or without one those of the imagenet+METHOD arms. Where requested, imagenet
+    is also added beside every arm that is a run."""
     imagenet_weights: Path | None = None
     """Local file with ImageNet weights in timm's names, for imagenet and imagenet+METHOD; without these arms, for the
-    one
-    timm:NAME."""
+    one timm:NAME."""
     tune: int = 1
     """Trials of the transfer plan in every run, the same for all arms: the plan itself, then variants whose learning
-    rates and
-    weight decay are each within a factor of ten. Each run chooses one on its own validation images and then reads the
-    test
-    images once. Transfer costs this many times as much; 1 disables tuning."""
+    rates and weight decay are each within a factor of ten. Each run chooses one on its own validation images and then
+    reads the test images once. Transfer costs this many times as much; 1 disables tuning."""
     jobs: int = 1
     """Concurrent runs on this machine. The cores are divided among them, and each has its own GPU where there are
-    enough. With
-    one thread a run (OMP_NUM_THREADS=1) the numbers do not depend on it; with more threads rounding differs."""
+    enough. With one thread a run (OMP_NUM_THREADS=1) the numbers do not depend on it; with more threads rounding
+    differs."""
     retry: bool = False
     """Repeat runs that failed at an earlier start. Interrupted runs resume without this flag."""
     launcher: Literal["local", "slurm"] = "local"

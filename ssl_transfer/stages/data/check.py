@@ -33,8 +33,7 @@ class CheckConfig:
     """Check images before any training: unreadable files, copies, classes, sizes, colours.
 
     Writes check.html and findings.json. Exit status 0, or 1 where there are problems, or 2 where the command or the
-    source
-    cannot be used.
+    source cannot be used.
     """
 
     source: Annotated[str, *configuration.positional("DATA")] = ""

@@ -1,4 +1,4 @@
-"""`ssl-transfer data`: looking at images before anything is trained on them, and at what is kept of them."""
+"""Dispatch `ssl-transfer data`: check, preview, cache."""
 
 import importlib
 import sys
@@ -15,13 +15,13 @@ USER_ERROR = 2
 
 
 def usage(program: str) -> str:
-    """The list of what can be done."""
+    """List the subcommands."""
     lines = "\n".join(f"  {name:8} {summary}" for name, (_, summary) in COMMANDS.items())
     return f"usage: {program} COMMAND [--help] [flags]\n\n{lines}"
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer data") -> None:
-    """`data check DATA`, `data preview --data DATA`, `data cache`."""
+    """Run `data check DATA`, `data preview --data DATA` or `data cache`."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(program))
         sys.exit(0 if arguments else USER_ERROR)

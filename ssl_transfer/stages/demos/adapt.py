@@ -95,8 +95,7 @@ class AdaptDemoConfig:
     """Repeat runs that failed before."""
     dry_run: bool = False
     """Train nothing: print the planned work, with counts and an estimate of the time from a few steps. Only decoded
-    pixels in
-    the cache are written."""
+    pixels in the cache are written."""
     mixed_precision: runtimes.MixedPrecision = "no"
     """Train under autocast: bf16 or fp16."""
     loading: LoadingConfig = LoadingConfig()

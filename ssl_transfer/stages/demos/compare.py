@@ -19,9 +19,10 @@ DEMOS = {"adapt": "adapt", "distill": "distill"}
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer demo") -> None:
-    """`demo [flags of compare]`, or `demo NAME [flags]` of one in `DEMOS`.
+    """Run `demo [flags of compare]`, or `demo NAME [flags]` of one in `DEMOS`.
 
-    ImageNet joins the comparison where its weights can be had, and must when they were asked for.
+    ImageNet joins the comparison where its weights are available. If the user requested it, missing weights are an
+    error.
     """
     if arguments and arguments[0] in DEMOS:
         name, *rest = arguments

@@ -148,7 +148,7 @@ def examples(
     with torch.no_grad():
         before = scores(shown.views).softmax(dim=1)
     labels = torch.tensor(shown.labels, device=shown.views.device)
-    # Of files without a class the one that is said is what an attack leads away from.
+    # For files without a class, an attack leads away from the predicted one.
     labels = torch.where(labels >= 0, labels, before.argmax(dim=1))
     towards = least_likely(scores, shown.views, labels) if target is None else torch.full_like(labels, target)
     keys = sample_keys(seed, 0, torch.arange(len(labels))).to(labels.device)

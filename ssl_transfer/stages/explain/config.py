@@ -38,22 +38,19 @@ class ExplainConfig:
     """Folders of runs: transfer, adapt or distill; of pretrain for maps and neighbours."""
     what: tuple[What, ...] = ("all",)
     """maps, grad-cam, neighbours, ideal, attacks. all omits those that need a head where a run has none, and Grad-CAM
-    where
-    captum is not installed."""
+    where captum is not installed."""
     data: str = ""
     """The images. Default: those of the first run, read and split in the same way."""
     images: tuple[str, ...] = ()
     """Images to look at: files, folders of them, or any other input of `predict`. Default: some images of --data.
-    Attacks are
-    always measured on --data."""
+    Attacks are always measured on --data."""
     split: Literal["validation", "test"] = "test"
     """Part of --data to look at and to attack."""
     num_images: int = 6
     """Number of images of --data to look at, evenly spaced over the classes."""
     blocks: tuple[str, ...] = ()
     """Blocks whose maps are drawn: names as `ssl-transfer summary RUN` lists them. Grad-CAM takes the last of them.
-    Default:
-    maps of four over the depth, Grad-CAM of the last one."""
+    Default: maps of four over the depth, Grad-CAM of the last one."""
     channels: int = 6
     """Channels of each block to draw; those that vary most are chosen."""
     neighbours: int = 5
@@ -64,8 +61,7 @@ class ExplainConfig:
     """Weight of an ideal image's total variation, a sum over its places: more is smoother."""
     epsilons: tuple[str, ...] = ()
     """Largest changes of a pixel by an attack, in units of 0..1: 8/255 or 0.03. Default: 2/255 4/255 8/255; on the
-    digits 0.05
-    0.1 0.2."""
+    digits 0.05 0.1 0.2."""
     pgd_steps: int = 20
     """Steps of PGD."""
     target: str = ""

@@ -1,4 +1,4 @@
-"""`ssl-transfer explain`: what a network sees, as pictures, tables and one page."""
+"""Explain a network with figures, tables and one page: `ssl-transfer explain`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ MOST_IDEALS = 100
 
 
 def explain(config: ExplainConfig) -> Path:
-    """Draw and write all that is asked for.
+    """Draw and write all requested explanations.
 
     Returns:
         The page.
@@ -80,7 +80,7 @@ def _load(config: ExplainConfig, run: Run, name: str, runtime: Runtime, wanted: 
 def _looked_at(
     config: ExplainConfig, subject: Subject, wanted: Sequence[What], folder: Path, runtime: Runtime, epsilon: float
 ) -> list[explain_page.Section]:
-    """The sections about images that are looked at one by one."""
+    """Build the sections about single images."""
     makers: dict[What, Callable[[], explain_page.Section]] = {
         "maps": lambda: views.feature_maps(subject, folder, names=config.blocks, channels=config.channels),
         "neighbours": lambda: views.neighbours(subject, folder, runtime, count=config.neighbours),
@@ -117,7 +117,7 @@ def _looked_at(
 
 
 def attacks(pgd_steps: int) -> tuple[Attack, ...]:
-    """FGSM and PGD, away from the true class and towards another."""
+    """Return FGSM and PGD, away from the true class and towards another."""
     return tuple(
         replace(attack, targeted=targeted)
         for targeted in (False, True)
@@ -148,6 +148,6 @@ def _measured(
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer explain") -> None:
-    """`explain RUN... [flags]`."""
+    """Run `explain RUN... [flags]`."""
     settings, rest = configuration.take_config(arguments)
     explain(configuration.parse(ExplainConfig, settings, rest, program=program, default=ExplainConfig()))

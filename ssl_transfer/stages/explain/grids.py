@@ -109,7 +109,7 @@ def _draw(figure: plt.Figure, cell: Cell, place: tuple[float, float, float, floa
     colours = "viridis" if cell.stretched else "gray"
     axes.imshow(cell.pixels, cmap=colours, interpolation=smooth, vmin=low, vmax=high)
     if cell.overlay is not None:
-        # What matters little stays see-through, so that the image is still recognised.
+        # Low weights stay transparent, so that the image is still recognised.
         axes.imshow(cell.overlay, cmap="inferno", vmin=0.0, vmax=1.0, alpha=0.15 + 0.6 * cell.overlay)
     axes.set_xticks([])
     axes.set_yticks([])

@@ -1,4 +1,4 @@
-"""The page of `explain`: sections with sentences, pictures and tables, in one file."""
+"""Write the page of `explain`: sections with sentences, figures and tables, in one file."""
 
 import base64
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from ssl_transfer.reports.rendering import TEMPLATES
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """One thing that was looked at."""
+    """Section of the page: one explanation."""
 
     title: str
     sentences: tuple[str, ...]
     pictures: tuple[tuple[str, bytes], ...] = ()
-    """Of each what it shows, and a PNG."""
+    """Title and PNG of each figure."""
     headings: tuple[str, ...] = ()
     lines: tuple[tuple[str, ...], ...] = field(default=())
-    """A table under these headings."""
+    """Rows of a table under these headings."""
 
 
 def write(path: Path, title: str, sections: Sequence[Section]) -> None:

@@ -32,10 +32,9 @@ class ExportConfig:
     """Folder of a run."""
     format: Format = "safetensors"
     """safetensors: weights under the names of timm or torchvision, with the lines that load them. onnx and
-    torch-export: a
-    graph with the normalisation in it, for batches of any size. huggingface: a folder for the hub with a model card.
-    `timm.create_model("local-dir:...")` loads it where timm's constructor makes the network. With the small stem or a
-    torchvision network it does not; the card then has the lines that load it."""
+    torch-export: a graph with the normalisation in it, for batches of any size. huggingface: a folder for the hub with
+    a model card. `timm.create_model("local-dir:...")` loads it where timm's constructor makes the network. With the
+    small stem or a torchvision network it does not; the card then has the lines that load it."""
     output: Path | None = None
     """Folder for the export. None: export/FORMAT in the run's."""
     images: tuple[str, ...] = ()

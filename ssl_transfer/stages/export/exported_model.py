@@ -25,7 +25,7 @@ class Exported:
 
     @property
     def module(self) -> Scoring:
-        """Images (B, C, S, S) in 0..1 to `output`."""
+        """Return the model as one module: images (B, C, S, S) in 0..1 to `output`."""
         return Scoring(self.backbone, self.classifier).eval()
 
     @property

@@ -28,14 +28,14 @@ def write(file: Path, exported: Exported, told: dict[str, Any], *, licence: str,
     Args:
         file: README.md.
         exported: the model.
-        told: facts of the JSON file beside the weights (`model.facts`).
-        licence: of the weights, as the user gives it.
-        loads_by_name: whether `timm.create_model` loads the folder.
+        told: facts of the JSON file beside the weights (`exported_model.facts`).
+        licence: of the weights, from the user.
+        loads_by_name: `timm.create_model` loads the folder.
     """
     library = "torchvision" if is_torchvision(exported.backbone.spec.name) else "timm"
     run = exported.run
     task = "image-classification" if run.classes else "image-feature-extraction"
-    # The hub tells readers of a library's name to load the folder by it, which only some of timm's constructors can.
+    # With a library's name the hub shows how to load the folder by it; only some of timm's constructors can.
     named = {"library_name": library} if loads_by_name else {}
     header = {"license": licence, **named, "pipeline_tag": task, "tags": ["ssl_transfer", library]}
     found = run.evaluation

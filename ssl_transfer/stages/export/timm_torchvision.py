@@ -137,7 +137,7 @@ def _preprocessor(exported: Exported) -> dict[str, Any]:
     """Describe the preprocessing in the hub's format."""
     spec = exported.backbone.spec
     low, high = exported.run.storage.value_range
-    # The hub's processors divide and know no offset, so that what is subtracted joins the mean.
+    # The hub's processors have a factor but no offset, so the offset is added to the mean.
     offset = low / (high - low)
     return {
         "do_resize": True,

@@ -40,8 +40,7 @@ class PredictConfig:
     """Predict images with the model of a run: a table with a row for each, in the order of the arguments.
 
     Columns: path, predicted, confidence, abstained, error, and probability_CLASS for each class. An unreadable image,
-    or one
-    of another kind than those of the run, has a row with only the reason as its error.
+    or one of another kind than those of the run, has a row with only the reason as its error.
     """
 
     path: Annotated[str, *configuration.positional("RUN")] = ""
@@ -56,12 +55,10 @@ class PredictConfig:
     the like."""
     abstain_below: float = 0.0
     """Images with less confidence than this have True in the column abstained: leave them to a person. The column is
-    empty for
-    images without a prediction."""
+    empty for images without a prediction."""
     uncalibrated: bool = False
     """Keep the model's own probabilities. Otherwise its scores are divided by the temperature that the run fitted on
-    its
-    validation images, where it has one."""
+    its validation images, where it has one."""
     to_grey: bool = False
     """Convert colour images to grey for a run on grey ones, instead of refusing them."""
     value_range: Range | None = None
