@@ -35,8 +35,8 @@ class Followed:
     mixed_precision: MixedPrecision = "no"
     """bf16 or fp16 autocast. Losses stay in float32."""
     deterministic: bool = False
-    """On a GPU, use only algorithms that repeat to the bit, which are slower (`scripts/benchmark.py reliability
-    --device cuda`). A CPU always repeats to the bit."""
+    """On a GPU, use only algorithms that repeat to the bit. They are slower (`scripts/benchmark.py reliability`). A CPU
+    always repeats to the bit."""
     loading: LoadingConfig = LoadingConfig()
     """Reading and splitting of the images."""
     tracking: TrackingConfig = TrackingConfig()

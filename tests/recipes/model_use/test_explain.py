@@ -246,7 +246,7 @@ def test_without_captum_it_is_said_what_to_install(
     # Before anything is computed.
     assert not Path("out").exists()
     # Of all that there is, the others do without it.
-    assert "grad-cam" not in parts_of(("all",), transferred)
+    assert "grad-cam" not in parts_of(("all",), Run(transferred))
     answer = run("explain", transferred, *FEW, "--attack-images", "2", "--output", "out")
     assert answer.status == 0, answer.err
     assert 'left out: grad-cam needs captum. Install it with: pip install "ssl_transfer[explain]"' in answer.out
