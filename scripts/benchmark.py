@@ -181,7 +181,7 @@ import numpy as np, torch
 from ssl_transfer.data.dataset import Dataset
 from ssl_transfer.data.loaders.loader import Loader
 from ssl_transfer.data.store.pixels import OnDisk
-from ssl_transfer.engine import runtime
+from ssl_transfer.engine.distributed import runtime
 from pathlib import Path
 file, count = Path(sys.argv[1]), int(sys.argv[2])
 nothing = torch.empty(0, dtype=torch.int64)

@@ -52,6 +52,7 @@ class PretrainConfig(RunConfig, Recipe[M], Initial, Generic[M]):
     """Seed of weights, order and augmentation."""
 
     keeps_size: ClassVar[bool] = False
+    """False: a run's backbone may be pretrained at another image size."""
 
 
 def default_recipe(name: str, augmentation: str = augmentations.NATURAL) -> Recipe[Any]:

@@ -21,8 +21,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_transfer.engine.io import state_files, weight_files
+from ssl_transfer.engine.io import state_files
 from ssl_transfer.methods import METHODS
+from ssl_transfer.models import pretrained
 
 DISK = 8 * 2**20
 """Bytes of the small disk: several times what a run leaves."""
@@ -139,7 +140,7 @@ def test_a_disk_that_fills_at_the_end(
 
     with fillable(tmp_path / "disk") as left:
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(weight_files, "save_weights", stop)
+            patched.setattr(pretrained, "save_weights", stop)
             assert run(*command) == 130
         capsys.readouterr()
         with left(room * 1024):

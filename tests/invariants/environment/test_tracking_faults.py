@@ -22,7 +22,7 @@ PATIENCE = 2.0
 RUN = """
 import sys
 from pathlib import Path
-from ssl_transfer.engine import runtime
+from ssl_transfer.engine.distributed import runtime
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 config = TrackingConfig(wandb="online", patience=float(sys.argv[2]))
 folder = Path(sys.argv[1])

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ssl_transfer.data.loaders.loader import Loader
 from ssl_transfer.data.sources import LoadingConfig, load
-from ssl_transfer.data.transforms.augment import SUPERVISED_DEFAULT
 from ssl_transfer.engine.distributed.runtime import Runtime, start
 from ssl_transfer.engine.errors import DivergedError, StoppedError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, parameter_groups
@@ -33,8 +32,8 @@ from ssl_transfer.engine.training.validation import Validation
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import BackboneConfig
-from ssl_transfer.models.heads import linear_head
-from ssl_transfer.objectives.supervised import Supervised
+from ssl_transfer.models.heads import HeadConfig, make_head
+from ssl_transfer.objectives.supervised import Supervised, SupervisedConfig
 
 BATCH_SIZE, STEPS_AN_EPOCH, EPOCHS = 8, 6, 3
 CLOCKS = ("images_per_second", "seconds", "energy")
@@ -183,9 +182,8 @@ def _made(case: Case, runtime: Runtime) -> tuple[Objective, Loader, OptimizerCon
     if case.name == "moco":
         entry = METHODS["moco"]
         settings = entry.config(hidden_width=32, output_width=16, queue_size=20)  # type: ignore[call-arg]
-        return entry.build(backbone, settings), loader, OptimizerConfig(warmup_steps=3, **shared)  # type: ignore[arg-type]
-    head = linear_head(backbone.num_features, 10)
-    objective = Supervised(backbone, head, augment=SUPERVISED_DEFAULT, num_classes=10)
+        return entry.module(backbone, settings), loader, OptimizerConfig(warmup_steps=3, **shared)  # type: ignore[arg-type]
+    objective = Supervised(backbone, make_head(HeadConfig(), backbone, 10), SupervisedConfig(), num_classes=10)
     objective.set_trained("all")
     plateau = {"schedule": "plateau", "plateau_factor": 0.5, "plateau_patience": 0, "warmup_steps": 3, "accumulate": 2}
     clip = 1.0 if case.name == "clipped" else 0.0

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_transfer.engine.io import weight_files
 from ssl_transfer.engine.training.checkpointing import State
 from ssl_transfer.methods import METHODS
+from ssl_transfer.models import pretrained
 from ssl_transfer.objectives.supervised import Supervised
 
 STOPPED = 130
@@ -168,7 +168,7 @@ def test_stopped_after_the_last_step(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(weight_files, "save_weights", interrupt)
+        patched.setattr(pretrained, "save_weights", interrupt)
         assert run(*command, "--output", stopped) == STOPPED
     assert not (stopped / "result.json").exists()
     assert run(*command, "--output", stopped) == 0

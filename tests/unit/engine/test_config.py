@@ -182,5 +182,5 @@ def test_docstrings_are_the_help(capsys):
         parse_pretrain("mae", {}, "--help")
     assert stop.value.code == 0
     text = " ".join(re.sub(r"[^\w.-]+", " ", capsys.readouterr().out).split())
-    for sentence in ("Share of the patches that the encoder does not see", "Pixels a side of what the models see"):
+    for sentence in ("Share of the patches that the encoder does not see", "Pixels a side of the models input"):
         assert sentence in text

@@ -253,8 +253,9 @@ def test_pixels_that_were_cut_short_are_decoded_again(load, root, paint_classes,
 BUILD = """
 import sys
 from pathlib import Path
-from ssl_transfer.data import cache, sources
-from ssl_transfer.data.dataset import LoadingConfig
+from ssl_transfer.data import sources
+from ssl_transfer.data.loading_config import LoadingConfig
+from ssl_transfer.data.store import cache
 fill = cache._fill
 def told(*arguments, **more):
     print("building", flush=True)
