@@ -37,6 +37,9 @@ def test_a_run_of_an_older_version_goes_on(
     assert run(*COMMAND, "--output", tmp_path / "new") == 0
     weights = [load_file(folder / "backbone" / "backbone.safetensors") for folder in (older, tmp_path / "new")]
     assert len(weights[0]) > 10
+    # BatchNorm in the projector removes a shift of all features, so that this bias has no gradient but rounding noise,
+    # whose sign alone Adam follows: it differs between processors.
+    assert weights[0].pop("norm.bias").shape == weights[1].pop("norm.bias").shape
     for name, value in weights[1].items():
         # Another machine wrote the first half.
         torch.testing.assert_close(weights[0][name], value, rtol=1e-3, atol=1e-4)
