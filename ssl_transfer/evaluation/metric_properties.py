@@ -26,6 +26,12 @@ class Metric:
     """None where neither direction is better, as of a learning rate."""
     form: str = "{:g}"
     """Format of a value with its unit."""
+    difference_form: str = "{:+g}"
+    """Format of a difference of two values, in `difference_unit`."""
+    difference_unit: str = ""
+    """Unit of differences; empty where it has none."""
+    per_unit: float = 1.0
+    """Value of one `difference_unit`: 0.01 where shares differ by points."""
 
     def score(self, value: float) -> float:
         """Return the value, or difference of two, negated where lower is better: a greater score is better."""
@@ -37,13 +43,35 @@ class Metric:
         """Format a value with its unit."""
         return self.form.format(value)
 
+    def bare_difference(self, value: float) -> str:
+        """Format a difference of two values with its sign, without its unit: `+4.7`."""
+        return self.difference_form.format(value / self.per_unit)
+
+    def difference(self, value: float) -> str:
+        """Format a difference of two values with sign and unit: `+4.7 points`."""
+        return " ".join(filter(None, (self.bare_difference(value), self.difference_unit)))
+
 
 def _share(name: str, *, higher_is_better: bool = True) -> Metric:
-    return Metric(name=name, limits=SHARE, higher_is_better=higher_is_better, form="{:.1%}")
+    return Metric(
+        name=name,
+        limits=SHARE,
+        higher_is_better=higher_is_better,
+        form="{:.1%}",
+        difference_form="{:+.1f}",
+        difference_unit="points",
+        per_unit=0.01,
+    )
 
 
 def _cost(name: str, form: str) -> Metric:
-    return Metric(name=name, limits=POSITIVE, higher_is_better=False, form=form)
+    return Metric(
+        name=name,
+        limits=POSITIVE,
+        higher_is_better=False,
+        form=form,
+        difference_form=form.replace("{:", "{:+"),
+    )
 
 
 ACCURACY = _share("accuracy")

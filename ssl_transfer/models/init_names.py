@@ -18,6 +18,16 @@ def is_timm(name: str) -> bool:
     return name.startswith(TIMM)
 
 
+def is_run(arm: str) -> bool:
+    """Check whether an arm is a finished run, as tables name it."""
+    return arm.startswith(RUN)
+
+
+def is_public(arm: str) -> bool:
+    """Check whether an arm is public weights as they are: of ImageNet or of timm."""
+    return arm == "imagenet" or is_timm(arm)
+
+
 def is_pretrained(arm: str) -> bool:
     """Check whether an arm was pretrained by a method, here or in a run; baselines and weights of timm were not."""
     return arm not in BASELINES and not is_timm(arm)

@@ -15,10 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from ssl_transfer.evaluation.comparison.curves import mean_curve
-from ssl_transfer.evaluation.comparison.estimates import estimate
 from ssl_transfer.evaluation.comparison.label_budgets import budget_title
 from ssl_transfer.evaluation.comparison.results import Pair, Results, chosen_accuracy
-from ssl_transfer.evaluation.metric_properties import ACCURACY
 from ssl_transfer.models.init_names import CONTINUED
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; markers differ besides.
@@ -59,7 +57,7 @@ def styles_of(pairs: Sequence[Pair]) -> dict[Pair, Style]:
 
 
 def label_efficiency(results: Results) -> bytes:
-    """Draw test accuracy over label budgets, with 95 % intervals over seeds."""
+    """Draw test accuracy over label budgets, with 95 % intervals over runs."""
     pairs, cells, budgets = results.pairs, results.test, results.budgets
     names, styles = names_of(pairs), styles_of(pairs)
     figure, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
@@ -67,14 +65,11 @@ def label_efficiency(results: Results) -> bytes:
     for index, pair in enumerate(pairs):
         # Where runs failed, a budget may have none.
         measured = [labels for labels in budgets if chosen_accuracy(*pair, labels) in cells]
-        found = [
-            estimate(list(cells[chosen_accuracy(*pair, labels)].values()), within=ACCURACY.limits)
-            for labels in measured
-        ]
+        found = [results.estimate(chosen_accuracy(*pair, labels)) for labels in measured]
         # Points of one budget stand side by side, so that their intervals can be read.
         offset = (index - (len(pairs) - 1) / 2) * 0.06
         means = np.array([item.mean for item in found])
-        below, above = reaches = np.array([item.reach for item in found]).T
+        below, above = reaches = np.array([item.reach if item.over_runs else (0.0, 0.0) for item in found]).T
         floor = min(floor, float((means - below).min()))
         style = styles[pair]
         places = np.array([budgets.index(labels) for labels in measured])

@@ -7,11 +7,12 @@ chance, accuracy over labels does not), and interpolated linearly over the logar
 extrapolated.
 
 The interval contains every count whose accuracy the paired t interval does not separate from the arm's. At n' the
-difference "arm at n minus baseline at n'" is taken for each seed, or with one seed for each test image; n' is left out
-where the interval of the mean difference excludes 0 (Fieller 1954 did so for ratios). With few seeds this covers 95 %;
-a bootstrap over three seeds, with ten different draws, does not (docs/decisions.md has both, simulated).
+difference "arm at n minus baseline at n'" is taken for each pretraining (the mean of its seeds), for each seed of one
+network, or with one seed for each test image; n' is left out where the interval of the mean difference excludes 0
+(Fieller 1954 did so for ratios). With few units this covers 95 %; a bootstrap over three seeds, with ten different
+draws, does not (docs/statistics.md has both, simulated).
 
-Shapes: U units (seeds, or test images of one seed), P measured label counts.
+Shapes: U units (pretrainings, seeds, or test images of one seed), P measured label counts.
 """
 
 import math
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special
 
-from .estimates import IMAGES, SEEDS
+from .estimates import IMAGES, PRETRAININGS, SEEDS, unit_means
 from .results import Cell, Pair, Results
 from .significance import CONFIDENCE
 
@@ -135,7 +136,9 @@ def value_of(results: Results, cell: Cell, baseline: Pair) -> LabelValue | None:
     seeds = sorted(set.intersection(*(set(cells[key]) for key in columns)))
     if not seeds:
         return None
-    units, over = np.array([[cells[key][seed] for key in columns] for seed in seeds]), SEEDS
+    pretrainings = results.pretrainings_of(seeds, cell)
+    units = unit_means(np.array([[cells[key][seed] for key in columns] for seed in seeds]), pretrainings)
+    over = PRETRAININGS if pretrainings is not None and len(set(pretrainings)) > 1 else SEEDS
     if len(seeds) == 1:
         images = [results.hits.get(key, {}).get(seeds[0]) for key in columns]
         known = [column.astype(float) for column in images if column is not None]

@@ -13,13 +13,16 @@ import numpy as np
 
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.json_files import read_json
-from ssl_transfer.evaluation.metric_properties import metric_named
-from ssl_transfer.models.init_names import BASELINES
+from ssl_transfer.evaluation.metric_properties import ACCURACY, Metric, metric_named
+from ssl_transfer.models.init_names import BASELINES, is_pretrained, is_run
 
 from .curves import Curves
 from .estimates import Estimate, estimate, paired_difference
+from .variance_components import crossed_estimate
 
 HITS_FILE = "test_hits.npz"
+WORTHWHILE = 1.0
+"""Default of `--worthwhile`, the least gain that matters, in the unit of the primary metric."""
 _REMEDY = "Call `compare` again with the same settings."
 
 
@@ -182,6 +185,11 @@ class Results:
         return list(dict.fromkeys(row.labels for row in self.rows))
 
     @cached_property
+    def seeds(self) -> list[int]:
+        """Transfer seeds, in the order of the table."""
+        return list(dict.fromkeys(row.seed for row in self.rows))
+
+    @cached_property
     def phases(self) -> list[str]:
         """Phases of the plan, in its order; without `chosen`, which repeats one of them."""
         return list(dict.fromkeys(row.phase for row in self.rows if row.phase != "chosen"))
@@ -194,6 +202,40 @@ class Results:
             return {}
         return {budget: sizes[0] / classes for budget, sizes in self.description["images"].items()}
 
+    @cached_property
+    def metric(self) -> Metric:
+        """Primary metric: the verdict, the choice of arms and their intervals are about it."""
+        return metric_named(self.description.get("primary_metric", ACCURACY.name))
+
+    @cached_property
+    def worthwhile(self) -> float:
+        """Least gain of the primary metric that matters, above 0, as a difference of two of its values."""
+        return float(self.description.get("worthwhile", WORTHWHILE)) * self.metric.per_unit
+
+    @cached_property
+    def _pretrainings(self) -> dict[int, int]:
+        """Pretraining of each transfer seed; older versions stored the number of pretrainings, which alternated."""
+        seeds = self.description.get("seeds", [])
+        number = self.description.get("pretrain_seeds", len(seeds))
+        return dict(zip(seeds, self.description.get("pretrainings", [seed % number for seed in seeds]), strict=True))
+
+    def pretrainings(self, arm: str) -> Mapping[int, int] | None:
+        """Return the pretraining of an arm by transfer seed; None where no method pretrained it.
+
+        A run is one pretraining. Results in memory without a description have one pretraining a seed.
+        """
+        if not is_pretrained(arm):
+            return None
+        if is_run(arm):
+            return dict.fromkeys(self.seeds, 0)
+        return {seed: self._pretrainings.get(seed, seed) for seed in self.seeds}
+
+    def pretrainings_of(self, seeds: Sequence[int], *cells: Cell) -> list[int] | None:
+        """Return the pretraining of each seed that the cells depend on; of two arms, those of the more pretrainings."""
+        known = [by_seed for cell in cells if (by_seed := self.pretrainings(cell[0])) is not None]
+        groups = [[by_seed[seed] for seed in seeds] for by_seed in known]
+        return max(groups, key=lambda group: len(set(group)), default=None)
+
     def estimate(self, cell: Cell, beside: Cell | None = None) -> Estimate:
         """Estimate the mean of a test cell, over the seeds that the cell `beside` has too."""
         if (cell, beside) not in self._estimates:
@@ -201,21 +243,44 @@ class Results:
             values = {seed: value for seed, value in self.test[cell].items() if seed in shared}
             stored = self.hits.get(cell, {})
             images = next((stored[seed] for seed in values if seed in stored), None)
-            limits = metric_named(cell[4]).limits
-            self._estimates[cell, beside] = estimate(list(values.values()), images, within=limits)
+            self._estimates[cell, beside] = estimate(
+                list(values.values()),
+                images,
+                within=metric_named(cell[4]).limits,
+                pretrainings=self.pretrainings_of(list(values), cell),
+            )
         return self._estimates[cell, beside]
 
     def difference(self, ours: Cell, theirs: Cell) -> Estimate:
         """Estimate the difference of two test cells, paired by seed."""
         if (ours, theirs) not in self._differences:
+            seeds = sorted(self.test[ours].keys() & self.test[theirs].keys())
+            pretrainings = self.pretrainings_of(seeds, ours, theirs)
             self._differences[ours, theirs] = paired_difference(
                 self.test[ours],
                 self.test[theirs],
                 self.hits.get(ours),
                 self.hits.get(theirs),
                 within=metric_named(ours[4]).limits,
+                pretrainings=None if pretrainings is None else dict(zip(seeds, pretrainings, strict=True)),
             )
         return self._differences[ours, theirs]
+
+    def crossed_difference(self, ours: Cell, theirs: Cell) -> Estimate | None:
+        """Estimate the difference of two test cells with an interval over runs and test images.
+
+        None with fewer than two units, and where the correct test images of a run were not stored.
+        """
+        our_hits, their_hits = self.hits.get(ours, {}), self.hits.get(theirs, {})
+        seeds = sorted(self.test[ours].keys() & self.test[theirs].keys())
+        if not all(seed in our_hits and seed in their_hits for seed in seeds):
+            return None
+        least, most = metric_named(ours[4]).limits
+        return crossed_estimate(
+            np.array([our_hits[seed].astype(np.int8) - their_hits[seed].astype(np.int8) for seed in seeds]),
+            within=(least - most, most - least),
+            pretrainings=self.pretrainings_of(seeds, ours, theirs),
+        )
 
     def share_seed(self, ours: Cell, theirs: Cell) -> bool:
         """Check that both test cells exist and share a seed; failed runs may leave them none."""

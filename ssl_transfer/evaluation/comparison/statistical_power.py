@@ -1,7 +1,8 @@
-"""Compute the least difference that a comparison can show, by its seeds and by its test images.
+"""Compute the least difference that a comparison can show, by its runs and by its test images.
 
-A two-sided paired t test at 5 % finds a true difference d, from which single seeds deviate by s, with the probability
-that a noncentral t variable of n - 1 degrees of freedom and noncentrality d sqrt(n) / s exceeds the critical value
+A two-sided paired t test at 5 % finds a true difference d, from which single units (pretrainings, or seeds of one
+network) deviate by s, with the probability that a noncentral t variable of n - 1 degrees of freedom and noncentrality
+d sqrt(n) / s exceeds the critical value
 (Cohen, "Statistical power analysis for the behavioral sciences", 2nd edition 1988, chapter 2). The least difference is
 the d that is found in four of five comparisons, Cohen's convention. The level is 5 % divided by the number of
 comparisons, the first step of Holm's correction, which the verdict uses.
@@ -9,39 +10,48 @@ comparisons, the first step of Holm's correction, which the verdict uses.
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, stats
 
+from ssl_transfer.models.init_names import is_run
+
+from .estimates import Estimate
 from .results import Results
 
 POWER = 0.8
+MOST_UNITS = 1000
+"""Largest number of units that `units_needed` returns."""
 _LEVEL = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
-    """Least differences of accuracy, 0..1, that the comparison can show at one budget."""
+    """Least differences of the primary metric that the comparison can show at one budget."""
 
     labels: str
-    num_seeds: int
-    by_seeds: float
-    """To scratch, with this number of seeds; nan where the deviation of seeds is unknown."""
+    num_units: int
+    """Pretrainings of an arm, or seeds where its seeds share one network; the least of all arms."""
+    pretrainings: int
+    """Pretrainings of an arm, the least of all arms; 1 where each is a single network."""
+    by_runs: float
+    """Difference to the start, with this number of units; nan where the deviation is unknown."""
     by_images: float
     """Of two models with independent mistakes, with this number of test images; less where both fail on the same
     images."""
 
 
-def least_difference(deviation: float, num_seeds: int, num_compared: int = 1) -> float:
+def least_difference(deviation: float, num_units: int, num_compared: int = 1) -> float:
     """Compute the least true difference that is found with probability `POWER`.
 
     Args:
-        deviation: of the paired differences of single seeds, above 0.
-        num_seeds: two or more.
+        deviation: of the paired differences of single units, above 0.
+        num_units: two or more.
         num_compared: comparisons, which divide the level.
     """
-    freedom = num_seeds - 1
+    freedom = num_units - 1
     critical = float(stats.t.ppf(1.0 - _LEVEL / num_compared / 2.0, freedom))
 
     def missing(noncentrality: float) -> float:
@@ -49,7 +59,7 @@ def least_difference(deviation: float, num_seeds: int, num_compared: int = 1) ->
 
     # It lies at 1.3 times the critical value with one degree of freedom, at 1.4 times with many.
     noncentrality = optimize.brentq(missing, 0.0, 4.0 * critical)
-    return float(noncentrality) * deviation / math.sqrt(num_seeds)
+    return float(noncentrality) * deviation / math.sqrt(num_units)
 
 
 def least_by_images(accuracy: float, num_images: int) -> float:
@@ -62,30 +72,85 @@ def least_by_images(accuracy: float, num_images: int) -> float:
     return factor * math.sqrt(2.0 * accuracy * (1.0 - accuracy) / num_images)
 
 
+def units_needed(deviation: float, difference: float, num_compared: int = 1) -> int | None:
+    """Compute the least number of units with which a true difference is found with probability `POWER`.
+
+    Args:
+        deviation: of the paired differences of single units, above 0.
+        difference: above 0.
+        num_compared: comparisons, which divide the level.
+
+    Returns:
+        The number; None above `MOST_UNITS`.
+    """
+    low, high = 2, MOST_UNITS
+    if least_difference(deviation, high, num_compared) > difference:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if least_difference(deviation, middle, num_compared) <= difference:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
 def resolutions(results: Results) -> list[Resolution]:
     """Compute the least differences of each budget at which scratch stands beside another arm, in the table's order.
 
-    The deviation is that of the differences of every arm to scratch on its backbone, pooled over arms.
+    The deviation is that of the differences of every arm to scratch on its backbone, pooled over arms. It plans the
+    number of runs; no interval depends on it.
     """
-    differences: dict[str, list[list[float]]] = defaultdict(list)
-    accuracies: dict[str, list[float]] = defaultdict(list)
-    for (arm, backbone, labels, phase, metric), ours in results.test.items():
-        theirs = results.test.get(("scratch", backbone, labels, phase, metric), {})
-        shared = sorted(ours.keys() & theirs.keys())
-        if (phase, metric) == ("chosen", "accuracy") and arm != "scratch" and shared:
-            differences[labels].append([ours[seed] - theirs[seed] for seed in shared])
-            accuracies[labels] += [*ours.values(), *theirs.values()]
+    differences: dict[str, list[Estimate]] = defaultdict(list)
+    values: dict[str, list[float]] = defaultdict(list)
+    for cell, ours in results.test.items():
+        beside = ("scratch", *cell[1:])
+        if cell[3:] == ("chosen", results.metric.name) and cell[0] != "scratch" and results.share_seed(cell, beside):
+            differences[cell[2]].append(results.difference(cell, beside))
+            values[cell[2]] += [*ours.values(), *results.test[beside].values()]
     num_compared = sum(len(arms) for arms in differences.values())
     found = []
     for labels, arms in differences.items():
-        seeds = min(len(values) for values in arms)
-        deviation = math.sqrt(np.mean([np.var(values, ddof=1) for values in arms])) if seeds > 1 else 0.0
+        units, deviation = min(arm.units for arm in arms), pooled_deviation(arms)
         found.append(
             Resolution(
                 labels=labels,
-                num_seeds=seeds,
-                by_seeds=least_difference(deviation, seeds, num_compared) if deviation > 1e-12 else math.nan,
-                by_images=least_by_images(float(np.mean(accuracies[labels])), results.description["num_test"]),
+                num_units=units,
+                pretrainings=min((arm.pretrainings for arm in arms if arm.pretrainings), default=1),
+                by_runs=least_difference(deviation, units, num_compared) if deviation > 1e-12 else math.nan,
+                by_images=least_by_images(float(np.mean(values[labels])), results.description["num_test"]),
             )
         )
     return found
+
+
+def pooled_deviation(differences: Sequence[Estimate]) -> float:
+    """Pool the deviations of single units over arms; nan where one of them is unknown."""
+    return math.sqrt(float(np.mean([one.deviation**2 for one in differences])))
+
+
+def extra_minutes(results: Results, *, pretrainings: int, seeds: int) -> float | None:
+    """Estimate the minutes that more runs of the same comparison take, from the seconds of its finished runs.
+
+    Args:
+        results: of the comparison.
+        pretrainings: wanted of each method; the first of each is there.
+        seeds: wanted of each arm and budget.
+
+    Returns:
+        None where the seconds are unknown.
+    """
+    total = 0.0
+    for cell, seconds in results.train.items():
+        arm, metric = cell[0], cell[4]
+        if metric == "transfer_seconds":
+            nested = results.pretrainings(arm)
+            there = len(seconds) if nested is None else len(set(nested.values()))
+            # A run of a seed that gets a pretraining of its own is repeated.
+            kept = len(seconds) if there >= pretrainings else there
+            total += max(0, seeds - kept) * float(np.mean(list(seconds.values())))
+        elif metric == "pretrain_seconds" and cell[2] == results.budgets[0] and not is_run(arm):
+            nested = results.pretrainings(arm)
+            there = len(set(nested.values())) if nested else pretrainings
+            total += max(0, pretrainings - there) * float(np.mean(list(seconds.values())))
+    return total / 60.0 if total > 0.0 else None

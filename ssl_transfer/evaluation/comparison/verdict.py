@@ -1,193 +1,227 @@
-"""Generate the verdict, one sentence, from intervals: a difference whose interval contains zero is not claimed.
+"""Generate the verdict: an answer about all pretrained arms, and the numbers that it rests on.
 
-The sentence as a whole is one claim with many chances of error: at each budget it names the best of the pretrained
-arms, and the validation images that chose it share their luck (same backbone, same labels) with the test that follows.
-So `better` and `worse` follow p values that are corrected (Holm 1979) for every pretrained arm at every budget, each
-compared with the start that validation prefers there. Among equal arms the sentence claims a gain in at most 5 % of
-comparisons, under any dependence of arms, budgets and validation. The choice of the start by validation is not
-corrected for: of several starts the luckiest may be chosen, so that `worse` comes a little too often with many of them
-(docs/decisions.md). The plain 95 % intervals stand beside it. Where one excludes zero and the corrected p value is
-above 5 %, the sentence reports that and claims nothing. With one arm at one budget both agree. docs/decisions.md has
-the simulated rates of both rules, and the cost of the correction: with few seeds much, which more seeds recover.
-
-With one seed there is an interval over test images alone. It is given, but it does not cover another draw of labels, so
-the sentence claims nothing from it.
+The answer follows `findings`: yes where an arm passes the correction, no only where every interval lies below the gain
+that matters (`--worthwhile`), and otherwise that these runs do not decide. A single pretrained network supports a
+sentence about that network, not about its method. With one seed there is an interval over test images alone: it does
+not cover another draw of labels, so nothing is claimed from it.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
+from ssl_transfer.engine.console.formatting import counted
+from ssl_transfer.models.init_names import is_pretrained
 
-from ssl_transfer.evaluation.metric_properties import ACCURACY, LOG_LOSS
-from ssl_transfer.models.init_names import RUN, is_pretrained, starts_of
-
-from .estimates import IMAGES, SEEDS, Estimate
+from .estimates import IMAGES, PRETRAININGS, Estimate
+from .findings import Finding, Outcome, findings
 from .label_budgets import budget_title, percent_of
-from .label_efficiency import LabelValue, value_of
-from .results import Cell, Results
-from .significance import CONFIDENCE, holm
+from .results import Results
+from .statistical_power import MOST_UNITS, extra_minutes, least_difference, units_needed
 
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """The pretrained arm that validation prefers at one budget, beside the start that validation prefers."""
-
-    labels: str
-    arm: str
-    ours: Estimate
-    baseline: str
-    """Start without the pretraining: scratch, or for an arm that continues from ImageNet the better of scratch and
-    imagenet."""
-    theirs: Estimate
-    """Estimate of the baseline."""
-    difference: Estimate
-    """To the baseline."""
-    baseline_backbone: str
-    """Named in the sentence where it is not the arm's own; empty otherwise."""
-    beside: dict[str, Estimate]
-    """Differences to other baselines that the sentence states too, by their name in it."""
-    p_value: float
-    """Of the difference, corrected for all `num_compared`."""
-    num_compared: int
-    """Pretrained arms times budgets."""
-    num_seeds: int
-    """Of the arm or of the baseline, the larger. Where runs failed, fewer are in both, and all numbers are of those."""
-    label_value: LabelValue | None
-    """Value of the arm's labels in labels of the baseline; None where that has no curve."""
-
-    @property
-    def outcome(self) -> str:
-        """Return `better`, `worse`, `open` (corrected p value above 5 %) or `unknown` (no interval over seeds)."""
-        if self.difference.over != SEEDS:
-            return "unknown"
-        if self.p_value > 1.0 - CONFIDENCE:
-            return "open"
-        return "better" if ACCURACY.score(self.difference.mean) > 0 else "worse"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Compared:
-    """A pretrained arm at a budget and the start that validation prefers there."""
-
-    arm: Cell
-    baseline: Cell
-    difference: Estimate
-    preference: tuple[float, float]
-
-
-def findings(results: Results) -> list[Finding]:
-    """Compare the best arm of each budget with its start, in the table's order; validation chooses, never test."""
-    compared = _compared(results)
-    family = [item for items in compared.values() for item in items]
-    p_values = holm([item.difference.p_value for item in family])
-    corrected = dict(zip((item.arm for item in family), p_values, strict=True))
-    found = []
-    for labels, items in compared.items():
-        best = max(items, key=lambda item: item.preference)
-        arm, baseline = best.arm, best.baseline
-        found.append(
-            Finding(
-                labels=labels,
-                arm=arm[0],
-                ours=results.estimate(arm, baseline),
-                baseline=baseline[0],
-                theirs=results.estimate(baseline, arm),
-                difference=best.difference,
-                baseline_backbone="" if baseline[1] == arm[1] else baseline[1],
-                beside={
-                    _name_beside(key, baseline): results.difference(arm, key)
-                    for _, key in results.baselines(arm)
-                    if key != baseline
-                },
-                p_value=corrected[arm],
-                num_compared=len(family),
-                num_seeds=max(len(results.test[arm]), len(results.test[baseline])),
-                label_value=value_of(results, arm, baseline[:2]),
-            )
-        )
-    return found
-
-
-def _name_beside(key: Cell, baseline: Cell) -> str:
-    if key[0] == "imagenet":
-        return f"ImageNet weights ({key[1]})"
-    return "scratch on its own backbone" if baseline[0] == "scratch" else "scratch"
-
-
-def _compared(results: Results) -> dict[str, list[_Compared]]:
-    """Compare pretrained arms by budget, without budgets that lack such an arm or a start to compare it with."""
-    found: dict[str, list[_Compared]] = {}
-    for labels in results.budgets:
-        measured = sorted(key for key in results.test if key[2:] == (labels, "chosen", "accuracy"))
-        preference = {key: _preference(results, key) for key in measured}
-        arms = [key for key in measured if is_pretrained(key[0])]
-        if not arms or not any(key[0] == "scratch" for key in measured):
-            continue
-        items = []
-        for arm in arms:
-            # Without pretraining, the better backbone would be used too, and ImageNet weights where this arm had them.
-            starts = [key for key in measured if key[0] in starts_of(arm[0]) and results.share_seed(arm, key)]
-            if starts:
-                baseline = max(starts, key=preference.__getitem__)
-                difference = results.difference(arm, baseline)
-                items.append(_Compared(arm=arm, baseline=baseline, difference=difference, preference=preference[arm]))
-        if items:
-            found[labels] = items
-    return found
-
-
-def _preference(results: Results, cell: Cell) -> tuple[float, float]:
-    """Score a chosen cell by its validation accuracy, then by its validation log-loss."""
-    accuracy, log_loss = (
-        metric.score(float(np.mean(list(results.validation[*cell[:4], metric.name].values()))))
-        for metric in (ACCURACY, LOG_LOSS)
-    )
-    return accuracy, log_loss
+ENOUGH_PRETRAININGS = 5
+"""Pretrainings that a claim about a method should rest on; docs/statistics.md has the power of fewer."""
+_TITLES: dict[Outcome, str] = {
+    "better": "better",
+    "worse": "worse",
+    "small": "gain below {worthwhile}",
+    "open": "not decided",
+    "unknown": "no interval over runs",
+}
 
 
 def verdict(results: Results) -> str:
-    """Generate the sentence."""
+    """Generate the verdict as one text."""
+    return " ".join(sentences(results))
+
+
+def sentences(results: Results) -> list[str]:
+    """Generate the verdict: the answer, then a sentence for each budget, then coverage and remedies."""
     found = findings(results)
     missing = _without_start(results, found)
     if not found and missing:
-        return (
-            "Nothing to hold the pretraining against: no start without it has finished with the same seeds. The table "
-            "has what did."
-        )
+        return [
+            "There is nothing to compare the pretraining with: no start without it has finished with the same seeds.",
+            "The table has the finished runs.",
+        ]
     if not found:
-        return "No arm pretrained on these images, so this says nothing about pretraining; the table has the rest."
-    # A run may have been trained on others.
-    here = all(not item.arm.startswith(RUN) for item in found)
-    answer = _answer(found, "pretraining on these images" if here else "pretraining")
-    clauses = [_clause(item) for item in found]
-    beside: dict[str, list[str]] = {}
-    for item in found:
-        for name, difference in item.beside.items():
-            beside.setdefault(name, []).append(f"{_points(difference)} {_place(item)}")
-    sentences = [f" Compared with {name}: {'; '.join(differences)}." for name, differences in beside.items()]
-    sentences += [_value(item, item.label_value) for item in found if item.outcome == "better" and item.label_value]
-    if any(item.difference.over == IMAGES for item in found):
-        sentences.append(
-            " One seed: intervals over test images only, by bootstrap; another draw of labels is not in them."
+        return ["No arm was pretrained on these images, so there is no answer about pretraining.", "The table has all."]
+    budgets = list(dict.fromkeys(item.labels for item in found))
+    by_budget = {labels: [item for item in found if item.labels == labels] for labels in budgets}
+    texts = [
+        _answer(by_budget),
+        *(_budget_sentence(items) for items in by_budget.values()),
+        *_coverage(found),
+        *_single_networks(results, found),
+        *(sentence for items in by_budget.values() for sentence in _power(results, items)),
+        *(_label_value(item) for item in found if item.is_preferred and item.outcome == "better"),
+        *([f"Without a finished start to compare with: {', '.join(missing)}."] if missing else []),
+    ]
+    return list(filter(None, texts))
+
+
+def _answer(by_budget: dict[str, list[Finding]]) -> str:
+    found = [item for items in by_budget.values() for item in items]
+    subject, helps, gains = _subject(found)
+    states = {labels: _state(items) for labels, items in by_budget.items()}
+    yes, no, open_ = ([labels for labels in states if states[labels] == state] for state in ("yes", "no", "open"))
+    little = f"less than {_amount(found[0], found[0].worthwhile)}"
+    if not open_ and not no:
+        return f"Yes: {subject} {helps}."
+    if not open_ and not yes:
+        return f"No: {subject} {gains} {little}{f' {_places(no)}' if len(no) == 1 else ' at every budget'}."
+    if not yes and not no:
+        return f"Whether {subject} {helps} cannot be told from these runs."
+    parts = [f"{helps} {_places(yes)}"] if yes else []
+    parts += [f"{gains} {little} {_places(no)}"] if no else []
+    undecided = f"; {_places(open_)} it cannot be told from these runs" if open_ else ""
+    return f"{subject[0].upper()}{subject[1:]} {', and '.join(parts)}{undecided}."
+
+
+def _subject(found: Sequence[Finding]) -> tuple[str, str, str]:
+    """Return the subject of the answer and its verbs `help` and `gain`."""
+    if not all(item.is_single for item in found):
+        # A run may have been trained on other images.
+        here = not any(item.is_finished_run for item in found)
+        return ("pretraining on these images" if here else "pretraining"), "helps", "gains"
+    if len({(item.arm, item.backbone) for item in found}) == 1:
+        return f"this pretrained network ({found[0].arm})", "helps", "gains"
+    return "one of these pretrained networks", "helps", "gains"
+
+
+def _state(items: Sequence[Finding]) -> str:
+    """Return the answer at one budget: `yes`, `no` or `open`."""
+    outcomes = {item.outcome for item in items}
+    if "better" in outcomes:
+        return "yes"
+    return "no" if outcomes <= {"worse", "small"} else "open"
+
+
+def _budget_sentence(items: Sequence[Finding]) -> str:
+    """List all arms of one budget by outcome, with the choice of validation."""
+    starts = list(dict.fromkeys((item.start, item.start_backbone) for item in items))
+    parts = []
+    for start in starts:
+        own = [item for item in items if (item.start, item.start_backbone) == start]
+        groups = [
+            f"{title.format(worthwhile=_amount(items[0], items[0].worthwhile))}: {', '.join(map(_clause, arms))}"
+            for outcome, title in _TITLES.items()
+            if (arms := [item for item in own if item.outcome == outcome])
+        ]
+        theirs = own[0].metric.text(own[0].theirs.mean)
+        parts.append(f"against {_start_name(own[0])} ({theirs}), {'; '.join(groups)}")
+    place = _places([items[0].labels])
+    return f"{place[0].upper()}{place[1:]}, {'; '.join(parts)}. {_preference(items)}"
+
+
+def _preference(items: Sequence[Finding]) -> str:
+    best = next(item for item in items if item.is_preferred)
+    if best.is_taken:
+        text = f"Validation prefers {best.arm}"
+    else:
+        text = f"Validation prefers {_start_name(best)}, and {best.arm} among the pretrained"
+    if best.crossed is None:
+        return f"{text}."
+    return f"{text}; with test images as a sample too, the interval of {best.arm} is {_bounds(best, best.crossed)}."
+
+
+def _clause(item: Finding) -> str:
+    difference = item.difference
+    notes = [f"{item.metric.difference(difference.mean)}{_interval(item)}"]
+    if difference.count < item.num_seeds:
+        notes.append(f"{difference.count} of {item.num_seeds} seeds, as runs failed")
+    if item.outcome == "open" and not difference.low <= 0.0 <= difference.high:
+        notes.append(f"corrected p {item.p_value:.3f} among {counted(item.num_compared, 'comparison')}")
+    return f"{_arm_name(item)} {item.metric.text(item.ours.mean)} ({'; '.join(notes)})"
+
+
+def _interval(item: Finding) -> str:
+    if not item.difference.over:
+        return ", one seed" if item.difference.count < 2 else ", all seeds agree"
+    return f" {_bounds(item, item.difference)}"
+
+
+def _bounds(item: Finding, estimate: Estimate) -> str:
+    return f"[{item.metric.bare_difference(estimate.low)}, {item.metric.bare_difference(estimate.high)}]"
+
+
+def _coverage(found: Sequence[Finding]) -> list[str]:
+    """State the sample of the intervals."""
+    texts = []
+    nested = [item.difference for item in found if item.difference.over == PRETRAININGS]
+    if nested:
+        count = min(one.pretrainings for one in nested)
+        texts.append(
+            f"Brackets: 95 % intervals over {count} pretrainings, each with its own draws of labels, on these test "
+            "images."
         )
-    if missing:
-        sentences.append(f" Without a start to hold it against, as runs failed: {', '.join(missing)}.")
-    return f"{answer}: {'; '.join(clauses)}.{''.join(sentences)}"
+    if any(item.difference.over_runs and item.is_single for item in found):
+        texts.append("Brackets of a single network: 95 % intervals over draws of labels, not over other pretrainings.")
+    if any(item.difference.over == IMAGES for item in found):
+        texts.append(
+            "One seed: 95 % intervals over test images alone, by bootstrap; another draw of labels is not covered."
+        )
+    if any(not item.difference.over and item.difference.count > 1 for item in found):
+        texts.append("Where all seeds agree there is no spread to judge by: neither evidence for nor against.")
+    return texts
 
 
-def _answer(found: Sequence[Finding], subject: str) -> str:
-    better, worse = ([item for item in found if item.outcome == outcome] for outcome in ("better", "worse"))
-    if better and len(better) == len(found):
-        return f"Yes, {subject} helps"
-    if better:
-        return f"{subject.capitalize()} helps {_budgets(better)}, not everywhere"
-    if len(worse) == len(found):
-        return f"No, {subject} does not help"
-    if worse:
-        return f"{subject.capitalize()} does not help {_budgets(worse)}, and is not shown to elsewhere"
-    return f"These runs do not show that {subject} helps"
+def _single_networks(results: Results, found: Sequence[Finding]) -> list[str]:
+    """State for single networks that nothing is claimed about the method, and the cost of such a claim."""
+    given = list(dict.fromkeys(item.arm for item in found if item.is_single and item.is_finished_run))
+    here = list(dict.fromkeys(item.arm for item in found if item.is_single and not item.is_finished_run))
+    texts = [f"{', '.join(given)}: single networks, so nothing is claimed about their methods."] if given else []
+    if here:
+        seeds = [*results.seeds, *(seed for seed in range(ENOUGH_PRETRAININGS) if seed not in results.seeds)]
+        seeds = seeds[: max(ENOUGH_PRETRAININGS, len(results.seeds))]
+        flags = f"--seeds {' '.join(map(str, seeds))} --pretrain-seeds {len(seeds)}"
+        texts.append(
+            f"{', '.join(here)}: one pretraining each, so nothing is claimed about the method. That takes "
+            f"{ENOUGH_PRETRAININGS} pretrainings or more: {flags}{_duration(results, len(seeds), len(seeds))}."
+        )
+    return texts
+
+
+def _power(results: Results, items: Sequence[Finding]) -> list[str]:
+    """State the least gain of the best undecided arm that the runs of one budget can show, and what would show it."""
+    undecided = [item for item in items if item.outcome == "open"]
+    if not undecided:
+        return []
+    best = max(undecided, key=lambda item: item.gain[0])
+    units, deviation = best.difference.units, best.difference.deviation
+    is_nested = best.difference.pretrainings > 1
+    runs, place = counted(units, "pretraining" if is_nested else "seed"), _places([best.labels])
+    least = least_difference(deviation, units, best.num_compared)
+    lowest, highest = best.metric.limits
+    if least < highest - lowest:
+        text = (
+            f"{runs[0].upper()}{runs[1:]} of {_arm_name(best)} {place} would show a true gain of "
+            f"{_amount(best, least)} in four of five comparisons"
+        )
+    else:
+        text = f"{runs[0].upper()}{runs[1:]} of {_arm_name(best)} {place} are too few to show any gain"
+    wanted = max(best.gain[0], best.worthwhile)
+    needed = units_needed(deviation, wanted, best.num_compared)
+    if needed is None:
+        return [f"{text}; {_amount(best, wanted)} would take more than {MOST_UNITS:,}."]
+    if needed <= units:
+        return [f"{text}."]
+    duration = _duration(results, needed if is_nested else 1, needed)
+    return [f"{text}; {_amount(best, wanted)} would take {needed}{duration}."]
+
+
+def _duration(results: Results, pretrainings: int, seeds: int) -> str:
+    """Format the estimated time of more runs; empty where the costs are unknown."""
+    minutes = extra_minutes(results, pretrainings=pretrainings, seeds=seeds)
+    if minutes is None:
+        return ""
+    return f" (about {counted(max(1, round(minutes)), 'minute')} more)"
+
+
+def _label_value(item: Finding) -> str:
+    """State the label value, unless the start has no larger budget."""
+    value = item.label_value
+    if value is None or value.own >= value.most:
+        return ""
+    return f"{item.arm} {_places([item.labels])} equals {_start_name(item)} with {value.text} labels a class."
 
 
 def _without_start(results: Results, found: Sequence[Finding]) -> list[str]:
@@ -197,52 +231,22 @@ def _without_start(results: Results, found: Sequence[Finding]) -> list[str]:
     return [budget_title(labels, "label") for labels in pretrained if labels not in compared]
 
 
-def _budgets(found: list[Finding]) -> str:
-    shares = [percent for item in found if (percent := percent_of(item.labels)) is not None]
-    numbers = [item.labels for item in found if item.labels != "all" and percent_of(item.labels) is None]
+def _places(budgets: Sequence[str]) -> str:
+    shares = [percent for labels in budgets if (percent := percent_of(labels)) is not None]
+    numbers = [labels for labels in budgets if labels != "all" and percent_of(labels) is None]
     parts = [f"at {budget_title(' and '.join(numbers), 'label')}"] if numbers else []
     parts += [f"at {' and '.join(shares)} of the labels"] if shares else []
-    return " and ".join(parts + (["with all labels"] if any(item.labels == "all" for item in found) else []))
+    return " and ".join(parts + (["with all labels"] if "all" in budgets else []))
 
 
-def _clause(item: Finding) -> str:
-    numbers = f"{item.arm} {item.ours.mean:.1%}, {_baseline(item)} {item.theirs.mean:.1%}, {_points(item.difference)}"
-    if item.difference.count < item.num_seeds:
-        numbers += f"; {item.difference.count} of {item.num_seeds} seeds, as runs failed"
-    if item.outcome == "unknown":
-        return f"{_place(item)} there is no telling ({numbers})"
-    if item.outcome == "open" and not item.difference.low <= 0.0 <= item.difference.high:
-        corrected = f"corrected p {item.p_value:.3f}"
-        among = f"among {item.num_compared} comparisons ({corrected}; {numbers})"
-        return f"{_place(item)} the interval leaves out zero, which is no proof {among}"
-    if item.outcome == "open":
-        return f"{_place(item)} the difference is within the noise ({numbers})"
-    return f"{_place(item)} {item.arm} is {'ahead' if item.outcome == 'better' else 'behind'} ({numbers})"
+def _arm_name(item: Finding) -> str:
+    return item.arm if item.backbone == item.start_backbone else f"{item.arm} on {item.backbone}"
 
 
-def _baseline(item: Finding) -> str:
-    return f"{item.baseline} on {item.baseline_backbone}" if item.baseline_backbone else item.baseline
+def _start_name(item: Finding) -> str:
+    return item.start if item.backbone == item.start_backbone else f"{item.start} on {item.start_backbone}"
 
 
-def _place(item: Finding) -> str:
-    if item.labels == "all":
-        return "with all labels"
-    percent = percent_of(item.labels)
-    return f"at {budget_title(item.labels, 'label')}" if percent is None else f"at {percent} of the labels"
-
-
-def _value(item: Finding, value: LabelValue) -> str:
-    """State the label value, unless the baseline has no larger budget."""
-    if value.own >= value.most:
-        return ""
-    return f" {item.arm} {_place(item)} equals {_baseline(item)} with {value.text} labels a class."
-
-
-def _points(difference: Estimate) -> str:
-    """Format a difference in points with its interval."""
-    if math.isinf(difference.low):
-        why = "one seed" if difference.count < 2 else "all seeds agree"
-        return f"{100 * difference.mean:+.1f} points, {why}, so no interval"
-    over = " over test images" if difference.over == IMAGES else ""
-    interval = f"95 % interval{over} {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
-    return f"{100 * difference.mean:+.1f} points, {interval}"
+def _amount(item: Finding, value: float) -> str:
+    """Format an amount of the metric without a sign: `1.0 points`."""
+    return item.metric.difference(value).lstrip("+")

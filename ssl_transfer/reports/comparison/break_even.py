@@ -66,7 +66,12 @@ def returns(results: Results) -> list[Return]:
         curve = mean_curve(curve for run, curve in validation.items() if run[:3] == (baseline, backbone, labels))
         late = curve.values[-1] - float(curve.at([curve.steps[-1] // 2])[0]) if curve.steps else math.nan
         # Over seeds alone: of one seed no gain is shown.
-        gain = paired_difference(results.test[cell], results.test[beside], within=ACCURACY.limits)
+        gain = paired_difference(
+            results.test[cell],
+            results.test[beside],
+            within=ACCURACY.limits,
+            pretrainings=results.pretrainings(arm),
+        )
         found.append(
             Return(
                 arm=arm,

@@ -28,7 +28,7 @@ class Caveats:
 
     warnings: Sequence[str]
     budgets: Sequence[Mapping[str, str]]
-    """Lines of `budget`, `validation`, `seeds`, `by_seeds`, `by_images`."""
+    """Lines of `budget`, `validation`, `runs`, `by_runs`, `by_images`."""
     features: Sequence[Mapping[str, str]]
     """Lines of `arm`, `backbone`, `separability`, `apart`, `scratch`, `imagenet`."""
     has_imagenet: bool
@@ -52,8 +52,8 @@ def _budget_line(one: Resolution, comparison: Mapping[str, Any]) -> dict[str, st
     return {
         "budget": budget_title(one.labels),
         "validation": f"{counted(count, 'image')}, {100 / count:.2g} points each",
-        "seeds": str(one.num_seeds),
-        "by_seeds": "unknown" if math.isnan(one.by_seeds) else f"{100 * one.by_seeds:.1f} points",
+        "runs": counted(one.num_units, "pretraining" if one.pretrainings > 1 else "seed"),
+        "by_runs": "unknown" if math.isnan(one.by_runs) else f"{100 * one.by_runs:.1f} points",
         "by_images": f"{100 * one.by_images:.1f} points",
     }
 
@@ -67,12 +67,18 @@ def _of_size(found: Sequence[Resolution], comparison: Mapping[str, Any]) -> list
             f"{counted(seeds, 'seed')}: too few to tell how much depends on which images were labelled. Give --seeds "
             f"{' '.join(map(str, range(FEW_SEEDS)))} or more."
         )
-    coarse = [one for one in found if one.by_seeds > COARSE]
-    if coarse:
-        places = "; ".join(f"{budget_title(one.labels)}: {100 * one.by_seeds:.1f} points" for one in coarse)
+    few_pretrainings = [one for one in found if 1 < one.pretrainings < FEW_SEEDS]
+    if few_pretrainings:
         sentences.append(
-            f"A difference to scratch must be large to be found with {counted(seeds, 'seed')} ({places}): smaller ones "
-            "may be there and not show. More --seeds find them."
+            f"{counted(few_pretrainings[0].pretrainings, 'pretraining')} of each method: too few for their spread. "
+            "Leave out --pretrain-seeds for one pretraining a seed, or give 1 for an answer about single networks."
+        )
+    coarse = [one for one in found if one.by_runs > COARSE]
+    if coarse:
+        places = "; ".join(f"{budget_title(one.labels)}: {100 * one.by_runs:.1f} points" for one in coarse)
+        sentences.append(
+            f"These runs find only large differences to scratch ({places}). More --seeds, each with its pretraining, "
+            "find smaller ones."
         )
     blurred = max((one.by_images for one in found), default=0.0)
     if blurred > COARSE:

@@ -17,8 +17,7 @@ from ssl_transfer.engine.console.formatting import console, counted
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.evaluation.comparison import write_tables
-from ssl_transfer.evaluation.comparison.curves import BENEFIT_COLUMNS, transfer_benefits
-from ssl_transfer.evaluation.comparison.estimates import IMAGES, SEEDS, Estimate
+from ssl_transfer.evaluation.comparison.estimates import IMAGES, Estimate
 from ssl_transfer.evaluation.comparison.label_budgets import budget_title, percent_of
 from ssl_transfer.evaluation.comparison.label_efficiency import (
     LABEL_VALUE_COLUMNS,
@@ -27,7 +26,8 @@ from ssl_transfer.evaluation.comparison.label_efficiency import (
     table_rows,
 )
 from ssl_transfer.evaluation.comparison.results import Cell, Results, chosen_accuracy
-from ssl_transfer.evaluation.comparison.verdict import verdict
+from ssl_transfer.evaluation.comparison.transfer_benefits import BENEFIT_COLUMNS, transfer_benefits
+from ssl_transfer.evaluation.comparison.verdict import sentences
 from ssl_transfer.models.init_names import is_continued, starts_of
 from ssl_transfer.reports import figures
 from ssl_transfer.reports.evaluation import write_picture
@@ -47,7 +47,7 @@ def draw(results: Results, *, threshold: float | None = None) -> None:
     """
     folder = results.folder
     write_tables.write_summary(folder, results)
-    benefits = transfer_benefits(results.curves, threshold=threshold)
+    benefits = transfer_benefits(results, threshold=threshold)
     write_tables.write_lines(
         folder / "transfer_benefits.csv", BENEFIT_COLUMNS, (list(row.values()) for row in benefits)
     )
@@ -72,7 +72,6 @@ def draw(results: Results, *, threshold: float | None = None) -> None:
         "phase_names": results.phases,
         "costs": costs.table_of(results),
         "images": {percent_of(labels) or labels: sizes for labels, sizes in results.description["images"].items()},
-        "turns": len(results.description["seeds"]) > results.description["pretrain_seeds"],
         "environment": results.environment,
         "benefits": benefit_lines(benefits),
         "pictures": {name: _for_page(picture, _DENSITY) for name, picture in pictures.items()},
@@ -114,7 +113,10 @@ def show(results: Results) -> None:
         # As text: rich would take text in square brackets for markup.
         table.add_row(*(Text(cell) for cell in (line["arm"], line["backbone"], *cells)))
     screen.print(table)
-    screen.print(content["verdict"], markup=False)
+    answer, *reasons = content["verdict"]
+    screen.print(answer, style="bold", markup=False)
+    for sentence in reasons:
+        screen.print(f"- {sentence}", markup=False)
     failures = results.description.get("failures", [])
     missing = [f"{counted(len(failures), 'run')} failed, which the report names."] if failures else []
     for warning in [*results.description.get("warnings", []), *missing]:
@@ -125,7 +127,7 @@ def show(results: Results) -> None:
 def _summary(results: Results) -> dict[str, Any]:
     """Return the content that page and terminal share: verdict and main table."""
     return {
-        "verdict": verdict(results),
+        "verdict": sentences(results),
         "budgets": [budget_title(budget) for budget in results.budgets],
         "lines": [
             {
@@ -156,7 +158,7 @@ def _cell(results: Results, ours: Cell) -> dict[str, Any]:
         difference = results.difference(ours, theirs)
         outcome = "better" if difference.low > 0 else "worse" if difference.high < 0 else "open"
         # An interval over test images does not cover another draw of labels: no colour.
-        outcome = outcome if difference.over == SEEDS else "open"
+        outcome = outcome if difference.over_runs else "open"
         note = "" if baseline == "scratch" else f" to {baseline}"
         pairs = f" ({difference.count} pairs)" if difference.count < count else ""
         differences.append({"text": f"{_interval(difference, sign='+')}{note}{pairs}", "outcome": outcome})

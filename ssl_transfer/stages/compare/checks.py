@@ -1,5 +1,6 @@
 """Check a comparison before anything is trained: its settings, its launcher, its arms on its images."""
 
+import math
 from collections.abc import Sequence
 
 from ssl_transfer.data.dataset import Dataset
@@ -14,12 +15,12 @@ from ssl_transfer.stages.pretrain import config as pretraining
 from ssl_transfer.stages.transfer.setup import fitted
 
 from . import finished_arms
-from .config import Arm, CompareConfig
+from .config import Arm, CompareConfig, pretraining_of
 
 
 def check_settings(config: CompareConfig) -> None:
     """Raise InputError for every bad setting that shows without images: reading them may take long."""
-    check_positive(pretrain_seeds=config.pretrain_seeds, tune=config.tune)
+    check_positive(tune=config.tune)
     config.transfer.phases(steps_per_epoch=1)
     seeds = " ".join(map(str, config.seeds))
     if not config.labels or not config.seeds:
@@ -29,11 +30,16 @@ def check_settings(config: CompareConfig) -> None:
             raise InputError(f"--{flag} {' '.join(map(str, values))}: each value only once.")
     if min(config.seeds) < 0:
         raise InputError(f"--seeds {seeds}: 0 or more.")
+    if not 0.0 < config.worthwhile < math.inf:
+        raise InputError(f"--worthwhile {config.worthwhile}: points of accuracy, above 0. Give 1.0, as by default.")
+    if config.pretrain_seeds is None:
+        return
+    check_positive(pretrain_seeds=config.pretrain_seeds)
     if config.pretrain_seeds > len(config.seeds):
         raise InputError(
             f"--pretrain-seeds {config.pretrain_seeds}: more than the {len(config.seeds)} --seeds that would use them."
         )
-    turns = {seed % config.pretrain_seeds for seed in config.seeds}
+    turns = {pretraining_of(seed, config.pretrain_seeds) for seed in config.seeds}
     if len(turns) < config.pretrain_seeds:
         raise InputError(
             f"--pretrain-seeds {config.pretrain_seeds}: seed s takes pretraining s modulo {config.pretrain_seeds}, so "

@@ -101,7 +101,19 @@ def _compare(config: CompareConfig, runtime: runtimes.Runtime) -> _Compared:
     setup = _checked(config, runtime)
     config, output, jobs = setup.config, setup.output, setup.jobs
     identity, settings = {"data": setup.dataset.fingerprint}, _settings(config)
-    volatile = (*VOLATILE, "arms", "labels", "seeds", "backbones", "imagenet_weights", "retry", "launcher", "slurm")
+    volatile = (
+        *VOLATILE,
+        "arms",
+        "labels",
+        "seeds",
+        "pretrain_seeds",
+        "worthwhile",
+        "backbones",
+        "imagenet_weights",
+        "retry",
+        "launcher",
+        "slurm",
+    )
     if config.retry:
         # A run that diverged would diverge again with the same settings.
         volatile += tuple(failed_methods(setup.pretrain_jobs))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.launch.slurm import SlurmConfig
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.evaluation.comparison.results import WORTHWHILE
 from ssl_transfer.methods import METHODS
 from ssl_transfer.models.backbones import BackboneConfig
 from ssl_transfer.stages.common.initialization import AUTO, WORDS
@@ -67,10 +68,14 @@ class CompareConfig(RunConfig):
     labels: tuple[str, ...] = ("5", "20", "all")
     """Label budgets: images per class, a share of each class (0.1 or 10%), or all. Smaller ones are subsets of larger
     ones."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of the transfer runs. One seed draws the same labelled images in every arm."""
-    pretrain_seeds: int = 1
-    """Pretrainings of each method, with different seeds; the transfer runs alternate between them."""
+    pretrain_seeds: int | None = None
+    """Pretrainings of each method, with different seeds; transfer seed s starts from pretraining s modulo this number.
+    None: one for each transfer seed, so that the intervals cover the pretraining. 1: the cheapest; the answer is then
+    about that pretrained network, not about its method."""
+    worthwhile: float = WORTHWHILE
+    """Least gain that matters, in points of accuracy. The answer is no where every interval lies below it."""
     epochs: int | None = None
     """Passes over the pool for every method that does not set its own (--simclr.epochs)."""
     batch_size: int | None = None
@@ -105,6 +110,11 @@ class CompareConfig(RunConfig):
     """The transfer plan, the same for every arm."""
     recipes: Annotated[Recipes, configuration.INLINE] = field(default_factory=Recipes)
     """Pretraining settings of each method."""
+
+
+def pretraining_of(seed: int, pretrain_seeds: int | None) -> int:
+    """Return the seed of the pretraining that a transfer run with this seed starts from."""
+    return seed if pretrain_seeds is None else seed % pretrain_seeds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,11 @@ from typing import Any
 from ssl_transfer.data.dataset import Dataset
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.evaluation.comparison.results import Pair
+from ssl_transfer.evaluation.metric_properties import ACCURACY
 from ssl_transfer.stages.common.initialization import WORDS
 
 from . import finished_arms
-from .config import Arm, CompareConfig
+from .config import Arm, CompareConfig, pretraining_of
 from .diagnostics import first_runs
 from .grid import FinishedRun
 
@@ -42,7 +43,10 @@ def describe(
         "num_test": len(dataset.splits["test"]),
         "num_pool": len(dataset.pool),
         "seeds": list(config.seeds),
-        "pretrain_seeds": config.pretrain_seeds,
+        "pretrain_seeds": len({pretraining_of(seed, config.pretrain_seeds) for seed in config.seeds}),
+        "pretrainings": [pretraining_of(seed, config.pretrain_seeds) for seed in config.seeds],
+        "primary_metric": ACCURACY.name,
+        "worthwhile": config.worthwhile,
         "epochs": {arm: recipe["epochs"] for (arm, _), recipe in recipes.items()},
         "plan": configuration.to_dict(config.transfer),
         "tune": config.tune,

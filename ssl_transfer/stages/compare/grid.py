@@ -28,7 +28,7 @@ from ssl_transfer.stages.pretrain.pretrain import pretrain
 from ssl_transfer.stages.transfer.config import for_arm
 from ssl_transfer.stages.transfer.transfer import transfer
 
-from .config import Arm, CompareConfig
+from .config import Arm, CompareConfig, pretraining_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,8 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
     for arm in arms:
         place = arm.place
         # The seed of a transfer run decides its pretraining, whatever other seeds there are.
-        for seed in sorted({seed % config.pretrain_seeds for seed in config.seeds}) if arm.recipe is not None else ():
+        pretrainings = {seed: pretraining_of(seed, config.pretrain_seeds) for seed in config.seeds}
+        for seed in sorted(set(pretrainings.values())) if arm.recipe is not None else ():
             settings = pretraining.PretrainConfig(
                 **shared,
                 **configuration.shallow(arm.recipe),
@@ -126,7 +127,7 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
             for seed in config.seeds:
                 own, after = arm.start, None
                 if arm.recipe is not None:
-                    after = output / "pretrain" / f"{place}-seed{seed % config.pretrain_seeds}"
+                    after = output / "pretrain" / f"{place}-seed{pretrainings[seed]}"
                     own = {"init": str(after)}
                 run = for_arm(
                     config.transfer,
@@ -136,7 +137,7 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
                     seed=seed,
                     keep_model=False,
                     tune=config.tune,
-                    output=output / "transfer" / place / f"labels-{labels}" / f"seed{seed}",
+                    output=_transfer_folder(output / "transfer" / place / f"labels-{labels}", seed, after),
                 )
                 kind = f"{arm.name} {arm.label} {budget_title(labels)}"
                 job = Job(
@@ -149,6 +150,18 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
                 )
                 runs.append(TransferRun(arm=arm, labels=labels, seed=seed, job=job))
     return pretrain_jobs, runs
+
+
+def _transfer_folder(parent: Path, seed: int, start: Path | None) -> Path:
+    """Return the folder of a transfer run; with another pretraining than an earlier start's, one of its own."""
+    usual = parent / f"seed{seed}"
+    stored = usual / "config.yaml"
+    if start is None or not stored.is_file():
+        return usual
+    held = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    # A comparison may have been moved with its runs, so the names are compared.
+    is_same = isinstance(held, dict) and Path(str(held.get("init"))).name == start.name
+    return usual if is_same else parent / f"seed{seed}-{start.name.rpartition('-')[2].replace('seed', 'pretraining')}"
 
 
 def finished_runs(runs: Sequence[TransferRun], outcomes: Mapping[Path, Outcome]) -> list[FinishedRun]:

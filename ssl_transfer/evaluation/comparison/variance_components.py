@@ -1,0 +1,67 @@
+"""Estimate a difference over runs and test images at once: both are samples, crossed with each other.
+
+Each run classifies the same test images, so the difference d_ui of unit u at image i is mu + a_u + b_i + e_ui. The
+variance of its mean is var(a) / U + var(b) / N + var(e) / (U N). The variance of the unit means estimates the first and
+last term, the variance of the image means the second and last: the sum of both, less the last term, is unbiased. Its
+degrees of freedom are Satterthwaite's, "An approximate distribution of estimates of variance components", Biometrics
+Bulletin 2 (1946). The same decomposition with a bootstrap is Owen, "The pigeonhole bootstrap", Annals of Applied
+Statistics 1 (2007).
+
+Shapes: S seeds, U units (pretrainings or seeds), N test images.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import special
+
+from ssl_transfer.evaluation.metric_properties import Limits
+
+from .estimates import IMAGES, PRETRAININGS, SEEDS, Estimate, unit_means
+from .significance import CONFIDENCE
+
+
+def crossed_estimate(
+    differences: np.ndarray, *, within: Limits, pretrainings: Sequence[int] | None = None
+) -> Estimate | None:
+    """Estimate the mean difference with an interval over runs and test images.
+
+    Args:
+        differences: (S, N) one row a seed, one column a test image.
+        within: limits of a difference.
+        pretrainings: of each seed; None where the seeds share no pretraining.
+
+    Returns:
+        The estimate; None with fewer than two units or images, or without any variance.
+    """
+    units = unit_means(np.asarray(differences, dtype=float), pretrainings)
+    count, num_images = units.shape
+    if count < 2 or num_images < 2:
+        return None
+    unit_mean, image_mean, mean = units.mean(axis=1), units.mean(axis=0), float(units.mean())
+    residual = units - unit_mean[:, None] - image_mean + mean
+    freedoms = np.array([count - 1, num_images - 1, (count - 1) * (num_images - 1)])
+    squares = np.array(
+        [
+            np.square(unit_mean - mean).sum() / count,
+            np.square(image_mean - mean).sum() / num_images,
+            np.square(residual).sum() / (count * num_images),
+        ]
+    )
+    terms = squares / freedoms
+    variance = max(float(terms[0] + terms[1] - terms[2]), float(terms[:2].max()))
+    if variance < 1e-24:
+        return None
+    freedom = variance**2 / float((np.square(terms) / freedoms).sum())
+    reach = math.sqrt(variance) * float(special.stdtrit(freedom, (1.0 + CONFIDENCE) / 2.0))
+    num_pretrainings = 0 if pretrainings is None else len(set(pretrainings))
+    return Estimate(
+        mean=mean,
+        low=max(within[0], mean - reach),
+        high=min(within[1], mean + reach),
+        p_value=2.0 * float(special.stdtr(freedom, -abs(mean) / math.sqrt(variance))),
+        count=len(differences),
+        pretrainings=num_pretrainings,
+        over=f"{PRETRAININGS if num_pretrainings > 1 else SEEDS} and {IMAGES}",
+    )
