@@ -18,6 +18,7 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.curves import BENEFIT_COLUMNS, transfer_benefits
+from ssl_transfer.evaluation.comparison.description_file import DESCRIPTION_FILE
 from ssl_transfer.evaluation.comparison.estimates import IMAGES, SEEDS, Estimate
 from ssl_transfer.evaluation.comparison.label_budgets import budget_title, percent_of
 from ssl_transfer.evaluation.comparison.label_efficiency import (
@@ -227,5 +228,10 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None
     if config.threshold is not None and not 0.0 < config.threshold <= 1.0:
         raise InputError(f"--threshold {config.threshold}: an accuracy, above 0 and at most 1.")
     results = Results.read(folder)
+    if not results.has_checksums:
+        print(
+            f"{folder / DESCRIPTION_FILE}: no checksums, as an older version wrote it. A changed number in a table is "
+            "not detected. The same `compare` again adds them."
+        )
     draw(results, threshold=config.threshold)
     show(results)

@@ -48,7 +48,7 @@ def curve_lines(arms, labels, seeds, phases=PHASES) -> list[dict]:
             "step": step,
             "split": "validation",
             "metric": "accuracy",
-            "value": 0.5 + 0.01 * step * (1 + number) + 0.001 * seed * number,
+            "value": min(1.0, 0.5 + 0.01 * step * (1 + number) + 0.001 * seed * number),
         }
         for number, arm in enumerate(arms)
         for budget in labels
