@@ -38,6 +38,7 @@ EVERY_RUN = (
     *(("train", "images_seen"), ("train", "peak_memory_mb"), ("train", "num_parameters")),
 )
 """Split and metric of the numbers that every run has in phase `chosen`."""
+_SETTINGS, _RENAMED = "config.yaml", "settings.yaml"
 _MEASURES = {
     "distance": Metric(name="distance", limits=(0.0, 2.0)),
     "separability": Metric(name="separability", limits=SHARE),
@@ -56,14 +57,19 @@ def checksums_of(folder: Path) -> dict[str, str]:
 
 def remedy_of(folder: Path) -> str:
     """Return the sentence with the command that writes the tables of this folder again."""
-    config = folder / "config.yaml"
-    if not config.is_file():
+    if not (folder / _SETTINGS).is_file():
         return f"Take another copy of {folder}."
-    command = ["ssl-transfer", "compare", "--config", str(config), "--output", str(folder)]
-    if re.search(r"^fresh: true$", config.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
+    return f"`{_command(folder, _SETTINGS)}` writes the tables again; finished runs are not repeated."
+
+
+def _command(folder: Path, settings: str) -> str:
+    """Return the command that writes the files of this folder again, with settings in this file there."""
+    command = ["ssl-transfer", "compare", "--config", str(folder / settings), "--output", str(folder)]
+    held = (folder / _SETTINGS).read_text(encoding="utf-8", errors="replace")
+    if re.search(r"^fresh: true$", held, re.MULTILINE):
         # The settings of a start with --fresh would move the finished runs aside.
         command.append("--no-fresh")
-    return f"`{shlex.join(command)}` writes the tables again; finished runs are not repeated."
+    return shlex.join(command)
 
 
 class TableFiles:
@@ -91,11 +97,12 @@ class TableFiles:
     @cached_property
     def environment(self) -> Mapping[str, Any]:
         """Content of `environment.json`."""
-        config, renamed = self.folder / "config.yaml", self.folder / "settings.yaml"
-        command = shlex.join(["ssl-transfer", "compare", "--config", str(renamed), "--output", str(self.folder)])
-        # `compare` refuses a config.yaml beside a damaged environment.json.
-        remedy = f"`mv {shlex.join([str(config), str(renamed)])} && {command}` writes it again."
-        return read_environment(self.folder / "environment.json", remedy=remedy if config.is_file() else self.remedy)
+        remedy, config = self.remedy, self.folder / _SETTINGS
+        if config.is_file():
+            # `compare` refuses a config.yaml beside a damaged environment.json.
+            move = shlex.join(["mv", str(config), str(self.folder / _RENAMED)])
+            remedy = f"`{move} && {_command(self.folder, _RENAMED)}` writes it again."
+        return read_environment(self.folder / "environment.json", remedy=remedy)
 
     @property
     def has_checksums(self) -> bool:

@@ -191,7 +191,7 @@ def _collect(
         cost = None if arm != TEACHER else _result(outcomes, job.after)
         if cost is not None and job.after is not None:
             run_checks.check_pretraining(job.after, cost)
-        run_checks.check_result(job.folder, result)
+        run_checks.check_result(job.folder, result, is_start=arm == TEACHER)
         rows += write_tables.rows_of(key, result, cost)
         lines, dropped = run_checks.check_curves(job.folder, write_tables.curves_of(key, job.folder / "metrics.jsonl"))
         curves += lines
