@@ -101,7 +101,7 @@ def _curves(key: dict[str, Any], level: float, generator: np.random.Generator) -
     for phase in PHASES:
         for epoch in range(1, 51):
             place = {**key, "phase": phase, "epoch": epoch, "step": 10 * epoch}
-            value = level * epoch / 50 + 0.01 * generator.standard_normal()
+            value = float(np.clip(level * epoch / 50 + 0.01 * generator.standard_normal(), 0.0, 1.0))
             for metric in ("learning_rate", "images_per_second", "loss", "accuracy"):
                 yield {**place, "split": "train", "metric": metric, "value": value}
             for metric in METRICS if epoch % 5 == 0 else ():

@@ -4,6 +4,7 @@ A task (`tasks/`) is to supply the metrics of its own targets; this table holds 
 """
 
 import math
+import sys
 from dataclasses import dataclass
 
 Limits = tuple[float, float]
@@ -13,6 +14,8 @@ SHARE: Limits = (0.0, 1.0)
 POSITIVE: Limits = (0.0, math.inf)
 """Losses, costs and counts."""
 UNBOUNDED: Limits = (-math.inf, math.inf)
+ROUNDING = 1e-9
+"""A value may pass its limits by this much: sums of shares round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,19 @@ class Metric:
         if self.higher_is_better is None:
             raise TypeError(f"{self.name}: neither direction is better")
         return value if self.higher_is_better else -value
+
+    def problem(self, value: object) -> str:
+        """Return the constraint that a value violates; empty for a possible value.
+
+        Every value is a finite number within the limits.
+        """
+        low, high = self.limits
+        # An integer of any length compares with a float; `math.isfinite` would overflow.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+            return "must be a finite number"
+        if low - ROUNDING <= value <= high + ROUNDING:
+            return ""
+        return f"must be {low:g} or more" if math.isinf(high) else f"must be within {low:g} and {high:g}"
 
     def text(self, value: float) -> str:
         """Format a value with its unit."""

@@ -1,6 +1,7 @@
 """Draw the report of several ways to adapt: a table, choices of the criteria, feature maps before and after."""
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,14 @@ def _cells(line: Line) -> list[str]:
         "" if line.difference is None else line.difference.percent("+"),
         # Training on the target sees no image of the source: its validation images are the target's.
         "" if line.uses_target_labels else line.source.percent(),
-        "" if line.uses_target_labels else f"{line.criteria['a_distance']:.2f}",
+        "" if line.uses_target_labels else _distance(line.criteria["a_distance"]),
         f"{line.seconds:.0f}",
     ]
+
+
+def _distance(value: float) -> str:
+    """Format the proxy A-distance; a dash where there are too few images to measure it."""
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def _criteria_cells(line: Line) -> list[str]:

@@ -1,11 +1,17 @@
-"""Add a checksum to an object that is written as JSON, and verify it: a changed digit is an error."""
+"""Compute checksums of files, and of an object that is written as JSON: a changed digit is an error."""
 
+import hashlib
 import json
 from typing import Any
 
 from ssl_transfer.engine.config import fingerprint
 
 _CHECKSUM = "checksum"
+
+
+def content_checksum(content: bytes) -> str:
+    """Hash the content of a file: SHA-256, 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:

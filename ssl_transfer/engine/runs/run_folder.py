@@ -195,7 +195,7 @@ def _is_one_of(name: str, settings: Sequence[str]) -> bool:
 
 def set_aside(folder: Path) -> None:
     """Rename a folder to `NAME.old-1`, ..., so that its content is kept and the next run starts anew."""
-    folder.rename(_free_name(folder))
+    folder.rename(free_name(folder))
 
 
 def held_result(folder: Path) -> dict[str, Any] | None:
@@ -205,7 +205,8 @@ def held_result(folder: Path) -> dict[str, Any] | None:
     return read_json(path, remedy=remedy) if path.is_file() else None
 
 
-def _free_name(path: Path) -> Path:
+def free_name(path: Path) -> Path:
+    """Return the first of `NAME.old-1`, `NAME.old-2`, ... that does not exist."""
     number = 1
     while (candidate := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1

@@ -1,8 +1,6 @@
 """Hold the results of a comparison: rows, correct test images, curves and description, each read once."""
 
-import csv
 import itertools
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,19 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io.json_files import read_json
 from ssl_transfer.evaluation.metric_properties import ACCURACY, Metric, metric_named
 from ssl_transfer.models.init_names import BASELINES, is_pretrained, is_run
 
 from .curves import Curves
 from .estimates import Estimate, estimate, paired_difference
+from .tables.table_files import TableFiles
 from .variance_components import crossed_estimate
 
-HITS_FILE = "test_hits.npz"
 WORTHWHILE = 1.0
 """Default of `--worthwhile`, the least gain that matters, in the unit of the primary metric."""
-_REMEDY = "Call `compare` again with the same settings."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +73,7 @@ class Results:
     ) -> None:
         self.rows = rows
         self._folder = folder
+        self._files = None if folder is None else TableFiles(folder)
         self._hits, self._curves, self._description = hits, curves, description
         self._estimates: dict[tuple[Cell, Cell | None], Estimate] = {}
         self._differences: dict[tuple[Cell, Cell], Estimate] = {}
@@ -87,11 +83,26 @@ class Results:
         """Read the results of a comparison, also one that an older version wrote.
 
         Raises:
-            InputError: `results.csv` is missing.
+            InputError: `results.csv` is missing or damaged, or differs from its checksum. The other tables are read
+                when first used, and refused in the same way.
         """
-        lines = read_table(folder / "results.csv")
-        rows = [Row(**{**line, "seed": int(line["seed"]), "value": float(line["value"])}) for line in lines]
-        return cls(rows, folder=folder)
+        files = TableFiles(folder)
+        rows = [
+            Row(
+                arm=arm,
+                backbone=backbone,
+                labels=labels,
+                seed=seed,
+                phase=phase,
+                split=split,
+                metric=metric,
+                value=value,
+            )
+            for arm, backbone, labels, seed, phase, split, metric, value in files.results()
+        ]
+        found = cls(rows, folder=folder)
+        found._files = files
+        return found
 
     @property
     def folder(self) -> Path:
@@ -105,14 +116,17 @@ class Results:
         """Correct test images; empty where an older version stored none."""
         if self._hits is not None:
             return self._hits
-        return {} if self._folder is None else _read_hits(self._folder / HITS_FILE)
+        found: dict[Cell, dict[int, np.ndarray]] = {}
+        for (arm, backbone, labels, seed), images in self._files.hits() if self._files is not None else ():
+            found.setdefault(chosen_accuracy(arm, backbone, labels), {})[seed] = images
+        return found
 
     @cached_property
     def curve_lines(self) -> Sequence[Mapping[str, Any]]:
         """Lines of `curves.csv`, in the order of the file."""
         if self._curves is not None:
             return self._curves
-        return [] if self._folder is None else read_table(self._folder / "curves.csv")
+        return [] if self._files is None else self._files.curves()
 
     @cached_property
     def curves(self) -> Curves:
@@ -124,32 +138,34 @@ class Results:
         """Content of `comparison.json`: data, budgets, seeds, settings, warnings, failures."""
         if self._description is not None:
             return self._description
-        return {} if self._folder is None else read_json(self._folder / "comparison.json", remedy=_REMEDY)
+        return {} if self._files is None else self._files.description
 
     @cached_property
     def environment(self) -> Mapping[str, Any]:
         """Content of `environment.json`: command, devices, packages."""
-        return {} if self._folder is None else read_json(self._folder / "environment.json", remedy=_REMEDY)
+        return {} if self._files is None else self._files.environment
+
+    @property
+    def has_checksums(self) -> bool:
+        """The tables in the folder have checksums; those of older versions have none."""
+        return self._files is not None and self._files.has_checksums
 
     @cached_property
     def confusions(self) -> Sequence[Mapping[str, str]]:
         """Lines of `confusions.csv`; empty where an older version wrote none."""
-        return self._optional("confusions.csv")
+        if self._files is None:
+            return []
+        return self._files.confusions({(row.arm, row.backbone, row.labels) for row in self.rows})
 
     @cached_property
     def embeddings(self) -> Sequence[Mapping[str, str]]:
         """Lines of `embeddings.csv`; empty where an older version wrote none."""
-        return self._optional("embeddings.csv")
+        return [] if self._files is None else self._files.embeddings()
 
     @cached_property
     def diagnosis(self) -> Sequence[Mapping[str, str]]:
         """Lines of `diagnosis.csv`; empty where an older version wrote none."""
-        return self._optional("diagnosis.csv")
-
-    def _optional(self, name: str) -> list[dict[str, str]]:
-        if self._folder is None or not (self._folder / name).is_file():
-            return []
-        return read_table(self._folder / name)
+        return [] if self._files is None else self._files.diagnosis()
 
     @cached_property
     def _splits(self) -> dict[str, dict[Cell, dict[int, float]]]:
@@ -309,31 +325,3 @@ class Results:
                 )
                 found += [(f"{baseline} ({key[1]})", key) for key in itertools.islice(others, 1)]
         return found
-
-
-def read_table(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a CSV table.
-
-    Raises:
-        InputError: it is missing.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such table. Give the folder of a comparison that has finished.")
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _read_hits(path: Path) -> Hits:
-    """Read what `write_tables.write` stored; empty where an older version stored none."""
-    found: dict[Cell, dict[int, np.ndarray]] = {}
-    if not path.is_file():
-        return found
-    try:
-        with np.load(path, allow_pickle=False) as opened:
-            arrays = dict(opened)
-        rows = np.unpackbits(arrays["hits"], axis=-1, count=int(arrays["num_images"]))
-    except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not readable ({error}). Start the comparison again.") from error
-    for (arm, backbone, labels, seed), images in zip(arrays["names"].tolist(), rows, strict=True):
-        found.setdefault(chosen_accuracy(arm, backbone, labels), {})[int(seed)] = images
-    return found

@@ -4,25 +4,26 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import write_atomically, write_text
 from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.io.npy_files import load_array
 
-from .results import HITS_FILE, Cell, Hits, Results, Row, chosen_accuracy
+from .results import Cell, Hits, Results, Row, chosen_accuracy
 from .summary_table import SUMMARY_COLUMNS, summarize
+from .tables.run_checks import repeated
+from .tables.table_files import CURVE_COLUMNS, CURVES_FILE, HITS_FILE, RESULT_COLUMNS, RESULTS_FILE
 
-RESULT_COLUMNS = tuple(field.name for field in fields(Row))
 PREDICTED = "predicted.npy"
 """In a transfer run's folder: predicted classes of the test images, (N,) int32, in the order of the split."""
 MEASURED = ("seconds", "transfer_seconds", "pretrain_seconds", "peak_memory_mb", "transfer_joules", "pretrain_joules")
 """Metrics of results.csv that depend on the machine; all others are the same when a run is repeated."""
-CURVE_COLUMNS = ("arm", "backbone", "labels", "seed", "phase", "epoch", "step", "split", "metric", "value")
 
 
 def rows_of(key: dict[str, Any], result: dict[str, Any], pretraining: dict[str, Any] | None) -> list[Row]:
@@ -92,34 +93,54 @@ def _energy(spent: Sequence[dict[str, Any]], pretraining: dict[str, Any] | None)
 
 
 def curves_of(key: dict[str, Any], metrics: Path) -> list[dict[str, Any]]:
-    """Return the lines of one transfer run for `curves.csv`: its log in long form."""
+    """Return the lines of one transfer run for `curves.csv`: the numbers of its log in long form.
+
+    The names of images in skipped steps stay in the log.
+    """
     lines = []
     for record in read_lines(metrics):
         place = {name: record.pop(name, "") for name in ("phase", "epoch", "step", "split")}
         if place["phase"] != "chosen":
-            lines += [{**key, **place, "metric": metric, "value": value} for metric, value in record.items()]
+            numbers = {metric: value for metric, value in record.items() if not isinstance(value, list)}
+            lines += [{**key, **place, "metric": metric, "value": value} for metric, value in numbers.items()]
     return lines
 
 
-def hits_of(key: dict[str, Any], folder: Path, truth: np.ndarray) -> dict[Cell, dict[int, np.ndarray]]:
+def hits_of(
+    key: dict[str, Any], folder: Path, truth: np.ndarray, *, num_classes: int | None = None
+) -> dict[Cell, dict[int, np.ndarray]]:
     """Read the correct test images of one transfer run; empty where an older version stored no predictions.
 
     Args:
         key: arm, backbone, labels, seed.
         folder: of the run.
         truth: (N,) true classes of the test images.
+        num_classes: greatest predicted class plus one; None leaves it unchecked.
+
+    Raises:
+        InputError: the predictions are not (N,) whole numbers below the number of classes.
     """
     path = folder / PREDICTED
     cell = chosen_accuracy(key["arm"], key["backbone"], key["labels"])
     if not path.is_file():
         return {}
-    return {cell: {key["seed"]: (load_array(path) == truth).astype(np.uint8)}}
+    predicted = load_array(path)
+    if predicted.shape != truth.shape or predicted.dtype.kind not in "iu":
+        found = f"{predicted.dtype} of shape {predicted.shape}"
+        raise InputError(
+            f"{path}: holds {found}, but must hold one whole number for each of {len(truth)} test images. "
+            f"{repeated(folder)}"
+        )
+    if len(predicted) and (predicted.min() < 0 or (num_classes is not None and predicted.max() >= num_classes)):
+        wrong = predicted.min() if predicted.min() < 0 else predicted.max()
+        raise InputError(f"{path}: predicts class {wrong}, but there are {num_classes} classes. {repeated(folder)}")
+    return {cell: {key["seed"]: (predicted == truth).astype(np.uint8)}}
 
 
 def write(folder: Path, results: Results) -> None:
     """Write `results.csv`, `curves.csv`, the correct test images, and `summary.csv`, which follows from them."""
-    _write_csv(folder / "results.csv", RESULT_COLUMNS, (asdict(row) for row in results.rows))
-    _write_csv(folder / "curves.csv", CURVE_COLUMNS, results.curve_lines)
+    _write_csv(folder / RESULTS_FILE, RESULT_COLUMNS, (asdict(row) for row in results.rows))
+    _write_csv(folder / CURVES_FILE, CURVE_COLUMNS, results.curve_lines)
     _write_hits(folder / HITS_FILE, results.hits)
     write_summary(folder, results)
 

@@ -26,6 +26,7 @@ from ssl_transfer.evaluation.comparison.label_efficiency import (
     table_rows,
 )
 from ssl_transfer.evaluation.comparison.results import Cell, Results, chosen_accuracy
+from ssl_transfer.evaluation.comparison.tables.description_file import DESCRIPTION_FILE
 from ssl_transfer.evaluation.comparison.transfer_benefits import BENEFIT_COLUMNS, transfer_benefits
 from ssl_transfer.evaluation.comparison.verdict import sentences
 from ssl_transfer.models.init_names import is_continued, starts_of
@@ -229,5 +230,10 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None
     if config.threshold is not None and not 0.0 < config.threshold <= 1.0:
         raise InputError(f"--threshold {config.threshold}: an accuracy, above 0 and at most 1.")
     results = Results.read(folder)
+    if not results.has_checksums:
+        print(
+            f"{folder / DESCRIPTION_FILE}: no checksums, as an older version wrote it. A changed number in a table is "
+            "not detected. The same `compare` again adds them."
+        )
     draw(results, threshold=config.threshold)
     show(results)

@@ -3,6 +3,7 @@
 The missing runs of the grid are run, then tables and report are written.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +19,13 @@ from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.errors import FailedRunsError
 from ssl_transfer.engine.launch.jobs import Outcome
+from ssl_transfer.engine.redaction import redacted_all
 from ssl_transfer.engine.runs.run_folder import RunFolder, check_held
 from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Cell, Results, Row
+from ssl_transfer.evaluation.comparison.tables import run_checks
+from ssl_transfer.evaluation.comparison.tables.description_file import DESCRIPTION_FILE
+from ssl_transfer.evaluation.comparison.tables.table_files import checksums_of
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common import dry_run
 from ssl_transfer.stages.common.command_line import parse_for_images
@@ -176,41 +181,65 @@ def _write(setup: _Setup, outcomes: Mapping[Path, Outcome], record: RunFolder, r
     pretrained = {
         job.folder: outcome for job in setup.pretrain_jobs if isinstance(outcome := outcomes[job.folder], dict)
     }
-    description = {
-        **describe(setup.output, setup.config, setup.arms, setup.dataset, finished),
-        "warnings": [*setup.warnings, *collapses(pretrained)],
-        "failures": failures_of(outcomes),
-    }
-    results = _collect(setup, finished, pretrained, description)
+    found = _collect(setup, finished, pretrained)
+    description = describe(setup.output, setup.config, setup.arms, setup.dataset, finished)
+    description["warnings"] = [*setup.warnings, *collapses(pretrained), *found.warnings]
+    description["failures"] = failures_of(outcomes)
+    # As the file gives it back, so that a report that is drawn again is the same.
+    description = json.loads(json.dumps(redacted_all(description)))
+    results = Results(found.rows, hits=found.hits, curves=found.curves, description=description, folder=setup.output)
     write_tables.write(setup.output, results)
     write_diagnostics(setup.output, finished, setup.dataset, runtime)
-    record.write("comparison.json", description)
+    # Last: its checksums are those of the tables, and a killed comparison has none or those of its older tables.
+    record.write(DESCRIPTION_FILE, {**description, "checksums": checksums_of(setup.output)})
     report.draw(results)
     if setup.config.tracking.wandb != "off":
         sync.publish_comparison(setup.config.tracking, results)
     return results
 
 
-def _collect(
-    setup: _Setup,
-    finished: Sequence[FinishedRun],
-    pretrained: Mapping[Path, dict[str, Any]],
-    description: Mapping[str, Any],
-) -> Results:
-    """Collect rows, curves and correct test images of the finished runs, with the costs of their pretraining."""
+@dataclass(frozen=True, kw_only=True)
+class _Collected:
+    """Content of the tables."""
+
+    rows: Sequence[Row]
+    curves: Sequence[Mapping[str, Any]]
+    hits: Mapping[Cell, Mapping[int, np.ndarray]]
+    warnings: Sequence[str]
+    """Of measurements that are left out."""
+
+
+def _collect(setup: _Setup, finished: Sequence[FinishedRun], pretrained: Mapping[Path, dict[str, Any]]) -> _Collected:
+    """Collect rows, curves and correct test images of the finished runs, with the costs of their pretraining.
+
+    Raises:
+        InputError: a run holds a non-finite or impossible number. No table has been written.
+    """
     costs = {arm.init: finished_arms.cost_of(arm.run) for arm in setup.arms if arm.run is not None}
+    for arm in setup.arms:
+        if arm.run is not None and (cost := costs[arm.init]) is not None:
+            run_checks.check_pretraining(arm.run.folder, cost, is_arm=True)
+    for folder, cost in pretrained.items():
+        run_checks.check_pretraining(folder, cost)
     truth = setup.dataset.labels[setup.dataset.splits["test"]].numpy()
     rows: list[Row] = []
     curves: list[dict[str, Any]] = []
     hits: dict[Cell, dict[int, np.ndarray]] = {}
+    warnings: list[str] = []
     for run in finished:
         job = run.job
+        run_checks.check_result(job.folder, run.result)
         cost = costs.get(run.arm.init) if job.after is None else pretrained[job.after]
         rows += write_tables.rows_of(run.key, run.result, cost)
-        curves += write_tables.curves_of(run.key, job.folder / "metrics.jsonl")
-        for cell, correct in write_tables.hits_of(run.key, job.folder, truth).items():
-            hits.setdefault(cell, {}).update(correct)
-    return Results(rows, hits=hits, curves=curves, description=description, folder=setup.output)
+        lines, dropped = run_checks.check_curves(
+            job.folder, write_tables.curves_of(run.key, job.folder / "metrics.jsonl")
+        )
+        curves += lines
+        warnings += dropped
+        correct = write_tables.hits_of(run.key, job.folder, truth, num_classes=len(setup.dataset.classes))
+        for cell, images in correct.items():
+            hits.setdefault(cell, {}).update(images)
+    return _Collected(rows=rows, curves=curves, hits=hits, warnings=warnings)
 
 
 def _settings(config: CompareConfig) -> dict[str, Any]:

@@ -23,6 +23,13 @@ from ssl_transfer.engine.io.npy_files import load_array
 from ssl_transfer.engine.randomness import permutation
 from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Pair
+from ssl_transfer.evaluation.comparison.tables.table_files import (
+    CONFUSION_COLUMNS,
+    CONFUSIONS_FILE,
+    DIAGNOSIS_FILE,
+    EMBEDDING_COLUMNS,
+    EMBEDDINGS_FILE,
+)
 from ssl_transfer.evaluation.features import transferability
 from ssl_transfer.evaluation.features.extract import extract
 from ssl_transfer.evaluation.features.linear_probe import linear_probe
@@ -43,13 +50,11 @@ STRENGTHS = tuple(10.0**exponent for exponent in range(1, -5, -1))
 """Grid of the probe: coarser than that of `evaluate`, as here arms are compared with each other."""
 SEED = 0
 """Seed of the choice of images and of the maps: the same in every comparison."""
-CONFUSION_COLUMNS = ("arm", "backbone", "labels", "class", "predicted", "num_images")
-EMBEDDING_COLUMNS = ("arm", "backbone", "image", "class", "x", "y")
 
 
 def write_diagnostics(folder: Path, runs: Sequence[FinishedRun], dataset: Dataset, runtime: Runtime) -> None:
     """Write the three tables; called on rank 0, when all runs have finished."""
-    write_tables.write_lines(folder / "confusions.csv", CONFUSION_COLUMNS, _confusions(runs, dataset))
+    write_tables.write_lines(folder / CONFUSIONS_FILE, CONFUSION_COLUMNS, _confusions(runs, dataset))
     validation, pool = _few(dataset.splits["validation"], MOST_IMAGES), _few(dataset.pool, MOST_IMAGES)
     starts = {pair: run.job.config for pair, run in first_runs(runs).items()}
     features: dict[Pair, Tensor] = {}
@@ -65,8 +70,8 @@ def write_diagnostics(folder: Path, runs: Sequence[FinishedRun], dataset: Datase
             alike = transferability.similarity(features[pair], features[reference])
             name = reference[0] if reference[1] == pair[1] else f"{reference[0]} ({reference[1]})"
             found.append((*pair, "similarity", name, alike, len(validation)))
-    write_tables.write_lines(folder / "diagnosis.csv", transferability.COLUMNS, found)
-    write_tables.write_lines(folder / "embeddings.csv", EMBEDDING_COLUMNS, _map_lines(features, validation, dataset))
+    write_tables.write_lines(folder / DIAGNOSIS_FILE, transferability.COLUMNS, found)
+    write_tables.write_lines(folder / EMBEDDINGS_FILE, EMBEDDING_COLUMNS, _map_lines(features, validation, dataset))
 
 
 def first_runs(runs: Sequence[FinishedRun]) -> dict[Pair, FinishedRun]:

@@ -24,6 +24,7 @@ from ssl_transfer.engine.launch.local import workers
 from ssl_transfer.engine.runs.run_folder import RunFolder, check_held
 from ssl_transfer.engine.tracking.tracker import TrackingConfig
 from ssl_transfer.evaluation.comparison.adaptation_table import SOURCE_ONLY, AdaptedRun, Point, leader
+from ssl_transfer.evaluation.comparison.tables import run_checks
 from ssl_transfer.evaluation.features.extract import extract
 from ssl_transfer.evaluation.features.tsne import LEAST_IMAGES, embed
 from ssl_transfer.models.backbones import BackboneConfig
@@ -141,7 +142,7 @@ def compare_adaptations(config: AdaptDemoConfig) -> Path:
         The folder.
 
     Raises:
-        InputError: an unknown method; no seeds.
+        InputError: an unknown method; no seeds; a run with a non-finite or impossible number.
         FailedRunsError: no run of source-only has finished, or no other.
     """
     methods = _check(config)
@@ -172,6 +173,8 @@ def compare_adaptations(config: AdaptDemoConfig) -> Path:
             for (name, seed), job in jobs.items()
             if not isinstance(outcome := outcomes[job.folder], Failure)
         ]
+        for run in runs:
+            run_checks.check_adaptation(jobs[run.method, run.seed].folder, run.result)
         finished = {run.method for run in runs}
         if SOURCE_ONLY not in finished or len(finished) < 2:
             raise FailedRunsError(f"Without source-only and another method there is no table.\n{listed(failures)}")

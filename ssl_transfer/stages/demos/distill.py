@@ -19,6 +19,7 @@ from ssl_transfer.engine.launch.local import workers
 from ssl_transfer.engine.runs.run_folder import RunFolder, check_held
 from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Results, Row
+from ssl_transfer.evaluation.comparison.tables import run_checks
 from ssl_transfer.evaluation.features.throughput import images_per_second
 from ssl_transfer.methods.simclr import SimCLRConfig
 from ssl_transfer.models.backbones import BackboneConfig
@@ -116,7 +117,7 @@ def demo(config: DistillDemoConfig, *, runtime: runtimes.Runtime | None = None) 
         if runtime.is_main:
             speeds = _speeds(config, dataset, pretrain_jobs[0].folder, runtime)
             folder.write("speeds.json", speeds)
-            results, facts = _collect(config, cells, outcomes), _facts(config, dataset, outcomes, cells)
+            results, facts = _collect(config, cells, outcomes, runtime), _facts(config, dataset, outcomes, cells)
             page.write(output, results, speeds, arms=ARMS, facts=facts)
             runtime.say((output / "report.md").read_text(encoding="utf-8"))
         runtime.wait()
@@ -180,17 +181,31 @@ def _jobs(config: DistillDemoConfig, output: Path) -> tuple[list[tuple[str, int,
 
 
 def _collect(
-    config: DistillDemoConfig, cells: Sequence[tuple[str, int, Job]], outcomes: Mapping[Path, Outcome]
+    config: DistillDemoConfig,
+    cells: Sequence[tuple[str, int, Job]],
+    outcomes: Mapping[Path, Outcome],
+    runtime: runtimes.Runtime,
 ) -> Results:
-    """Collect rows and curves of all runs."""
+    """Collect rows and curves of all runs.
+
+    Raises:
+        InputError: a run holds a non-finite or impossible number.
+    """
     rows: list[Row] = []
     curves: list[dict[str, Any]] = []
     for arm, seed, job in cells:
         name = (config.simclr.backbone if arm == TEACHER else config.student).name
         key = {"arm": arm, "backbone": name, "labels": config.labels, "seed": seed}
         result: Any = outcomes[job.folder]
-        rows += write_tables.rows_of(key, result, None if arm != TEACHER else _result(outcomes, job.after))
-        curves += write_tables.curves_of(key, job.folder / "metrics.jsonl")
+        cost = None if arm != TEACHER else _result(outcomes, job.after)
+        if cost is not None and job.after is not None:
+            run_checks.check_pretraining(job.after, cost)
+        run_checks.check_result(job.folder, result, is_start=arm == TEACHER)
+        rows += write_tables.rows_of(key, result, cost)
+        lines, dropped = run_checks.check_curves(job.folder, write_tables.curves_of(key, job.folder / "metrics.jsonl"))
+        curves += lines
+        for warning in dropped:
+            runtime.warn(f"warning: {warning}")
     pretrainings = [pretraining_of(seed, config.pretrain_seeds) for seed in config.seeds]
     return Results(rows, curves=curves, description={"seeds": list(config.seeds), "pretrainings": pretrainings})
 

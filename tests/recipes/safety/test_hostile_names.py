@@ -93,6 +93,8 @@ def test_a_comparison(run: Callable, tiny: dict, tmp_path: Path, images: str) ->
     # A run that failed with such a message, and an arm of such a name.
     held = json.loads((folder / "comparison.json").read_text())
     held["failures"] = [{"folder": f"runs/{IMAGE}", "lines": [SCRIPT, IMAGE], "held_back": 0}]
+    # The tables are changed below, as an older version might have left them.
+    del held["checksums"]
     (folder / "comparison.json").write_text(json.dumps({**held, "warnings": list(NAMES)}))
     for table in folder.glob("*.csv"):
         quoted = IMAGE.replace('"', '""')

@@ -2,6 +2,7 @@ import pytest
 
 from ssl_transfer.engine.io.atomic import DamagedError
 from ssl_transfer.evaluation.comparison import results as module
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Results, Row
 from ssl_transfer.evaluation.metric_properties import ACCURACY, LOG_LOSS, METRICS, POSITIVE, SHARE, metric_named
 
@@ -34,16 +35,15 @@ def test_results_in_memory_read_nothing():
         _ = results.folder
 
 
-def test_tables_are_read_when_first_used_and_shared(tmp_path, monkeypatch):
-    read = []
-    monkeypatch.setattr(module, "read_table", lambda path: read.append(path.name) or [])
-    (tmp_path / "confusions.csv").touch()
+def test_tables_are_read_when_first_used_and_shared(tmp_path):
+    write_tables.write(tmp_path, Results(rows_of("scratch")))
     results = Results.read(tmp_path)
-    assert read == ["results.csv"]
+    assert results.rows == rows_of("scratch")
+    (tmp_path / "results.csv").unlink()
     for _ in range(2):
         assert results.curves is results.curves
         assert results.confusions == results.embeddings == []
-    assert read == ["results.csv", "curves.csv", "confusions.csv"]
+    assert results.rows == rows_of("scratch")
 
 
 def test_a_table_that_is_given_is_not_read(tmp_path):
@@ -55,7 +55,7 @@ def test_a_table_that_is_given_is_not_read(tmp_path):
 def test_a_damaged_description_is_refused_by_name(tmp_path):
     (tmp_path / "results.csv").write_text(RESULTS)
     (tmp_path / "comparison.json").write_text("{")
-    with pytest.raises(DamagedError, match=r"comparison\.json: damaged .*Call `compare` again"):
+    with pytest.raises(DamagedError, match=r"comparison\.json: damaged .*Take another copy of"):
         _ = Results.read(tmp_path).description
 
 

@@ -48,7 +48,7 @@ def curve_lines(arms, labels, seeds, phases=PHASES) -> list[dict]:
             "step": step,
             "split": "validation",
             "metric": "accuracy",
-            "value": 0.5 + 0.01 * step * (1 + number) + 0.001 * seed * number,
+            "value": min(1.0, 0.5 + 0.01 * step * (1 + number) + 0.001 * seed * number),
         }
         for number, arm in enumerate(arms)
         for budget in labels
@@ -343,7 +343,7 @@ def test_one_seed_is_over_images_in_table_and_sentence(tmp_path, capsys):
     for name in ("report.md", "report.html"):
         text = " ".join((tmp_path / name).read_text().split())
         assert (
-            "One seed: intervals are over test images only, by bootstrap; another draw of labels is not in them."
+            "One seed: intervals are over test images alone, by bootstrap; another draw of labels is not covered."
             in text
         )
         assert "Mean over 1" not in text
