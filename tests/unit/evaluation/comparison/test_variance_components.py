@@ -43,17 +43,26 @@ def test_noise_on_images_nears_the_interval_of_images():
 
 def test_the_variance_is_the_sum_of_its_components():
     """The mean squares of a two-way layout without replication, by their sums of squares."""
-    differences = np.random.default_rng(3).normal(size=(3, 4)) + np.array([[0.0], [1.0], [4.0]])
+    differences = np.random.default_rng(0).normal(size=(5, 4)) + np.array([0.0, 1.0, 4.0, 2.0])
     found = crossed_estimate(differences, within=(-math.inf, math.inf))
     units, images = differences.mean(axis=1), differences.mean(axis=0)
-    of_units, of_images = units.var(ddof=1) / 3, images.var(ddof=1) / 4
+    of_units, of_images = units.var(ddof=1) / 5, images.var(ddof=1) / 4
     residual = differences - units[:, None] - images + differences.mean()
-    of_noise = np.square(residual).sum() / (2 * 3) / (3 * 4)
+    of_noise = np.square(residual).sum() / (4 * 3) / (5 * 4)
     variance = max(of_units + of_images - of_noise, of_units, of_images)
-    freedom = variance**2 / (of_units**2 / 2 + of_images**2 / 3 + of_noise**2 / 6)
+    freedom = variance**2 / (of_units**2 / 4 + of_images**2 / 3 + of_noise**2 / 12)
     assert found is not None
     assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, freedom) * math.sqrt(variance))
     assert found.p_value == pytest.approx(2 * stats.t.sf(abs(found.mean) / math.sqrt(variance), freedom))
+
+
+def test_it_is_never_shorter_than_the_interval_over_units():
+    """Two units: one degree of freedom, whatever the images add."""
+    differences = np.random.default_rng(0).normal(size=(2, 400)) + np.array([[0.1], [0.3]])
+    found = crossed_estimate(differences, within=(-math.inf, math.inf))
+    alone = estimate(differences.mean(axis=1).tolist(), within=(-math.inf, math.inf))
+    assert found is not None
+    assert (found.low, found.high, found.p_value) == pytest.approx((alone.low, alone.high, alone.p_value))
 
 
 def test_pretrainings_are_the_units_of_nested_seeds():
