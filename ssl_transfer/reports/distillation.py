@@ -60,11 +60,18 @@ def lines_of(results: Results, speeds: Mapping[str, float], arms: Sequence[str])
         if row.metric == "num_parameters":
             sizes[row.arm] = int(row.value)
     first, *_, teacher = arms
+    nested = {arm: None if arm == first else results.pretrainings(arm) for arm in arms}
     return [
         Line(
             arm=arm,
-            accuracy=estimate(list(values[arm].values()), within=ACCURACY.limits),
-            difference=None if arm == first else paired_difference(values[arm], values[first], within=ACCURACY.limits),
+            accuracy=estimate(
+                list(values[arm].values()),
+                within=ACCURACY.limits,
+                pretrainings=None if (by_seed := nested[arm]) is None else [by_seed[seed] for seed in values[arm]],
+            ),
+            difference=None
+            if arm == first
+            else paired_difference(values[arm], values[first], within=ACCURACY.limits, pretrainings=nested[arm]),
             num_parameters=sizes[arm],
             images_per_second=speeds["teacher" if arm == teacher else "student"],
         )
@@ -140,6 +147,7 @@ def _page(lines: Sequence[Line], facts: Mapping[str, Any]) -> str:
     smaller = teacher.num_parameters / first.num_parameters
     faster = first.images_per_second / teacher.images_per_second
     seeds = f"{facts['num_seeds']} seed{'s' if facts['num_seeds'] > 1 else ''}"
+    coverage = "over pretrainings" if facts["pretrain_seeds"] > 1 else "over seeds, for this one pretrained teacher"
     again = f"ssl-transfer evaluate {facts['model']}"
     table = [
         "| arm | test accuracy | to the student alone | parameters | images per second |",
@@ -163,12 +171,12 @@ def _page(lines: Sequence[Line], facts: Mapping[str, Any]) -> str:
             "",
             f"![Accuracy over speed, and learning curves]({PICTURE})",
             "",
-            f"Percent, mean over {seeds} with 95 % intervals (Student's t); differences are paired by seed, which "
-            f"draws the labelled images of all arms. {budget_title(facts['labels'], 'label')}: {facts['num_train']} "
-            f"images to train on and {facts['num_validation']} for choosing; the pool has {facts['num_pool']} images, "
-            f"{facts['num_test']} are tested on, once. The teacher was pretrained with SimCLR on the pool "
-            f"({counted(facts['pretrain_seeds'], 'backbone')}, in turns) and fine-tuned on the labelled images. Images "
-            "per second: classified in batches of 256 on this machine, without a GPU on one of its cores.",
+            f"Percent, mean over {seeds} with 95 % intervals (Student's t) {coverage}; differences are paired by seed, "
+            f"which draws the labelled images of all arms. {budget_title(facts['labels'], 'label')}: "
+            f"{facts['num_train']} images to train on and {facts['num_validation']} for choosing; the pool has "
+            f"{facts['num_pool']} images, {facts['num_test']} are tested on, once. The teacher was pretrained with "
+            f"SimCLR on the pool ({counted(facts['pretrain_seeds'], 'pretraining')}) and fine-tuned on the labelled "
+            "images. Images per second: classified in batches of 256 on this machine, without a GPU on one core.",
             "",
             f"    {facts['data']}".replace("\n", "\n    "),
             "",

@@ -53,6 +53,8 @@ class RunName:
     """Name in tables and figures."""
     arm: str
     seed: int
+    start: str = ""
+    """Run whose weights it starts from; runs that share one are nested in it. Empty from scratch or public weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,13 +184,14 @@ def lines_of(found: Sequence[Outcome]) -> list[Line]:
         for arm in arms:
             held = by_arm[arm, condition]
             shares = {seed: one.reached for seed, one in held.items() if one.reached is not None}
+            pretrainings = _pretrainings(held)
             lines.append(
                 Line(
                     arm=arm,
                     condition=condition,
                     num_images=len(next(iter(held.values())).hits),
-                    accuracy=_estimate({seed: one.hits for seed, one in held.items()}),
-                    target_share=_estimate(shares) if shares else None,
+                    accuracy=_estimate({seed: one.hits for seed, one in held.items()}, pretrainings),
+                    target_share=_estimate(shares, pretrainings) if shares else None,
                     baseline="" if arm == arms[0] else arms[0],
                     difference=_difference(held, first) if arm != arms[0] and held.keys() & first.keys() else None,
                 )
@@ -196,9 +199,20 @@ def lines_of(found: Sequence[Outcome]) -> list[Line]:
     return lines
 
 
-def _estimate(images: Mapping[int, np.ndarray]) -> Estimate:
-    """Estimate a share over seeds; with one seed over its images."""
-    return estimate([float(one.mean()) for one in images.values()], next(iter(images.values())), within=SHARE)
+def _pretrainings(runs: Mapping[int, Outcome]) -> dict[int, int] | None:
+    """Number the runs that the runs of an arm start from, by seed; None where one starts from no run."""
+    starts = list(dict.fromkeys(one.run.start for one in runs.values()))
+    return None if "" in starts else {seed: starts.index(one.run.start) for seed, one in runs.items()}
+
+
+def _estimate(images: Mapping[int, np.ndarray], pretrainings: Mapping[int, int] | None) -> Estimate:
+    """Estimate a share over seeds, nested in pretrainings; with one seed over its images."""
+    return estimate(
+        [float(one.mean()) for one in images.values()],
+        next(iter(images.values())),
+        within=SHARE,
+        pretrainings=None if pretrainings is None else [pretrainings[seed] for seed in images],
+    )
 
 
 def _difference(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome]) -> Estimate:
@@ -210,6 +224,7 @@ def _difference(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome]) -> E
         our_hits,
         their_hits,
         within=SHARE,
+        pretrainings=_pretrainings(ours) or _pretrainings(theirs),
     )
 
 

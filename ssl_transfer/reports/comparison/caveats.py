@@ -68,7 +68,7 @@ def _of_size(found: Sequence[Resolution], comparison: Mapping[str, Any]) -> list
             f"{' '.join(map(str, range(FEW_SEEDS)))} or more."
         )
     few_pretrainings = [one for one in found if 1 < one.pretrainings < FEW_SEEDS]
-    if few_pretrainings:
+    if few_pretrainings and seeds >= FEW_SEEDS:
         sentences.append(
             f"{counted(few_pretrainings[0].pretrainings, 'pretraining')} of each method: too few for their spread. "
             "Leave out --pretrain-seeds for one pretraining a seed, or give 1 for an answer about single networks."

@@ -176,19 +176,27 @@ def _write(setup: _Setup, outcomes: Mapping[Path, Outcome], record: RunFolder, r
     pretrained = {
         job.folder: outcome for job in setup.pretrain_jobs if isinstance(outcome := outcomes[job.folder], dict)
     }
-    results = _collect(setup, finished, pretrained)
+    description = {
+        **describe(setup.output, setup.config, setup.arms, setup.dataset, finished),
+        "warnings": [*setup.warnings, *collapses(pretrained)],
+        "failures": failures_of(outcomes),
+    }
+    results = _collect(setup, finished, pretrained, description)
     write_tables.write(setup.output, results)
     write_diagnostics(setup.output, finished, setup.dataset, runtime)
-    description = describe(setup.output, setup.config, setup.arms, setup.dataset, finished)
-    warnings = [*setup.warnings, *collapses(pretrained)]
-    record.write("comparison.json", {**description, "warnings": warnings, "failures": failures_of(outcomes)})
+    record.write("comparison.json", description)
     report.draw(results)
     if setup.config.tracking.wandb != "off":
         sync.publish_comparison(setup.config.tracking, results)
     return results
 
 
-def _collect(setup: _Setup, finished: Sequence[FinishedRun], pretrained: Mapping[Path, dict[str, Any]]) -> Results:
+def _collect(
+    setup: _Setup,
+    finished: Sequence[FinishedRun],
+    pretrained: Mapping[Path, dict[str, Any]],
+    description: Mapping[str, Any],
+) -> Results:
     """Collect rows, curves and correct test images of the finished runs, with the costs of their pretraining."""
     costs = {arm.init: finished_arms.cost_of(arm.run) for arm in setup.arms if arm.run is not None}
     truth = setup.dataset.labels[setup.dataset.splits["test"]].numpy()
@@ -202,7 +210,7 @@ def _collect(setup: _Setup, finished: Sequence[FinishedRun], pretrained: Mapping
         curves += write_tables.curves_of(run.key, job.folder / "metrics.jsonl")
         for cell, correct in write_tables.hits_of(run.key, job.folder, truth).items():
             hits.setdefault(cell, {}).update(correct)
-    return Results(rows, hits=hits, curves=curves, folder=setup.output)
+    return Results(rows, hits=hits, curves=curves, description=description, folder=setup.output)
 
 
 def _settings(config: CompareConfig) -> dict[str, Any]:

@@ -228,12 +228,19 @@ def _report(
         runs,
         maps,
         title=title,
-        backbone=config.backbone.name,
+        backbone=_network(config),
         labels=config.labels,
         choose=config.choose,
         failures=failures,
     )
     report.show(config.output, runs, title=title)
+
+
+def _network(config: AdaptDemoConfig) -> str:
+    """Name the network, and its weights where all runs share them."""
+    if config.init == "scratch":
+        return config.backbone.name
+    return f"{config.backbone.name} from {config.init} (one network, which the intervals do not vary)"
 
 
 def _job(config: AdaptDemoConfig, name: str, seed: int) -> AdaptJob:

@@ -27,6 +27,7 @@ from ssl_transfer.objectives.distillation import DistillationConfig
 from ssl_transfer.stages.common import dry_run
 from ssl_transfer.stages.common.initialization import Initial, initial_backbone, open_initial_run
 from ssl_transfer.stages.common.run_config import VOLATILE, RunConfig, check_positive
+from ssl_transfer.stages.compare.config import pretraining_of
 from ssl_transfer.stages.compare.grid import Job, failures_of, listed, load_once
 from ssl_transfer.stages.distill.config import POOL_SHARE, DistillConfig
 from ssl_transfer.stages.distill.distill import distill
@@ -56,8 +57,9 @@ class DistillDemoConfig(RunConfig):
     """Labelled images per class, a share of each class, or all."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of the runs. One seed draws the same labelled images for every arm."""
-    pretrain_seeds: int = 2
-    """Number of pretrained backbones; the teachers of the seeds alternate between them."""
+    pretrain_seeds: int | None = None
+    """Number of pretrained backbones; the teacher of seed s starts from backbone s modulo this number. None: one for
+    each seed, so that the intervals cover the pretraining."""
     jobs: int = 1
     """Concurrent runs on this machine."""
     retry: bool = False
@@ -112,7 +114,7 @@ def demo(config: DistillDemoConfig, *, runtime: runtimes.Runtime | None = None) 
         if failures := failures_of(outcomes):
             raise FailedRunsError(listed(failures))
         if runtime.is_main:
-            speeds = _speeds(config, dataset, output, runtime)
+            speeds = _speeds(config, dataset, pretrain_jobs[0].folder, runtime)
             folder.write("speeds.json", speeds)
             results, facts = _collect(config, cells, outcomes), _facts(config, dataset, outcomes, cells)
             page.write(output, results, speeds, arms=ARMS, facts=facts)
@@ -123,9 +125,12 @@ def demo(config: DistillDemoConfig, *, runtime: runtimes.Runtime | None = None) 
 
 def _check(config: DistillDemoConfig) -> None:
     """Raise InputError for bad settings."""
-    check_positive(jobs=config.jobs, pretrain_seeds=config.pretrain_seeds)
+    check_positive(jobs=config.jobs)
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise InputError(f"--seeds {' '.join(map(str, config.seeds))}: at least one, and each only once.")
+    if config.pretrain_seeds is None:
+        return
+    check_positive(pretrain_seeds=config.pretrain_seeds)
     if config.pretrain_seeds > len(config.seeds):
         raise InputError(
             f"--pretrain-seeds {config.pretrain_seeds}: more than the {len(config.seeds)} --seeds that would use them."
@@ -143,16 +148,19 @@ def _jobs(config: DistillDemoConfig, output: Path) -> tuple[list[tuple[str, int,
         title = f"{kind} {settings.seed}"
         return Job(stage=stage, config=settings, group=output.name, kind=kind, title=title, after=after)
 
-    pretrained = [output / "pretrain" / f"seed{seed}" for seed in range(config.pretrain_seeds)]
+    pretrained = {
+        seed: output / "pretrain" / f"seed{seed}"
+        for seed in sorted({pretraining_of(seed, config.pretrain_seeds) for seed in config.seeds})
+    }
     before = []
-    for seed, place in enumerate(pretrained):
+    for seed, place in pretrained.items():
         first = pretraining.PretrainConfig(
             **shared, **configuration.shallow(config.simclr), image_size=config.image_size, seed=seed, output=place
         )
         before.append(job(pretrain, first, "pretraining"))
     cells = []
     for seed in config.seeds:
-        start = pretrained[seed % config.pretrain_seeds]
+        start = pretrained[pretraining_of(seed, config.pretrain_seeds)]
         taught_by = output / TEACHER / f"seed{seed}"
         common = {**shared, "image_size": config.image_size, "labels": config.labels, "seed": seed}
         student = {**common, "backbone": config.student}
@@ -183,7 +191,8 @@ def _collect(
         result: Any = outcomes[job.folder]
         rows += write_tables.rows_of(key, result, None if arm != TEACHER else _result(outcomes, job.after))
         curves += write_tables.curves_of(key, job.folder / "metrics.jsonl")
-    return Results(rows, curves=curves)
+    pretrainings = [pretraining_of(seed, config.pretrain_seeds) for seed in config.seeds]
+    return Results(rows, curves=curves, description={"seeds": list(config.seeds), "pretrainings": pretrainings})
 
 
 def _result(outcomes: Mapping[Path, Outcome], folder: Path | None) -> dict[str, Any] | None:
@@ -192,12 +201,15 @@ def _result(outcomes: Mapping[Path, Outcome], folder: Path | None) -> dict[str, 
 
 
 def _speeds(
-    config: DistillDemoConfig, dataset: sources.Dataset, output: Path, runtime: runtimes.Runtime
+    config: DistillDemoConfig, dataset: sources.Dataset, teacher: Path, runtime: runtimes.Runtime
 ) -> dict[str, float]:
-    """Measure images per second of student and teacher; their weights do not matter."""
+    """Measure images per second of student and teacher; their weights do not matter.
+
+    `teacher` is the folder of its pretraining.
+    """
     starts = {
         "student": Initial(image_size=config.image_size, backbone=config.student),
-        "teacher": Initial(init=str(output / "pretrain" / "seed0")),
+        "teacher": Initial(init=str(teacher)),
     }
     heads = {"student": config.alone.head, "teacher": config.teacher.head}
     models = {}
@@ -227,7 +239,7 @@ def _facts(
         "num_pool": result["num_pool"],
         "num_test": len(dataset.splits["test"]),
         "num_seeds": len(config.seeds),
-        "pretrain_seeds": config.pretrain_seeds,
+        "pretrain_seeds": len({pretraining_of(seed, config.pretrain_seeds) for seed in config.seeds}),
         "model": str(next(job.folder for arm, _, job in cells if arm == ON_POOL)),
     }
 

@@ -12,6 +12,7 @@ from ssl_transfer.evaluation.predictions import grad_cam
 from ssl_transfer.evaluation.predictions.attack_table import AttackPlan, Outcome, RunName, outcomes
 from ssl_transfer.evaluation.predictions.attacks import Attack
 from ssl_transfer.models.classifier import Classifier
+from ssl_transfer.models.init_names import BASELINES, is_timm
 from ssl_transfer.stages.common.checkpoint_data import own_images
 from ssl_transfer.stages.common.run import Run
 
@@ -36,7 +37,8 @@ def explain(config: ExplainConfig) -> Path:
         data, loading = own_images(runs[0], config.data, config.loading)
         config = replace(config, data=data, loading=loading)
     epsilons = check(config)
-    names, wanted = names_of(config.runs), [parts_of(config.what, run) for run in runs]
+    names = [replace(name, start=_start_of(run)) for name, run in zip(names_of(config.runs), runs, strict=True)]
+    wanted = [parts_of(config.what, run) for run in runs]
     runtime = runtimes.start()
     if "all" in config.what and any(run.has_head for run in runs) and not grad_cam.is_installed():
         runtime.say(f"left out: {grad_cam.NEEDS}")
@@ -60,6 +62,12 @@ def explain(config: ExplainConfig) -> Path:
     explain_page.write(page, ", ".join(name.name for name in names), sections)
     runtime.say(f"written: {page}")
     return page
+
+
+def _start_of(run: Run) -> str:
+    """Return the run whose weights a run starts from or learns from; empty from scratch or public weights."""
+    start = str(run.settings.get("teacher") or run.settings.get("init", "scratch"))
+    return "" if start in BASELINES or is_timm(start) else str(Path(start).resolve())
 
 
 def _load(config: ExplainConfig, run: Run, name: str, runtime: Runtime, wanted: Sequence[What]) -> Subject:

@@ -16,7 +16,7 @@ COLUMNS = {
     "results": "arm backbone labels seed phase split metric value",
     "summary": (
         "arm backbone labels phase metric num_seeds mean low high baseline difference difference_low difference_high "
-        "p_value p_value_holm effect_size interval_over num_pairs"
+        "p_value p_value_holm effect_size interval_over num_pairs num_pretrainings crossed_low crossed_high"
     ),
     "curves": "arm backbone labels seed phase epoch step split metric value",
 }
@@ -51,7 +51,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory, tiny: dict) -> tuple[Pa
     folder = tmp_path_factory.mktemp("comparison") / "run"
     flags = (
         *("compare", "--data", "digits", "--arms", "simclr", "mae", "--labels", "1", "2", "--seeds", "0", "1"),
-        *(*tiny["compare"], *tiny["convolutional"], "--output", str(folder)),
+        *(*tiny["compare"], *tiny["convolutional"], "--output", str(folder), "--pretrain-seeds", "1"),
         *("--mae.backbone.name", "vit_tiny_patch16_224", "--mae.backbone.stem", "small"),
         *("--mae.backbone.arguments", "embed_dim=16", "depth=1", "num_heads=2"),
     )
@@ -268,6 +268,31 @@ def test_pretraining_seeds_take_turns(run: Callable, tmp_path: Path, tiny: dict)
     assert inits == ["seed0", "seed1", "seed0"]
 
 
+def test_more_pretrainings_keep_what_is_there(run: Callable, tmp_path: Path, tiny: dict) -> None:
+    """By default each seed has its own; the answer is then about the method."""
+    folder = tmp_path / "run"
+    flags = ("compare", *tiny["compare"], *tiny["convolutional"], "--output", folder, "--labels", 1)
+    flags += ("--arms", "simclr", "--seeds", 0, 1)
+    answer = run(*flags, "--pretrain-seeds", 1)
+    assert answer.status == 0, answer.err
+    assert "this pretrained network (simclr)" in answer.out
+    first, values = state_of(folder), results_without_costs(folder)
+    again = run(*flags)
+    assert again.status == 0, again.err
+    assert "this pretrained network" not in again.out
+    second = state_of(folder)
+    assert first.items() < second.items()
+    # One more pretraining, and the transfer run that starts from it.
+    assert len(second) == len(first) + 2
+    places = sorted(path.name for path in folder.glob("transfer/simclr-*/labels-1/*"))
+    assert places == ["seed0", "seed1", "seed1-pretraining1"]
+    assert json.loads((folder / "comparison.json").read_text())["pretrainings"] == [0, 1]
+    # And back: nothing is repeated.
+    assert run(*flags, "--pretrain-seeds", 1).status == 0
+    assert results_without_costs(folder) == values
+    assert state_of(folder) == second
+
+
 @pytest.mark.slow
 def test_two_jobs_give_the_numbers_of_one(run: Callable, tmp_path: Path, tiny: dict) -> None:
     flags = ("compare", *tiny["compare"], *tiny["convolutional"], "--arms", "simclr", "--labels", 1, "--seeds", 0, 1)
@@ -371,7 +396,7 @@ def test_failed_runs_leave_the_others_alone(
 
     folder = tmp_path / "run"
     flags = ("compare", *tiny["compare"], *tiny["convolutional"], "--labels", 1, "--seeds", 0, 1, "--output", folder)
-    flags += ("--arms", "autoencoder", "simclr")
+    flags += ("--arms", "autoencoder", "simclr", "--pretrain-seeds", 1)
     with monkeypatch.context() as patched:
         patched.setattr(pretrain, "train", failing_train)
         patched.setattr(tune, "run_phase", failing_phase)
@@ -470,7 +495,7 @@ def test_one_seed_is_measured_over_images(comparison: tuple, run: Callable, tmp_
     assert answer.status == 0, answer.err
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert "over images" in text
-    assert "another draw of labels is not in them" in text
+    assert "another draw of labels is not covered" in text
     assert run("report", folder).status == 0
     assert (folder / "report.md").read_text(encoding="utf-8") == text
     for path in folder.rglob("predicted.npy"):
@@ -478,7 +503,7 @@ def test_one_seed_is_measured_over_images(comparison: tuple, run: Callable, tmp_
     assert run(*flags, "--seeds", "0", "--output", folder).status == 0
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert "over images" not in text
-    assert "one seed, so no interval" in text
+    assert "points, one seed)" in text
 
 
 def test_labels_are_worth_something(comparison: tuple) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ssl_transfer.evaluation.comparison.estimates import IMAGES, SEEDS, estimate, paired_difference
+from ssl_transfer.evaluation.comparison.estimates import IMAGES, PRETRAININGS, SEEDS, estimate, paired_difference
 from ssl_transfer.evaluation.comparison.label_budgets import budget_title, percent_of
 from ssl_transfer.evaluation.comparison.results import Cell, Results, Row
 from ssl_transfer.evaluation.comparison.summary_table import SUMMARY_COLUMNS, summarize
@@ -149,7 +149,8 @@ def test_summary():
     # One difference is a family of one, and two seeds are too few for an effect size.
     assert simclr["p_value_holm"] == simclr["p_value"]
     assert math.isnan(simclr["effect_size"])
-    assert (simclr["interval_over"], scratch["p_value_holm"]) == (SEEDS, "")
+    assert (simclr["interval_over"], scratch["p_value_holm"]) == (PRETRAININGS, "")
+    assert (scratch["num_pretrainings"], simclr["num_pretrainings"]) == (0, 2)
 
 
 def test_the_family_is_the_differences_of_the_chosen_accuracy():
@@ -246,3 +247,30 @@ def test_budgets_are_named(labels, percent, title, long):
     assert percent_of(labels) == percent
     assert budget_title(labels) == title
     assert budget_title(labels, "label") == long
+
+
+def test_a_pretraining_counts_once():
+    values, groups = [0.5, 0.7, 0.6, 0.8, 0.9, 0.9], [0, 0, 1, 1, 2, 2]
+    found = estimate(values, within=SHARE, pretrainings=groups)
+    means = [0.6, 0.7, 0.9]
+    plain = estimate(means, within=SHARE)
+    assert (found.mean, found.low, found.high, found.p_value) == pytest.approx(
+        (plain.mean, plain.low, plain.high, plain.p_value)
+    )
+    assert (found.count, found.pretrainings, found.units, found.over) == (6, 3, 3, PRETRAININGS)
+    # Of one network the seeds are the sample.
+    single = estimate(values, within=SHARE, pretrainings=[4] * 6)
+    assert (single.low, single.units, single.over) == (estimate(values, within=SHARE).low, 6, SEEDS)
+    assert single.pretrainings == 1
+
+
+def test_pretrainings_weigh_the_same_whatever_their_number_of_seeds():
+    found = estimate([0.5, 0.6, 0.7, 0.9], within=SHARE, pretrainings=[0, 0, 0, 1])
+    assert found.mean == pytest.approx((0.6 + 0.9) / 2)
+
+
+def test_a_paired_difference_is_nested_too():
+    ours, theirs = {0: 0.7, 1: 0.8, 2: 0.9, 5: 0.1}, {0: 0.6, 1: 0.6, 2: 0.6}
+    found = paired_difference(ours, theirs, within=SHARE, pretrainings={0: 0, 1: 1, 2: 0, 5: 1})
+    assert found.mean == pytest.approx(0.2)
+    assert (found.units, found.count) == (2, 3)

@@ -133,7 +133,8 @@ def test_every_arm_and_baseline_has_its_rows():
     assert found["imagenet", "scratch", "all"]["equals"] == math.inf
     line = found["simclr", "scratch", "0.5"]
     assert (line["images_per_class"], line["least"], line["most"], line["num_seeds"]) == (20.0, 5.0, 40.0, 3)
-    assert line["interval_over"] == "seeds"
+    assert line["interval_over"] == "pretrainings"
+    assert found["imagenet", "scratch", "5"]["interval_over"] == "seeds"
     assert line["equals_low"] < line["equals"] < line["equals_high"]
 
 

@@ -122,7 +122,8 @@ def test_columns_are_those_of_the_design(tmp_path, metrics):
     results = "arm, backbone, labels, seed, phase, split, metric, value"
     summary = (
         "arm, backbone, labels, phase, metric, num_seeds, mean, low, high, baseline, difference, difference_low, "
-        "difference_high, p_value, p_value_holm, effect_size, interval_over, num_pairs"
+        "difference_high, p_value, p_value_holm, effect_size, interval_over, num_pairs, num_pretrainings, crossed_low, "
+        "crossed_high"
     )
     curves = "arm, backbone, labels, seed, phase, epoch, step, split, metric, value"
     for name, columns in (("results", results), ("summary", summary), ("curves", curves)):

@@ -43,14 +43,15 @@ def test_where_all_is_enough_nothing_is_said(collect):
     assert found.warnings == []
     (budget,) = found.budgets
     assert budget["validation"] == "50 images, 2 points each"
-    assert budget["seeds"] == "5"
+    assert budget["runs"] == "5 pretrainings"
 
 
 @pytest.mark.parametrize(
     ("rows", "comparison", "words"),
     [
         (rows_of(0.0, 2), comparison_of(seeds=2), "2 seeds: too few"),
-        (rows_of(0.04), comparison_of(), "must be large to be found with 5 seeds"),
+        (rows_of(0.04), comparison_of(), "These runs find only large differences to scratch (5 a class: 10.6 points)"),
+        (rows_of(0.0), comparison_of() | {"pretrainings": [0, 1, 0, 1, 0]}, "2 pretrainings of each method: too few"),
         (rows_of(0.001), comparison_of(num_test=300), "300 test images: two models"),
         (rows_of(0.001), comparison_of(images=(50, 10)), "by few images (5 a class: 10 images)"),
         (rows_of(0.001), comparison_of(num_pool=300), "The pool for pretraining holds 300 images"),
