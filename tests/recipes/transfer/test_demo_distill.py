@@ -76,7 +76,7 @@ def test_demo_knows_its_names(run: Callable, monkeypatch: pytest.MonkeyPatch) ->
     ("flags", "message"),
     [
         (("--seeds", 0, 0), "each only once"),
-        (("--seeds", 0), "--pretrain-seeds 2: more than"),
+        (("--seeds", 0, "--pretrain-seeds", 2), "--pretrain-seeds 2: more than"),
         (("--jobs", 0), "--jobs 0"),
     ],
 )
