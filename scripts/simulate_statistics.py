@@ -1,228 +1,274 @@
-"""Whether the statistics of a comparison hold what they say: thousands of comparisons whose truth is known.
+"""Simulate comparisons with known truth: false claims, coverage, power and cost of the statistics of a comparison.
 
     python scripts/simulate_statistics.py
 
-Prints how often the intervals hold the truth and how often the sentence claims a difference between equal arms, by the
-functions that write `summary.csv`, `label_value.csv` and the sentence. docs/decisions.md holds what it printed.
-
-An accuracy is its arm's expectation, plus what the draw of labels of this budget and seed does to every arm, half of it
-shared by the budgets (they are nested), plus what it does to this arm alone; on test in steps of one image. Validation
-sees the same model, luck and all, on a few images of its own.
-
-Shapes: A arms (the first is scratch), B budgets, S seeds, N images.
+Print one Markdown table a figure, in percent. Claims come from `findings`, intervals from the functions that write the
+tables and the verdict. `simulated_comparisons.py` has the model; docs/statistics.md has the output and explains it.
 """
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
-
-from ssl_transfer.evaluation.comparison.estimates import Estimate, paired_difference
-from ssl_transfer.evaluation.comparison.label_efficiency import equal_count
-from ssl_transfer.evaluation.comparison.results import Results, Row
-from ssl_transfer.evaluation.comparison.significance import holm
-from ssl_transfer.evaluation.comparison.verdict import findings
-from ssl_transfer.evaluation.metric_properties import SHARE
-from ssl_transfer.reports.comparison.break_even import returns
-
-SHARED, OWN, NUM_TEST = 0.03, 0.015, 450
-"""Deviations over draws of labels (the digits at five labels a class have less), and images in the test split."""
-
-
-def accuracies(
-    rng: np.random.Generator,
-    means: np.ndarray,
-    num_seeds: int,
-    num_validation: int = 50,
-    num_test: int = NUM_TEST,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Test and validation accuracies, (A, B, S) each, of arms whose expectations are `means`, (A, B)."""
-    num_arms, num_budgets = means.shape
-    draw = rng.normal(size=num_seeds) + rng.normal(size=(num_budgets, num_seeds))
-    own = rng.normal(size=(num_arms, num_budgets, num_seeds))
-    found = (means[:, :, None] + SHARED * draw / np.sqrt(2.0) + OWN * own).clip(0.0, 1.0)
-    validation = rng.binomial(num_validation, found) / num_validation
-    return np.round(found * num_test) / num_test, validation
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from simulated_comparisons import (
+    EXACT,
+    NUM_TEST,
+    WORTHWHILE,
+    Design,
+    crossed_coverage,
+    image_coverage,
+    image_coverage_of_draws,
+    label_value_coverage,
+    least_differences,
+    pooled_rates,
+    rates,
+)
 
 
-def by_seed(values: np.ndarray) -> dict[int, float]:
-    """(S,) values as the statistics take them."""
-    return dict(enumerate(values.tolist()))
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A table of the output: one line a case."""
+
+    title: str
+    columns: tuple[str, ...]
+    cases: Sequence[Any]
+    line: Callable[[Any, int], list[str]]
+    """Of a case and the number of comparisons."""
 
 
-def share_held(intervals: Iterable[Estimate], truth: float) -> float:
-    """The share of the intervals that hold the truth."""
-    return float(np.mean([found.low <= truth <= found.high for found in intervals]))
+def _percent(*shares: float) -> list[str]:
+    return [f"{100.0 * share:.1f}" for share in shares]
 
 
-def seed_coverage(num_seeds: int, comparisons: int = 2000, num_test: int = NUM_TEST) -> float:
-    """Of paired differences over seeds: one arm 4 points ahead. Seeds that agree have no interval: it holds."""
-    rng, means = np.random.default_rng(num_seeds), np.array([[0.8], [0.84]])
-    drawn = (accuracies(rng, means, num_seeds, num_test=num_test)[0][:, 0] for _ in range(comparisons))
-    return share_held((paired_difference(by_seed(ours), by_seed(theirs), within=SHARE) for theirs, ours in drawn), 0.04)
+def _runs(case: tuple[int, int, float], comparisons: int) -> list[str]:
+    seeds, pretrainings, effect = case
+    found = rates(Design(seeds=seeds, pretrainings=pretrainings, effect=effect), comparisons)
+    shown = _percent(found.false_better, found.false_worse, found.coverage)
+    return [
+        f"{seeds}/{pretrainings}",
+        f"{effect:g}",
+        *shown,
+        *_percent(found.old_better, found.old_worse, found.old_coverage),
+    ]
 
 
-def image_coverage(num_images: int, only_ours: float, only_theirs: float, comparisons: int = 2000) -> float:
-    """Of the paired difference of two given models over test images.
-
-    Args:
-        num_images: N.
-        only_ours: the chance that an image is right for ours alone.
-        only_theirs: for theirs alone.
-        comparisons: how many.
-    """
-    rng, held = np.random.default_rng(num_images), []
-    for _ in range(comparisons):
-        kind = rng.choice(3, p=[only_ours, only_theirs, 1.0 - only_ours - only_theirs], size=num_images)
-        ours, theirs = (kind != 1).astype(np.uint8), (kind != 0).astype(np.uint8)
-        held.append(paired_difference({0: ours.mean()}, {0: theirs.mean()}, {0: ours}, {0: theirs}, within=SHARE))
-    return share_held(held, only_ours - only_theirs)
+def _family(design: Design, comparisons: int) -> list[str]:
+    # A large family takes 20 ms a comparison.
+    with_costs = design.arms * design.budgets == 12
+    found = rates(design, comparisons if design.arms * design.budgets < 12 else comparisons // 2, with_costs=with_costs)
+    case = [f"{design.arms}", f"{design.budgets}", f"{design.seeds}/{design.pretrainings}", f"{design.correlation:g}"]
+    validation = "as test" if design.num_validation == EXACT else f"{design.num_validation} images"
+    shown = _percent(found.false_better, found.false_worse, found.coverage)
+    return [*case, validation, *shown, *(_percent(found.false_cost) if with_costs else ["-"])]
 
 
-def image_coverage_of_draws(comparisons: int = 2000) -> float:
-    """How often one seed's interval over images holds what another draw of labels would give on average.
-
-    What it does not claim: two models that are each right on their own accuracy's share of images.
-    """
-    rng, held = np.random.default_rng(0), []
-    for _ in range(comparisons):
-        theirs, ours = accuracies(rng, np.array([[0.8], [0.84]]), 1)[0][:, 0, 0]
-        hits = [(rng.random(NUM_TEST) < share).astype(np.uint8) for share in (ours, theirs)]
-        by_one = {0: hits[0].mean()}, {0: hits[1].mean()}
-        held.append(paired_difference(*by_one, {0: hits[0]}, {0: hits[1]}, within=SHARE))
-    return share_held(held, 0.04)
+def _starts(design: Design, comparisons: int) -> list[str]:
+    found = rates(design, comparisons)
+    return [
+        f"{design.starts}",
+        f"{design.arms}",
+        f"{design.seeds}/{design.pretrainings}",
+        *_percent(found.false_better, found.false_worse),
+    ]
 
 
-def false_claims(
-    num_arms: int,
-    num_budgets: int,
-    num_seeds: int,
-    *,
-    num_validation: int = 50,
-    comparisons: int = 2000,
-    num_starts: int = 1,
-) -> dict[str, float]:
-    """How often the report says something of arms that are all equal to scratch.
-
-    Args:
-        num_arms: that pretrained.
-        num_budgets: B.
-        num_seeds: S.
-        num_validation: images.
-        comparisons: how many.
-        num_starts: scratch on so many backbones, of which validation chooses.
-
-    Returns:
-        The shares of comparisons with a `better` or a `worse` somewhere in the sentence, or a gain in what it says of
-        costs (`paid`); and with a `better` if the words went by the 95 % intervals (`plain`), or by p values corrected
-        for the budgets alone (`budgets`).
-    """
-    rng, means = np.random.default_rng(num_arms), np.full((num_arms + num_starts, num_budgets), 0.8)
-    said = dict.fromkeys(("better", "worse", "paid", "plain", "budgets"), 0)
-    for _ in range(comparisons):
-        test, validation = accuracies(rng, means, num_seeds, num_validation)
-        results = Results(rows_of(test, validation, num_starts))
-        found = findings(results)
-        said["paid"] += any(one.outcome == "gain" for one in returns(results))
-        said["better"] += any(item.outcome == "better" for item in found)
-        said["worse"] += any(item.outcome == "worse" for item in found)
-        said["plain"] += any(item.difference.low > 0 for item in found)
-        corrected = holm([item.difference.p_value for item in found])
-        said["budgets"] += any(p <= 0.05 and item.difference.mean > 0 for p, item in zip(corrected, found, strict=True))
-    return {name: count / comparisons for name, count in said.items()}
+def _no(design: Design, comparisons: int) -> list[str]:
+    found = rates(design, comparisons)
+    case = [
+        f"{design.arms}",
+        f"{design.budgets}",
+        f"{design.starts}",
+        f"{design.seeds}/{design.pretrainings}",
+        f"{design.effect:g}",
+    ]
+    nothing = rates(replace(design, gain=0.0), comparisons // 4)
+    return [*case, *_percent(found.false_no, found.false_no_somewhere, nothing.no)]
 
 
-def rows_of(test: np.ndarray, validation: np.ndarray, num_starts: int = 1) -> list[Row]:
-    """(A, B, S) accuracies as lines of `results.csv`; validation's log-loss stands in for that of test.
-
-    The first `num_starts` are scratch, each on a backbone of its own; the others are methods on the first.
-    """
-    rows = []
-    places = [("scratch", f"net{arm}") for arm in range(num_starts)]
-    places += [(f"method{arm}", "net0") for arm in range(num_starts, len(test))]
-    for split, metric, values in (
-        ("test", "accuracy", test),
-        ("validation", "accuracy", validation),
-        ("validation", "log_loss", 1.0 - validation),
-        ("train", "pretrain_seconds", np.full_like(test, 60.0)),
-        ("train", "transfer_seconds", np.full_like(test, 4.0)),
-    ):
-        rows += [
-            Row(
-                arm=places[arm][0],
-                backbone=places[arm][1],
-                labels=str(5 * 4**budget),
-                seed=seed,
-                phase="chosen",
-                split=split,
-                metric=metric,
-                value=float(value),
-            )
-            for (arm, budget, seed), value in np.ndenumerate(values)
-        ]
-    return rows
+def _power(case: tuple[int, int], comparisons: int) -> list[str]:
+    design = Design(seeds=case[0], pretrainings=case[1])
+    found = [rates(replace(design, gain=gain), comparisons) for gain in (0.0, 0.02, 0.04, 0.06)]
+    ours, theirs = _percent(*(one.better for one in found[1:])), _percent(*(one.old_better for one in found[1:]))
+    false = _percent(found[0].old_better + found[0].old_worse)
+    return [f"{case[0]}/{case[1]}", *ours, *theirs, *false]
 
 
-def label_value_coverage(num_seeds: int, *, comparisons: int = 2000, resamples: int = 0) -> tuple[float, float]:
-    """Of the label count at which scratch equals an arm: 20 labels worth 45, between budgets of 5, 20, 80 and 320.
+def _cost(case: tuple[int, int], comparisons: int) -> list[str]:
+    seeds, pretrainings = case
+    costs = [f"{seeds + price * pretrainings}" for price in (5, 20)]
+    designs = [Design(seeds=seeds, pretrainings=pretrainings, effect=effect) for effect in (0.5, 1.0, 2.0)]
+    found = [least_differences(design, comparisons) for design in designs]
+    shown = [*(expected for expected, _ in found), found[1][1]]
+    return [f"{seeds}/{pretrainings}", *costs, *(f"{100.0 * least:.1f}" for least in shown)]
 
-    Returns:
-        The share of intervals that hold 45; and that of intervals from so many bootstrap draws of the seeds (nan for
-        0), which are not what `label_value` does.
-    """
-    rng, counts, truth = np.random.default_rng(num_seeds), np.array([5.0, 20.0, 80.0, 320.0]), 45.0
-    theirs_mean = np.array([0.70, 0.80, 0.88, 0.92])
-    ours_mean = np.interp(np.log(truth), np.log(counts), theirs_mean)
-    means = np.array([theirs_mean, [0.0, ours_mean, 0.0, 0.0]])
-    held = resampled = 0
-    for _ in range(comparisons):
-        theirs, ours = accuracies(rng, means, num_seeds)[0]
-        _, low, high = equal_count(ours[1], theirs.T, counts)
-        held += low <= truth <= high
-        if resamples:
-            picks = rng.integers(num_seeds, size=(resamples, num_seeds))
-            drawn = [equal_count(ours[1][p].mean(keepdims=True), theirs.T[p].mean(0)[None], counts)[0] for p in picks]
-            low, high = np.quantile(drawn, [0.025, 0.975], method="nearest")
-            resampled += low <= truth <= high
-    return held / comparisons, resampled / comparisons if resamples else float("nan")
+
+def _pooling(case: tuple[int, float, bool], comparisons: int) -> list[str]:
+    units, wide, pooled = case
+    design = Design(seeds=units, pretrainings=units, arms=4)
+    found = pooled_rates(design, comparisons, wide=wide, pooled=pooled, gain=0.04)
+    return [f"{units}/{units}", f"{wide:g}", "pooled" if pooled else "of each arm", *_percent(*found)]
+
+
+def _crossed(case: tuple[int, int, float], comparisons: int) -> list[str]:
+    seeds, pretrainings, effect = case
+    both, runs, ratio = crossed_coverage(Design(seeds=seeds, pretrainings=pretrainings, effect=effect), comparisons)
+    return [f"{seeds}/{pretrainings}", f"{effect:g}", *_percent(both, runs), f"{ratio:.2f}"]
+
+
+def _images(case: tuple[int, float, float] | None, comparisons: int) -> list[str]:
+    count = comparisons // 2
+    if case is None:
+        return ["another label draw", f"{NUM_TEST}", *_percent(image_coverage_of_draws(count))]
+    num_images, ours, theirs = case
+    return [
+        f"{ours:.0%} and {theirs:.0%}",
+        f"{num_images:,}",
+        *_percent(image_coverage(num_images, ours, theirs, count)),
+    ]
+
+
+def _label_value(case: tuple[int, int], comparisons: int) -> list[str]:
+    design = Design(seeds=case[0], pretrainings=case[1])
+    held, _ = label_value_coverage(design, comparisons)
+    # A bootstrap of 499 draws takes 0.1 s a comparison.
+    again = label_value_coverage(design, min(comparisons, 100), resamples=499)[1] if case[0] == case[1] else None
+    return [f"{case[0]}/{case[1]}", *_percent(held), *(["-"] if again is None else _percent(again))]
+
+
+_UNIT = "seeds/pretrainings"
+_GRID = ((3, 1), (3, 2), (3, 3), (5, 1), (5, 2), (5, 3), (5, 5), (10, 1), (10, 2), (10, 3), (10, 5), (10, 10), (20, 5))
+FIGURES = {
+    "runs": Figure(
+        title="One arm that gains nothing, one budget. P = 1: false and covered for that network",
+        columns=(_UNIT, "k", "better", "worse", "coverage", "old rule: better", "old: worse", "old: coverage"),
+        cases=[(*units, effect) for effect in (0.0, 0.5, 1.0, 2.0) for units in _GRID],
+        line=_runs,
+    ),
+    "family": Figure(
+        title="Arms that gain nothing, k = 1 (12 claims and more: half as many comparisons)",
+        columns=(
+            "arms",
+            "budgets",
+            _UNIT,
+            "correlation",
+            "validation",
+            "better",
+            "worse",
+            "coverage",
+            "costs",
+        ),
+        cases=[
+            Design(arms=2),
+            Design(arms=4),
+            Design(arms=4, correlation=0.7),
+            Design(arms=8),
+            Design(arms=8, correlation=0.7),
+            Design(budgets=3),
+            Design(arms=4, budgets=3),
+            Design(arms=4, budgets=3, correlation=0.7),
+            Design(arms=4, budgets=3, num_validation=EXACT),
+            Design(arms=4, budgets=3, pretrainings=2),
+            Design(arms=4, budgets=3, pretrainings=1),
+            Design(arms=8, budgets=3, num_validation=EXACT),
+        ],
+        line=_family,
+    ),
+    "starts": Figure(
+        title="Arms that equal every start, of which validation, as exact as test, prefers one; one budget, k = 1",
+        columns=("starts", "arms", _UNIT, "better", "worse"),
+        cases=[
+            Design(starts=starts, arms=arms, seeds=seeds, pretrainings=seeds, num_validation=EXACT)
+            for starts, arms, seeds in ((3, 1, 5), (6, 1, 3), (6, 1, 5), (6, 4, 5))
+        ],
+        line=_starts,
+    ),
+    "no": Figure(
+        title="Arms that all gain exactly what matters (1 point): the answer is no. Last column: arms that gain 0",
+        columns=(
+            "arms",
+            "budgets",
+            "starts",
+            _UNIT,
+            "k",
+            "no at every budget",
+            "no at some budget",
+            "no, gain 0 (a quarter)",
+        ),
+        cases=[
+            Design(gain=WORTHWHILE),
+            Design(gain=WORTHWHILE, seeds=3, pretrainings=3),
+            Design(gain=WORTHWHILE, pretrainings=1, effect=0.0),
+            Design(gain=WORTHWHILE, pretrainings=2),
+            Design(gain=WORTHWHILE, seeds=20, pretrainings=20),
+            Design(gain=WORTHWHILE, arms=4),
+            Design(gain=WORTHWHILE, budgets=3),
+            Design(gain=WORTHWHILE, starts=6, num_validation=EXACT),
+            Design(gain=WORTHWHILE, starts=6, num_validation=EXACT, budgets=3),
+        ],
+        line=_no,
+    ),
+    "power": Figure(
+        title="One arm, one budget, k = 1: better, by the true gain in points",
+        columns=(_UNIT, "2", "4", "6", "old rule: 2", "old: 4", "old: 6", "old: false claims"),
+        cases=[(3, 1), (3, 3), (5, 1), (5, 2), (5, 5), (10, 2), (10, 5), (10, 10)],
+        line=_power,
+    ),
+    "cost": Figure(
+        title="Least gain in points that four of five comparisons show, one arm at one budget; a pretraining costs c "
+        "transfer runs",
+        columns=(_UNIT, "cost, c = 5", "cost, c = 20", "k = 0.5", "k = 1", "k = 2", "k = 1, median of estimates"),
+        cases=[(3, 1), (3, 3), (5, 1), (5, 2), (5, 5), (10, 5), (10, 10)],
+        line=_cost,
+    ),
+    "pooling": Figure(
+        title="Not taken: one variance for four arms (k = 1); the first has so many times the pretraining deviation",
+        columns=(_UNIT, "times", "variance", "false claims", "coverage of the first", "power at 4 points"),
+        cases=[(units, wide, pooled) for units in (3, 5) for wide in (1.0, 3.0) for pooled in (False, True)],
+        line=_pooling,
+    ),
+    "crossed": Figure(
+        title="Coverage of the gain over all images, 450 test images",
+        columns=(_UNIT, "k", "over runs and images", "over runs alone", "ratio of lengths"),
+        cases=[
+            *((3, 1, 0.0), (5, 1, 0.0), (3, 1, 1.0), (5, 1, 1.0)),
+            *((3, 3, 1.0), (5, 2, 1.0), (5, 3, 1.0), (5, 5, 1.0), (5, 5, 2.0), (10, 5, 1.0), (10, 10, 1.0)),
+        ],
+        line=_crossed,
+    ),
+    "images": Figure(
+        title="One seed: coverage of the interval over test images (half as many comparisons)",
+        columns=("correct for one alone", "images", "coverage"),
+        cases=[(100, 0.10, 0.06), (450, 0.10, 0.06), (100, 0.02, 0.01), (450, 0.02, 0.01), None],
+        line=_images,
+    ),
+    "label-value": Figure(
+        title="Label value, k = 1: coverage; a bootstrap over units beside it (100 comparisons)",
+        columns=(_UNIT, "coverage", "bootstrap"),
+        cases=[(3, 3), (5, 5), (10, 10), (5, 1), (5, 2), (10, 5)],
+        line=_label_value,
+    ),
+}
 
 
 def main() -> None:
-    """Print all of it."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     comparisons = parser.add_argument("--comparisons", type=int, default=2000)
-    comparisons.help = "how many for each figure"
-    count = parser.parse_args().comparisons
-    for num_seeds, num_test in ((2, NUM_TEST), (2, 10_000), (3, NUM_TEST), (5, NUM_TEST), (10, NUM_TEST)):
-        found = seed_coverage(num_seeds, count, num_test)
-        print(f"paired differences, {num_seeds} seeds, {num_test:,} test images: {found:.1%} of intervals hold it")
-    for num_images, only_ours, only_theirs in (
-        *((100, 0.10, 0.06), (450, 0.10, 0.06), (2000, 0.10, 0.06)),
-        *((100, 0.02, 0.01), (450, 0.02, 0.01), (2000, 0.02, 0.01)),
-    ):
-        found = image_coverage(num_images, only_ours, only_theirs, count)
-        print(f"one seed, {num_images} images, {only_ours:.0%} and {only_theirs:.0%} right for one alone: {found:.1%}")
-    print(f"one seed, for another draw of labels: {image_coverage_of_draws(count):.1%}")
-    for num_arms, num_budgets, num_seeds, num_validation in (
-        *((1, 1, 3, 50), (1, 3, 3, 50), (4, 3, 3, 50), (4, 3, 5, 50), (8, 3, 5, 50)),
-        *((4, 3, 5, 10**6), (8, 3, 5, 10**6)),
-    ):
-        said = false_claims(num_arms, num_budgets, num_seeds, num_validation=num_validation, comparisons=count)
-        print(
-            f"equal arms, {num_arms} of them, {num_budgets} budgets, {num_seeds} seeds, {num_validation:,} validation "
-            f"images: better {said['better']:.1%}, worse {said['worse']:.1%}, a gain for its cost {said['paid']:.1%}; "
-            f"better by plain intervals {said['plain']:.1%}, corrected for budgets alone {said['budgets']:.1%}"
-        )
-    for num_starts, num_seeds in ((3, 5), (6, 5), (6, 3)):
-        said = false_claims(1, 1, num_seeds, num_validation=10**6, comparisons=count, num_starts=num_starts)
-        print(
-            f"one arm equal to {num_starts} starts of which validation chooses, {num_seeds} seeds: better "
-            f"{said['better']:.1%}, worse {said['worse']:.1%}"
-        )
-    for num_seeds in (3, 5, 10):
-        held, _ = label_value_coverage(num_seeds, comparisons=count)
-        few = label_value_coverage(num_seeds, comparisons=min(count, 300), resamples=499)[1]
-        print(f"label value, {num_seeds} seeds: {held:.1%} hold it; a bootstrap over seeds {few:.1%} (of 300)")
+    comparisons.help = "of each line"
+    parser.add_argument("--figures", nargs="+", choices=FIGURES, default=list(FIGURES), help="tables to print")
+    arguments = parser.parse_args()
+    chosen = [FIGURES[name] for name in arguments.figures]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
+        task = progress.add_task("lines", total=sum(len(figure.cases) for figure in chosen))
+        for figure in chosen:
+            print(f"\n{figure.title}:\n\n| {' | '.join(figure.columns)} |\n{'|---' * len(figure.columns)}|", flush=True)
+            for case in figure.cases:
+                print(f"| {' | '.join(figure.line(case, arguments.comparisons))} |", flush=True)
+                progress.advance(task)
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def extra_minutes(results: Results, *, pretrainings: int, seeds: int) -> float |
         arm, metric = cell[0], cell[4]
         if metric == "transfer_seconds":
             nested = results.pretrainings(arm)
-            there = len(seconds) if nested is None else len(set(nested.values()))
+            there = len(seconds) if nested is None or is_run(arm) else len(set(nested.values()))
             # A run of a seed that gets a pretraining of its own is repeated.
             kept = len(seconds) if there >= pretrainings else there
             total += max(0, seeds - kept) * float(np.mean(list(seconds.values())))

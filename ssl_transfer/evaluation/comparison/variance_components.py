@@ -7,6 +7,9 @@ degrees of freedom are Satterthwaite's, "An approximate distribution of estimate
 Bulletin 2 (1946). The same decomposition with a bootstrap is Owen, "The pigeonhole bootstrap", Annals of Applied
 Statistics 1 (2007).
 
+With two or three units their variance may be underestimated so much that these degrees of freedom are those of the
+images. The interval is therefore never shorter than the t interval over units alone.
+
 Shapes: S seeds, U units (pretrainings or seeds), N test images.
 """
 
@@ -54,14 +57,24 @@ def crossed_estimate(
     if variance < 1e-24:
         return None
     freedom = variance**2 / float((np.square(terms) / freedoms).sum())
-    reach = math.sqrt(variance) * float(special.stdtrit(freedom, (1.0 + CONFIDENCE) / 2.0))
+    reach, p_value = _t_interval(mean, variance, freedom)
+    if terms[0] > 0.0:
+        of_units = _t_interval(mean, float(terms[0]), count - 1)
+        reach, p_value = max(reach, of_units[0]), max(p_value, of_units[1])
     num_pretrainings = 0 if pretrainings is None else len(set(pretrainings))
     return Estimate(
         mean=mean,
         low=max(within[0], mean - reach),
         high=min(within[1], mean + reach),
-        p_value=2.0 * float(special.stdtr(freedom, -abs(mean) / math.sqrt(variance))),
+        p_value=p_value,
         count=len(differences),
         pretrainings=num_pretrainings,
         over=f"{PRETRAININGS if num_pretrainings > 1 else SEEDS} and {IMAGES}",
     )
+
+
+def _t_interval(mean: float, variance: float, freedom: float) -> tuple[float, float]:
+    """Return half the length of Student's 95 % interval, and the two-sided p value of mean 0."""
+    error = math.sqrt(variance)
+    reach = error * float(special.stdtrit(freedom, (1.0 + CONFIDENCE) / 2.0))
+    return reach, 2.0 * float(special.stdtr(freedom, -abs(mean) / error))

@@ -5,7 +5,14 @@ import pytest
 from scipy import stats
 
 from ssl_transfer.evaluation.comparison.results import Results, Row
-from ssl_transfer.evaluation.comparison.statistical_power import least_by_images, least_difference, resolutions
+from ssl_transfer.evaluation.comparison.statistical_power import (
+    MOST_UNITS,
+    extra_minutes,
+    least_by_images,
+    least_difference,
+    resolutions,
+    units_needed,
+)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 20])
@@ -71,9 +78,78 @@ def test_a_resolution_a_budget():
     )
     few, many = resolutions(Results(rows, description={"num_test": 100}))
     # The variances of the differences are 0.01 and 0, so that of both is 0.005.
-    assert (few.labels, few.num_seeds) == ("5", 3)
-    assert few.by_seeds == pytest.approx(least_difference(math.sqrt(0.005), 3, 3))
-    assert (many.labels, many.num_seeds) == ("20", 1)
-    assert math.isnan(many.by_seeds)
+    assert (few.labels, few.num_units, few.pretrainings) == ("5", 3, 3)
+    assert few.by_runs == pytest.approx(least_difference(math.sqrt(0.005), 3, 3))
+    assert (many.labels, many.num_units, many.pretrainings) == ("20", 1, 1)
+    assert math.isnan(many.by_runs)
     assert many.by_images == pytest.approx(least_by_images(0.85, 100))
     assert resolutions(Results([row for row in rows if row.arm != "scratch"])) == []
+
+
+def test_a_resolution_counts_pretrainings():
+    """Four seeds on two pretrainings are two units, with differences of 0.2 and 0.3."""
+    rows = rows_of({("scratch", "5"): [0.5] * 4, ("simclr", "5"): [0.6, 0.7, 0.8, 0.9]})
+    description = {"num_test": 100, "seeds": [0, 1, 2, 3], "pretrainings": [0, 1, 0, 1]}
+    (found,) = resolutions(Results(rows, description=description))
+    assert (found.num_units, found.pretrainings) == (2, 2)
+    assert found.by_runs == pytest.approx(least_difference(float(np.std([0.2, 0.3], ddof=1)), 2))
+    (found,) = resolutions(Results(rows, description=description | {"pretrainings": [0, 0, 0, 0]}))
+    assert (found.num_units, found.pretrainings) == (4, 1)
+
+
+@pytest.mark.parametrize(("difference", "num_compared"), [(0.5, 1), (1.0, 1), (1.0, 12), (3.0, 4)])
+def test_fewer_units_do_not_show_the_difference(difference, num_compared):
+    found = units_needed(1.0, difference, num_compared)
+    assert found is not None
+    assert least_difference(1.0, found, num_compared) <= difference < least_difference(1.0, found - 1, num_compared)
+
+
+def test_a_large_difference_needs_two_units_and_a_tiny_one_too_many():
+    assert units_needed(0.01, 1.0) == 2
+    assert units_needed(1.0, least_difference(1.0, MOST_UNITS)) == MOST_UNITS
+    assert units_needed(1.0, 0.99 * least_difference(1.0, MOST_UNITS)) is None
+
+
+def with_costs(pretrainings: list[int], arms: dict[str, float]) -> Results:
+    """Three seeds at two budgets: a transfer takes 10 s, a pretraining what `arms` has."""
+    rows = [
+        Row(
+            arm=arm,
+            backbone="net",
+            labels=labels,
+            seed=seed,
+            phase="chosen",
+            split="train",
+            metric=metric,
+            value=value,
+        )
+        for arm, seconds in arms.items()
+        for labels in ("5", "20")
+        for seed in range(3)
+        for metric, value in (("transfer_seconds", 10.0), ("pretrain_seconds", seconds))
+    ]
+    return Results(rows, description={"seeds": [0, 1, 2], "pretrainings": pretrainings})
+
+
+@pytest.mark.parametrize(
+    ("pretrainings", "arms", "wanted", "seconds"),
+    [
+        # Two more seeds at two budgets, of one network.
+        ([0, 0, 0], {"simclr": 60.0}, (1, 5), 2 * 2 * 10),
+        # A pretraining for each of five seeds: only the first run of each budget stays.
+        ([0, 0, 0], {"simclr": 60.0}, (5, 5), 4 * 60 + 2 * 4 * 10),
+        ([0, 1, 2], {"simclr": 60.0}, (5, 5), 2 * 60 + 2 * 2 * 10),
+        # Without pretraining every run stays.
+        ([0, 0, 0], {"scratch": 0.0, "simclr": 60.0}, (5, 5), 4 * 60 + 2 * (4 + 2) * 10),
+        # A finished run has one pretraining, whatever the number of seeds.
+        ([0, 1, 2], {"run:mine": 60.0}, (5, 5), 2 * 2 * 10),
+    ],
+)
+def test_the_minutes_of_more_runs(pretrainings, arms, wanted, seconds):
+    found = extra_minutes(with_costs(pretrainings, arms), pretrainings=wanted[0], seeds=wanted[1])
+    assert found == pytest.approx(seconds / 60.0)
+
+
+def test_the_minutes_are_unknown_without_costs_or_more_runs():
+    assert extra_minutes(Results([]), pretrainings=5, seeds=5) is None
+    assert extra_minutes(with_costs([0, 1, 2], {"simclr": 60.0}), pretrainings=3, seeds=3) is None
