@@ -1,6 +1,9 @@
 """`demo adapt`: all methods on tiny networks, without a network, and started again; Ganin's configuration."""
 
 import json
+import re
+import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +56,26 @@ def test_all_methods_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path
     adapt.main([*arguments, "--seeds", "0", "1", "--methods", "coral"])
     assert {path: path.stat().st_mtime_ns for path in results} == written
     assert len(list((tmp_path / "run" / "runs").rglob("result.json"))) == len(ADAPTATIONS) + 2
+
+
+@pytest.mark.slow
+def test_a_run_with_an_impossible_number_is_refused(tmp_path: Path) -> None:
+    """The table stays as it is, and the printed remedy repeats the run."""
+    folder = tmp_path / "run"
+    arguments = [*TINY, "--seeds", "0", "--methods", "coral", "--output", str(folder)]
+    adapt.main(arguments)
+    run = folder / "runs" / "coral" / "seed0"
+    content, table = json.loads((run / "result.json").read_text()), (folder / "results.csv").read_bytes()
+    content["target_test"]["accuracy"] = float("inf")
+    (run / "result.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"target_test\.accuracy is inf, but must be a finite number") as caught:
+        adapt.main(arguments)
+    assert (folder / "results.csv").read_bytes() == table
+    (command,) = re.findall("`([^`]*)`", str(caught.value))
+    assert str(run) in command
+    subprocess.run(shlex.split(command), check=True)
+    adapt.main(arguments)
+    assert "inf" not in (folder / "results.csv").read_text().replace("information", "")
 
 
 @pytest.mark.parametrize(

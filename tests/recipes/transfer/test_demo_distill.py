@@ -2,6 +2,9 @@
 
 import csv
 import json
+import re
+import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +53,22 @@ def test_it_leaves_a_table_a_picture_and_runs(run: Callable, tmp_path: Path) -> 
     assert run("demo", "distill", *FEW, "--output", folder).status == 0
     assert (folder / "teacher" / "seed0" / "result.json").stat().st_mtime_ns == before
     assert run("evaluate", folder / "taught-on-the-pool" / "seed0").status == 0
+    # A run with an impossible number is refused, also one that others start from, and the printed remedy works.
+    table = (folder / "results.csv").read_bytes()
+    for place in ("student-alone", "teacher"):
+        path = folder / place / "seed0" / "result.json"
+        content = json.loads(path.read_text())
+        content["phases"][content["chosen"]]["test"]["accuracy"] = float("nan")
+        path.write_text(json.dumps(content))
+        answer = run("demo", "distill", *FEW, "--output", folder)
+        assert answer.status == 2
+        assert f"{path}: " in answer.err
+        assert "accuracy is nan, but must be a finite number" in answer.err
+        assert (folder / "results.csv").read_bytes() == table
+        (command,) = re.findall("`([^`]*)`", answer.err)
+        subprocess.run(shlex.split(command), check=True)
+        assert run("demo", "distill", *FEW, "--output", folder).status == 0
+        table = (folder / "results.csv").read_bytes()
 
 
 def test_alone_the_student_has_the_steps_views_and_rate_of_the_one_taught_on_the_labels() -> None:
