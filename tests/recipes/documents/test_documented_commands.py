@@ -169,6 +169,8 @@ def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
                 monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
             monkeypatch.setattr(sys, "argv", words)
+            # As `python` does, so that a script imports its neighbours.
+            monkeypatch.syspath_prepend(str(Path(words[0]).parent))
             runpy.run_path(words[0], run_name="__main__")
     except AcceptedError:
         pass
