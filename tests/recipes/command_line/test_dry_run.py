@@ -48,6 +48,7 @@ def test_the_phases_of_a_transfer_are_told(run: Callable, tiny: dict, pretrained
 def test_a_comparison_counts_its_runs_and_what_is_done(run: Callable, tiny: dict, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     flags = ("compare", *tiny["compare"], *tiny["convolutional"], "--arms", "simclr", "--labels", 1, "--output", folder)
+    flags += ("--pretrain-seeds", 1)
     assert run(*flags, "--seeds", 0).status == 0
     before = below(folder)
     answer = run(*flags, "--seeds", 0, 1, "--dry-run")

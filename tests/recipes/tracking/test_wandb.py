@@ -102,7 +102,7 @@ def test_a_comparison_is_one_group(run: Callable, tmp_path: Path, tiny: dict) ->
     folder = tmp_path / "mine"
     answer = run(
         *("compare", *tiny["compare"], *tiny["convolutional"], "--output", folder, "--arms", "simclr"),
-        *("--labels", 1, "--seeds", 0, 1, "--tracking.wandb", "offline"),
+        *("--labels", 1, "--seeds", 0, 1, "--pretrain-seeds", 1, "--tracking.wandb", "offline"),
     )
     assert answer.status == 0, answer.err
     # Its own process writes the last of it when it ends.
