@@ -10,10 +10,11 @@ corrected (Holm 1979) for every pretrained arm at every budget. Two further choi
 - `worse` and `small` are claims about the chosen start, and validation may have chosen the luckiest of several: the
   p value is multiplied by their number (Bonferroni).
 
-A budget without gain is a claim about all arms, an intersection-union test: `small` is corrected for the budgets alone.
+A budget without gain is a claim about all its arms, an intersection-union test. So `small` is corrected for the
+budgets and not for the arms: for a single arm it describes an interval.
 
-Among equal arms the findings claim a difference in at most 5 % of comparisons, and where an arm gains what matters at
-every budget, they deny it at some budget in at most 5 %: under any dependence of arms, budgets and validation.
+Among equal arms the findings claim a difference in at most 5 % of comparisons. Where all arms gain what matters, a gain
+is denied at some budget in at most 5 %. Both hold under any dependence of arms, budgets and validation;
 docs/statistics.md has the simulated rates.
 """
 
@@ -54,7 +55,8 @@ class Finding:
     crossed: Estimate | None
     """The difference with an interval over runs and test images; None where it is unknown."""
     p_value: float
-    """Corrected for all `num_compared`, and for the choice of the start; nan where the interval is unknown."""
+    """Corrected for all `num_compared`, and for the choice of the start; nan where the difference to a start is
+    unknown."""
     p_value_small: float
     """One-sided, of a true gain of `worthwhile` or more; corrected for the budgets and for the choice of the start; nan
     where the interval is unknown."""

@@ -230,9 +230,9 @@ class Results:
 
     @cached_property
     def _pretrainings(self) -> dict[int, int]:
-        """Pretraining of each transfer seed; older versions stored the number of pretrainings, which alternated."""
+        """Pretraining of each transfer seed; older versions stored only the number of pretrainings."""
         seeds = self.description.get("seeds", [])
-        number = self.description.get("pretrain_seeds", len(seeds))
+        number = self.description.get("pretrain_seeds", 1)
         return dict(zip(seeds, self.description.get("pretrainings", [seed % number for seed in seeds]), strict=True))
 
     def pretrainings(self, arm: str) -> Mapping[int, int] | None:
@@ -263,7 +263,7 @@ class Results:
                 list(values.values()),
                 images,
                 within=metric_named(cell[4]).limits,
-                pretrainings=self.pretrainings_of(list(values), cell),
+                pretrainings=self.pretrainings_of(list(values), cell, *([] if beside is None else [beside])),
             )
         return self._estimates[cell, beside]
 

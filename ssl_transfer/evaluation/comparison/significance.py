@@ -9,7 +9,7 @@
   probability that any true null hypothesis falls below a level is at most that level.
 - Effect size: the mean of paired differences over their deviation, times the correction of Hedges, "Distribution theory
   for Glass's estimator of effect size and related estimators", Journal of Educational Statistics 6 (1981), without
-  which few seeds make it too large: gamma(d / 2) / (sqrt(d / 2) gamma((d - 1) / 2)) with d = seeds - 1.
+  which few seeds make it too large: gamma(d / 2) / (sqrt(d / 2) gamma((d - 1) / 2)) with d = units - 1.
 
 Shapes: N images, S seeds.
 """

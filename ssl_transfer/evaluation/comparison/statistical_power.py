@@ -10,13 +10,12 @@ comparisons, the first step of Holm's correction, which the verdict uses.
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, stats
 
-from ssl_transfer.models.init_names import is_run
+from ssl_transfer.models.init_names import is_pretrained, is_run
 
 from .estimates import Estimate
 from .results import Results
@@ -33,11 +32,11 @@ class Resolution:
 
     labels: str
     num_units: int
-    """Pretrainings of an arm, or seeds where its seeds share one network; the least of all arms."""
+    """Pretrainings of the arm, or seeds where its seeds share one network."""
     pretrainings: int
-    """Pretrainings of an arm, the least of all arms; 1 where each is a single network."""
+    """Pretrainings of the arm; 1 where it is a single network."""
     by_runs: float
-    """Difference to the start, with this number of units; nan where the deviation is unknown."""
+    """Difference of the arm that needs the largest one to scratch; nan where its deviation is unknown."""
     by_images: float
     """Of two models with independent mistakes, with this number of test images; less where both fail on the same
     images."""
@@ -98,35 +97,38 @@ def units_needed(deviation: float, difference: float, num_compared: int = 1) -> 
 def resolutions(results: Results) -> list[Resolution]:
     """Compute the least differences of each budget at which scratch stands beside another arm, in the table's order.
 
-    The deviation is that of the differences of every arm to scratch on its backbone, pooled over arms. It plans the
-    number of runs; no interval depends on it.
+    Each is that of the arm that needs the largest one, with its own deviation and units. Only arms that were pretrained
+    here count, where there are some. It plans the number of runs; no interval depends on it.
     """
-    differences: dict[str, list[Estimate]] = defaultdict(list)
+    differences: dict[str, list[tuple[str, Estimate]]] = defaultdict(list)
     values: dict[str, list[float]] = defaultdict(list)
     for cell, ours in results.test.items():
-        beside = ("scratch", *cell[1:])
-        if cell[3:] == ("chosen", results.metric.name) and cell[0] != "scratch" and results.share_seed(cell, beside):
-            differences[cell[2]].append(results.difference(cell, beside))
-            values[cell[2]] += [*ours.values(), *results.test[beside].values()]
+        scratch = ("scratch", *cell[1:])
+        if cell[3:] == ("chosen", results.metric.name) and cell[0] != "scratch" and results.share_seed(cell, scratch):
+            differences[cell[2]].append((cell[0], results.difference(cell, scratch)))
+            values[cell[2]] += [*ours.values(), *results.test[scratch].values()]
     num_compared = sum(len(arms) for arms in differences.values())
     found = []
     for labels, arms in differences.items():
-        units, deviation = min(arm.units for arm in arms), pooled_deviation(arms)
+        here = [one for arm, one in arms if is_pretrained(arm) and not is_run(arm)]
+        coarsest = max(here or [one for _, one in arms], key=lambda one: _least(one, num_compared))
         found.append(
             Resolution(
                 labels=labels,
-                num_units=units,
-                pretrainings=min((arm.pretrainings for arm in arms if arm.pretrainings), default=1),
-                by_runs=least_difference(deviation, units, num_compared) if deviation > 1e-12 else math.nan,
+                num_units=coarsest.units,
+                pretrainings=coarsest.pretrainings,
+                by_runs=_least(coarsest, num_compared) if coarsest.deviation > 1e-12 else math.nan,
                 by_images=least_by_images(float(np.mean(values[labels])), results.description["num_test"]),
             )
         )
     return found
 
 
-def pooled_deviation(differences: Sequence[Estimate]) -> float:
-    """Pool the deviations of single units over arms; nan where one of them is unknown."""
-    return math.sqrt(float(np.mean([one.deviation**2 for one in differences])))
+def _least(difference: Estimate, num_compared: int) -> float:
+    """Compute the least difference that an arm's runs find; 0 where their deviation is unknown or zero."""
+    if not difference.deviation > 1e-12:
+        return 0.0
+    return least_difference(difference.deviation, difference.units, num_compared)
 
 
 def extra_minutes(results: Results, *, pretrainings: int, seeds: int) -> float | None:

@@ -54,13 +54,12 @@ def crossed_estimate(
     )
     terms = squares / freedoms
     variance = max(float(terms[0] + terms[1] - terms[2]), float(terms[:2].max()))
-    if variance < 1e-24:
+    if variance < 1e-24 or terms[0] < 1e-24:
         return None
     freedom = variance**2 / float((np.square(terms) / freedoms).sum())
     reach, p_value = _t_interval(mean, variance, freedom)
-    if terms[0] > 0.0:
-        of_units = _t_interval(mean, float(terms[0]), count - 1)
-        reach, p_value = max(reach, of_units[0]), max(p_value, of_units[1])
+    of_units = _t_interval(mean, float(terms[0]), count - 1)
+    reach, p_value = max(reach, of_units[0]), max(p_value, of_units[1])
     num_pretrainings = 0 if pretrainings is None else len(set(pretrainings))
     return Estimate(
         mean=mean,

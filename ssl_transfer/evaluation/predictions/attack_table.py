@@ -224,7 +224,11 @@ def _difference(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome]) -> E
         our_hits,
         their_hits,
         within=SHARE,
-        pretrainings=_pretrainings(ours) or _pretrainings(theirs),
+        pretrainings=max(
+            filter(None, (_pretrainings(ours), _pretrainings(theirs))),
+            key=lambda one: len(set(one.values())),
+            default=None,
+        ),
     )
 
 

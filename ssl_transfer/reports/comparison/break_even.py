@@ -33,7 +33,7 @@ class Return:
     gain: Estimate
     """Test accuracy, 0..1, over the baseline."""
     p_value: float
-    """Of the gain, corrected for all that are reported; nan without an interval over seeds."""
+    """Of the gain, corrected for all that are reported; nan without an interval over runs."""
     runs: float
     """Transfer runs of the baseline that take as long as the pretraining."""
     late: float
@@ -65,7 +65,7 @@ def returns(results: Results) -> list[Return]:
         one_run = _mean(train[baseline, backbone, labels, "chosen", "transfer_seconds"])
         curve = mean_curve(curve for run, curve in validation.items() if run[:3] == (baseline, backbone, labels))
         late = curve.values[-1] - float(curve.at([curve.steps[-1] // 2])[0]) if curve.steps else math.nan
-        # Over seeds alone: of one seed no gain is shown.
+        # Over runs alone: of one seed no gain is shown.
         gain = paired_difference(
             results.test[cell],
             results.test[beside],
@@ -114,7 +114,8 @@ def sentences_of(found: Sequence[Return]) -> list[str]:
     for pair in dict.fromkeys((one.arm, one.backbone) for one in found):
         own = [one for one in found if (one.arm, one.backbone) == pair]
         paid, unpaid = ([one for one in own if (one.outcome == "gain") is wanted] for wanted in (True, False))
-        name = f"{pair[0]} on {pair[1]}, over {own[0].baseline}"
+        single = " (one pretrained network)" if own[0].gain.pretrainings == 1 else ""
+        name = f"{pair[0]} on {pair[1]}{single}, over {own[0].baseline}"
         seconds = f"{np.mean([one.seconds for one in own]):,.0f} s of pretraining"
         if not paid:
             sentences.append(f"{name}: {seconds}, and no gain is shown at any budget.")

@@ -64,21 +64,20 @@ def _of_size(found: Sequence[Resolution], comparison: Mapping[str, Any]) -> list
     seeds, num_test, num_pool = len(comparison["seeds"]), comparison["num_test"], comparison["num_pool"]
     if seeds < FEW_SEEDS:
         sentences.append(
-            f"{counted(seeds, 'seed')}: too few to tell how much depends on which images were labelled. Give --seeds "
+            f"{counted(seeds, 'seed')}: too few to estimate the effect of the draw of labels. Give --seeds "
             f"{' '.join(map(str, range(FEW_SEEDS)))} or more."
         )
     few_pretrainings = [one for one in found if 1 < one.pretrainings < FEW_SEEDS]
     if few_pretrainings and seeds >= FEW_SEEDS:
         sentences.append(
-            f"{counted(few_pretrainings[0].pretrainings, 'pretraining')} of each method: too few for their spread. "
-            "Leave out --pretrain-seeds for one pretraining a seed, or give 1 for an answer about single networks."
+            f"{counted(few_pretrainings[0].pretrainings, 'pretraining')} of each method: too few to estimate their "
+            "spread. Leave out --pretrain-seeds for one a seed, or give 1 for an answer about single networks."
         )
     coarse = [one for one in found if one.by_runs > COARSE]
     if coarse:
         places = "; ".join(f"{budget_title(one.labels)}: {100 * one.by_runs:.1f} points" for one in coarse)
         sentences.append(
-            f"These runs find only large differences to scratch ({places}). More --seeds, each with its pretraining, "
-            "find smaller ones."
+            f"These runs find only large differences to scratch ({places}). More --seeds find smaller ones."
         )
     blurred = max((one.by_images for one in found), default=0.0)
     if blurred > COARSE:

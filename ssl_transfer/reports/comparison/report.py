@@ -44,7 +44,7 @@ _DENSITY = 1.5
 def draw(results: Results, *, threshold: float | None = None) -> None:
     """Write the report, its pictures and the tables that follow from the results, to the folder of the comparison.
 
-    The threshold is that of `curves.transfer_benefits`.
+    The threshold is that of `transfer_benefits`.
     """
     folder = results.folder
     write_tables.write_summary(folder, results)
@@ -200,7 +200,7 @@ def _value_line(cell: Cell, baseline: str, value: LabelValue) -> dict[str, str]:
 def _interval(found: Estimate, sign: str = "") -> str:
     """Format a share as percent with its interval, or with the reason why there is none."""
     if not found.over:
-        return f"{found.percent(sign)} [{'one seed' if found.count < 2 else 'all seeds agree'}]"
+        return f"{found.percent(sign)} [{'one seed' if found.count < 2 else 'all runs agree'}]"
     return f"{found.percent(sign)}{' over images' if found.over == IMAGES else ''}"
 
 

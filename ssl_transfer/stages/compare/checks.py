@@ -1,6 +1,5 @@
 """Check a comparison before anything is trained: its settings, its launcher, its arms on its images."""
 
-import math
 from collections.abc import Sequence
 
 from ssl_transfer.data.dataset import Dataset
@@ -8,6 +7,7 @@ from ssl_transfer.data.split import splits
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.launch import slurm
+from ssl_transfer.evaluation.comparison.results import WORTHWHILE
 from ssl_transfer.models.init_names import is_timm
 from ssl_transfer.stages.common.initialization import Initial, initial_backbone
 from ssl_transfer.stages.common.run_config import check_positive
@@ -16,6 +16,9 @@ from ssl_transfer.stages.transfer.setup import fitted
 
 from . import finished_arms
 from .config import Arm, CompareConfig, pretraining_of
+
+MOST_WORTHWHILE = 100.0
+"""Points between the least and the greatest accuracy."""
 
 
 def check_settings(config: CompareConfig) -> None:
@@ -30,8 +33,11 @@ def check_settings(config: CompareConfig) -> None:
             raise InputError(f"--{flag} {' '.join(map(str, values))}: each value only once.")
     if min(config.seeds) < 0:
         raise InputError(f"--seeds {seeds}: 0 or more.")
-    if not 0.0 < config.worthwhile < math.inf:
-        raise InputError(f"--worthwhile {config.worthwhile}: points of accuracy, above 0. Give 1.0, as by default.")
+    if not 0.0 < config.worthwhile <= MOST_WORTHWHILE:
+        raise InputError(
+            f"--worthwhile {config.worthwhile:g}: points of accuracy, above 0 and at most {MOST_WORTHWHILE:g}. The "
+            f"default is {WORTHWHILE:g}."
+        )
     if config.pretrain_seeds is None:
         return
     check_positive(pretrain_seeds=config.pretrain_seeds)
@@ -43,7 +49,7 @@ def check_settings(config: CompareConfig) -> None:
     if len(turns) < config.pretrain_seeds:
         raise InputError(
             f"--pretrain-seeds {config.pretrain_seeds}: seed s takes pretraining s modulo {config.pretrain_seeds}, so "
-            f"that --seeds {seeds} use only {len(turns)}. Give seeds in a row, as --seeds "
+            f"that --seeds {seeds} reach only {len(turns)}. Give seeds in a row, as --seeds "
             f"{' '.join(map(str, range(len(config.seeds))))}, or fewer pretraining seeds."
         )
 

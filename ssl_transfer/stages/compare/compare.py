@@ -24,7 +24,7 @@ from ssl_transfer.engine.runs.run_folder import RunFolder, check_held
 from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Cell, Results, Row
 from ssl_transfer.evaluation.comparison.tables import run_checks
-from ssl_transfer.evaluation.comparison.tables.description_file import DESCRIPTION_FILE
+from ssl_transfer.evaluation.comparison.tables.description_file import DESCRIPTION_FILE, sealed
 from ssl_transfer.evaluation.comparison.tables.table_files import checksums_of
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common import dry_run
@@ -191,7 +191,7 @@ def _write(setup: _Setup, outcomes: Mapping[Path, Outcome], record: RunFolder, r
     write_tables.write(setup.output, results)
     write_diagnostics(setup.output, finished, setup.dataset, runtime)
     # Last: its checksums are those of the tables, and a killed comparison has none or those of its older tables.
-    record.write(DESCRIPTION_FILE, {**description, "checksums": checksums_of(setup.output)})
+    record.write(DESCRIPTION_FILE, sealed(description, checksums_of(setup.output)))
     report.draw(results)
     if setup.config.tracking.wandb != "off":
         sync.publish_comparison(setup.config.tracking, results)

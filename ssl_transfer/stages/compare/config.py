@@ -71,11 +71,10 @@ class CompareConfig(RunConfig):
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of the transfer runs. One seed draws the same labelled images in every arm."""
     pretrain_seeds: int | None = None
-    """Pretrainings of each method, with different seeds; transfer seed s starts from pretraining s modulo this number.
-    None: one for each transfer seed, so that the intervals cover the pretraining. 1: the cheapest; the answer is then
-    about that pretrained network, not about its method."""
+    """Number of pretrainings of each method. Seed s uses pretraining s modulo this number. None: one for each seed; the
+    intervals then cover the pretraining. 1: cheapest; the answer is about this network alone."""
     worthwhile: float = WORTHWHILE
-    """Least gain that matters, in points of accuracy. The answer is no where every interval lies below it."""
+    """Least gain that matters, in points of accuracy. The answer is no only if every interval lies below it."""
     epochs: int | None = None
     """Passes over the pool for every method that does not set its own (--simclr.epochs)."""
     batch_size: int | None = None

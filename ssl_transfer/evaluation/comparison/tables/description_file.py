@@ -1,5 +1,6 @@
 """Read the description of a comparison (`comparison.json`), or refuse it with its first missing or impossible value."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.checksum import content_checksum
 from ssl_transfer.engine.io.json_files import read_json
+from ssl_transfer.evaluation.metric_properties import METRICS
 
 DESCRIPTION_FILE = "comparison.json"
 
@@ -66,6 +69,7 @@ _REQUIRED = {
 _OPTIONAL = {
     "classes": _TEXTS,
     "num_classes": _POSITIVE,
+    "pretrainings": _Kind(text="a list of whole numbers, 0 or more", holder=list, member=_COUNT, least=1),
     "starts": _Kind(text="an object of texts", holder=dict, member=_TEXT),
     "tune": _POSITIVE,
     "settings": _OBJECTS,
@@ -95,7 +99,27 @@ def read_description(path: Path, *, remedy: str) -> dict[str, Any]:
     for name, number in _numbers(found, ""):
         if not math.isfinite(number):
             raise InputError(f"{path}: {name} is {number}, but must be a finite number. {remedy}")
+    for name, is_valid, constraint in (
+        ("pretrainings", lambda value: len(value) == len(found["seeds"]), "one whole number for each of the seeds"),
+        ("worthwhile", lambda value: isinstance(value, (int, float)) and value > 0, "a number above 0"),
+        ("primary_metric", lambda value: value in METRICS, "a known metric"),
+    ):
+        if name in found and not is_valid(found[name]):
+            raise InputError(f"{path}: {name} is {_shortened(found[name])}, but must be {constraint}. {remedy}")
+    stored = found.get("checksums", {}).get(DESCRIPTION_FILE)
+    if stored is not None and stored != _checksum(found):
+        raise InputError(f"{path}: its content differs from its checksum: it was changed later. {remedy}")
     return found
+
+
+def sealed(description: Mapping[str, Any], checksums: Mapping[str, str]) -> dict[str, Any]:
+    """Return the content of `comparison.json`: the description with the checksums of the tables and its own."""
+    return {**description, "checksums": {**checksums, DESCRIPTION_FILE: _checksum(description)}}
+
+
+def _checksum(description: Mapping[str, Any]) -> str:
+    kept = {name: value for name, value in description.items() if name != "checksums"}
+    return content_checksum(json.dumps(kept, sort_keys=True).encode())
 
 
 def read_environment(path: Path, *, remedy: str) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ from ssl_transfer.evaluation.comparison.findings import findings
 from ssl_transfer.evaluation.comparison.results import Results, Row
 from ssl_transfer.evaluation.comparison.verdict import sentences, verdict
 from ssl_transfer.models.init_names import is_public
+from ssl_transfer.stages.compare.checks import check_settings
+from ssl_transfer.stages.compare.config import CompareConfig, pretraining_of
 
 NOISE = (0.0, 0.01, -0.01, 0.005, -0.005)
 
@@ -143,8 +146,8 @@ def test_seeds_are_nested_in_pretrainings():
     assert item.difference.p_value == pytest.approx(expected.pvalue)
     interval = expected.confidence_interval()
     assert (item.difference.low, item.difference.high) == pytest.approx((interval.low, interval.high))
-    # Scratch was not pretrained: each seed is a run of its own.
-    assert (item.theirs.over, item.theirs.units) == (SEEDS, 6)
+    # The value of the start is in the pairing of the arm.
+    assert item.ours.mean - item.theirs.mean == pytest.approx(item.difference.mean)
 
 
 def test_one_pretraining_is_one_network():
@@ -261,7 +264,7 @@ def test_a_win():
         "Yes: pretraining on these images helps.",
         "At 5 labels a class, against scratch (60.0%), better: simclr 80.0% (+20.0 points [+18.8, +21.2]). "
         "Validation prefers simclr.",
-        "Brackets: 95 % intervals over 3 pretrainings, each with its own draws of labels, on these test images.",
+        "Brackets: 95 % intervals over 3 pretrainings, each with its own transfer seeds, on these test images.",
     ]
 
 
@@ -271,17 +274,17 @@ def test_a_tie_is_undecided(accuracy):
     assert text.startswith("Whether pretraining on these images helps cannot be told from these runs.")
     assert "not decided: simclr" in text
     # What could have been seen, and what would show the gain that matters.
-    assert "3 pretrainings of simclr at 5 labels a class would show a true gain of 6.5 points in four of five" in text
-    assert "; 1.0 points would take 34." in text
+    assert "With 3 pretrainings, simclr at 5 labels a class must gain 6.5 points to be found in four of five" in text
+    assert "A true gain of 1.0 points takes 34 pretrainings." in text
 
 
 def test_no_needs_every_interval_below_the_gain_that_matters():
     loss = [*rows_of("scratch", 0.8), *rows_of("simclr", 0.6)]
-    assert answer(loss) == "No: pretraining on these images gains less than 1.0 points at 5 labels a class."
+    assert answer(loss) == "No: no pretrained arm gains 1 point or more at 5 labels a class."
     assert "worse: simclr 60.0% (-20.0 points [-21.2, -18.8])" in text_of(loss)
     small = [*spread("scratch", 0.8, 0.0), *spread("simclr", 0.8, 0.002)]
     assert answer(small).startswith("No: ")
-    assert "gain below 1.0 points: simclr" in text_of(small)
+    assert "interval below 1 point: simclr" in text_of(small)
     assert answer(small, worthwhile=0.3).startswith("Whether ")
     undecided = [*loss, *rows_of("moco", 0.8)]
     assert outcomes(undecided) == {"simclr": "worse", "moco": "open"}
@@ -311,13 +314,13 @@ def test_budgets_that_differ():
         *(rows_of("scratch", 0.9, labels="all") + rows_of("moco", 0.8, labels="all")),
     ]
     assert answer(rows) == (
-        "Pretraining on these images helps at 2 and 5 labels a class, and gains less than 1.0 points with all labels; "
-        "at 20 labels a class it cannot be told from these runs."
+        "Pretraining on these images helps at 2 and 5 labels a class. With all labels no pretrained arm gains 1 point "
+        "or more. At 20 labels a class it cannot be told from these runs."
     )
-    assert answer(rows[48:]).startswith("Pretraining on these images gains less than 1.0 points with all labels; at 20")
+    assert answer(rows[48:]).startswith("With all labels no pretrained arm gains 1 point or more. At 20")
     no = [row for row in rows if row.labels == "all"]
     both = [*no, *(replace(row, labels="10") for row in no)]
-    assert answer(both) == "No: pretraining on these images gains less than 1.0 points at every budget."
+    assert answer(both) == "No: no pretrained arm gains 1 point or more at any budget."
 
 
 def test_shares_of_the_labels_are_named_so():
@@ -336,7 +339,7 @@ def test_shares_of_the_labels_are_named_so():
     ("accuracy", "words"),
     [
         (0.8, "Yes: this pretrained network (simclr) helps."),
-        (0.5, "No: this pretrained network (simclr) gains less than 1.0 points at 5 labels a class."),
+        (0.5, "No: no pretrained network gains 1 point or more at 5 labels a class."),
         (0.6, "Whether this pretrained network (simclr) helps cannot be told from these runs."),
     ],
 )
@@ -344,39 +347,44 @@ def test_one_pretraining_supports_a_sentence_about_that_network(accuracy, words)
     rows = [*rows_of("scratch", 0.6), *rows_of("simclr", accuracy), *costs("scratch", 0, 30), *costs("simclr", 600, 60)]
     text = text_of(rows, seeds=[0, 1, 2], pretrain_seeds=1)
     assert text.startswith(words)
-    assert "Brackets of a single network: 95 % intervals over draws of labels, not over other pretrainings." in text
+    assert "single network: 95 % intervals over transfer seeds. Other pretrainings are not covered." in text
     # Four pretrainings of 600 s, four transfer runs of 60 s, and two of scratch of 30 s: 45 minutes.
     assert (
-        "simclr: one pretraining each, so nothing is claimed about the method. That takes 5 pretrainings or more: "
-        "--seeds 0 1 2 3 4 --pretrain-seeds 5 (about 45 minutes more)." in text
+        "simclr was pretrained once: this is no claim about the method. A claim takes 5 pretrainings: "
+        "--seeds 0 1 2 3 4 without --pretrain-seeds (about 45 minutes of runs more)." in text
     )
     several = text_of([*rows, *rows_of("moco", accuracy)], seeds=[0, 1, 2], pretrain_seeds=1)
-    assert "ne of these pretrained networks" in several
-    assert "simclr, moco: one pretraining each" in several
+    assert "simclr, moco were pretrained once" in several
+    better = text_of([*rows, *rows_of("moco", 0.9)], seeds=[0, 1, 2], pretrain_seeds=1)
+    assert ("(simclr, moco) helps" in better) is (accuracy == 0.8)
 
 
 def test_a_run_is_a_single_network():
     rows = [*rows_of("scratch", 0.6), *rows_of("run:mine", 0.8)]
     text = text_of(rows)
     assert text.startswith("Yes: this pretrained network (run:mine) helps.")
-    assert "run:mine: single networks, so nothing is claimed about their methods." in text
+    assert "run:mine is one network: this is no claim about the method." in text
     assert "--pretrain-seeds" not in text
     # It may have been trained on other images.
     assert answer([*rows, *rows_of("simclr", 0.8)]) == "Yes: pretraining helps."
+    # A claim that rests on the run alone is about the run alone.
+    undecided = [*rows, *[replace(row, value=row.value + 0.05 * row.seed) for row in rows_of("simclr", 0.6)]]
+    assert outcomes(undecided) == {"run:mine": "better", "simclr": "open"}
+    assert answer(undecided) == "Yes: this pretrained network (run:mine) helps."
 
 
 def test_public_weights_are_starts_not_pretraining_on_these_images():
     timm = rows_of("timm:resnet18.a1_in1k", 0.9)
     assert text_of([*rows_of("scratch", 0.6), *timm]).startswith("No arm was pretrained on these images")
     text = text_of([*WIN, *timm])
-    assert text.startswith("No: pretraining on these images gains less than 1.0 points")
+    assert text.startswith("No: no pretrained arm gains 1 point or more")
     assert "against timm:resnet18.a1_in1k (90.0%), " in text
 
 
 @pytest.mark.parametrize("arms", [(), ("scratch",), ("scratch", "imagenet")])
 def test_nothing_pretrained_no_answer(arms):
     rows = [row for arm in arms for row in rows_of(arm, 0.5)]
-    assert text_of(rows).startswith("No arm was pretrained on these images, so there is no answer about pretraining.")
+    assert text_of(rows).startswith("No arm was pretrained on these images: there is nothing to answer.")
 
 
 def test_backbones_are_named_where_they_differ():
@@ -387,7 +395,7 @@ def test_backbones_are_named_where_they_differ():
 
 def test_where_scratch_failed_there_is_no_answer():
     simclr = [*rows_of("simclr", 0.8), *rows_of("simclr", 0.9, labels="20")]
-    assert text_of(simclr).startswith("There is nothing to compare the pretraining with")
+    assert text_of(simclr).startswith("No start without pretraining has finished with the same seeds.")
     text = text_of([*rows_of("scratch", 0.6), *simclr])
     assert text.startswith("Yes: pretraining on these images helps.")
     assert "Without a finished start to compare with: 20 labels a class." in text
@@ -408,7 +416,7 @@ def test_one_seed_claims_nothing():
     assert text.startswith("Whether this pretrained network (simclr) helps cannot be told from these runs.")
     assert "no interval over runs: simclr 90.0% (+70.0 points [+6" in text
     assert (
-        "One seed: 95 % intervals over test images alone, by bootstrap; another draw of labels is not covered." in text
+        "One seed: 95 % intervals over test images alone, by bootstrap. Another draw of labels is not covered." in text
     )
     # Runs of an older version did not keep the images.
     assert text_of(rows, dict(list(hits.items())[:1])) == without
@@ -417,8 +425,8 @@ def test_one_seed_claims_nothing():
 def test_arms_without_spread_are_no_proof_and_no_failure():
     text = text_of([*spread("scratch", 0.6, 0.0), *spread("simclr", 0.9, 0.0)])
     assert text.startswith("Whether pretraining on these images helps cannot be told")
-    assert "no interval over runs: simclr 90.0% (+30.0 points, all seeds agree)" in text
-    assert "Where all seeds agree there is no spread to judge by: neither evidence for nor against." in text
+    assert "no interval over runs: simclr 90.0% (+30.0 points, all runs agree)" in text
+    assert "Equal results of all runs give no interval: they show neither a gain nor its absence." in text
 
 
 def test_a_shown_difference_that_the_correction_leaves_open_is_marked():
@@ -429,7 +437,7 @@ def test_a_shown_difference_that_the_correction_leaves_open_is_marked():
 
 def test_two_pretrainings_may_be_too_few_for_any_gain():
     rows = [row for row in (*spread("scratch", 0.5, 0.0), *spread("simclr", 0.6, 0.2)) if row.seed < 2]
-    assert "2 pretrainings of simclr at 5 labels a class are too few to show any gain; " in text_of(rows)
+    assert "2 pretrainings of simclr at 5 labels a class are too few to find any gain. " in text_of(rows)
 
 
 def test_the_interval_with_test_images_stands_beside_the_choice_of_validation():
@@ -442,9 +450,7 @@ def test_the_interval_with_test_images_stands_beside_the_choice_of_validation():
     }
     (found,) = findings(Results(WIN, hits=hits))
     low, high = (f"{100 * bound:+.1f}" for bound in (found.crossed.low, found.crossed.high))
-    expected = (
-        f"Validation prefers simclr; with test images as a sample too, the interval of simclr is [{low}, {high}]."
-    )
+    expected = f"Validation prefers simclr. Over runs and test images the interval of simclr is [{low}, {high}]."
     assert expected in text_of(WIN, hits)
 
 
@@ -455,7 +461,7 @@ def test_a_task_with_its_own_metric_is_worded_in_its_unit():
     assert "against scratch (0.800), better: simclr 0.600 (-0.200 [-0.212, -0.188])" in text
     worse = [*rows_of("scratch", 0.6, metric="log_loss_scaled"), *rows_of("simclr", 0.8, metric="log_loss_scaled")]
     assert answer(worse, primary_metric="log_loss_scaled", worthwhile=0.05) == (
-        "No: pretraining on these images gains less than 0.050 at 5 labels a class."
+        "No: no pretrained arm gains 0.05 or more at 5 labels a class."
     )
 
 
@@ -481,3 +487,42 @@ def test_what_the_labels_of_the_preferred_arm_are_worth():
     assert "equals" not in text_of(rows)
     undecided = [*spread("scratch", 0.5, 0.1), *spread("simclr", 0.5, 0.2)]
     assert "equals" not in text_of(undecided, num_classes=1, images={"5": [5], "9": [9]})
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2), (10, 11, 12), (0, 2, 4, 6, 8), (3, 8, 13), tuple(range(10))])
+def test_the_seeds_of_the_remedy_are_accepted(seeds):
+    rows = [*rows_of("scratch", 0.6, seeds=1), *rows_of("simclr", 0.8, seeds=1)]
+    rows = [replace(row, seed=seed) for row in rows for seed in seeds]
+    text = text_of(rows, seeds=list(seeds), pretrain_seeds=1)
+    flags = re.search(r"--seeds ([\d ]+)(without --pretrain-seeds|--pretrain-seeds (\d+))", text)
+    wanted = tuple(map(int, flags[1].split()))
+    number = int(flags[3]) if flags[3] else None
+    assert set(wanted) >= set(seeds)
+    check_settings(CompareConfig(seeds=wanted, pretrain_seeds=number))
+    assert len({pretraining_of(seed, number) for seed in wanted}) >= 5
+
+
+def test_an_unknown_difference_to_a_start_is_no_number():
+    imagenet = [row for row in rows_of("imagenet", 0.3) if row.seed == 0]
+    text = text_of([*rows_of("scratch", 0.6), *imagenet, *rows_of("simclr", 0.8)])
+    assert "nan" not in text
+    assert "(+20.0 points [+18.8, +21.2]; no interval to every start)" in text
+
+
+def test_the_label_value_of_a_metric_that_is_better_when_lower():
+    rows = [
+        row
+        for labels, scratch, simclr in (("5", 0.8, 0.5), ("20", 0.4, 0.3))
+        for row in (
+            *rows_of("scratch", scratch, labels=labels, metric="calibration_error"),
+            *rows_of("simclr", simclr, labels=labels, metric="calibration_error"),
+        )
+    ]
+    description = {"num_classes": 1, "images": {"5": [5], "20": [20]}, "primary_metric": "calibration_error"}
+    first = next(item for item in findings(Results(rows, description=description)) if item.labels == "5")
+    assert 5.0 < first.label_value.equals < 20.0
+
+
+def test_with_all_labels_seeds_draw_no_labels():
+    rows = [*rows_of("scratch", 0.6, labels="all"), *rows_of("simclr", 0.8, labels="all")]
+    assert "With all labels the seeds differ in initialisation and order alone." in text_of(rows)

@@ -30,7 +30,13 @@ def rows_of(spread: float, seeds: int = 5) -> list[Row]:
 
 
 def comparison_of(*, seeds: int = 5, num_test: int = 5000, num_pool: int = 9000, images=(50, 50)) -> dict:
-    return {"seeds": list(range(seeds)), "num_test": num_test, "num_pool": num_pool, "images": {"5": list(images)}}
+    return {
+        "seeds": list(range(seeds)),
+        "pretrain_seeds": seeds,
+        "num_test": num_test,
+        "num_pool": num_pool,
+        "images": {"5": list(images)},
+    }
 
 
 def line(measure: str, value: float | str, *, arm: str = "simclr", reference: str = "", num_images: int = 200) -> dict:

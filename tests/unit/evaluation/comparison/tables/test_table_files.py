@@ -11,7 +11,7 @@ import pytest
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Results, Row, chosen_accuracy
-from ssl_transfer.evaluation.comparison.tables import table_files
+from ssl_transfer.evaluation.comparison.tables import description_file, table_files
 from ssl_transfer.evaluation.features import transferability
 
 VERSIONS = Path(__file__).parents[4] / "invariants" / "resume" / "versions"
@@ -29,6 +29,9 @@ DESCRIPTION = {
     "num_pool": 30,
     "seeds": [0, 1],
     "pretrain_seeds": 1,
+    "pretrainings": [0, 0],
+    "primary_metric": "accuracy",
+    "worthwhile": 1.0,
     "epochs": {"simclr": 3},
     "plan": {},
     "failures": [],
@@ -98,6 +101,16 @@ def refusal(folder: Path) -> str:
 def edit(folder: Path, name: str, change: Callable[[str], str]) -> None:
     path = folder / name
     path.write_bytes(change(path.read_bytes().decode()).encode())
+
+
+def test_a_changed_description_is_refused(tmp_path):
+    """One network would become several pretrainings, and its sentence one about the method."""
+    folder = write(tmp_path)
+    content = description_file.sealed(DESCRIPTION, table_files.checksums_of(folder))
+    (folder / "comparison.json").write_text(json.dumps(content))
+    read(folder)
+    edit(folder, "comparison.json", lambda text: text.replace("[0, 0]", "[0, 1]"))
+    assert "comparison.json: its content differs from its checksum" in refusal(folder)
 
 
 def test_tables_are_read_as_they_were_written(tmp_path):
@@ -195,9 +208,30 @@ DAMAGES: dict[str, tuple[str, Callable[[str], str], tuple[str, ...]]] = {
         lambda text: text.replace('ures": []', 'ures": [{}]'),
         ("lacks failures.0.folder",),
     ),
+    "pretrainings": (
+        "comparison.json",
+        lambda text: text.replace("[0, 0]", "[0]"),
+        ("pretrainings is [0]", "for each of the seeds"),
+    ),
+    "half a pretraining": (
+        "comparison.json",
+        lambda text: text.replace("[0, 0]", "[0, 0.5]"),
+        ("pretrainings is [0, 0.5]", "whole numbers"),
+    ),
+    "worthwhile": (
+        "comparison.json",
+        lambda text: text.replace('while": 1.0', 'while": -1'),
+        ("worthwhile is -1", "above 0"),
+    ),
+    "no worthwhile": (
+        "comparison.json",
+        lambda text: text.replace('while": 1.0', 'while": null'),
+        ("worthwhile is None", "above 0"),
+    ),
+    "metric": ("comparison.json", lambda text: text.replace('"accuracy"', '"x"'), ("primary_metric is 'x'",)),
     "environment": ("environment.json", lambda _: "{}", ("environment.json: lacks command", "settings.yaml")),
 }
-NUM_DAMAGES = 42
+NUM_DAMAGES = 47
 
 
 def test_every_damage_is_tried():
