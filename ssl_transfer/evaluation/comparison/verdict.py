@@ -185,9 +185,9 @@ def _single_networks(results: Results, found: Sequence[Finding]) -> list[str]:
         verb = "is one network" if len(given) == 1 else "are single networks"
         texts.append(f"{', '.join(given)} {verb}: this is no claim about the method.")
     if here:
-        seeds, pretrainings = _seeds_for_claim(results.seeds)
-        flags = f"--seeds {' '.join(map(str, seeds))} "
-        flags += f"--pretrain-seeds {pretrainings}" if pretrainings < len(seeds) else "without --pretrain-seeds"
+        seeds, number = _seeds_for_claim(results.seeds)
+        pretrainings = len(seeds) if number is None else number
+        flags = f"--seeds {' '.join(map(str, seeds))} --pretrain-seeds {number}"
         texts.append(
             f"{', '.join(here)} {'was' if len(here) == 1 else 'were'} pretrained once: this is no claim about the "
             f"method. A claim takes {pretrainings} pretrainings: {flags}{_duration(results, pretrainings, len(seeds))}."
@@ -195,13 +195,13 @@ def _single_networks(results: Results, found: Sequence[Finding]) -> list[str]:
     return texts
 
 
-def _seeds_for_claim(seeds: Sequence[int]) -> tuple[list[int], int]:
-    """Return the seeds for a claim about a method, and the number of its pretrainings."""
+def _seeds_for_claim(seeds: Sequence[int]) -> tuple[list[int], int | None]:
+    """Return `--seeds` and `--pretrain-seeds` for a claim about a method."""
     more = (seed for seed in range(len(seeds) + ENOUGH_PRETRAININGS) if seed not in seeds)
     wanted = [*seeds, *itertools.islice(more, max(0, ENOUGH_PRETRAININGS - len(seeds)))]
     if len({seed % ENOUGH_PRETRAININGS for seed in wanted}) == ENOUGH_PRETRAININGS:
         return wanted, ENOUGH_PRETRAININGS
-    return wanted, len(wanted)
+    return wanted, None
 
 
 def _power(results: Results, items: Sequence[Finding]) -> list[str]:
