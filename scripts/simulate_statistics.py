@@ -153,7 +153,6 @@ FIGURES = {
             "budgets",
             _UNIT,
             "correlation",
-            "validation",
             "better",
             "worse",
             "coverage",

@@ -159,5 +159,5 @@ def test_denied_gains_of_every_family(simulate, starts, budgets, arms):
 @pytest.mark.parametrize(("seeds", "pretrainings"), [(3, 1), (5, 1), (5, 2), (3, 3), (5, 3), (5, 5), (10, 5)])
 def test_crossed_coverage_of_every_design(simulate, seeds, pretrainings, effect):
     design = simulate.Design(seeds=seeds, pretrainings=pretrainings, effect=effect)
-    # With two or three units and small effects it is somewhat too long.
-    assert 0.93 <= simulate.crossed_coverage(design, 3000)[0] <= 0.985
+    # Two units and no effect of the pretraining: too long, as long as the interval over runs.
+    assert 0.93 <= simulate.crossed_coverage(design, 3000)[0] <= 0.99
