@@ -1,9 +1,9 @@
 """Generate the verdict: an answer about all pretrained arms, and the numbers that it rests on.
 
-The answer follows `findings`: yes where an arm passes the correction, no only where every interval lies below the gain
-that matters (`--worthwhile`), and otherwise that these runs do not decide. A single pretrained network supports a
-sentence about that network, not about its method. With one seed there is an interval over test images alone: it does
-not cover another draw of labels, so nothing is claimed from it.
+The answer follows `findings`. It is yes where an arm passes the correction. It is no only where every interval lies
+below the gain that matters (`--worthwhile`), corrected for starts and budgets. Otherwise these runs do not decide. A
+single pretrained network supports a sentence about that network, not about its method. With one seed there is an
+interval over test images alone. It does not cover another draw of labels, so nothing is claimed from it.
 """
 
 import itertools
