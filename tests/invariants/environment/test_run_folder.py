@@ -68,7 +68,7 @@ def test_other_weights_are_refused(
 def test_moved_comparison_goes_on(run: Callable, flags: dict, tmp_path: Path) -> None:
     few = (
         *("compare", "--image-size", 16, "--epochs", 1, "--arms", "simclr", "--labels", 1, *flags["convolutional"]),
-        *("--transfer.epochs", 1, "--transfer.head-steps", 2, "--transfer.finetune-steps", 2),
+        *("--transfer.epochs", 1, "--transfer.head-steps", 2, "--transfer.finetune-steps", 2, "--pretrain-seeds", 1),
     )
     assert run(*few, "--seeds", 0, "--output", tmp_path / "before") == 0
     (tmp_path / "before").rename(tmp_path / "after")
