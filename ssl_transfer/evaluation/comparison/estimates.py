@@ -86,6 +86,11 @@ def unit_means(values: np.ndarray, pretrainings: Sequence[int] | None) -> np.nda
     return np.stack([values[groups == group].mean(axis=0) for group in dict.fromkeys(pretrainings)])
 
 
+def sample_of(pretrainings: Sequence[int] | None) -> str:
+    """Return the sample of an interval over runs: `PRETRAININGS`, or `SEEDS` of one network."""
+    return PRETRAININGS if pretrainings is not None and len(set(pretrainings)) > 1 else SEEDS
+
+
 def estimate(
     values: Sequence[float],
     images: np.ndarray | None = None,
@@ -123,8 +128,7 @@ def estimate(
     reach = error * float(special.stdtrit(count - 1, (1.0 + CONFIDENCE) / 2.0))
     p_value = 2.0 * float(special.stdtr(count - 1, -abs(mean) / error))
     low, high = max(within[0], mean - reach), min(within[1], mean + reach)
-    over = PRETRAININGS if num_pretrainings > 1 else SEEDS
-    return Estimate(**shared, low=low, high=high, p_value=p_value, over=over)
+    return Estimate(**shared, low=low, high=high, p_value=p_value, over=sample_of(pretrainings))
 
 
 def paired_difference(

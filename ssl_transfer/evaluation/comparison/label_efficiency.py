@@ -24,7 +24,7 @@ from scipy import optimize, special
 
 from ssl_transfer.evaluation.metric_properties import metric_named
 
-from .estimates import IMAGES, PRETRAININGS, SEEDS, unit_means
+from .estimates import IMAGES, sample_of, unit_means
 from .results import Cell, Pair, Results
 from .significance import CONFIDENCE
 
@@ -142,7 +142,7 @@ def value_of(results: Results, cell: Cell, baseline: Pair) -> LabelValue | None:
     # Rising with the labels, also of a metric that is better when lower.
     sign = metric_named(cell[4]).score(1.0)
     units = sign * unit_means(np.array([[cells[key][seed] for key in columns] for seed in seeds]), pretrainings)
-    over = PRETRAININGS if pretrainings is not None and len(set(pretrainings)) > 1 else SEEDS
+    over = sample_of(pretrainings)
     if len(seeds) == 1:
         images = [results.hits.get(key, {}).get(seeds[0]) for key in columns]
         known = [column.astype(float) for column in images if column is not None]

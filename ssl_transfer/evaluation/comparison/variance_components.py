@@ -21,7 +21,7 @@ from scipy import special
 
 from ssl_transfer.evaluation.metric_properties import Limits
 
-from .estimates import IMAGES, PRETRAININGS, SEEDS, Estimate, unit_means
+from .estimates import IMAGES, Estimate, sample_of, unit_means
 from .significance import CONFIDENCE
 
 
@@ -36,7 +36,7 @@ def crossed_estimate(
         pretrainings: of each seed; None where the seeds share no pretraining.
 
     Returns:
-        The estimate; None with fewer than two units or images, or without any variance.
+        The estimate; None with fewer than two units or images, or where all units agree.
     """
     units = unit_means(np.asarray(differences, dtype=float), pretrainings)
     count, num_images = units.shape
@@ -53,22 +53,21 @@ def crossed_estimate(
         ]
     )
     terms = squares / freedoms
-    variance = max(float(terms[0] + terms[1] - terms[2]), float(terms[:2].max()))
-    if variance < 1e-24 or terms[0] < 1e-24:
+    if terms[0] < 1e-24:
         return None
+    variance = max(float(terms[0] + terms[1] - terms[2]), float(terms[:2].max()))
     freedom = variance**2 / float((np.square(terms) / freedoms).sum())
     reach, p_value = _t_interval(mean, variance, freedom)
     of_units = _t_interval(mean, float(terms[0]), count - 1)
     reach, p_value = max(reach, of_units[0]), max(p_value, of_units[1])
-    num_pretrainings = 0 if pretrainings is None else len(set(pretrainings))
     return Estimate(
         mean=mean,
         low=max(within[0], mean - reach),
         high=min(within[1], mean + reach),
         p_value=p_value,
         count=len(differences),
-        pretrainings=num_pretrainings,
-        over=f"{PRETRAININGS if num_pretrainings > 1 else SEEDS} and {IMAGES}",
+        pretrainings=0 if pretrainings is None else len(set(pretrainings)),
+        over=f"{sample_of(pretrainings)} and {IMAGES}",
     )
 
 
