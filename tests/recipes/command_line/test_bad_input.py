@@ -197,7 +197,7 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "pretraining seeds that no seed uses": (
         (*COMPARE, "--seeds", "0", "2", "--pretrain-seeds", "2"),
-        ("--pretrain-seeds 2", "use only 1", "--seeds 0 1"),
+        ("--pretrain-seeds 2", "reach only 1", "--seeds 0 1"),
     ),
     "a seed below 0": ((*COMPARE, "--seeds", "-1"), ("--seeds -1", "0 or more")),
     "a seed twice": ((*COMPARE, "--seeds", "3", "3"), ("--seeds 3 3", "only once")),
