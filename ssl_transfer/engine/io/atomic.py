@@ -1,14 +1,17 @@
 """Write files that are complete or absent after any interruption."""
 
 import contextlib
+import errno
 import os
-import uuid
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ssl_transfer.engine.errors import InputError
+
+from . import ownership
 
 _PROBE = 1 << 16
 """Bytes of a trial write after a library failed, which gets the system's error."""
@@ -19,7 +22,7 @@ class DamagedError(InputError):
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, before: Callable[[], None] | None = None) -> None:
-    """Let `write` fill a file beside `path`, flush it to the disk, then rename it into place.
+    """Let `write` fill an unfinished file, flush it to the disk, then rename it to `path`.
 
     A reader of `path` sees the old content or the new.
 
@@ -27,23 +30,41 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, before: Cal
         path: final place of the file.
         write: fills the file at the path that it is called with.
         before: called when the new file is complete on the disk, to move the old one away.
+
+    Raises:
+        ForeignFileError: a file of another program lies at `path`.
     """
+    ownership.claim(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
+    with ownership.unfinished(path) as aside:
         _try_to(write, aside)
         with naming(aside), open(aside, "rb") as file:
             os.fsync(file.fileno())
         if before is not None:
             before()
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        put_in_place(aside, path)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def put_in_place(aside: Path, path: Path) -> None:
+    """Rename a complete file to its final place, or copy it there first, where that is on another disk."""
+    try:
+        os.replace(aside, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = path.with_name(f".{aside.name}.part")
+        try:
+            shutil.copyfile(aside, beside)
+            with open(beside, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def _try_to(write: Callable[[Path], object], aside: Path) -> None:
@@ -84,7 +105,13 @@ def save_array(path: Path, array: np.ndarray) -> None:
     write_atomically(path, write)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove the unfinished files of killed processes below a folder that no other process writes to."""
-    for path in folder.rglob(".*.part"):
-        path.unlink(missing_ok=True)
+def append_text(path: Path, text: str) -> None:
+    """Append to a text file of ours, without following a link.
+
+    Raises:
+        ForeignFileError: a file of another program lies at `path`.
+    """
+    ownership.claim(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    with open(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
+        file.write(text)

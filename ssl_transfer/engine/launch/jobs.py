@@ -19,6 +19,7 @@ from ssl_transfer.engine.console.formatting import duration
 from ssl_transfer.engine.console.streams import explained
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io import ownership
 from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.io.json_files import read_json
 from ssl_transfer.engine.redaction import redacted_all
@@ -79,7 +80,7 @@ def failed_before(jobs: Sequence[Job], runtime: Runtime, *, retry: bool) -> dict
             held = read_json(record, remedy="Remove it, and the run is begun again.")
             found[job.folder] = Failure(lines=tuple(str(line) for line in held.get("lines", ())))
         elif runtime.is_main:
-            record.unlink()
+            remove(record)
     runtime.wait()
     return found
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io import atomic, state_files
+from ssl_transfer.engine.io import atomic, ownership, state_files
 
 FORMAT = 2
 """Version of a checkpoint; raised when its fields change, with a line in `_UPGRADES` for earlier ones."""
@@ -79,7 +79,7 @@ class StateFiles:
     def set_aside(self, damaged: list[Path]) -> None:
         """Rename damaged files, so that none of them takes the place of a whole one."""
         for path in damaged:
-            path.replace(path.with_name(f"{path.name}.damaged"))
+            ownership.move(path, path.with_name(f"{path.name}.damaged"))
 
     def _paths(self) -> list[Path]:
         """List the files from the newest on."""
@@ -95,11 +95,11 @@ class StateFiles:
             return
         for path in reversed(before):
             if _age(path) >= self.config.keep - 1:
-                path.unlink()
+                ownership.remove(path)
             else:
-                path.replace(path.with_suffix(f".{_age(path) + 1}"))
+                ownership.move(path, path.with_suffix(f".{_age(path) + 1}"))
         if self.config.keep > 1:
-            newest.replace(newest.with_name(f"{newest.name}.1"))
+            ownership.move(newest, newest.with_name(f"{newest.name}.1"))
 
 
 def _age(path: Path) -> int:

@@ -17,9 +17,12 @@ import yaml
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io.atomic import remove_unfinished, write_text
+from ssl_transfer.engine.io import ownership
+from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.io.json_files import read_json
 from ssl_transfer.engine.redaction import redacted, redacted_all
+
+from . import older_folders
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightly", "accelerate", "numpy", "scikit-learn")
 
@@ -68,11 +71,10 @@ class RunFolder:
 
     def _open(self, settings: dict[str, Any], identity: dict[str, str], volatile: tuple[str, ...]) -> None:
         check_held(self.path, settings, identity, volatile)
+        own_run_folder(self.path)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             if self.result is None:
                 self._acquire()
-                remove_unfinished(self.path)
             if self.result is None:
                 record = {"identity": identity, **environment(self._runtime)}
                 write_text(self.path / "environment.json", json.dumps(record, indent=2) + "\n")
@@ -86,13 +88,10 @@ class RunFolder:
 
     def _move_aside(self) -> None:
         """Rename the folder; refuse one that holds no run, or a run that is under way."""
-        if {path.name for path in self.path.iterdir()} <= {".lock", "environment.json"}:
+        own_run_folder(self.path)
+        if {path.name for path in self.path.iterdir()} <= {ownership.MARKER, ".lock", "environment.json"}:
             # Empty, or killed when it had hardly begun.
             return
-        if not (self.path / "config.yaml").is_file():
-            raise InputError(
-                f"--output {self.path} --fresh: it holds something else than a run. Give another --output."
-            )
         self._acquire()
         set_aside(self.path)
         self._lock.release()
@@ -134,8 +133,19 @@ class RunFolder:
         return f"{saved} is whole." if saved is not None else f"{self.path} has no checkpoint yet."
 
 
+def own_run_folder(path: Path) -> None:
+    """Create the folder of a run with its record, or open that of an earlier command.
+
+    Raises:
+        InputError: the folder holds other files.
+    """
+    ownership.own_folder(path, adopted=() if ownership.is_owned(path) else older_folders.files_of(path))
+
+
 def check_held(path: Path, settings: dict[str, Any], identity: dict[str, str], volatile: tuple[str, ...]) -> None:
-    """Refuse a folder with a run of other settings or fingerprints."""
+    """Refuse a folder with a run of other settings or fingerprints, and one without a run."""
+    if not older_folders.has_begun(path):
+        ownership.check_folder(path)
     if not (path / "config.yaml").is_file():
         return
     before, recorded, command = _read_held(path)

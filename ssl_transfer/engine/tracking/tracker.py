@@ -12,7 +12,7 @@ from typing import Any
 
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io.atomic import write_text
+from ssl_transfer.engine.io.atomic import append_text, write_text
 from ssl_transfer.engine.io.json_files import whole_lines
 from ssl_transfer.engine.redaction import redacted_all
 
@@ -56,8 +56,7 @@ class Tracker:
         if not self._active:
             return
         self._catch_up()
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(redacted_all(record)) + "\n")
+        append_text(self._path, json.dumps(redacted_all(record)) + "\n")
         self._tell(record)
 
     def summarize(self, values: dict[str, float]) -> None:

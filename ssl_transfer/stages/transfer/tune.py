@@ -12,7 +12,6 @@ trials of a run share its labelled images, its first weights and its order; the 
 
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -210,8 +209,8 @@ def replay(tuned: Tuned, tracker: Tracker) -> None:
 
 def drop_states(place: Path, training: Training) -> None:
     """Delete the weights that a trial saved; its values and its log stay."""
-    if training.runtime.is_main and _states(place).is_dir():
-        shutil.rmtree(_states(place))
+    if training.runtime.is_main:
+        ownership.remove_folder(_states(place))
 
 
 def summary(report: dict[str, Any]) -> str:

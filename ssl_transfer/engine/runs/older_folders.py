@@ -1,0 +1,46 @@
+"""List the files that an older version wrote into a run's folder, as it kept no record of them."""
+
+import re
+from pathlib import Path
+
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.json_files import read_json
+from ssl_transfer.engine.io.ownership import MARKER
+
+_ENVIRONMENT = "environment.json"
+_KEYS = {"identity", "command", "python", "packages", "devices"}
+"""Keys of `environment.json` in every version."""
+_NAMES = re.compile(
+    r"\.lock|config\.yaml|environment\.json|metrics\.jsonl|tracking\.json|result\.json|failure\.json|predicted\.npy"
+    r"|(results|summary|curves|confusions|embeddings|diagnosis|label_value|transfer_benefits)\.csv|test_hits\.npz"
+    r"|comparison\.json|report\.(md|html)|[a-z_0-9]+\.png|learning_rates\.csv|attacks\.md"
+    r"|(backbone|head)/(backbone|head)\.(json|safetensors)|backbone/seen\.npy"
+    r"|checkpoints/.+\.pt(\.\d+)?(\.damaged)?|evaluation/([a-z_]+\.(json|csv|png)|examples/\d+\.png)"
+    r"|trials/.+|slurm/.+|export/.+"
+)
+"""Files of version 0.1, relative to the folder of a run or of a comparison."""
+
+
+def has_begun(folder: Path) -> bool:
+    """Check for `environment.json` of a run, by its content."""
+    file = folder / _ENVIRONMENT
+    if not file.is_file():
+        return False
+    try:
+        return read_json(file, remedy="").keys() >= _KEYS
+    except (InputError, OSError):
+        return False
+
+
+def files_of(folder: Path) -> list[Path]:
+    """List the files in a folder of a run that have names of an older version; none where it holds no run."""
+    if not has_begun(folder):
+        return []
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not path.is_symlink()
+        and MARKER not in path.relative_to(folder).parts
+        and _NAMES.fullmatch(path.relative_to(folder).as_posix())
+    ]
