@@ -19,6 +19,8 @@ from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import drawn, table
 from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io import ownership
+from ssl_transfer.engine.runs.run_folder import check_free
 from ssl_transfer.evaluation.features.extract import class_scores_of, extract
 from ssl_transfer.evaluation.features.knn import knn_accuracy
 from ssl_transfer.evaluation.features.linear_probe import linear_probe
@@ -169,13 +171,7 @@ def _check(config: EvaluateConfig) -> None:
             "Which backbone? Give the folder of a run, as in `ssl-transfer evaluate runs/NAME --data digits`."
         )
     if config.output is not None:
-        if (config.output / "config.yaml").is_file():
-            raise InputError(f"--output {config.output}: holds a run, whose own files stay. Give another folder.")
-        try:
-            config.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = f"cannot be written ({error.strerror}). Give another folder."
-            raise InputError(f"--output {config.output}: {reason}") from error
+        check_free(config.output)
 
 
 @torch.inference_mode()
@@ -190,6 +186,7 @@ def _write(
     """Write `evaluation.json`, and the files of the first classifier: the head where there is one, or the probe."""
     from ssl_transfer.reports import evaluation
 
+    ownership.own_folder(output)
     predictions = {}
     for name, values in logits.items():
         indices = dataset.splits[name]

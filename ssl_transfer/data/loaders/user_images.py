@@ -6,7 +6,7 @@ Images are neither cached nor split. A million images take the memory of their n
 import csv
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,17 @@ class Given:
     """(N,) strings."""
     item: Callable[[int], Encoded]
     """Returns the encoded image at a position, 0..N-1."""
+    source: Path
+    """File or folder that was named; an empty path where there is none."""
+    are_files: bool = True
+    """`item` returns paths of files, where it can."""
+
+    def files(self) -> Iterator[Path]:
+        """Yield the files that are read."""
+        yield self.source
+        for index in range(len(self.names)) if self.are_files else ():
+            if isinstance(item := self.item(index), Path):
+                yield item
 
 
 @dataclass(frozen=True)
@@ -68,14 +79,14 @@ def given(text: str, *, column: str | None, image_size: int, loading: LoadingCon
         names = image_names(path)
         if not names:
             raise InputError(f"{text}: no images in this folder ({', '.join(sorted(sources.SUFFIXES))}).")
-        return Given([os.path.join(text, name) for name in names], lambda index: path / names[index])
+        return Given([os.path.join(text, name) for name in names], lambda index: path / names[index], path)
     if not path.is_file():
         forms = ", ".join(sources.SOURCES)
         raise InputError(f"{text}: no such file or folder (looked from {Path.cwd()}), nor one of {forms}.")
     if path.suffix.lower() in TABLES:
         names = _paths_of(path, column)
-        return Given(names, lambda index: path.parent / Path(names[index]).expanduser())
-    return Given([text], lambda _: path)
+        return Given(names, lambda index: path.parent / Path(names[index]).expanduser(), path)
+    return Given([text], lambda _: path, path)
 
 
 def read_as(
@@ -141,15 +152,16 @@ def _pixels(item: Encoded, layout: Layout, to_grey: bool) -> np.ndarray:
 
 def _of_data(text: str, kind: str, image_size: int, loading: LoadingConfig) -> Given:
     """Find the images of a DATA string. Images that are decoded in memory are arrays (H, W, C)."""
+    source = Path(text.partition(":")[2]).expanduser()
     if kind in sources.LISTERS:
         listing = sources.LISTERS[kind](text.partition(":")[2], loading)
-        return Given(listing.names, lambda index: listing.items[index])
+        return Given(listing.names, lambda index: listing.items[index], source)
     dataset = sources.load(text, image_size=image_size, config=loading)
 
     def item(index: int) -> np.ndarray:
         return dataset.pixels[torch.tensor([index])][0].permute(1, 2, 0).numpy()
 
-    return Given(dataset.names, item)
+    return Given(dataset.names, item, source, are_files=False)
 
 
 def _paths_of(table: Path, column: str | None) -> list[str]:

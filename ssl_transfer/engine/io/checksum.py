@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from ssl_transfer.engine.config import fingerprint
@@ -12,6 +13,12 @@ _CHECKSUM = "checksum"
 def content_checksum(content: bytes) -> str:
     """Hash the content of a file: SHA-256, 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
+
+
+def file_checksum(path: Path) -> str:
+    """Hash the content of a file as `content_checksum` does, in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:

@@ -83,16 +83,20 @@ def disown_if_empty(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def claim(path: Path) -> None:
+def claim(path: Path, *, replaces: bool = False) -> None:
     """Enter a file into the record of its folder before it is created, replaced or appended to.
 
     Outside of folders of ours, a new file is allowed.
+
+    Args:
+        path: the file.
+        replaces: the user has allowed to replace a file that is in no record.
 
     Raises:
         ForeignFileError: the file exists and is in no record, or is a link to another place.
     """
     owner = owner_of(path)
-    exists = os.path.lexists(path)
+    exists = os.path.lexists(path) and not replaces
     if owner is None:
         if exists:
             raise ForeignFileError(_refusal(path, "replaced"))

@@ -80,7 +80,7 @@ def failed_before(jobs: Sequence[Job], runtime: Runtime, *, retry: bool) -> dict
             held = read_json(record, remedy="Remove it, and the run is begun again.")
             found[job.folder] = Failure(lines=tuple(str(line) for line in held.get("lines", ())))
         elif runtime.is_main:
-            remove(record)
+            ownership.remove(record)
     runtime.wait()
     return found
 

@@ -142,6 +142,17 @@ def own_run_folder(path: Path) -> None:
     ownership.own_folder(path, adopted=() if ownership.is_owned(path) else older_folders.files_of(path))
 
 
+def check_free(folder: Path) -> None:
+    """Refuse the folder of a run, and one with files of another program, for the results of another command.
+
+    Raises:
+        InputError: naming `--output` and the folder.
+    """
+    if (folder / "config.yaml").is_file():
+        raise InputError(f"--output {folder}: holds a run, whose own files stay. Give another folder.")
+    ownership.check_folder(folder)
+
+
 def check_held(path: Path, settings: dict[str, Any], identity: dict[str, str], volatile: tuple[str, ...]) -> None:
     """Refuse a folder with a run of other settings or fingerprints, and one without a run."""
     if not older_folders.has_begun(path):
@@ -235,10 +246,15 @@ def git_commit() -> str:
     return answer.stdout.strip()
 
 
+def command_line() -> str:
+    """Return the command of this process, without credentials."""
+    return shlex.join(redacted(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
 def environment(runtime: Runtime) -> dict[str, Any]:
     """Describe versions, devices and command of this run, so that it can be repeated; credentials are left out."""
     return {
-        "command": shlex.join(redacted(word) for word in [Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},

@@ -16,6 +16,7 @@ from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import console, counted
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import write_text
+from ssl_transfer.engine.runs.run_folder import own_run_folder
 from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.estimates import IMAGES, Estimate
 from ssl_transfer.evaluation.comparison.label_budgets import budget_title, percent_of
@@ -230,6 +231,7 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None
     if config.threshold is not None and not 0.0 < config.threshold <= 1.0:
         raise InputError(f"--threshold {config.threshold}: an accuracy, above 0 and at most 1.")
     results = Results.read(folder)
+    own_run_folder(folder)
     if not results.has_checksums:
         print(
             f"{folder / DESCRIPTION_FILE}: no checksums, as an older version wrote it. A changed number in a table is "

@@ -18,8 +18,10 @@ from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import console, counted
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io import ownership
 from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.redaction import redacted_all
+from ssl_transfer.engine.runs.run_folder import check_free
 from ssl_transfer.reports.rendering import TEMPLATES
 
 from .check_page import counts_of, page_of, parts_of
@@ -54,10 +56,10 @@ def check(config: CheckConfig) -> Survey:
     source = config.source or config.data
     if not source or (config.source and config.data):
         raise InputError("Which images? Give DATA once, as in `ssl-transfer data check folder:PATH`.")
-    found = survey(source, image_size=config.image_size, config=config.loading)
     output = config.output or Path(f"runs/check-{data_label(source)}")
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output}: is a file. Give a folder.")
+    check_free(output)
+    found = survey(source, image_size=config.image_size, config=config.loading)
+    ownership.own_folder(output)
     show(found)
     write(found, output, image_size=config.image_size)
     print(f"all of it, with pictures: {output / 'check.html'}")

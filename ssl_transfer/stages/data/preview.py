@@ -17,8 +17,12 @@ from ssl_transfer.data.transforms.augment import AugmentConfig, augment, evaluat
 from ssl_transfer.data.transforms.presets import preset
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.io import ownership
 from ssl_transfer.engine.io.atomic import write_atomically
+from ssl_transfer.engine.io.output_file import OutputFile
 from ssl_transfer.engine.randomness import sample_keys
+from ssl_transfer.engine.redaction import redacted
+from ssl_transfer.engine.runs.run_folder import check_free
 from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.methods import METHODS
 from ssl_transfer.methods.base import Reconstruction, View
@@ -119,28 +123,30 @@ def preview(config: PreviewConfig) -> list[Path]:
     for name in config.method:
         if name not in NAMES:
             raise InputError(f"--method {name}: there are {', '.join(NAMES)}.{did_you_mean(name, NAMES)}")
+    places = _places(config)
     dataset = sources.load(config.data, image_size=config.image_size, config=config.loading)
     if not len(dataset.pool):
         raise InputError(f"--data {config.data}: has no unlabelled or training images, which methods see.")
     indices = _spread(dataset, config.images)
     images = next(dataset.batches([indices], CPU))
-    files = []
-    for name in dict.fromkeys(config.method):
+    for name, place in places.items():
         settings = getattr(config.settings, name)
         used = (View(settings.augment),) if name == TRANSFER else METHODS[name].views(settings.method)
         columns = [("stored", images), ("evaluation", evaluation_view(images, size=config.image_size))]
         columns += _views(name, used, dataset, indices, images, config)
-        file = _file(config, name)
         labels = [dataset.classes[label] if label >= 0 else "" for label in dataset.labels[indices].tolist()]
         title = f"{name} on {config.data}, {config.image_size} px"
         drawn = sheet(title, labels, columns, side=max(96, config.image_size))
-        write_atomically(file, functools.partial(drawn.save, format="png"))
-        print(f"{name}: {file}")
+        write = functools.partial(drawn.save, format="png")
+        if isinstance(place, OutputFile):
+            place.write(write, {"data": redacted(config.data), "method": name})
+        else:
+            write_atomically(place, write)
+        print(f"{name}: {_path(place)}")
         without = dict.fromkeys(lost for view in used for lost in ignored(view.augment, dataset.num_channels))
         if without:
             print(f"  {', '.join(without)} need three channels, and do nothing to these images")
-        files.append(file)
-    return files
+    return [_path(place) for place in places.values()]
 
 
 def _spread(dataset: Dataset, count: int) -> Tensor:
@@ -184,11 +190,27 @@ def _painted(paint: Callable[[Batch], Reconstruction], images: Tensor, keys: dic
     return columns
 
 
-def _file(config: PreviewConfig, name: str) -> Path:
+def _places(config: PreviewConfig) -> dict[str, Path | OutputFile]:
+    """Return the file of each method's sheet: in a folder of ours, or named by the user.
+
+    Raises:
+        InputError: a file or the folder is of another program.
+    """
+    names = tuple(dict.fromkeys(config.method))
     place = config.output or Path(f"runs/preview-{data_label(config.data)}")
     if place.suffix != ".png":
-        return place / f"{name}.png"
-    return place if len(set(config.method)) == 1 else place.with_stem(f"{place.stem}-{name}")
+        check_free(place)
+        ownership.own_folder(place)
+        return {name: place / f"{name}.png" for name in names}
+    paths = {name: place if len(names) == 1 else place.with_stem(f"{place.stem}-{name}") for name in names}
+    files = {name: OutputFile(path=path) for name, path in paths.items()}
+    for file in files.values():
+        file.check()
+    return dict(files)
+
+
+def _path(place: Path | OutputFile) -> Path:
+    return place.path if isinstance(place, OutputFile) else place
 
 
 def settings_of_run(settings: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from ssl_transfer.data import sources
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.runs.run_folder import check_free
 from ssl_transfer.evaluation.predictions import grad_cam
 from ssl_transfer.evaluation.predictions.attack_table import RunName
 from ssl_transfer.stages.common.run import Run
@@ -133,8 +134,8 @@ def check(config: ExplainConfig) -> list[float]:
         raise InputError(f"--num-images {config.num_images}: at most {MOST_IMAGES}.")
     if config.tv < 0:
         raise InputError(f"--tv {config.tv}: 0 or more.")
-    if config.output is not None and (config.output / "config.yaml").is_file():
-        raise InputError(f"--output {config.output}: holds a run, whose own files stay. Give another folder.")
+    if config.output is not None:
+        check_free(config.output)
     given = config.epsilons or (DIGITS if config.data == "digits" else PHOTOGRAPHS)
     try:
         epsilons = sorted({float(Fraction(text)) for text in given})

@@ -8,6 +8,7 @@ from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.io import ownership
 from ssl_transfer.evaluation.predictions import grad_cam
 from ssl_transfer.evaluation.predictions.attack_table import AttackPlan, Outcome, RunName, outcomes
 from ssl_transfer.evaluation.predictions.attacks import Attack
@@ -43,6 +44,7 @@ def explain(config: ExplainConfig) -> Path:
     if "all" in config.what and any(run.has_head for run in runs) and not grad_cam.is_installed():
         runtime.say(f"left out: {grad_cam.NEEDS}")
     output = config.output or Path("runs") / f"explain-{names[0].name.replace('/', '-')}"
+    ownership.own_folder(output)
     sections: list[explain_page.Section] = []
     found: list[Outcome] = []
     for run, name, parts in zip(runs, names, wanted, strict=True):

@@ -1,15 +1,17 @@
 """Export a run's model for use without this project, checked before its files are in place: `ssl-transfer export`."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from torch import Tensor
+
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io import ownership
+from ssl_transfer.engine.io.atomic import put_in_place
+from ssl_transfer.engine.runs.run_folder import check_free
 from ssl_transfer.reports.evaluation import write_json
 from ssl_transfer.stages.common.run import Run
 
@@ -75,14 +77,19 @@ def export(config: ExportConfig) -> Path:
     exported = load_exported(Run(Path(config.path)))
     images = check_images(exported, config.images)
     output = config.output or exported.run.path / "export" / config.format
+    ownership.own_folder(output)
+    try:
+        difference = _write(config, exported, output, images)
+    finally:
+        ownership.disown_if_empty(output)
+    _describe(exported, output, len(images), difference)
+    return output
+
+
+def _write(config: ExportConfig, exported: Exported, output: Path, images: Tensor) -> float:
+    """Write the files aside, check them, and move them to the folder; returns the largest difference."""
     form = FORMS[config.format]
-    try:
-        # Near their place, so that they are moved there whole; where nothing comes of it the place is not made.
-        near = next(place for place in (output.absolute(), *output.absolute().parents) if place.exists())
-        aside = Path(tempfile.mkdtemp(prefix=".export-", suffix=".part", dir=near))
-    except OSError as error:
-        raise InputError(f"--output {output}: cannot be written ({error.strerror}). Give another folder.") from error
-    try:
+    with ownership.unfinished(output / config.format, is_folder=True) as aside:
         usage = form.write(exported, aside)
         difference = largest_difference(exported, form.load(exported, aside), images, config.tolerance)
         told = facts(exported, normalised_inside=form.normalised_inside, usage=usage, difference=difference)
@@ -90,14 +97,11 @@ def export(config: ExportConfig) -> Path:
         if config.format == "huggingface":
             by_name = timm_torchvision.loads_by_name(aside)
             model_card.write(aside / "README.md", exported, told, licence=config.licence, loads_by_name=by_name)
-        output.mkdir(parents=True, exist_ok=True)
-        # Their description last: who finds it finds the others.
+        # Their description last: where it exists, the others do.
         for file in sorted(aside.iterdir(), key=lambda file: file.suffix == ".json"):
-            os.replace(file, output / file.name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    _describe(exported, output, len(images), difference)
-    return output
+            ownership.claim(output / file.name)
+            put_in_place(file, output / file.name)
+    return difference
 
 
 def _check(config: ExportConfig) -> None:
@@ -107,13 +111,14 @@ def _check(config: ExportConfig) -> None:
         raise InputError(f"--tolerance {config.tolerance:g}: it must be above 0.")
     if config.licence != ExportConfig.licence and config.format != "huggingface":
         raise InputError(f"--licence {config.licence} would be ignored: only --format huggingface has a model card.")
-    if config.output is not None and (config.output / "config.yaml").is_file():
-        raise InputError(f"--output {config.output}: holds a run, whose own files stay. Give another folder.")
+    if config.output is not None:
+        check_free(config.output)
 
 
 def _describe(exported: Exported, output: Path, num_images: int, difference: float) -> None:
     print(f"checked on {num_images} images: the largest difference of the {exported.output} is {difference:.2g}")
-    print(f"written: {output} ({', '.join(sorted(path.name for path in output.iterdir()))})")
+    names = sorted(path.name for path in output.iterdir() if path.name != ownership.MARKER)
+    print(f"written: {output} ({', '.join(names)})")
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer export") -> None:

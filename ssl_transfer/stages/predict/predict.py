@@ -23,7 +23,9 @@ from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.console.progress import bar
 from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io.atomic import write_atomically
+from ssl_transfer.engine.io.output_file import OutputFile
+from ssl_transfer.engine.redaction import redacted
+from ssl_transfer.engine.runs.run_folder import command_line
 from ssl_transfer.evaluation.predictions.metrics import class_logits
 from ssl_transfer.models.classifier import Classifier
 from ssl_transfer.stages.common.run import Run
@@ -49,7 +51,10 @@ class PredictConfig:
     """Folders (with all below them), files, tables (.csv, .tsv) with a column of paths, DATA strings (digits,
     npz:FILE)."""
     output: Path = Path("predictions.csv")
-    """File of the table."""
+    """File of the table; a pipe or a device is written into. NAME.json beside it is its record: only a table that is
+    still as it was written is replaced."""
+    overwrite: bool = False
+    """Replace an output that this program did not write, or that was changed since. Inputs are never replaced."""
     column: str | None = None
     """Column of paths in a table; paths are absolute or relative to the table. None: one called path, file, image or
     the like."""
@@ -86,11 +91,14 @@ def predict(config: PredictConfig) -> Predicted:
         InputError: no model, no images, values of another depth, or not one image that can be used.
     """
     _check(config)
+    output = OutputFile(path=config.output, overwrite=config.overwrite)
+    output.check()
     runtime = runtimes.start()
     run = Run(Path(config.path))
     classifier = run.load_classifier(run.load_backbone()).to(runtime.device)
     size = run.spec.image_size
     images = [given(text, column=config.column, image_size=size, loading=run.loading) for text in config.images]
+    output.check(path for one in images for path in one.files())
     if run.storage.note:
         runtime.say(run.storage.note)
     temperature = None if config.uncalibrated else run.temperature.value
@@ -102,10 +110,13 @@ def predict(config: PredictConfig) -> Predicted:
         for doubt in run.temperature.doubts:
             runtime.warn(doubt)
     table = _Table(config, run, classifier, images, runtime, temperature)
-    try:
-        write_atomically(config.output, table.write)
-    except OSError as error:
-        raise InputError(f"--output {config.output}: cannot be written ({error.strerror}). Give another.") from error
+    description = {
+        "command": command_line(),
+        "run": redacted(str(run.path)),
+        "weights": run.backbone_file.fingerprint,
+        "temperature": temperature,
+    }
+    output.write(table.write, description)
     _describe(config, run, table, runtime)
     return table.found()
 
@@ -119,8 +130,6 @@ def _check(config: PredictConfig) -> None:
         raise InputError(f"--workers {config.workers}: at least 1.")
     if config.value_range is not None and not config.value_range[0] < config.value_range[1]:
         raise InputError(f"--value-range {config.value_range}: two numbers, the smaller first.")
-    if config.output.is_dir():
-        raise InputError(f"--output {config.output}: is a folder. Give the name of a file, as predictions.csv.")
 
 
 class _Table:

@@ -21,6 +21,7 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from ssl_transfer.engine.errors import DivergedError, InputError
+from ssl_transfer.engine.io import ownership
 from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.io.json_files import read_json, read_lines
 from ssl_transfer.engine.randomness import seed_from
