@@ -19,6 +19,8 @@ from ssl_transfer.engine.errors import InputError
 
 MARKER = ".ssl_transfer"
 """Name of the folder that makes its parent one of ours."""
+LOCK = f"{MARKER}/lock"
+"""Lock of a folder with one writer at a time."""
 _WRITTEN, _UNFINISHED = "written", "unfinished"
 _HEADER = {"format": 1, "writer": "ssl_transfer"}
 
@@ -76,11 +78,20 @@ def own_folder(folder: Path, *, flag: str = "--output", adopted: Iterable[Path] 
         raise InputError(f"{flag} {folder}: cannot be written ({error.strerror}). Give another folder.") from error
 
 
-def disown_if_empty(folder: Path) -> None:
-    """Remove a folder of ours in which nothing was written, as after an error; others stay."""
-    if is_owned(folder) and not _recorded(folder) and {path.name for path in folder.iterdir()} == {MARKER}:
-        _sweep(folder)
-        shutil.rmtree(folder)
+@contextlib.contextmanager
+def owned_folder(folder: Path, *, flag: str = "--output") -> Iterator[None]:
+    """Own a folder for the `with` block; if nothing was written there, remove the folders that this created."""
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    own_folder(folder, flag=flag)
+    try:
+        yield
+    finally:
+        if not _recorded(_absolute(folder)) and {path.name for path in folder.iterdir()} == {MARKER}:
+            shutil.rmtree(folder / MARKER)
+            for path in created:
+                # Another process may have put files there.
+                with contextlib.suppress(OSError):
+                    path.rmdir()
 
 
 def claim(path: Path, *, replaces: bool = False) -> None:

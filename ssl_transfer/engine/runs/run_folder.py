@@ -55,7 +55,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self._runtime = runtime
-        self._lock = filelock.FileLock(path / ".lock", blocking=False)
+        self._lock = filelock.FileLock(path / ownership.LOCK, blocking=False)
         problem = ""
         if runtime.is_main:
             try:

@@ -77,11 +77,8 @@ def export(config: ExportConfig) -> Path:
     exported = load_exported(Run(Path(config.path)))
     images = check_images(exported, config.images)
     output = config.output or exported.run.path / "export" / config.format
-    ownership.own_folder(output)
-    try:
+    with ownership.owned_folder(output):
         difference = _write(config, exported, output, images)
-    finally:
-        ownership.disown_if_empty(output)
     _describe(exported, output, len(images), difference)
     return output
 

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssl_transfer.engine.io.ownership import LOCK, MARKER, own_folder
+
 
 def command(folder: Path, flags: dict) -> tuple[object, ...]:
     return ("pretrain", "simclr", "--image-size", 16, "--epochs", 1, *flags["convolutional"], "--output", folder)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in folder.rglob("*") if path.is_file() and MARKER not in path.parts]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -84,8 +86,8 @@ def test_second_writer_is_refused(
     run: Callable, flags: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "run"
-    output.mkdir()
-    with filelock.FileLock(output / ".lock"):
+    own_folder(output)
+    with filelock.FileLock(output / LOCK):
         assert run(*command(output, flags)) == 2
     assert "another process is writing this run" in capsys.readouterr().err
     assert contents(output) == {}
@@ -99,7 +101,7 @@ def test_fresh_leaves_a_run_under_way_alone(
     assert run(*command(output, flags)) == 0
     (output / "result.json").unlink()
     before = contents(output)
-    with filelock.FileLock(output / ".lock"):
+    with filelock.FileLock(output / LOCK):
         assert run(*command(output, flags), "--fresh") == 2
     assert "another process is writing this run" in capsys.readouterr().err
     assert contents(output) == before

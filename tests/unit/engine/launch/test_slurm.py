@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.launch import slurm
 from ssl_transfer.engine.launch.jobs import Failure, Outcome
 
@@ -130,9 +131,8 @@ def test_the_next_start_waits_for_what_was_submitted(fake: FakeCluster, runtime)
 def test_killed_between_submitting_and_writing_the_number(queued: bool, fake: FakeCluster, runtime) -> None:
     """The array is found by its name, or is not there and is submitted."""
     jobs = grid_of(fake)[:2]
-    fake.folder.mkdir(parents=True)
     runs = [f"../{job.folder.name}" for job in jobs]
-    (fake.folder / "submitted.json").write_text(json.dumps([{"name": "mine", "job": None, "runs": runs}]))
+    write_text(fake.folder / "submitted.json", json.dumps([{"name": "mine", "job": None, "runs": runs}]))
     if queued:
         fake.queue("41_0 RUNNING", "41_1 RUNNING")()
         (fake.place / "named").write_text("41\n41\n")

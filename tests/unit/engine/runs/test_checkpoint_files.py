@@ -89,15 +89,16 @@ def test_a_flipped_bit_is_found_and_the_one_before_is_used(kept, place):
 
 
 def test_a_damaged_one_does_not_push_out_the_whole_one(tmp_path):
-    two = StateFiles(folder=tmp_path, name="last", best="best")
+    two = StateFiles(folder=tmp_path / "states", name="last", best="best")
     save(two, 1, 2)
-    (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:-50])
+    newest = tmp_path / "states" / "last.pt"
+    newest.write_bytes(newest.read_bytes()[:-50])
     _, damaged = two.load(lambda _: None)
     two.set_aside(damaged)
     assert names(two) == ["last.pt.1", "last.pt.damaged"]
     save(two, 3)
     assert names(two) == ["last.pt", "last.pt.1", "last.pt.damaged"]
-    assert state_files.load_state(tmp_path / "last.pt.1")["step"] == 1
+    assert state_files.load_state(tmp_path / "states" / "last.pt.1")["step"] == 1
     assert two.load(silent)[0]["step"] == 3
 
 
@@ -116,7 +117,7 @@ def test_killed_between_the_two_renames(kept, monkeypatch):
     plain = os.replace
 
     def killed(source, target):
-        if str(source).endswith(".part"):
+        if "unfinished" in str(source):
             raise KeyboardInterrupt
         plain(source, target)
 
