@@ -13,10 +13,11 @@ from timm.models import VGG, VisionTransformer, load_state_dict
 from torch import Tensor
 
 from ssl_transfer.engine.errors import InputError, did_you_mean
-from ssl_transfer.engine.io.atomic import save_array
+from ssl_transfer.engine.io.atomic import DamagedError, save_array
+from ssl_transfer.engine.io.checksum import file_checksum
 from ssl_transfer.engine.io.hub import check_hub, no_endless_silence
 from ssl_transfer.engine.io.npy_files import load_array
-from ssl_transfer.engine.io.weight_files import WeightFile, save_weights
+from ssl_transfer.engine.io.weight_files import EXPORT_AGAIN, WeightFile, save_weights
 
 from . import torchvision_models
 from .backbones import Backbone, BackboneSpec, first_blocks
@@ -184,16 +185,26 @@ def export(
         images: how the images were stored, where that is known (`data.store.storage_layout.kept`).
         seen: (N,) uint64, contents of the training images as in `Dataset.contents`; None writes no record.
     """
+    description: dict[str, Any] = {"backbone": asdict(backbone.spec), "provenance": dict(provenance)}
     if seen is not None:
         save_array(folder / _SEEN, np.unique(seen))
-    description = {"backbone": asdict(backbone.spec), "provenance": dict(provenance)}
+        description[_SEEN] = file_checksum(folder / _SEEN)
     description |= {} if images is None else {"images": dict(images)}
     save_weights(folder, "backbone", backbone.model.state_dict(), description)
 
 
 def seen_images(file: WeightFile) -> np.ndarray | None:
-    """Read which images trained an exported backbone, its initialisation included; None where no record was kept."""
-    record = file.folder / _SEEN
+    """Read the images that trained an exported backbone and its initialisation; None where no record was kept.
+
+    Raises:
+        DamagedError: the record is missing, or differs from its checksum.
+    """
+    record, expected = file.folder / _SEEN, file.description.get(_SEEN)
+    if expected is not None and (not record.is_file() or file_checksum(record) != expected):
+        raise DamagedError(
+            f"{record}: {'differs from its checksum' if record.is_file() else 'missing'}, so that training images "
+            f"cannot be told from new ones. {EXPORT_AGAIN}"
+        )
     return load_array(record) if record.is_file() else None
 
 

@@ -1,6 +1,6 @@
 """Record which files a folder's commands wrote, so that no other file is replaced, moved or deleted.
 
-A folder of ours holds `.ssl_transfer/`: `written`, one JSON text a line for each file that was written there, relative
+A folder of ours holds `.ssl_transfer/`: `written`, a line with checksum for each file that was written there, relative
 to the folder; and `unfinished/`, files that are not complete yet. A name enters the record before its file is created.
 Only a name in the record may be replaced, moved or removed. Folders may be nested: the nearest record counts.
 """
@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -30,12 +31,8 @@ class ForeignFileError(InputError):
 
 
 def is_owned(folder: Path) -> bool:
-    """Check for the record of a folder of ours."""
-    try:
-        with open(folder / MARKER / _WRITTEN, encoding="utf-8") as file:
-            return bool(json.loads(file.readline()) == _HEADER)
-    except (OSError, ValueError, RecursionError):
-        return False
+    """Check for the record of a folder of ours; a damaged one is none."""
+    return _read_record(_absolute(folder)) is not None
 
 
 def check_folder(folder: Path, *, flag: str = "--output") -> None:
@@ -259,26 +256,46 @@ def _relative(path: Path, owner: Path) -> str:
 
 
 def _recorded(owner: Path) -> frozenset[str]:
-    found = os.stat(owner / MARKER / _WRITTEN)
-    return _parsed(owner / MARKER / _WRITTEN, found.st_ino, found.st_size, found.st_mtime_ns)
+    return _read_record(owner) or frozenset()
+
+
+def _read_record(owner: Path) -> frozenset[str] | None:
+    """Read the names in the record of a folder; None where there is none, or a damaged one."""
+    record = owner / MARKER / _WRITTEN
+    try:
+        found = os.stat(record)
+        return _parsed(record, found.st_ino, found.st_size, found.st_mtime_ns)
+    except (OSError, ValueError):
+        return None
 
 
 @functools.lru_cache(maxsize=64)
 def _parsed(record: Path, *_version: int) -> frozenset[str]:
-    """Read the names in a record. The last line of a killed process may be cut short: its file was not created."""
-    names = []
-    for line in record.read_bytes().splitlines()[1:]:
-        with contextlib.suppress(ValueError):
-            names.append(json.loads(line))
-    return frozenset(name for name in names if isinstance(name, str))
+    header, *lines = record.read_text(encoding="utf-8").splitlines()
+    if header != _line(_HEADER):
+        raise ValueError("not a record")
+    names = [json.loads(line.partition(" ")[2]) for line in lines]
+    if lines != [_line(name) for name in names]:
+        raise ValueError("a line differs from its checksum")
+    return frozenset(names)
+
+
+def _line(content: object) -> str:
+    """Return a line of a record: the CRC-32 of a JSON text, and the text."""
+    text = json.dumps(content)
+    return f"{zlib.crc32(text.encode()):08x} {text}"
 
 
 def _append(owner: Path, name: str) -> None:
-    with open(owner / MARKER / _WRITTEN, "ab") as file:
-        # After a line that was cut short, the first line end finishes it.
-        file.write(f"\n{json.dumps(name)}\n".encode())
-        file.flush()
-        os.fsync(file.fileno())
+    with open(owner / MARKER / _WRITTEN, "r+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            file.write(f"{_line(name)}\n".encode())
+            os.fsync(file.fileno())
+        except OSError:
+            # A full disk may have taken a part of the line.
+            file.truncate(end)
+            raise
 
 
 def _write_record(folder: Path, adopted: Iterable[Path]) -> None:
@@ -289,7 +306,7 @@ def _write_record(folder: Path, adopted: Iterable[Path]) -> None:
     aside = place / f"{_WRITTEN}.{uuid.uuid4().hex[:8]}"
     try:
         with open(aside, "w", encoding="utf-8") as file:
-            file.write("".join(f"{json.dumps(line)}\n" for line in lines))
+            file.write("".join(f"{_line(line)}\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, place / _WRITTEN)

@@ -18,7 +18,7 @@ FORMAT = 1
 """Version of `backbone.json` and `head.json`; raised when their fields change."""
 _WEIGHTS = "weights"
 """Key of the weights' fingerprint in the description; older versions wrote none."""
-_EXPORT_AGAIN = "Take another copy, or remove the run's result.json and call its command again."
+EXPORT_AGAIN = "Take another copy; or repeat the run with --fresh, or its comparison with --retry."
 _NOT_KEPT = (
     "A comparison keeps what it pretrained, and no transferred models; `ssl-transfer transfer --init "
     "COMPARISON/pretrain/NAME --data DATA` makes one."
@@ -54,13 +54,28 @@ class WeightFile:
             raise self._damaged(error) from error
         if description.get("format") != FORMAT:
             raise InputError(f"{self.folder}: format {description.get('format')}, this version reads {FORMAT}.")
-        self._expected = description.pop(_WEIGHTS, None)
         return description
+
+    @property
+    def _expected(self) -> str | None:
+        """Fingerprint that the description holds; older versions wrote none."""
+        return self.description.get(_WEIGHTS)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits of the weights; they do not depend on the folder."""
-        return file_fingerprint(self.path)
+        """Sixteen hexadecimal digits of the weights; they do not depend on the folder.
+
+        Raises:
+            DamagedError: they differ from the checksum in their description.
+        """
+        expected = self._expected
+        try:
+            found = file_fingerprint(self.path)
+            if expected is not None and found != expected:
+                raise ValueError(f"{self.path.name} does not have its checksum")
+        except (OSError, ValueError) as error:
+            raise self._damaged(error) from error
+        return found
 
     def tensors(self) -> dict[str, Tensor]:
         """Load the weights, compared with the checksum in their description.
@@ -68,16 +83,14 @@ class WeightFile:
         Raises:
             DamagedError: they are not readable, or not as they were written.
         """
-        _ = self.description
+        _ = self.fingerprint
         try:
-            if self._expected is not None and self.fingerprint != self._expected:
-                raise ValueError(f"{self.path.name} does not have its checksum")
             return load_file(self.path)
         except Exception as error:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> DamagedError:
-        return DamagedError(f"{self.folder}: not a readable exported {self.name} ({error}). {_EXPORT_AGAIN}")
+        return DamagedError(f"{self.folder}: not a readable exported {self.name} ({error}). {EXPORT_AGAIN}")
 
 
 def save_weights(folder: Path, name: str, weights: Mapping[str, Tensor], description: dict[str, Any]) -> None:

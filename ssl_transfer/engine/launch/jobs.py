@@ -23,7 +23,9 @@ from ssl_transfer.engine.io import ownership
 from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.io.json_files import read_json
 from ssl_transfer.engine.redaction import redacted_all
-from ssl_transfer.engine.runs.run_folder import held_result
+from ssl_transfer.engine.runs.seal import held_result
+
+from .damaged_runs import check_runs
 
 RECORD = "failure.json"
 NUM_LINES = 12
@@ -44,6 +46,9 @@ class Job(Protocol):
     @property
     def after(self) -> Path | None:
         """Folder of the run that it goes on from; that run stands before it in every list."""
+
+    def check(self, result: dict[str, Any]) -> None:
+        """Raise InputError if the result of this run holds a non-finite or impossible number."""
 
     def __call__(self) -> dict[str, Any]:
         """Run it, resume it, or return the result of the finished run."""
@@ -70,14 +75,19 @@ class Launcher(Protocol):
 
 
 def failed_before(jobs: Sequence[Job], runtime: Runtime, *, retry: bool) -> dict[Path, Outcome]:
-    """Read the failures of earlier starts; with `retry` delete their records instead."""
+    """Read the failures of earlier starts; with `retry` delete their records instead.
+
+    Raises:
+        InputError: runs are damaged, and `retry` was not given.
+    """
+    check_runs({job.folder: job.check for job in jobs}, runtime, retry=retry)
     found: dict[Path, Outcome] = {}
     for job in jobs:
         record = job.folder / RECORD
         if not record.is_file() or held_result(job.folder) is not None:
             continue
         if not retry:
-            held = read_json(record, remedy="Remove it, and the run is begun again.")
+            held = read_json(record, remedy="The same command with --retry begins the run again.")
             found[job.folder] = Failure(lines=tuple(str(line) for line in held.get("lines", ())))
         elif runtime.is_main:
             ownership.remove(record)

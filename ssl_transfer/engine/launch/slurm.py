@@ -27,7 +27,7 @@ from ssl_transfer.engine.console import progress
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import write_text
-from ssl_transfer.engine.runs.run_folder import held_result
+from ssl_transfer.engine.runs.seal import held_result
 
 from .jobs import NUM_LINES, Failure, Job, Outcome, attempt, blocked, failed_before, record_failure
 

@@ -83,9 +83,7 @@ class StateFiles:
 
     def _paths(self) -> list[Path]:
         """List the files from the newest on."""
-        newest = self.folder / f"{self.name}.pt"
-        before = [path for path in self.folder.glob(f"{newest.name}.*") if path.suffix[1:].isdigit()]
-        return [newest, *sorted(before, key=_age)]
+        return numbered(self.folder / f"{self.name}.pt")
 
     def _shift(self) -> None:
         """Shift each file to the next older name, and remove the oldest."""
@@ -100,6 +98,12 @@ class StateFiles:
                 ownership.move(path, path.with_suffix(f".{_age(path) + 1}"))
         if self.config.keep > 1:
             ownership.move(newest, newest.with_name(f"{newest.name}.1"))
+
+
+def numbered(newest: Path) -> list[Path]:
+    """List the files of one kind of checkpoint from the newest on; the newest may be absent."""
+    before = [path for path in newest.parent.glob(f"{newest.name}.*") if path.suffix[1:].isdigit()]
+    return [newest, *sorted(before, key=_age)]
 
 
 def _age(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""List the files that an older version wrote into a run's folder, as it kept no record of them."""
+"""List the files of a run's folder without a whole record, as an older version wrote none."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ _ENVIRONMENT = "environment.json"
 _KEYS = {"identity", "command", "python", "packages", "devices"}
 """Keys of `environment.json` in every version."""
 _NAMES = re.compile(
-    r"\.lock|config\.yaml|environment\.json|metrics\.jsonl|tracking\.json|result\.json|failure\.json|predicted\.npy"
+    r"\.lock|config\.yaml|environment\.json|metrics\.jsonl|tracking\.json|result\.json|seal\.json|speeds\.json|failure\.json|predicted\.npy"
     r"|(results|summary|curves|confusions|embeddings|diagnosis|label_value|transfer_benefits)\.csv|test_hits\.npz"
     r"|comparison\.json|report\.(md|html)|[a-z_0-9]+\.png|learning_rates\.csv|attacks\.md"
     r"|(backbone|head)/(backbone|head)\.(json|safetensors)|backbone/seen\.npy"

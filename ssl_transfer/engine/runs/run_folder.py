@@ -19,10 +19,10 @@ from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io import ownership
 from ssl_transfer.engine.io.atomic import write_text
-from ssl_transfer.engine.io.json_files import read_json
 from ssl_transfer.engine.redaction import redacted, redacted_all
 
 from . import older_folders
+from .seal import held_result, write_result
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightly", "accelerate", "numpy", "scikit-learn")
 
@@ -78,7 +78,8 @@ class RunFolder:
             if self.result is None:
                 record = {"identity": identity, **environment(self._runtime)}
                 write_text(self.path / "environment.json", json.dumps(record, indent=2) + "\n")
-            write_text(self.path / "config.yaml", configuration.dump(settings))
+                # The settings of a finished run are sealed.
+                write_text(self.path / "config.yaml", configuration.dump(settings))
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -111,7 +112,8 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result, which marks the run as finished."""
-        self.write("result.json", result)
+        if self._runtime.is_main:
+            write_result(self.path, redacted_all(result))
         self._runtime.wait()
 
     def write(self, name: str, content: dict[str, Any]) -> None:
@@ -189,6 +191,12 @@ def _read_held(path: Path) -> tuple[dict[str, Any], dict[str, str], str]:
         ) from error
 
 
+def check_readable(folder: Path) -> None:
+    """Refuse damaged settings or a damaged identity of the run in a folder; one without settings is accepted."""
+    if (folder / "config.yaml").is_file():
+        _read_held(folder)
+
+
 LATER = ("deterministic", "optimizer.sync_batch_norm")
 """Settings that earlier versions did not have: a run of an earlier version takes any value. Each may be nested in any
 group."""
@@ -215,15 +223,14 @@ def _is_one_of(name: str, settings: Sequence[str]) -> bool:
 
 
 def set_aside(folder: Path) -> None:
-    """Rename a folder to `NAME.old-1`, ..., so that its content is kept and the next run starts anew."""
+    """Rename the folder of a run to `NAME.old-1`, ..., so that its content is kept and the next run starts anew.
+
+    Raises:
+        ForeignFileError: no record shows that the folder is one of ours.
+    """
+    if not older_folders.has_begun(folder):
+        ownership.check_folder(folder)
     folder.rename(free_name(folder))
-
-
-def held_result(folder: Path) -> dict[str, Any] | None:
-    """Read the result of the run in a folder; None before its end, or without a run."""
-    path = folder / "result.json"
-    remedy = "Remove it, and the same command ends the run once more."
-    return read_json(path, remedy=remedy) if path.is_file() else None
 
 
 def free_name(path: Path) -> Path:

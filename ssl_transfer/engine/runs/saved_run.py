@@ -10,7 +10,7 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.json_files import read_json
 from ssl_transfer.engine.io.weight_files import WeightFile
 
-from .run_folder import held_result
+from .seal import held_result, is_sealed, verify
 
 
 class SavedRun:
@@ -31,7 +31,9 @@ class SavedRun:
         Raises:
             InputError: the folder holds none.
         """
-        return WeightFile(self.path, "backbone")
+        found = WeightFile(self.path, "backbone")
+        self.verify("backbone/backbone.json")
+        return found
 
     @property
     def has_backbone(self) -> bool:
@@ -46,6 +48,8 @@ class SavedRun:
             InputError: the folder holds neither.
         """
         _ = self.backbone_file
+        if self.path == self.folder:
+            self.verify("head/head.json")
         return WeightFile(self.path / "head", "head") if (self.path / "head" / "head.json").is_file() else None
 
     @functools.cached_property
@@ -56,6 +60,7 @@ class SavedRun:
             InputError: the file is damaged.
         """
         file = self.folder / "config.yaml"
+        self.verify(file.name)
         if not file.is_file():
             return {}
         try:
@@ -73,6 +78,7 @@ class SavedRun:
             DamagedError: the record is damaged.
         """
         file = self.folder / "environment.json"
+        self.verify(file.name)
         return dict(read_json(file, remedy="Start the run again.")["identity"]) if file.is_file() else {}
 
     @functools.cached_property
@@ -83,3 +89,16 @@ class SavedRun:
             DamagedError: the file is damaged.
         """
         return held_result(self.folder)
+
+    @property
+    def is_sealed(self) -> bool:
+        """Check for checksums of the run's result and files; older versions wrote none."""
+        return is_sealed(self.folder)
+
+    def verify(self, name: str) -> None:
+        """Compare a file of the run with its checksum.
+
+        Raises:
+            DamagedError: it differs or is missing.
+        """
+        verify(self.folder, name)

@@ -14,6 +14,7 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import write_atomically, write_text
 from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.io.npy_files import load_array
+from ssl_transfer.engine.runs.seal import verify
 
 from .results import Cell, Hits, Results, Row, chosen_accuracy
 from .summary_table import SUMMARY_COLUMNS, summarize
@@ -98,6 +99,7 @@ def curves_of(key: dict[str, Any], metrics: Path) -> list[dict[str, Any]]:
     The names of images in skipped steps stay in the log.
     """
     lines = []
+    verify(metrics.parent, metrics.name)
     for record in read_lines(metrics):
         place = {name: record.pop(name, "") for name in ("phase", "epoch", "step", "split")}
         if place["phase"] != "chosen":
@@ -121,6 +123,7 @@ def hits_of(
         InputError: the predictions are not (N,) whole numbers below the number of classes.
     """
     path = folder / PREDICTED
+    verify(folder, PREDICTED)
     cell = chosen_accuracy(key["arm"], key["backbone"], key["labels"])
     if not path.is_file():
         return {}

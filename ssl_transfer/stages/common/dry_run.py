@@ -21,7 +21,7 @@ from ssl_transfer.engine.console.formatting import counted, drawn, duration, tab
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import RehearsedError
 from ssl_transfer.engine.launch import jobs as launching
-from ssl_transfer.engine.runs.run_folder import held_result
+from ssl_transfer.engine.runs.seal import held_result
 from ssl_transfer.engine.training import step_timing
 
 from .run_config import VOLATILE

@@ -143,6 +143,8 @@ class Run(SavedRun):
             InputError: the file is damaged.
         """
         file = self.path / evaluation.FOLDER / "metrics.json"
+        if self.path == self.folder:
+            self.verify(f"{evaluation.FOLDER}/metrics.json")
         if not file.is_file():
             return None
         try:

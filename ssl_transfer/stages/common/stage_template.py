@@ -11,7 +11,8 @@ from typing import Any
 
 from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.distributed.runtime import Runtime
-from ssl_transfer.engine.runs.run_folder import RunFolder, check_held, held_result
+from ssl_transfer.engine.runs.run_folder import RunFolder, check_held
+from ssl_transfer.engine.runs.seal import held_result
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig, drop_after
 
 from . import dry_run

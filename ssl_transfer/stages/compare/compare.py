@@ -17,8 +17,8 @@ from ssl_transfer.data.split import splits
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.distributed import runtime as runtimes
-from ssl_transfer.engine.errors import FailedRunsError
-from ssl_transfer.engine.launch.jobs import Outcome
+from ssl_transfer.engine.errors import FailedRunsError, InputError
+from ssl_transfer.engine.launch.jobs import Failure, Outcome
 from ssl_transfer.engine.redaction import redacted_all
 from ssl_transfer.engine.runs.run_folder import RunFolder, check_held
 from ssl_transfer.evaluation.comparison import write_tables
@@ -141,10 +141,27 @@ def _compare(config: CompareConfig, runtime: runtimes.Runtime) -> _Compared:
         if not finished_runs(setup.runs, outcomes):
             raise FailedRunsError(f"No transfer run has finished, so there are no tables.\n{listed(failures)}")
         if failures:
+            if runtime.is_main and (lost := _lost(setup, outcomes)):
+                raise FailedRunsError(
+                    f"{output}: the tables stay as they are, as they hold {counted(lost, 'run')} without a result now.\n"
+                    f"{listed(failures)}"
+                )
             runtime.warn(f"{counted(len(failures), 'run')} of {len(jobs)} failed; the tables hold what finished.")
         results = _write(setup, outcomes, folder, runtime) if runtime.is_main else None
         runtime.wait()
     return _Compared(output=output, failures=failures, results=results)
+
+
+def _lost(setup: _Setup, outcomes: Mapping[Path, Outcome]) -> int:
+    """Count the failed transfer runs that the tables of an earlier start hold."""
+    try:
+        rows = Results.read(setup.output).rows
+    except (InputError, OSError):
+        # There are no tables yet, or damaged ones.
+        return 0
+    held = {(row.arm, row.backbone, row.labels, row.seed) for row in rows}
+    keys = [tuple(run.key.values()) for run in setup.runs if isinstance(outcomes[run.job.folder], Failure)]
+    return sum(key in held for key in keys)
 
 
 def _checked(config: CompareConfig, runtime: runtimes.Runtime) -> _Setup:

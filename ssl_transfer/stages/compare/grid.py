@@ -19,9 +19,13 @@ from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.launch import slurm
 from ssl_transfer.engine.launch.jobs import RECORD, Failure, Launcher, Outcome
 from ssl_transfer.engine.launch.local import workers
-from ssl_transfer.engine.runs.run_folder import changes, held_result, set_aside
+from ssl_transfer.engine.runs.run_folder import changes, set_aside
+from ssl_transfer.engine.runs.saved_run import SavedRun
+from ssl_transfer.engine.runs.seal import held_result
 from ssl_transfer.engine.tracking.tracker import TrackingConfig
+from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.label_budgets import budget_title
+from ssl_transfer.evaluation.comparison.tables import run_checks
 from ssl_transfer.stages.common.initialization import open_initial_run
 from ssl_transfer.stages.pretrain import config as pretraining
 from ssl_transfer.stages.pretrain.pretrain import pretrain
@@ -44,6 +48,8 @@ class Job:
     """Name in its group, for wandb and for progress lines."""
     after: Path | None = None
     """Folder of the run that it starts from."""
+    retry: bool = False
+    """Repeat the run where it started from other weights than those that are there now."""
 
     @property
     def folder(self) -> Path:
@@ -58,11 +64,29 @@ class Job:
                 own = replace(own, **{name: str(start)})
         return replace(self, config=own, after=start)
 
+    def check(self, result: dict[str, Any]) -> None:
+        """Raise InputError if the result or the log holds an impossible number."""
+        if self.stage is pretrain:
+            run_checks.check_pretraining(self.folder, result)
+            return
+        run_checks.check_result(self.folder, result)
+        run_checks.check_curves(self.folder, write_tables.curves_of({}, self.folder / "metrics.jsonl"))
+
     def __call__(self) -> dict[str, Any]:
         """Run in this process."""
+        if self.retry and self.after is not None:
+            _set_outdated_aside(self.folder, SavedRun(self.after))
         runtime = runtimes.start(self.config.mixed_precision, deterministic=self.config.deterministic)
         dataset = load_once(self.config.data, self.config.image_size, self.config.loading)
         return self.stage(self.config, runtime=runtime, dataset=dataset, group=self.group, title=self.title, quiet=True)
+
+
+def _set_outdated_aside(folder: Path, start: SavedRun) -> None:
+    """Move a run aside that started from other weights, as before its pretraining was repeated on another machine."""
+    held = SavedRun(folder)
+    known = {held.identity[name] for name in ("init", "teacher") if name in held.identity}
+    if known and start.backbone_file.fingerprint not in known:
+        set_aside(folder)
 
 
 _LOADED: dict[str, sources.Dataset] = {}
@@ -122,7 +146,16 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
                 output=output / "pretrain" / f"{place}-seed{seed}",
             )
             kind = f"{arm.name} {arm.label} pretraining"
-            pretrain_jobs.append(Job(stage=pretrain, config=settings, group=group, kind=kind, title=f"{kind} {seed}"))
+            pretrain_jobs.append(
+                Job(
+                    stage=pretrain,
+                    config=settings,
+                    group=group,
+                    kind=kind,
+                    title=f"{kind} {seed}",
+                    retry=config.retry,
+                )
+            )
         for labels in config.labels:
             for seed in config.seeds:
                 own, after = arm.start, None
@@ -147,6 +180,7 @@ def grid(config: CompareConfig, arms: list[Arm], output: Path) -> tuple[list[Job
                     kind=kind,
                     title=f"{kind} seed {seed}",
                     after=after,
+                    retry=config.retry,
                 )
                 runs.append(TransferRun(arm=arm, labels=labels, seed=seed, job=job))
     return pretrain_jobs, runs

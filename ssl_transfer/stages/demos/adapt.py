@@ -130,6 +130,10 @@ class AdaptJob:
             self, config=replace(self.config, output=place, tracking=TrackingConfig()), folder=place, after=start
         )
 
+    def check(self, result: dict[str, Any]) -> None:
+        """Raise InputError if the result holds an impossible number."""
+        run_checks.check_adaptation(self.folder, result)
+
     def __call__(self) -> dict[str, Any]:
         """Run in this process."""
         return adapt(self.config, group=self.folder.parents[2].name, title=self.title, quiet=True)

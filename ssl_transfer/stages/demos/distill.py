@@ -147,7 +147,9 @@ def _jobs(config: DistillDemoConfig, output: Path) -> tuple[list[tuple[str, int,
 
     def job(stage: Any, settings: Any, kind: str, after: Path | None = None) -> Job:
         title = f"{kind} {settings.seed}"
-        return Job(stage=stage, config=settings, group=output.name, kind=kind, title=title, after=after)
+        return Job(
+            stage=stage, config=settings, group=output.name, kind=kind, title=title, after=after, retry=config.retry
+        )
 
     pretrained = {
         seed: output / "pretrain" / f"seed{seed}"
@@ -200,7 +202,7 @@ def _collect(
         cost = None if arm != TEACHER else _result(outcomes, job.after)
         if cost is not None and job.after is not None:
             run_checks.check_pretraining(job.after, cost)
-        run_checks.check_result(job.folder, result, is_start=arm == TEACHER)
+        run_checks.check_result(job.folder, result)
         rows += write_tables.rows_of(key, result, cost)
         lines, dropped = run_checks.check_curves(job.folder, write_tables.curves_of(key, job.folder / "metrics.jsonl"))
         curves += lines

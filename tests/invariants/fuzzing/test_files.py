@@ -26,7 +26,8 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.launch import jobs
 from ssl_transfer.engine.runs.checkpoint_files import StateFiles
-from ssl_transfer.engine.runs.run_folder import RunFolder, held_result
+from ssl_transfer.engine.runs.run_folder import RunFolder
+from ssl_transfer.engine.runs.seal import held_result
 from ssl_transfer.engine.tracking.tracker import drop_after
 from ssl_transfer.stages.common.run import Run
 

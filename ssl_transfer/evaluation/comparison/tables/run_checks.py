@@ -18,36 +18,26 @@ _UNMEASURED = ("a_distance",)
 _ENERGY = "energy_joules"
 """None without a sensor."""
 
-_WRITTEN = "the same command then writes it again"
-
 Number = tuple[str, str, object]
 """(place in the result, metric, value)."""
 
 
 def repeated(folder: Path) -> str:
     """Return the sentence that repeats one run."""
-    command = shlex.join(["mv", str(folder), str(free_name(folder))])
-    return f"Move the run aside (`{command}`): the same command then repeats it."
+    return f"The same command with --retry moves {folder} aside and repeats the run."
 
 
-def _rewritten(folder: Path, then: str = _WRITTEN) -> str:
-    """Return the sentence that writes a result again and keeps the weights, from which other runs started."""
-    path = folder / _RESULT
-    return f"Move the file aside (`{shlex.join(['mv', str(path), str(free_name(path))])}`): {then}."
-
-
-def check_result(folder: Path, result: Mapping[str, Any], *, is_start: bool = False) -> None:
+def check_result(folder: Path, result: Mapping[str, Any]) -> None:
     """Check the numbers of a transfer or distillation run that reach the tables.
 
     Args:
         folder: of the run.
         result: of the run.
-        is_start: other runs start from its weights.
 
     Raises:
         InputError: a number is missing, not finite or outside the limits of its metric; the message names the folder.
     """
-    remedy = _rewritten(folder) if is_start else repeated(folder)
+    remedy = repeated(folder)
     _check(folder / _RESULT, lambda: _transfer_numbers(result), remedy)
     for name in ("num_train", "num_validation"):
         if not _is_count(result.get(name)) or not result[name]:
@@ -63,8 +53,12 @@ def check_pretraining(folder: Path, result: Mapping[str, Any], *, is_arm: bool =
         result: of the run.
         is_arm: the run is an arm of the comparison, which does not repeat it.
     """
-    then = "without it the costs of this run count as 0" if is_arm else _WRITTEN
-    _check(folder / _RESULT, lambda: _pretraining_numbers(result), _rewritten(folder, then))
+    path = folder / _RESULT
+    remedy = repeated(folder)
+    if is_arm:
+        command = shlex.join(["mv", str(path), str(free_name(path))])
+        remedy = f"Move the file aside (`{command}`): without it the costs of this run count as 0."
+    _check(path, lambda: _pretraining_numbers(result), remedy)
 
 
 def check_adaptation(folder: Path, result: Mapping[str, Any]) -> None:

@@ -1,0 +1,106 @@
+"""Seal the result of a run: `seal.json` holds the checksums of `result.json` and of the files beside it.
+
+`result.json` names its seal, so that a missing seal is found too. Older versions wrote none.
+"""
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ssl_transfer.engine.io.atomic import DamagedError, write_text
+from ssl_transfer.engine.io.checksum import content_checksum, file_checksum, sealed, unsealed
+from ssl_transfer.engine.io.json_files import read_json
+
+SEAL_FILE, RESULT_FILE = "seal.json", "result.json"
+_SEALED = (
+    *("config.yaml", "environment.json", "metrics.jsonl", "predicted.npy"),
+    *("backbone/backbone.json", "head/head.json"),
+    *("evaluation/metrics.json", "evaluation/predictions.csv", "evaluation/predictions_validation.csv"),
+)
+"""Files of a finished run that feed a number or a check. Both descriptions of weights hold further checksums."""
+_KEY, _FILES = "seal", "files"
+REMEDY = "Repeat the run with --fresh, or its comparison with --retry; both keep the damaged files under another name."
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write `seal.json`, then `result.json`, which marks the run as finished."""
+    text = json.dumps({_KEY: SEAL_FILE, **result}, indent=2) + "\n"
+    files = {name: file_checksum(folder / name) for name in _SEALED if (folder / name).is_file()}
+    files[RESULT_FILE] = content_checksum(text.encode())
+    write_text(folder / SEAL_FILE, json.dumps(sealed({"format": 1, _FILES: files}), indent=2) + "\n")
+    write_text(folder / RESULT_FILE, text)
+
+
+def held_result(folder: Path) -> dict[str, Any] | None:
+    """Read the result of the run in a folder; None before its end, or without a run.
+
+    Raises:
+        DamagedError: it differs from its checksum, or its seal is missing or damaged.
+    """
+    path = folder / RESULT_FILE
+    if not path.is_file():
+        return None
+    verify(folder, RESULT_FILE)
+    found = read_json(path, remedy=REMEDY)
+    if found.pop(_KEY, None) is not None and not is_sealed(folder):
+        raise DamagedError(f"{folder / SEAL_FILE}: missing, and it must hold the checksum of {path.name}. {REMEDY}")
+    return found
+
+
+def is_sealed(folder: Path) -> bool:
+    """Check for the seal of a finished run."""
+    return (folder / SEAL_FILE).is_file()
+
+
+def verify(folder: Path, name: str) -> None:
+    """Compare a file of a run with its checksum; a run without a seal or without this file in it is accepted.
+
+    Raises:
+        DamagedError: the file differs or is missing; the seal is damaged.
+    """
+    expected = _checksums(folder).get(name)
+    if expected is None:
+        return
+    path = folder / name
+    if not path.is_file():
+        raise DamagedError(f"{path}: missing, and {SEAL_FILE} holds its checksum. {REMEDY}")
+    if file_checksum(path) != expected:
+        raise DamagedError(f"{path}: differs from its checksum in {SEAL_FILE}: damaged, or changed later. {REMEDY}")
+
+
+def damages(folder: Path) -> dict[str, str]:
+    """Return the message of each damaged file of a finished run, by name; empty for one that has not finished."""
+    found: dict[str, str] = {}
+    if not (folder / RESULT_FILE).is_file():
+        return found
+    try:
+        held_result(folder)
+        names = _checksums(folder)
+    except DamagedError as error:
+        # Without a whole seal, no file can be verified.
+        names = {}
+        found[RESULT_FILE] = str(error)
+        with contextlib.suppress(DamagedError):
+            names = _checksums(folder)
+    for name in names:
+        try:
+            verify(folder, name)
+        except DamagedError as error:
+            found[name] = str(error)
+    return found
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """Read the checksums of a seal by file name; empty without a seal."""
+    path = folder / SEAL_FILE
+    if not path.is_file():
+        return {}
+    found = read_json(path, remedy=REMEDY)
+    try:
+        if "checksum" not in found:
+            raise ValueError("it has no checksum of its own")
+        return {str(name): str(value) for name, value in unsealed(found)[_FILES].items()}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise DamagedError(f"{path}: damaged ({error}). {REMEDY}") from error
