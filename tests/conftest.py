@@ -14,6 +14,7 @@ from torch import Tensor
 from ssl_transfer.data.dataset import Dataset, to_unit
 from ssl_transfer.data.loaders.loader import Loader
 from ssl_transfer.engine.distributed import runtime as runtimes
+from ssl_transfer.engine.io.ownership import own_folder
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.randomness import sample_keys
 from ssl_transfer.engine.runs.checkpoint_files import StateFiles
@@ -147,7 +148,14 @@ def make_supervised(make_backbone) -> Callable[..., Supervised]:
 
 
 @pytest.fixture
-def train_phase(runtime, make_dataset, tmp_path) -> Callable[..., loop.Summary]:
+def owned(tmp_path: Path) -> Path:
+    """Give `tmp_path` the record that a run's folder has, so that files there may be written again."""
+    own_folder(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def train_phase(runtime, make_dataset, owned) -> Callable[..., loop.Summary]:
     """`train_phase(objective, OptimizerConfig(...), epochs=4)`: the loop on `make_dataset`, two steps an epoch.
 
     Validation metrics are computed after every epoch, unless `evaluate` is given. Further settings are those of
@@ -162,7 +170,7 @@ def train_phase(runtime, make_dataset, tmp_path) -> Callable[..., loop.Summary]:
         batch_size: int = 12,
         layer_decay: float = 1.0,
         phase: str = "phase",
-        folder: Path = tmp_path,
+        folder: Path = owned,
         saved: bool = False,
         evaluate: Callable[[], dict[str, float]] | None = None,
         monitor: Monitor | None = None,

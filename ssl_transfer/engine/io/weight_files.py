@@ -47,6 +47,10 @@ class WeightFile:
         Raises:
             InputError: it is damaged, or of a format that this version does not read.
         """
+        return {name: value for name, value in self._content.items() if name != _WEIGHTS}
+
+    @functools.cached_property
+    def _content(self) -> dict[str, Any]:
         file = self.folder / f"{self.name}.json"
         try:
             description = unsealed(dict(json.loads(file.read_text(encoding="utf-8"))))
@@ -59,7 +63,7 @@ class WeightFile:
     @property
     def _expected(self) -> str | None:
         """Fingerprint that the description holds; older versions wrote none."""
-        return self.description.get(_WEIGHTS)
+        return self._content.get(_WEIGHTS)
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -1,6 +1,7 @@
 """Find runs with damaged files before any run of a comparison begins, and move them aside on request."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io import ownership, state_files
 from ssl_transfer.engine.io.atomic import DamagedError
+from ssl_transfer.engine.io.weight_files import WeightFile
 from ssl_transfer.engine.runs.checkpoint_files import numbered
 from ssl_transfer.engine.runs.run_folder import check_readable, own_run_folder, set_aside
-from ssl_transfer.engine.runs.saved_run import SavedRun
-from ssl_transfer.engine.runs.seal import RESULT_FILE, SEAL_FILE, damages, held_result, is_sealed
+from ssl_transfer.engine.runs.seal import RESULT_FILE, SEAL_FILE, damages, has_result, held_result, is_sealed
 
 Check = Callable[[dict[str, Any]], None]
 
@@ -36,7 +37,7 @@ def check_runs(folders: Mapping[Path, Check], runtime: Runtime, *, retry: bool) 
     problem = ""
     if runtime.is_main:
         found = {folder: one for folder, check in folders.items() if (one := _damage(folder, check if retry else None))}
-        num_unsealed = sum((folder / RESULT_FILE).is_file() and not is_sealed(folder) for folder in folders)
+        num_unsealed = sum(has_result(folder) and not is_sealed(folder) for folder in folders)
         if num_unsealed:
             runtime.say(
                 f"{counted(num_unsealed, 'run')} of an older version without checksums: a changed number in a result "
@@ -63,8 +64,10 @@ def _damage(folder: Path, check_result: Check | None) -> dict[str, str]:
         return {}
     found = damages(folder)
     checks: dict[str, Callable[[], object]] = {"config.yaml": lambda: check_readable(folder)}
-    if (folder / RESULT_FILE).is_file():
-        checks |= {f"{name}/": lambda name=name: _check_weights(folder, name) for name in ("backbone", "head")}  # type: ignore[misc]
+    for name in ("backbone", "head") if has_result(folder) else ():
+        if (folder / name / f"{name}.json").is_file():
+            file = WeightFile(folder / name, name)
+            checks[f"{name}/"] = functools.partial(getattr, file, "fingerprint")
     for name, check in checks.items():
         try:
             check()
@@ -80,15 +83,6 @@ def _damage(folder: Path, check_result: Check | None) -> dict[str, str]:
         except InputError as error:
             found[RESULT_FILE] = str(error)
     return found
-
-
-def _check_weights(folder: Path, name: str) -> None:
-    run = SavedRun(folder)
-    file = run.backbone_file if name == "backbone" and run.has_backbone else None
-    if name == "head" and run.has_backbone:
-        file = run.head_file
-    if file is not None:
-        _ = file.fingerprint
 
 
 def _has_whole_states(folder: Path) -> bool:
@@ -111,7 +105,7 @@ def _move_aside(folder: Path, damaged: list[str]) -> None:
         return
     own_run_folder(folder)
     for name in dict.fromkeys([*damaged, RESULT_FILE, SEAL_FILE]):
-        paths = [folder / name] if not name.endswith("/") else list((folder / name).iterdir())
+        paths = list((folder / name).glob("*")) if name.endswith("/") else [folder / name]
         for path in paths:
             if path.is_file() and path.suffix != _DAMAGED:
                 ownership.move(path, path.with_name(f"{path.name}{_DAMAGED}"))

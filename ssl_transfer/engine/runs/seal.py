@@ -49,6 +49,11 @@ def held_result(folder: Path) -> dict[str, Any] | None:
     return found
 
 
+def has_result(folder: Path) -> bool:
+    """Check for the result of a finished run, whole or damaged."""
+    return (folder / RESULT_FILE).is_file()
+
+
 def is_sealed(folder: Path) -> bool:
     """Check for the seal of a finished run."""
     return (folder / SEAL_FILE).is_file()
@@ -73,7 +78,7 @@ def verify(folder: Path, name: str) -> None:
 def damages(folder: Path) -> dict[str, str]:
     """Return the message of each damaged file of a finished run, by name; empty for one that has not finished."""
     found: dict[str, str] = {}
-    if not (folder / RESULT_FILE).is_file():
+    if not has_result(folder):
         return found
     try:
         held_result(folder)

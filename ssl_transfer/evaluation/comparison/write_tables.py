@@ -16,7 +16,7 @@ from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.io.npy_files import load_array
 from ssl_transfer.engine.runs.seal import verify
 
-from .results import Cell, Hits, Results, Row, chosen_accuracy
+from .results import Hits, Results, Row
 from .summary_table import SUMMARY_COLUMNS, summarize
 from .tables.run_checks import repeated
 from .tables.table_files import CURVE_COLUMNS, CURVES_FILE, HITS_FILE, RESULT_COLUMNS, RESULTS_FILE
@@ -108,25 +108,24 @@ def curves_of(key: dict[str, Any], metrics: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def hits_of(
-    key: dict[str, Any], folder: Path, truth: np.ndarray, *, num_classes: int | None = None
-) -> dict[Cell, dict[int, np.ndarray]]:
-    """Read the correct test images of one transfer run; empty where an older version stored no predictions.
+def hits_of(folder: Path, truth: np.ndarray, *, num_classes: int | None = None) -> np.ndarray | None:
+    """Read the correct test images of one transfer run; None where an older version stored no predictions.
 
     Args:
-        key: arm, backbone, labels, seed.
         folder: of the run.
         truth: (N,) true classes of the test images.
         num_classes: greatest predicted class plus one; None leaves it unchecked.
+
+    Returns:
+        (N,) uint8: 1 where the prediction is correct.
 
     Raises:
         InputError: the predictions are not (N,) whole numbers below the number of classes.
     """
     path = folder / PREDICTED
     verify(folder, PREDICTED)
-    cell = chosen_accuracy(key["arm"], key["backbone"], key["labels"])
     if not path.is_file():
-        return {}
+        return None
     predicted = load_array(path)
     if predicted.shape != truth.shape or predicted.dtype.kind not in "iu":
         found = f"{predicted.dtype} of shape {predicted.shape}"
@@ -137,7 +136,7 @@ def hits_of(
     if len(predicted) and (predicted.min() < 0 or (num_classes is not None and predicted.max() >= num_classes)):
         wrong = predicted.min() if predicted.min() < 0 else predicted.max()
         raise InputError(f"{path}: predicts class {wrong}, but there are {num_classes} classes. {repeated(folder)}")
-    return {cell: {key["seed"]: (predicted == truth).astype(np.uint8)}}
+    return (predicted == truth).astype(np.uint8)
 
 
 def write(folder: Path, results: Results) -> None:

@@ -22,7 +22,7 @@ from ssl_transfer.engine.launch.jobs import Failure, Outcome
 from ssl_transfer.engine.redaction import redacted_all
 from ssl_transfer.engine.runs.run_folder import RunFolder, check_held
 from ssl_transfer.evaluation.comparison import write_tables
-from ssl_transfer.evaluation.comparison.results import Cell, Results, Row
+from ssl_transfer.evaluation.comparison.results import Cell, Results, Row, chosen_accuracy
 from ssl_transfer.evaluation.comparison.tables import run_checks
 from ssl_transfer.evaluation.comparison.tables.description_file import DESCRIPTION_FILE, sealed
 from ssl_transfer.evaluation.comparison.tables.table_files import checksums_of
@@ -142,10 +142,8 @@ def _compare(config: CompareConfig, runtime: runtimes.Runtime) -> _Compared:
             raise FailedRunsError(f"No transfer run has finished, so there are no tables.\n{listed(failures)}")
         if failures:
             if runtime.is_main and (lost := _lost(setup, outcomes)):
-                raise FailedRunsError(
-                    f"{output}: the tables stay as they are, as they hold {counted(lost, 'run')} without a result now.\n"
-                    f"{listed(failures)}"
-                )
+                kept = f"{output}: the tables stay as they are: {counted(lost, 'run')} in them have no result now."
+                raise FailedRunsError(f"{kept}\n{listed(failures)}")
             runtime.warn(f"{counted(len(failures), 'run')} of {len(jobs)} failed; the tables hold what finished.")
         results = _write(setup, outcomes, folder, runtime) if runtime.is_main else None
         runtime.wait()
@@ -253,9 +251,10 @@ def _collect(setup: _Setup, finished: Sequence[FinishedRun], pretrained: Mapping
         )
         curves += lines
         warnings += dropped
-        correct = write_tables.hits_of(run.key, job.folder, truth, num_classes=len(setup.dataset.classes))
-        for cell, images in correct.items():
-            hits.setdefault(cell, {}).update(images)
+        correct = write_tables.hits_of(job.folder, truth, num_classes=len(setup.dataset.classes))
+        if correct is not None:
+            cell = chosen_accuracy(run.arm.name, run.arm.label, run.labels)
+            hits.setdefault(cell, {})[run.seed] = correct
     return _Collected(rows=rows, curves=curves, hits=hits, warnings=warnings)
 
 

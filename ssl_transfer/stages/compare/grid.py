@@ -21,7 +21,7 @@ from ssl_transfer.engine.launch.jobs import RECORD, Failure, Launcher, Outcome
 from ssl_transfer.engine.launch.local import workers
 from ssl_transfer.engine.runs.run_folder import changes, set_aside
 from ssl_transfer.engine.runs.saved_run import SavedRun
-from ssl_transfer.engine.runs.seal import held_result
+from ssl_transfer.engine.runs.seal import has_result
 from ssl_transfer.engine.tracking.tracker import TrackingConfig
 from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.label_budgets import budget_title
@@ -71,6 +71,9 @@ class Job:
             return
         run_checks.check_result(self.folder, result)
         run_checks.check_curves(self.folder, write_tables.curves_of({}, self.folder / "metrics.jsonl"))
+        dataset = load_once(self.config.data, self.config.image_size, self.config.loading)
+        truth = dataset.labels[dataset.splits["test"]].numpy()
+        write_tables.hits_of(self.folder, truth, num_classes=len(dataset.classes))
 
     def __call__(self) -> dict[str, Any]:
         """Run in this process."""
@@ -192,9 +195,13 @@ def _transfer_folder(parent: Path, seed: int, start: Path | None) -> Path:
     stored = usual / "config.yaml"
     if start is None or not stored.is_file():
         return usual
-    held = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    try:
+        held = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError):
+        # Damaged settings are refused with those of all runs.
+        return usual
     # A comparison may have been moved with its runs, so the names are compared.
-    is_same = isinstance(held, dict) and Path(str(held.get("init"))).name == start.name
+    is_same = not isinstance(held, dict) or Path(str(held.get("init"))).name == start.name
     return usual if is_same else parent / f"seed{seed}-{start.name.rpartition('-')[2].replace('seed', 'pretraining')}"
 
 
@@ -210,7 +217,7 @@ def finished_runs(runs: Sequence[TransferRun], outcomes: Mapping[Path, Outcome])
 def failed_methods(pretrain_jobs: Sequence[Job]) -> list[str]:
     """List the methods of which a pretraining failed and none has finished."""
     names = [(job.folder, pretraining.name_of(job.config.method)) for job in pretrain_jobs]
-    finished = {name for folder, name in names if held_result(folder) is not None}
+    finished = {name for folder, name in names if has_result(folder)}
     failed = {name for folder, name in names if (folder / RECORD).is_file()}
     return sorted(failed - finished)
 
@@ -219,7 +226,7 @@ def set_changed_aside(pretrain_jobs: Sequence[Job], num_images: int) -> None:
     """Move failed pretrainings aside whose settings were changed, as after a non-finite loss: they start over."""
     for job in pretrain_jobs:
         stored = job.folder / "config.yaml"
-        if (job.folder / RECORD).is_file() and stored.is_file() and held_result(job.folder) is None:
+        if (job.folder / RECORD).is_file() and stored.is_file() and not has_result(job.folder):
             config = pretraining.resolved(job.config, open_initial_run(job.config))
             now = pretraining.settings_of(pretraining.fitted(config, num_images))
             if changes(yaml.safe_load(stored.read_text(encoding="utf-8")), now, pretraining.FREE):

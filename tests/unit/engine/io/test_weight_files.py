@@ -7,6 +7,8 @@ import torch
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io import atomic, state_files, weight_files
 
+pytestmark = pytest.mark.usefixtures("owned")
+
 STATE = {"objective": {"weight": torch.arange(6.0).view(2, 3)}, "step": 7, "seconds": 0.1, "rates": [1e-3, 2e-3]}
 
 

@@ -10,6 +10,8 @@ from ssl_transfer.engine.io import state_files
 from ssl_transfer.engine.runs import checkpoint_files
 from ssl_transfer.engine.runs.checkpoint_files import CheckpointConfig, StateFiles
 
+pytestmark = pytest.mark.usefixtures("owned")
+
 
 @pytest.fixture
 def kept(tmp_path):

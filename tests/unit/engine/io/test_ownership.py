@@ -1,0 +1,173 @@
+"""Files without a record are never replaced, moved or deleted."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io import atomic, ownership
+from ssl_transfer.engine.io.ownership import MARKER, ForeignFileError
+
+
+@pytest.fixture
+def owned(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    ownership.own_folder(folder)
+    return folder
+
+
+def foreign(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("not ours")
+    return path
+
+
+def test_new_and_empty_folders_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new", "deep/er"):
+        ownership.own_folder(tmp_path / name)
+        assert ownership.is_owned(tmp_path / name)
+        ownership.own_folder(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", ".hidden", "metrics.jsonl", "deep/README.md", f"{MARKER}/written"])
+def test_a_folder_with_other_files_is_refused(tmp_path: Path, name: str) -> None:
+    file = foreign(tmp_path / "theirs" / name)
+    with pytest.raises(InputError, match="holds files without a record"):
+        ownership.own_folder(tmp_path / "theirs")
+    assert [path for path in (tmp_path / "theirs").rglob("*") if path.is_file()] == [file]
+    assert file.read_text() == "not ours"
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a folder"):
+        ownership.own_folder(foreign(tmp_path / "file"))
+
+
+def test_only_recorded_files_are_replaced(owned: Path) -> None:
+    atomic.write_text(owned / "a.txt", "1")
+    atomic.write_text(owned / "a.txt", "2")
+    atomic.write_text(owned / "deep" / "b.txt", "3")
+    file = foreign(owned / "deep" / "notes.txt")
+    with pytest.raises(ForeignFileError, match=r"notes\.txt: exists, and no record"):
+        atomic.write_text(file, "4")
+    with pytest.raises(ForeignFileError, match=r"notes\.txt"):
+        atomic.append_text(file, "4")
+    assert file.read_text() == "not ours"
+    assert (owned / "a.txt").read_text() == "2"
+
+
+def test_a_link_is_not_followed(owned: Path, tmp_path: Path) -> None:
+    file = foreign(tmp_path / "theirs.txt")
+    atomic.append_text(owned / "log.txt", "1\n")
+    (owned / "log.txt").unlink()
+    (owned / "log.txt").symlink_to(file)
+    with pytest.raises(OSError, match="symbolic links"):
+        atomic.append_text(owned / "log.txt", "2\n")
+    atomic.write_text(owned / "log.txt", "3\n")
+    assert file.read_text() == "not ours"
+    assert not (owned / "log.txt").is_symlink()
+
+
+def test_only_recorded_files_are_deleted_and_moved(owned: Path) -> None:
+    atomic.write_text(owned / "states" / "a.txt", "1")
+    atomic.write_text(owned / "states" / "b.txt", "1")
+    file = foreign(owned / "states" / "c.txt")
+    for act in (ownership.remove, lambda path: ownership.move(path, owned / "new")):
+        with pytest.raises(ForeignFileError, match=r"c\.txt"):
+            act(file)
+    with pytest.raises(ForeignFileError, match=r"c\.txt"):
+        ownership.move(owned / "states" / "a.txt", file)
+    ownership.move(owned / "states" / "a.txt", owned / "states" / "d.txt")
+    ownership.remove(owned / "states" / "d.txt")
+    ownership.remove(owned / "states" / "d.txt")
+    ownership.remove_folder(owned / "states")
+    assert [path.name for path in (owned / "states").iterdir()] == ["c.txt"]
+    file.unlink()
+    ownership.remove_folder(owned / "states")
+    assert not (owned / "states").exists()
+    assert owned.is_dir()
+
+
+def test_nested_folders_have_their_own_record(owned: Path) -> None:
+    ownership.own_folder(owned / "inner")
+    atomic.write_text(owned / "inner" / "a.txt", "1")
+    assert ownership.owner_of(owned / "inner" / "a.txt") == owned / "inner"
+    assert ownership.owner_of(owned / "inner" / ".." / "a.txt") == owned
+    ownership.remove_folder(owned / "inner")
+    assert not (owned / "inner").exists()
+
+
+def test_outside_of_records_new_files_are_written(tmp_path: Path) -> None:
+    atomic.write_text(tmp_path / "new.txt", "1")
+    with pytest.raises(ForeignFileError, match=r"new\.txt"):
+        atomic.write_text(tmp_path / "new.txt", "2")
+    assert [path.name for path in tmp_path.iterdir() if path.name != MARKER] == ["new.txt"]
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_damaged_record_is_none(owned: Path, place: float) -> None:
+    atomic.write_text(owned / "a.txt", "1")
+    atomic.write_text(owned / "b.txt", "1")
+    record = owned / MARKER / "written"
+    held = bytearray(record.read_bytes())
+    held[int(place * len(held))] ^= 1
+    record.write_bytes(held)
+    assert not ownership.is_owned(owned)
+    with pytest.raises(InputError, match="without a record"):
+        ownership.own_folder(owned)
+    ownership.own_folder(owned, adopted=[owned / "a.txt"])
+    atomic.write_text(owned / "a.txt", "2")
+    with pytest.raises(ForeignFileError):
+        atomic.write_text(owned / "b.txt", "2")
+
+
+def test_a_full_disk_leaves_the_record_whole(owned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            atomic.write_text(owned / "a.txt", "1")
+    assert ownership.is_owned(owned)
+    atomic.write_text(owned / "a.txt", "1")
+
+
+def test_unfinished_files_of_killed_processes_are_removed(owned: Path) -> None:
+    program = (
+        "import os, pathlib, sys\n"
+        "from ssl_transfer.engine.io.atomic import write_atomically\n"
+        "def write(path):\n"
+        "    path.write_text('half')\n"
+        "    if sys.argv[2] == 'kill': os.kill(os.getpid(), 9)\n"
+        "    print('written', flush=True); sys.stdin.read()\n"
+        "write_atomically(pathlib.Path(sys.argv[1]), write)\n"
+    )
+    unfinished = owned / MARKER / "unfinished"
+    killed = subprocess.run([sys.executable, "-c", program, owned / "a.txt", "kill"], check=False)
+    assert killed.returncode == -9
+    assert len(list(unfinished.iterdir())) == 1
+    with subprocess.Popen(
+        [sys.executable, "-c", program, owned / "b.txt", "live"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as living:
+        assert living.stdout is not None
+        assert living.stdout.readline() == b"written\n"
+        ownership.own_folder(owned)
+        (left,) = unfinished.iterdir()
+        assert left.name.endswith("b.txt")
+        living.communicate()
+    assert (owned / "b.txt").read_text() == "half"
+    assert not list(unfinished.iterdir())
+
+
+def test_a_folder_that_stays_empty_is_removed(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), ownership.owned_folder(tmp_path / "a" / "b"):
+        raise RuntimeError
+    assert not (tmp_path / "a").exists()
+    with ownership.owned_folder(tmp_path / "a" / "b"):
+        atomic.write_text(tmp_path / "a" / "b" / "c.txt", "1")
+    assert (tmp_path / "a" / "b" / "c.txt").is_file()
