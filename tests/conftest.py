@@ -2,13 +2,16 @@
 
 import atexit
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from ssl_transfer.data.dataset import Dataset, to_unit
@@ -59,6 +62,46 @@ def what_lies_there_is_not_searched() -> None:
     gc.freeze()
     # Some libraries report what is still frozen at the end as leaks.
     atexit.register(gc.unfreeze)
+
+
+SAVE_DRAWN = Figure.savefig
+DRAWN = tuple(Path(__file__).parent / place for place in ("unit", "recipes/safety"))
+"""Folders of tests in which every figure is drawn."""
+
+
+def save_blank(figure: Figure, file: Any, *, dpi: float = 100.0, **_: Any) -> None:
+    """Save a blank picture of the figure's size."""
+    width, height = (max(1, int(length * dpi)) for length in figure.get_size_inches())
+    Image.new("L", (width, height), 255).save(file, format="png")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave the figures of commands blank, but for tests marked `figures`; drawing is half the time of a tiny run."""
+    with pytest.MonkeyPatch.context() as patched:
+        if not {*DRAWN} & {*request.path.parents} and request.node.get_closest_marker("figures") is None:
+            patched.setattr(Figure, "savefig", save_blank)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def drawn_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw figures in a test that is marked `figures`."""
+    if request.node.get_closest_marker("figures") is not None:
+        monkeypatch.setattr(Figure, "savefig", SAVE_DRAWN)
+
+
+@pytest.fixture(scope="session")
+def drawing() -> Callable[[], AbstractContextManager[None]]:
+    """Draw figures within `with drawing():`, for a fixture that several tests share."""
+
+    @contextmanager
+    def draw() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Figure, "savefig", SAVE_DRAWN)
+            yield
+
+    return draw
 
 
 @pytest.fixture(scope="session")
