@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -67,6 +68,11 @@ def what_lies_there_is_not_searched() -> None:
 SAVE_DRAWN = Figure.savefig
 DRAWN = tuple(Path(__file__).parent / place for place in ("unit", "recipes/safety"))
 """Folders of tests in which every figure is drawn."""
+SYNCED = tuple(
+    Path(__file__).parent / place
+    for place in ("unit/data/store", "unit/engine/io", "recipes/safety", "invariants/environment", "invariants/resume")
+)
+"""Folders of tests in which files are synced to the disk."""
 
 
 def save_blank(figure: Figure, file: Any, *, dpi: float = 100.0, **_: Any) -> None:
@@ -102,6 +108,15 @@ def drawing() -> Callable[[], AbstractContextManager[None]]:
             yield
 
     return draw
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unsynced_files(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave files in the memory of the system, but in tests of failing disks; no other test can see the difference."""
+    with pytest.MonkeyPatch.context() as patched:
+        if not {*SYNCED} & {*request.path.parents}:
+            patched.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")
