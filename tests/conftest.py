@@ -26,6 +26,7 @@ from ssl_transfer.engine.training import loop, stepper
 from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.engine.training.training_settings import Monitor, Saving, TrainingPlan
 from ssl_transfer.engine.training.validation import Validation
+from ssl_transfer.evaluation.features import tsne
 from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
@@ -83,10 +84,13 @@ def save_blank(figure: Figure, file: Any, *, dpi: float = 100.0, **_: Any) -> No
 
 @pytest.fixture(scope="module", autouse=True)
 def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Leave the figures of commands blank, but for tests marked `figures`; drawing is half the time of a tiny run."""
+    """Leave figures blank, but for tests marked `figures`, and maps rough: both take half the time of a tiny run."""
     with pytest.MonkeyPatch.context() as patched:
         if not {*DRAWN} & {*request.path.parents} and request.node.get_closest_marker("figures") is None:
             patched.setattr(Figure, "savefig", save_blank)
+        if not {*DRAWN} & {*request.path.parents}:
+            # The fewest that scikit-learn takes.
+            patched.setattr(tsne, "_ITERATIONS", 250)
         yield
 
 
