@@ -2,13 +2,17 @@
 
 import atexit
 import gc
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from ssl_transfer.data.dataset import Dataset, to_unit
@@ -23,6 +27,7 @@ from ssl_transfer.engine.training import loop, stepper
 from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.engine.training.training_settings import Monitor, Saving, TrainingPlan
 from ssl_transfer.engine.training.validation import Validation
+from ssl_transfer.evaluation.features import tsne
 from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
@@ -60,6 +65,63 @@ def what_lies_there_is_not_searched() -> None:
     gc.freeze()
     # Some libraries report what is still frozen at the end as leaks.
     atexit.register(gc.unfreeze)
+
+
+SAVE_DRAWN = Figure.savefig
+DRAWN = tuple(Path(__file__).parent / place for place in ("unit", "recipes/safety"))
+"""Folders of tests in which every figure is drawn."""
+SYNCED = tuple(
+    Path(__file__).parent / place
+    for place in ("unit/data/store", "unit/engine/io", "recipes/safety", "invariants/environment", "invariants/resume")
+)
+"""Folders of tests in which files are synced to the disk."""
+
+
+def save_blank(figure: Figure, file: Any, *, dpi: float = 100.0, **_: Any) -> None:
+    """Save a blank picture of the figure's size."""
+    width, height = (max(1, int(length * dpi)) for length in figure.get_size_inches())
+    Image.new("L", (width, height), 255).save(file, format="png")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave figures blank, but for tests marked `figures`, and maps rough: both take half the time of a tiny run."""
+    with pytest.MonkeyPatch.context() as patched:
+        if not {*DRAWN} & {*request.path.parents} and request.node.get_closest_marker("figures") is None:
+            patched.setattr(Figure, "savefig", save_blank)
+        if not {*DRAWN} & {*request.path.parents}:
+            # The fewest that scikit-learn takes.
+            patched.setattr(tsne, "_ITERATIONS", 250)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def drawn_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw figures in a test that is marked `figures`."""
+    if request.node.get_closest_marker("figures") is not None:
+        monkeypatch.setattr(Figure, "savefig", SAVE_DRAWN)
+
+
+@pytest.fixture(scope="session")
+def drawing() -> Callable[[], AbstractContextManager[None]]:
+    """Draw figures within `with drawing():`, for a fixture that several tests share."""
+
+    @contextmanager
+    def draw() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Figure, "savefig", SAVE_DRAWN)
+            yield
+
+    return draw
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unsynced_files(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave files in the memory of the system, but in tests of failing disks; no other test can see the difference."""
+    with pytest.MonkeyPatch.context() as patched:
+        if not {*SYNCED} & {*request.path.parents}:
+            patched.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

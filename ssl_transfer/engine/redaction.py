@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 HIDDEN = "***"
@@ -26,22 +27,31 @@ def redacted(text: str) -> str:
     PASSWORD (WANDB_API_KEY, HF_TOKEN, AWS_SECRET_ACCESS_KEY, ...), the user and password of a URL, and a token with a
     known prefix (hf_..., ghp_...).
     """
-    for value in _values():
-        text = text.replace(value, HIDDEN)
-    for shape, shown in _SHAPES:
-        text = shape.sub(shown, text)
-    return text
+    return _without(_values(), text)
 
 
 def redacted_all(content: Any) -> Any:
     """Redact every text in nested dicts, lists and tuples."""
+    # The environment is searched once, not for each text.
+    return _all_without(_values(), content)
+
+
+def _all_without(values: Sequence[str], content: Any) -> Any:
     if isinstance(content, str):
-        return redacted(content)
+        return _without(values, content)
     if isinstance(content, dict):
-        return {key: redacted_all(value) for key, value in content.items()}
+        return {key: _all_without(values, value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return type(content)(redacted_all(value) for value in content)
+        return type(content)(_all_without(values, value) for value in content)
     return content
+
+
+def _without(values: Sequence[str], text: str) -> str:
+    for value in values:
+        text = text.replace(value, HIDDEN)
+    for shape, shown in _SHAPES:
+        text = shape.sub(shown, text)
+    return text
 
 
 def _values() -> list[str]:

@@ -53,6 +53,16 @@ BFLOAT16 = {"loss": 0.01, "direction": 0.1, "size": 0.1}
 """How far bfloat16 may be from float32: the loss, and the gradient's direction (1 - cosine) and norm. Measured at most
 0.001, 0.03 and 0.02, the latter two where BatchNorm passes rounding from image to image."""
 every_objective = pytest.mark.parametrize(("name", "kind"), CASES)
+once_an_objective = pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(
+            *case, marks=[pytest.mark.slow] if case[1] == "transformer" and (case[0], "convolutional") in CASES else []
+        )
+        for case in CASES
+    ],
+)
+"""Of the longest tests: with a transformer only where an objective takes no other backbone; the rest are slow."""
 
 
 @pytest.fixture
@@ -173,7 +183,7 @@ def test_loss_is_float32_under_autocast(build, batches, name, kind):
     output.loss.backward()
 
 
-@every_objective
+@once_an_objective
 def test_bfloat16_stays_close_to_float32(build, batches, name, kind):
     """Within BFLOAT16's tolerances. Above 16 px: at stride 2 on a single pixel torch 2.15 has no weight gradient in
     bfloat16 on a CPU, but what the memory held before. DINO's local crops are less than half as large."""
@@ -253,7 +263,7 @@ def test_the_same_batch_and_seed_give_the_same_loss(build, batches, name, kind):
     assert losses[0] == losses[1]
 
 
-@every_objective
+@once_an_objective
 def test_the_loss_goes_down(build, batches, name, kind):
     objective = build(name, kind)
     given = batches(name)

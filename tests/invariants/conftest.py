@@ -89,6 +89,18 @@ def two_processes(many_processes: Callable) -> Callable[..., tuple[list[str], di
 
 
 @pytest.fixture(scope="session")
+def two_forked() -> Callable[..., tuple[list[str], dict[str, str]]]:
+    """Command and environment of two processes that import a worker once: `two_forked(script, flags...)`."""
+
+    def command(script: Path, *arguments: object) -> tuple[list[str], dict[str, str]]:
+        forked = Path(__file__).with_name("forked.py")
+        words = [sys.executable, str(forked), str(script), "2", *(str(argument) for argument in arguments)]
+        return words, {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    return command
+
+
+@pytest.fixture(scope="session")
 def trainings() -> Any:
     """trainings.py as a module, for what one process has."""
     spec = importlib.util.spec_from_file_location("trainings", Path(__file__).parent / "trainings.py")

@@ -46,11 +46,13 @@ def classification(logits: Tensor, labels: Tensor) -> dict[str, float]:
     scores, labels = class_logits(logits), labels.cpu()
     log_loss = float(F.cross_entropy(scores, labels))
     predicted, present = scores.argmax(dim=1), labels.unique().numpy()
-    averaged = {"labels": present, "average": "macro", "zero_division": 0.0}
+    _, recall, f1, _ = metrics.precision_recall_fscore_support(
+        labels.numpy(), predicted.numpy(), labels=present, average="macro", zero_division=0.0
+    )
     found = {
         "accuracy": float((predicted == labels).double().mean()),
-        "balanced_accuracy": float(metrics.recall_score(labels.numpy(), predicted.numpy(), **averaged)),
-        "macro_f1": float(metrics.f1_score(labels.numpy(), predicted.numpy(), **averaged)),
+        "balanced_accuracy": float(recall),
+        "macro_f1": float(f1),
         "log_loss": log_loss,
         "calibration_error": calibration_error(scores, labels),
     }

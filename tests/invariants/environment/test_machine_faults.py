@@ -264,8 +264,10 @@ def draw(folder: Path, classes: tuple[str, ...], side: int = 16) -> None:
     ("command", "redirection"),
     [
         ("--help", "| true"),
-        ("pretrain simclr --help", "| head -1"),
-        ("data check folder:images --loading.cache cache --output check", "| true"),
+        pytest.param("pretrain simclr --help", "| head -1", marks=pytest.mark.slow),
+        pytest.param(
+            *("data check folder:images --loading.cache cache --output check", "| true"), marks=pytest.mark.slow
+        ),
         ("pretrain simclr --image-size 16 --epochs 1 --output run NETWORK", "| true"),
         ("pretrain simclr --image-size 16 --epochs 1 --output run NETWORK", ">&-"),
         ("data check folder:images --loading.cache cache --output check", ">&- 2>&-"),

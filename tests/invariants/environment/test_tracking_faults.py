@@ -50,7 +50,7 @@ def lines_of(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["silent", "refusing", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("closed", "broken"))]
+    "kind", ["silent", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("refusing", "closed", "broken"))]
 )
 def test_a_server_that_does_not_serve(kind: str, tmp_path: Path) -> None:
     answer, seconds = run_against(kind, tmp_path / "run")

@@ -8,10 +8,15 @@ from itertools import groupby
 
 import torch
 
-from ssl_transfer.cli.main import main
+from ssl_transfer.cli.main import main as run
 
-if __name__ == "__main__":
+
+def main() -> None:
     torch.set_num_threads(1)
     for separates, words in groupby(sys.argv[1:], key=",".__eq__):
         if not separates:
-            main(list(words))
+            run(list(words))
+
+
+if __name__ == "__main__":
+    main()

@@ -90,8 +90,8 @@ def test_a_window_takes_steps_unseen(worker: Any, runtime: Runtime, tmp_path: Pa
     assert counts == [18 + 3, len({5, 12, 7, 14, 6, 18}) + 3]
 
 
-def test_two_processes(worker: Any, two_processes: Callable, tmp_path: Path) -> None:
-    command, environment = two_processes(WORKER, tmp_path)
+def test_two_processes(worker: Any, two_forked: Callable, tmp_path: Path) -> None:
+    command, environment = two_forked(WORKER, tmp_path)
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert answer.returncode == 0, answer.stderr
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in range(2)]

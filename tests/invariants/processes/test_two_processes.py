@@ -102,7 +102,7 @@ NEAR = 3e-5
 
 @pytest.fixture(scope="module")
 def logs(
-    tmp_path_factory: pytest.TempPathFactory, run: Callable, flags: dict, two_processes: Callable, log_of: Callable
+    tmp_path_factory: pytest.TempPathFactory, run: Callable, flags: dict, two_forked: Callable, log_of: Callable
 ) -> dict[str, list[dict[str, Any]]]:
     """What each command logs with a backbone that has BatchNorm: `one pretrain`, `two pretrain`, `apart pretrain`..."""
     folder, words, found = tmp_path_factory.mktemp("commands"), [], {}
@@ -110,7 +110,7 @@ def logs(
         assert run(*command, *flags["convolutional"], "--output", folder / f"one {name}") == 0
         for place, more in (("two", ()), ("apart", ("--optimizer.no-sync-batch-norm",))):
             words += [*command, *flags["convolutional"], *more, "--output", folder / f"{place} {name}", ","]
-    answer = launch(*two_processes(HERE / "commands_worker.py", *words))
+    answer = launch(*two_forked(HERE / "commands_worker.py", *words))
     assert answer.returncode == 0, answer.stderr
     for path in folder.iterdir():
         found[path.name] = log_of(path)
@@ -132,10 +132,10 @@ def test_with_batch_norm_a_command_has_the_same_curves(name: str, logs: dict) ->
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory, two_processes: Callable) -> list[dict[str, Any]]:
+def ranks(tmp_path_factory: pytest.TempPathFactory, two_forked: Callable) -> list[dict[str, Any]]:
     """What each of two processes had when it ended (see worker.py)."""
     folder = tmp_path_factory.mktemp("ranks")
-    answer = launch(*two_processes(HERE / "worker.py", folder))
+    answer = launch(*two_forked(HERE / "worker.py", folder))
     assert answer.returncode == 0, answer.stderr
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 

@@ -68,9 +68,15 @@ def assert_same_export(first: Path, second: Path) -> None:
 
 
 CASES = [
-    *((name, "transformer" if entry.backbones == "vit" else "convolutional") for name, entry in METHODS.items()),
-    ("simclr", "dropping transformer"),
-    ("mae", "dropping transformer"),
+    *((name, "convolutional") for name, entry in METHODS.items() if entry.backbones != "vit"),
+    # What resumes with dropped blocks resumes without them.
+    *((name, "dropping transformer") for name, entry in METHODS.items() if entry.backbones == "vit"),
+    *(
+        pytest.param(name, "transformer", marks=pytest.mark.slow)
+        for name, entry in METHODS.items()
+        if entry.backbones == "vit"
+    ),
+    pytest.param("simclr", "dropping transformer", marks=pytest.mark.slow),
 ]
 
 
@@ -124,8 +130,22 @@ def test_dropped_blocks_matter(run: Callable, flags: dict, tmp_path: Path) -> No
     assert files[0].read_bytes() != files[1].read_bytes()
 
 
-@pytest.mark.parametrize("backbone", ["convolutional", "dropping transformer"])
-@pytest.mark.parametrize("stop", [5, 8, 13], ids=["head", "first epoch of finetune", "finetune"])
+STOPS = {"head": 5, "first epoch of finetune": 8, "finetune": 13}
+QUICK = {("head", "convolutional"), ("first epoch of finetune", "dropping transformer"), ("finetune", "convolutional")}
+
+
+@pytest.mark.parametrize(
+    ("stop", "backbone"),
+    [
+        pytest.param(
+            *(stop, backbone),
+            id=f"{place}-{backbone}",
+            marks=[] if (place, backbone) in QUICK else pytest.mark.slow,
+        )
+        for place, stop in STOPS.items()
+        for backbone in ("convolutional", "dropping transformer")
+    ],
+)
 def test_transfer(
     backbone: str,
     stop: int,

@@ -54,7 +54,9 @@ def signalled(number: int, folder: Path, *command: object) -> tuple[int, str]:
     return process.returncode, error
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["SIGINT", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGUSR1"))]
+)
 def test_a_signal_saves_and_says_how_to_go_on(name: str, flags: dict, tmp_path: Path) -> None:
     number = signal.Signals[name]
     folder = tmp_path / "run"

@@ -93,7 +93,7 @@ def outcome(
     ("name", "choose"),
     [
         *(pytest.param("dann", one, marks=[] if one == "importance" else pytest.mark.slow) for one in CRITERIA),
-        ("source-only", "density"),
+        pytest.param("source-only", "density", marks=pytest.mark.slow),
         pytest.param("adabn", "information", marks=pytest.mark.slow),
         ("self-training", "information"),
     ],

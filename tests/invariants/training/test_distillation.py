@@ -56,7 +56,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     [
         ("convolutional", (*POOL, "--distillation.hint", 1)),
         ("dropping transformer", (*POOL, "--fixed-views", 2, "--plan", "fine-tune", "--head-steps", 4)),
-        ("convolutional", ("--batch-size", 8, "--distillation.similarity", 100)),
+        pytest.param(*("convolutional", ("--batch-size", 8, "--distillation.similarity", 100)), marks=pytest.mark.slow),
     ],
     ids=["pool", "fixed views", "labels"],
 )
@@ -94,8 +94,18 @@ def test_resumed_is_uninterrupted(
     assert log_of(stopped) == log_of(whole)
 
 
-@pytest.mark.parametrize("views", [0, 2])
-@pytest.mark.parametrize("settings", [("--batch-size", 16), (*POOL, "--distillation.hint", 1)], ids=["labels", "pool"])
+LABELLED, WITH_POOL = ("--batch-size", 16), (*POOL, "--distillation.hint", 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "views"),
+    [
+        pytest.param(LABELLED, 0, id="labels-0"),
+        pytest.param(LABELLED, 2, id="labels-2", marks=pytest.mark.slow),
+        pytest.param(WITH_POOL, 0, id="pool-0", marks=pytest.mark.slow),
+        pytest.param(WITH_POOL, 2, id="pool-2"),
+    ],
+)
 def test_cached_outputs_equal_fresh_ones(
     views: int,
     settings: tuple,

@@ -1,5 +1,6 @@
 """Features computed once give the run that computing them in each epoch gives, bit for bit; frozen stays frozen."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,9 +56,17 @@ def assert_equal(one: list, other: list) -> None:
     assert one[2] == other[2]
 
 
-@pytest.mark.parametrize("kind", ["convolutional", "transformer"])
-@pytest.mark.parametrize("views", [0, 2])
-@pytest.mark.parametrize("plan", [("feature-extraction",), ("partial", "last:1"), ("fine-tune",)])
+PLANS = [("feature-extraction",), ("partial", "last:1"), ("fine-tune",)]
+QUICK = {(PLANS[0], 0, "convolutional"), (PLANS[1], 2, "convolutional"), (PLANS[1], 0, "transformer")}
+QUICK |= {(PLANS[2], 2, "transformer")}
+"""Each plan, each number of views with each backbone; the other combinations are slow."""
+COMBINATIONS = [
+    pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
+    for case in itertools.product(PLANS, (0, 2), ("convolutional", "transformer"))
+]
+
+
+@pytest.mark.parametrize(("plan", "views", "kind"), COMBINATIONS)
 def test_the_run_is_that_of_the_live_path(outcome, monkeypatch, kind, views, plan):
     computed = []
     original = feature_cache.training_features

@@ -59,7 +59,7 @@ def outcome(
     return result, tested, [log, *files]
 
 
-@pytest.mark.parametrize("tune", [1, 3])
+@pytest.mark.parametrize("tune", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_permuted_test_labels_change_test_metrics_alone(
     tune: int, digits: Dataset, runtime: Runtime, convolutional: BackboneConfig, log_of: Callable, tmp_path: Path
 ) -> None:
@@ -87,7 +87,7 @@ def test_permuted_validation_labels_change_the_validation(
     assert plain[1] == other[1]
 
 
-@pytest.mark.parametrize("tune", [1, 3])
+@pytest.mark.parametrize("tune", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_test_split_is_read_after_the_choice(
     tune: int,
     digits: Dataset,

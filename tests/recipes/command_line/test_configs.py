@@ -140,6 +140,7 @@ def test_comparison_runs(run: Callable, tmp_path: Path, tiny: dict) -> None:
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+@pytest.mark.figures
 def test_demo_runs_without_a_network(
     run: Callable, tmp_path: Path, tiny: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,7 +45,9 @@ def state_of(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory, tiny: dict) -> tuple[Path, tuple[object, ...]]:
+def comparison(
+    tmp_path_factory: pytest.TempPathFactory, tiny: dict, drawing: Callable
+) -> tuple[Path, tuple[object, ...]]:
     """A comparison of two methods on two backbones, and its flags. Read only."""
     from ssl_transfer.cli.main import main
 
@@ -56,7 +58,8 @@ def comparison(tmp_path_factory: pytest.TempPathFactory, tiny: dict) -> tuple[Pa
         *("--mae.backbone.name", "vit_tiny_patch16_224", "--mae.backbone.stem", "small"),
         *("--mae.backbone.arguments", "embed_dim=16", "depth=1", "num_heads=2"),
     )
-    main(flags)
+    with drawing():
+        main(flags)
     return folder, flags
 
 
@@ -210,6 +213,7 @@ def test_without_kept_predictions_there_are_no_confusions(comparison: tuple, run
     assert "What is taken for what" not in (copied / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.figures
 def test_second_start_redoes_nothing(comparison: tuple, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Report and terminal table share the results of the runs: what was just written is not read again."""
     folder, flags = comparison
@@ -305,6 +309,7 @@ def test_two_jobs_give_the_numbers_of_one(run: Callable, tmp_path: Path, tiny: d
     assert results_without_costs(folders[1]) == results_without_costs(folders[2])
 
 
+@pytest.mark.figures
 def test_report_draws_again(comparison: tuple, run: Callable, tmp_path: Path) -> None:
     folder = shutil.copytree(comparison[0], tmp_path / "copy")
     drawn = ("report.md", "report.html", "summary.csv", *(path.name for path in folder.glob("*.png")))

@@ -167,7 +167,11 @@ IMPOSSIBLE = {
 }
 
 
-@pytest.mark.parametrize("case", IMPOSSIBLE)
+@pytest.mark.parametrize(
+    # Each kind of number has a test of its own in tests/unit/evaluation/comparison/tables/test_run_checks.py.
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] if case in ("inf", "97.5") else []) for case in IMPOSSIBLE],
+)
 def test_a_run_with_an_impossible_number_is_refused_and_repeated(
     copied: Path, comparison: tuple, run: Callable, case: str
 ) -> None:

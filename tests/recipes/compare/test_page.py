@@ -18,6 +18,7 @@ CHROMIUM = next(
 )
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.figures,
     pytest.mark.skipif(not CHROMIUM, reason="no chromium: Debian has it as the package of that name"),
 ]
 SCRIPT = "<script>alert(1)</script>"

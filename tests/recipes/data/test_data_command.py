@@ -99,6 +99,7 @@ def test_mistakes_end_with_status_2_and_a_remedy(arguments: tuple, words: tuple,
     assert all(word in answer.err for word in words), answer.err
 
 
+@pytest.mark.figures
 def test_check_of_good_images_is_fine(run: Callable, whole: Path) -> None:
     answer = run("data", "check", f"folder:{whole}", *SIZE)
     assert answer.status == 0, answer.err
@@ -109,6 +110,7 @@ def test_check_of_good_images_is_fine(run: Callable, whole: Path) -> None:
     assert "\x1b" not in answer.out
 
 
+@pytest.mark.figures
 def test_check_reports_everything_that_is_wrong_and_stops_at_nothing(run: Callable, spoiled: Path) -> None:
     answer = run("data", "check", f"folder:{spoiled}", *SIZE, "--output", "out")
     assert answer.status == 1, answer.err

@@ -42,6 +42,7 @@ def size_of(path: str | Path) -> tuple[int, int]:
         return image.size
 
 
+@pytest.mark.figures
 def test_all_of_a_run(run: Callable, transferred: Path) -> None:
     answer = run("explain", transferred, *FEW, "--output", "out")
     assert answer.status == 0, answer.err

@@ -35,6 +35,7 @@ def test_every_setting_of_the_file_arrives() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.figures
 def test_all_methods_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
     def unreachable(*arguments: object, **settings: object) -> None:
         raise OSError("no network")
@@ -115,6 +116,7 @@ def test_the_configuration_of_ganin_runs(run: Callable, tmp_path: Path) -> None:
     assert (config["optimizer"]["schedule"], config["optimizer"]["momentum"]) == ("inverse", "0.9")
 
 
+@pytest.mark.figures
 def test_pretraining_on_both_domains_is_one_more_start(run: Callable, tmp_path: Path, tiny: dict) -> None:
     both = tmp_path / "both"
     answer = run(

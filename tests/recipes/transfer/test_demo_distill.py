@@ -24,6 +24,7 @@ FEW = (
 
 
 @pytest.mark.slow
+@pytest.mark.figures
 def test_it_leaves_a_table_a_picture_and_runs(run: Callable, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     answer = run("demo", "distill", *FEW, "--output", folder)

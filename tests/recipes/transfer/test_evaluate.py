@@ -60,6 +60,7 @@ def test_the_head_gives_the_metrics_of_its_run(run: Callable, transferred: Path)
     assert "│ head" not in answer.out
 
 
+@pytest.mark.figures
 def test_corruptions_as_rows_with_a_mean_and_a_picture(run: Callable, transferred: Path) -> None:
     answer = run("evaluate", transferred, "--corruptions", "--output", "out")
     assert answer.status == 0, answer.err

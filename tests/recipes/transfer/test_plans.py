@@ -101,6 +101,7 @@ def test_one_logit_for_two_classes(run: Callable, draw_images: Callable, tiny: d
     assert run("evaluate", "run", *data[:4]).status == 0
 
 
+@pytest.mark.figures
 def test_the_chosen_model_is_written_up(run: Callable, pretrained: Path) -> None:
     assert run("transfer", "--init", pretrained, *FEW, "--output", "run").status == 0
     result = json.loads(Path("run/result.json").read_text())
@@ -129,6 +130,7 @@ def test_what_the_weights_know_before_any_training_is_logged_once(run: Callable,
     assert 0.0 <= starts[0]["knn_accuracy"] <= 1.0
 
 
+@pytest.mark.figures
 def test_the_learning_rate_finder(run: Callable, pretrained: Path) -> None:
     flags = ("--init", pretrained, "--labels", 20, "--frozen-views", 1, "--find-rate")
     answer = run("transfer", *flags, "--output", "run")
