@@ -19,6 +19,7 @@ from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError, did_you_mean
 from ssl_transfer.engine.io.atomic import write_atomically
 from ssl_transfer.engine.randomness import sample_keys
+from ssl_transfer.engine.terminal import say
 from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.methods import METHODS
 from ssl_transfer.methods.base import Reconstruction, View
@@ -135,10 +136,10 @@ def preview(config: PreviewConfig) -> list[Path]:
         title = f"{name} on {config.data}, {config.image_size} px"
         drawn = sheet(title, labels, columns, side=max(96, config.image_size))
         write_atomically(file, functools.partial(drawn.save, format="png"))
-        print(f"{name}: {file}")
+        say(f"{name}: {file}")
         without = dict.fromkeys(lost for view in used for lost in ignored(view.augment, dataset.num_channels))
         if without:
-            print(f"  {', '.join(without)} need three channels, and do nothing to these images")
+            say(f"  {', '.join(without)} need three channels, and do nothing to these images")
         files.append(file)
     return files
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.terminal import say
 from ssl_transfer.reports.evaluation import write_json
 from ssl_transfer.stages.common.run import Run
 
@@ -112,8 +113,8 @@ def _check(config: ExportConfig) -> None:
 
 
 def _describe(exported: Exported, output: Path, num_images: int, difference: float) -> None:
-    print(f"checked on {num_images} images: the largest difference of the {exported.output} is {difference:.2g}")
-    print(f"written: {output} ({', '.join(sorted(path.name for path in output.iterdir()))})")
+    say(f"checked on {num_images} images: the largest difference of the {exported.output} is {difference:.2g}")
+    say(f"written: {output} ({', '.join(sorted(path.name for path in output.iterdir()))})")
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer export") -> None:

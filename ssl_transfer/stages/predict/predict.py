@@ -24,6 +24,7 @@ from ssl_transfer.engine.console.progress import bar
 from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import write_atomically
+from ssl_transfer.evaluation.comparison.write_tables import defused
 from ssl_transfer.evaluation.predictions.metrics import class_logits
 from ssl_transfer.models.classifier import Classifier
 from ssl_transfer.stages.common.run import Run
@@ -187,7 +188,7 @@ class _Table:
             if one.pixels is None:
                 self.num_problems += 1
                 self._problems.setdefault(one.problem, []).append(one.name)
-                yield [one.name, "", "", "", one.problem, *[""] * len(self._run.classes)]
+                yield [one.name, "", "", "", defused(one.problem), *[""] * len(self._run.classes)]
                 continue
             row = next(rows)
             confidence = max(row)
