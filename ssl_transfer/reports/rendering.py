@@ -5,15 +5,20 @@ from typing import Any
 
 import jinja2
 
-from ssl_transfer.engine.printable import printable
+from ssl_transfer.engine.printable import Drawn, one_line, printable
 from ssl_transfer.engine.redaction import redacted
 
 from . import markdown
 
 
 def _shown(value: Any) -> Any:
-    """Redact a value and escape its control characters. A macro's result has a type of its own: it is done already."""
-    return printable(redacted(value)) if type(value) is str else value
+    """Redact a value and show it on one line. `Drawn` text and the result of a macro are done already."""
+    return one_line(redacted(value)) if type(value) is str else value
+
+
+def _lines(text: str) -> Drawn:
+    """Show a text of ours of several lines; the values in it are escaped where it is composed."""
+    return Drawn(printable(redacted(text)))
 
 
 TEMPLATES = jinja2.Environment(
@@ -24,4 +29,4 @@ TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters.update(escaped=markdown.escaped, code=markdown.code)
+TEMPLATES.filters.update(escaped=markdown.escaped, code=markdown.code, lines=_lines)

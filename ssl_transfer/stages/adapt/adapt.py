@@ -157,8 +157,8 @@ def _prepare(stage: Stage, config: AdaptConfig[Any], run: Run | None, source: Da
             f"{augmentations.introduce(source, config)}\n{target.describe()}\n"
             f"{name} of {spec.label} from {one_line(config.init)}: {len(labelled.train)} labelled images of "
             f"{one_line(learned.source)}, {len(divided.pool)} of the target without labels; "
-            f"{len(labelled.validation)} for validation, and {len(divided.held)} of the target without labels, chosen by "
-            f"{config.choose}; {runtime.describe()}"
+            f"{len(labelled.validation)} for validation, and {len(divided.held)} of the target without labels, "
+            f"chosen by {config.choose}; {runtime.describe()}"
         ),
         work=adapting.work,
         describe=describe,
