@@ -16,6 +16,8 @@ from PIL import Image
 from ssl_transfer.cli.main import main
 
 CLIPBOARD, CLEAR, BREAK, C1, REVERSED = "\x1b]52;c;aGk=\x07", "\x1b[2J", "a\nb\rc", "\x9b2J", "\u202egnp.exe"
+SURROGATE = "\udcff"
+"""A byte of a file's name that is no UTF-8."""
 CLASSES = (f"=1+1{CLIPBOARD}{C1}", f"-class {CLEAR}{BREAK}{REVERSED}")
 PLACE = f"place {CLEAR}{BREAK}"
 """Folder of the images and of the runs."""
@@ -73,7 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, tuple[str, .
             hostile = (CLIPBOARD, CLEAR, BREAK, C1, REVERSED)[image % 5]
             Image.fromarray(pixels).save(images / name / f"{image:02}{hostile}.png")
     flags = ("--data", f"folder:{images}", "--loading.cache", folder / "cache")
-    run = folder / "run"
+    run = folder / f"run {CLEAR}{BREAK}"
     status, printed = answer(
         *("transfer", "--init", "scratch", *tiny["transfer"], *tiny["convolutional"], *flags, "--output", run)
     )
@@ -83,11 +85,14 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, tuple[str, .
 
 
 def test_a_data_check(place: Place, tmp_path: Path) -> None:
-    (broken := tmp_path / PLACE / "x").mkdir(parents=True)
-    (broken / f"{CLIPBOARD}{BREAK}.png").write_bytes(b"no image")
-    for number in range(3):
-        Image.fromarray(np.full((16, 16, 3), 60 * number, dtype=np.uint8)).save(broken / f"{number}.png")
-    for source in (place.images, broken.parent):
+    broken, generator = tmp_path / PLACE, np.random.default_rng(0)
+    for name in ("x", "y"):
+        (broken / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(broken / name / f"{number}.png")
+    (broken / "x" / f"{CLIPBOARD}{BREAK}.png").write_bytes(b"no image")
+    for source in (place.images, broken):
         output = tmp_path / f"checked {source.name}"
         _, printed = answer("data", "check", f"folder:{source}", "--image-size", 16, "--output", output)
         assert r"\x1b[2J" in printed
@@ -154,7 +159,7 @@ def test_an_explanation(place: Place, tmp_path: Path) -> None:
     pytest.importorskip("captum")
     status, printed = answer(
         *("explain", place.run, "--what", "maps", "grad-cam", "neighbours", "attacks", "--output", tmp_path / CLEAR),
-        *("--pgd-steps", 1),
+        *("--pgd-steps", 1, "--num-images", 2, "--epsilons", "8/255", "--channels", 1, "--neighbours", 1),
     )
     assert status == 0, printed
     check(printed)
@@ -172,7 +177,7 @@ def test_a_comparison(place: Place, tiny: dict[str, tuple[str, ...]], tmp_path: 
     folder = tmp_path / f"{CLEAR}{BREAK}"
     status, printed = answer(
         *("compare", *tiny["compare"], *tiny["convolutional"], *place.flags, "--labels", 2, "--seeds", 0),
-        *("--batch-size", 32, "--arms", "scratch", "--output", folder),
+        *("--batch-size", 32, "--arms", "scratch", place.run, "--output", folder),
     )
     assert status == 0, printed
     check(printed)
@@ -180,6 +185,8 @@ def test_a_comparison(place: Place, tiny: dict[str, tuple[str, ...]], tmp_path: 
     assert status == 0, printed
     check(printed)
     assert {folder / "report.html", folder / "report.md"} <= set(pages(folder))
+    with open(folder / "results.csv", encoding="utf-8", newline="") as file:
+        assert [line for line in csv.DictReader(file) if CLEAR in line["arm"]]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +196,7 @@ def test_a_comparison(place: Place, tiny: dict[str, tuple[str, ...]], tmp_path: 
         ("data", f"che{CLEAR}{BREAK}"),
         ("data", "check", f"folder:/none/{CLEAR}{BREAK}"),
         ("data", "check", f"{CLEAR}{BREAK}"),
-        ("evaluate", f"/none/{CLEAR}{BREAK}"),
+        ("evaluate", f"/none/{CLEAR}{BREAK}{SURROGATE}"),
         ("predict", f"/none/{CLEAR}{BREAK}", "x"),
         ("summary", f"{CLEAR}{BREAK}"),
         ("pretrain", f"{CLEAR}{BREAK}"),
