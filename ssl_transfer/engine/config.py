@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
-from .errors import InputError
+from .errors import InputError, reason_of
 from .printable import one_line
 from .redaction import redacted
 from .terminal import say
@@ -72,7 +72,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         # BaseLoader builds only strings, lists and mappings: nothing in a file can run code.
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"--config {path}: not readable as YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"--config {path}: not readable as YAML: {reason_of(error)}") from error
     if content is None or content == "":
         return {}
     if not isinstance(content, dict):

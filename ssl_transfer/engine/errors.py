@@ -43,6 +43,11 @@ class StoppedError(KeyboardInterrupt):
         self.number = number
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the message of a library's error, which may have several lines, on one line."""
+    return " ".join(str(error).split())
+
+
 def did_you_mean(name: str, allowed: Iterable[str], count: int = 4) -> str:
     """Return a question with the names close to `name`, or nothing if none is close."""
     near = difflib.get_close_matches(name, list(allowed), n=count, cutoff=0.5)
