@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 from packaging.requirements import Requirement
 from rich.table import Table
-from rich.text import Text
 
 from ssl_transfer import __version__
 from ssl_transfer.data.store.cache_admin import entries
 from ssl_transfer.engine import config as configuration
-from ssl_transfer.engine.console.formatting import console, counted, file_size
+from ssl_transfer.engine.console.formatting import console, counted, file_size, words
 from ssl_transfer.engine.errors import FailedRunsError
 from ssl_transfer.engine.io import hub
+from ssl_transfer.engine.terminal import say
 from ssl_transfer.engine.tracking import wandb_run
 from ssl_transfer.stages.data.cache_command import CacheFolder
 
@@ -179,8 +179,8 @@ def show(findings: Sequence[Finding]) -> None:
     for one in findings:
         if last and one.group != last:
             table.add_section()
-        mark = Text(one.found, style="bold red" if one.problem else "")
-        table.add_row(Text(one.group if one.group != last else "", style="bold"), one.name, mark)
+        mark = words(one.found, style="bold red" if one.problem else "")
+        table.add_row(words(one.group if one.group != last else "", style="bold"), words(one.name), mark)
         last = one.group
     console().print(table)
 
@@ -196,11 +196,11 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer doctor") -> None
     show(findings)
     problems = [one.problem for one in findings if one.problem]
     if problems:
-        raise FailedRunsError("\n  ".join([f"{counted(len(problems), 'thing')} would fail here:", *problems]))
-    print("All that every command needs is here.")
+        raise FailedRunsError(f"{counted(len(problems), 'thing')} would fail here:", *(f"  {one}" for one in problems))
+    say("All that every command needs is here.")
     lacking = [extra for extra in EXTRAS if any(one.lacking == extra for one in findings)]
     if lacking:
-        print("\n  ".join(["Without an extra of this package these are refused:", *map(_refused, lacking)]))
+        say("Without an extra of this package these are refused:", *(f"  {_refused(one)}" for one in lacking))
 
 
 def _refused(extra: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ssl_transfer import __version__
 from ssl_transfer.engine.console import signals, streams
 from ssl_transfer.engine.errors import FailedRunsError, InputError, RehearsedError, StoppedError, did_you_mean
-from ssl_transfer.engine.redaction import redacted
+from ssl_transfer.engine.terminal import say
 
 from . import help_cache
 
@@ -61,10 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(arguments: Sequence[str] | None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
+        say(*usage().split("\n"))
         sys.exit(0 if arguments else USER_ERROR)
     if arguments == ["--version"]:
-        print(f"ssl-transfer {__version__}")
+        say(f"ssl-transfer {__version__}")
         sys.exit(0)
     name, *rest = arguments
     try:
@@ -72,34 +72,31 @@ def _main(arguments: Sequence[str] | None) -> None:
             from . import completion
 
             completion.check_shell(" ".join(rest))
-            print(completion.script(rest[0], completion.all_flags(COMMANDS)), end="")
+            sys.stdout.write(completion.script(rest[0], completion.all_flags(COMMANDS)))
             return
         if name not in COMMANDS:
-            raise InputError(f"{name!r} is not a command.{did_you_mean(name, COMMANDS)}\n\n{usage()}")
+            raise InputError(f"{name!r} is not a command.{did_you_mean(name, COMMANDS)}", "", *usage().split("\n"))
         with signals.raised():
             help_cache.shown(arguments, lambda: importlib.import_module(COMMANDS[name][0]).main(rest))
     except RehearsedError as rehearsed:
         if _speaks():
-            print(redacted(str(rehearsed)))
-    except InputError as error:
-        print(redacted(f"error: {error}"), file=sys.stderr)
-        sys.exit(USER_ERROR)
-    except FailedRunsError as error:
-        print(redacted(f"error: {error}"), file=sys.stderr)
-        sys.exit(1)
+            say(*rehearsed.args)
+    except (InputError, FailedRunsError) as error:
+        first, *others = error.args
+        say(f"error: {first}", *others, error=True)
+        sys.exit(USER_ERROR if isinstance(error, InputError) else 1)
     except (OSError, MemoryError, RuntimeError) as error:
         message = streams.explained(error)
         if not message:
             raise
-        print(redacted(f"error: {message}"), file=sys.stderr)
+        say(f"error: {message}", error=True)
         # A name that is too long for the file system is a user's error.
         too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
         sys.exit(USER_ERROR if too_long else 1)
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, StoppedError) else signal.SIGINT
         if _speaks():
-            line = f"\nstopped by {signal.Signals(number).name}. To go on: {_again(arguments)}"
-            print(redacted(line), file=sys.stderr)
+            say("", f"stopped by {signal.Signals(number).name}. To go on: {_again(arguments)}", error=True)
         sys.exit(128 + number)
 
 

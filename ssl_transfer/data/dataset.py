@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssl_transfer.data.loading_config import Range
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.printable import one_line
 
 PARTS = ("unlabeled", "train", "validation", "test")
 UNLABELED = -1
@@ -119,10 +120,11 @@ class Dataset:
         """Summarise the data set in one line, followed by its notes."""
         counts = ", ".join(f"{len(index)} {name}" for name, index in self.splits.items() if len(index))
         size = " x ".join(str(side) for side in self.pixels.shape[2:])
-        line = f"{self.source}: {counts}; {len(self.classes)} classes; {self.num_channels} x {size} pixels stored"
+        stored = f"{self.num_channels} x {size} pixels stored"
+        line = f"{one_line(self.source)}: {counts}; {len(self.classes)} classes; {stored}"
         low, high = self.value_range
         values = f"values {low:g} to {high:g} become 0 to 1 (--loading.value-range)."
-        return "\n".join([line, *self.notes, *([] if self.value_range == EIGHT_BITS else [values])])
+        return "\n".join([line, *map(one_line, self.notes), *([] if self.value_range == EIGHT_BITS else [values])])
 
 
 def to_unit(pixels: Tensor, value_range: Range) -> Tensor:

@@ -4,13 +4,14 @@ tyro is the only parser. The settings of a YAML file become flags before the use
 both have one error path, and a field's docstring is its `--help`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +19,10 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
-from .errors import InputError
+from .errors import InputError, reason_of
+from .printable import one_line
 from .redaction import redacted
+from .terminal import say
 
 T = TypeVar("T")
 MOST_VALUES = 100_000
@@ -69,7 +72,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         # BaseLoader builds only strings, lists and mappings: nothing in a file can run code.
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"--config {path}: not readable as YAML: {error}") from error
+        raise InputError(f"--config {path}: not readable as YAML: {reason_of(error)}") from error
     if content is None or content == "":
         return {}
     if not isinstance(content, dict):
@@ -159,24 +162,38 @@ def parse(
     if list(arguments) == [LIST_FLAGS]:
         raise ListedFlags(default, (CONFIG, *extra))
     from_file = flags_of(settings)
-    # tyro does not read NO_COLOR (https://no-color.org).
-    tyro._experimental_options["ansi_codes"] = not os.environ.get("NO_COLOR")
+    words = [*from_file, *arguments]
+    plain = all(one_line(word) == word for word in words)
+    # tyro does not read NO_COLOR (https://no-color.org). Beside a word with codes, tyro writes none of its own.
+    tyro._experimental_options["ansi_codes"] = plain and not os.environ.get("NO_COLOR")
     head = [str(type(default).__doc__), CONFIG.help, note, *(one.help for one in extra)]
     try:
-        config = tyro.cli(
-            config_type,
-            prog=program,
-            description="\n\n".join(part for part in head if part),
-            args=[*from_file, *arguments],
-            default=default,
-        )
+        with contextlib.nullcontext() if plain else _escaped_errors():
+            config = tyro.cli(
+                config_type,
+                prog=program,
+                description="\n\n".join(part for part in head if part),
+                args=words,
+                default=default,
+            )
     except SystemExit as stop:
         if stop.code and from_file:
             names = [flag for flag in from_file if flag.startswith("--")]
-            print(f"(read from the --config file: {' '.join(names)})", file=sys.stderr)
+            say(f"(read from the --config file: {' '.join(names)})", error=True)
         raise
     _refuse_strange_values(to_dict(config))
     return config
+
+
+@contextlib.contextmanager
+def _escaped_errors() -> Iterator[None]:
+    """Escape the control characters of the errors that tyro prints in the `with` block: it repeats the words."""
+    held = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(held):
+            yield
+    finally:
+        say(*held.getvalue().splitlines(), error=True)
 
 
 def positional(name: str) -> tuple[object, object]:

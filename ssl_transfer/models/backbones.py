@@ -12,7 +12,7 @@ import torch
 from timm.models import VisionTransformer, group_parameters
 from torch import Tensor, nn
 
-from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.errors import InputError, reason_of
 from ssl_transfer.models.layers.blocks import Block, ordered_blocks
 from ssl_transfer.models.layers.execution_order import Order
 
@@ -194,8 +194,8 @@ def _num_features(backbone: Backbone, spec: BackboneSpec) -> int:
         features = _run_on_probe(backbone, backbone)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise InputError(
-            f"{spec.label} does not take images of {spec.image_size} px ({error}). Give a larger --image-size, "
-            "--backbone.stem small, or another backbone."
+            f"{spec.label} does not take images of {spec.image_size} px ({reason_of(error)}). Give a larger "
+            "--image-size, --backbone.stem small, or another backbone."
         ) from error
     return features.shape[1]
 

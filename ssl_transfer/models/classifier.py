@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.errors import InputError, reason_of
 from ssl_transfer.engine.io.weight_files import WeightFile
 
 from .backbones import Backbone
@@ -86,5 +86,5 @@ def load_classifier(file: WeightFile, backbone: Backbone, classes: Sequence[str]
         head = make_head(HeadConfig(**file.description["head"]), backbone, len(known))
         head.load_state_dict(weights)
     except (KeyError, RuntimeError) as error:
-        raise InputError(f"{run}: the weights of its head do not fit: {error}") from error
+        raise InputError(f"{run}: the weights of its head do not fit: {reason_of(error)}") from error
     return Classifier(backbone.eval(), head.eval(), torch.tensor([known.index(name) for name in classes]))

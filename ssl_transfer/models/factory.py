@@ -9,7 +9,7 @@ import torchvision
 from timm.models import VisionTransformer
 from torch import nn
 
-from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.errors import InputError, reason_of
 from ssl_transfer.models.layers.blocks import ordered_blocks
 
 from . import torchvision_models
@@ -57,7 +57,8 @@ def _create_whole(spec: BackboneSpec) -> nn.Module:
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         shown = " ".join(spec.arguments) or "(none)"
         raise InputError(
-            f"{library} cannot build {spec.name} for {spec.image_size} px with --backbone.arguments {shown}: {error}"
+            f"{library} cannot build {spec.name} for {spec.image_size} px with --backbone.arguments {shown}: "
+            f"{reason_of(error)}"
         ) from error
     # DigitCnn is made for small images as it is.
     if spec.stem == "small" and not isinstance(model, VisionTransformer | DigitCnn):

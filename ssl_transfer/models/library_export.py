@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.errors import InputError, reason_of
 
 from .backbones import Backbone
 from .classifier import Classifier
@@ -75,7 +75,7 @@ def library_model(backbone: Backbone, classifier: Classifier | None) -> LibraryM
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"{spec.label}: its weights do not fit there ({error}). {_REMEDY}") from error
+        raise InputError(f"{spec.label}: its weights do not fit there ({reason_of(error)}). {_REMEDY}") from error
     library = "timm" if is_timm else "torchvision"
     return LibraryModel(library, model.eval(), spec.name.removeprefix(PREFIX), arguments, (*changes, *more))
 

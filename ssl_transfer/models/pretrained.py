@@ -12,7 +12,7 @@ import torch
 from timm.models import VGG, VisionTransformer, load_state_dict
 from torch import Tensor
 
-from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.errors import InputError, did_you_mean, reason_of
 from ssl_transfer.engine.io.atomic import DamagedError, save_array
 from ssl_transfer.engine.io.checksum import file_checksum
 from ssl_transfer.engine.io.hub import check_hub, no_endless_silence
@@ -157,7 +157,7 @@ def from_export(file: WeightFile, *, image_size: int | None = None) -> Backbone:
     try:
         backbone.model.load_state_dict(weights)
     except RuntimeError as error:
-        raise InputError(f"{file.folder}: the weights do not fit {backbone.spec.label}: {error}") from error
+        raise InputError(f"{file.folder}: the weights do not fit {backbone.spec.label}: {reason_of(error)}") from error
     return backbone
 
 

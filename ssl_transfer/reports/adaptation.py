@@ -9,8 +9,10 @@ from typing import Any
 import matplotlib
 from rich.table import Table
 
-from ssl_transfer.engine.console.formatting import console
+from ssl_transfer.engine.console.formatting import console, words
 from ssl_transfer.engine.io.atomic import write_text
+from ssl_transfer.engine.printable import one_line
+from ssl_transfer.engine.terminal import say
 from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.adaptation_table import (
     ORACLE,
@@ -96,10 +98,10 @@ def show(folder: Path, runs: Sequence[AdaptedRun], *, title: str) -> None:
     for heading in _HEADINGS:
         table.add_column(heading)
     for line in lines_of(runs):
-        table.add_row(*_cells(line))
+        table.add_row(*map(words, _cells(line)))
     console().print(table)
-    print(sentence(runs, title))
-    print(f"report: {folder / 'report.html'}")
+    say(sentence(runs, title))
+    say(f"report: {folder / 'report.html'}")
 
 
 def _cells(line: Line) -> list[str]:
@@ -174,7 +176,7 @@ def _features(maps: Mapping[str, Sequence[Point]]) -> bytes:
         *(
             plt.Line2D([], [], linestyle="", marker="s", color=colours(number % colours.N), label=label)
             # A dollar would begin a formula.
-            for number, label in enumerate(name.replace("$", r"\$") for name in classes[:_MOST_COLOURS])
+            for number, label in enumerate(one_line(name).replace("$", r"\$") for name in classes[:_MOST_COLOURS])
         ),
     ]
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8)

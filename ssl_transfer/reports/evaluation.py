@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import write_atomically, write_text
+from ssl_transfer.engine.printable import json_escaped
 from ssl_transfer.engine.redaction import redacted_all
 from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.predictions import calibration, metrics
@@ -82,7 +83,7 @@ def write(
         "notes": notes,
     }
     rows = metrics.per_class_report(shown.logits, shown.labels, classes)
-    write_tables.write_lines(
+    write_tables.write_readable_lines(
         place / "per_class.csv", metrics.REPORT_COLUMNS, ([row[name] for name in row] for row in rows)
     )
     for file, one in ((PREDICTIONS, shown), (HELD_PREDICTIONS, held)):
@@ -114,7 +115,7 @@ def write_corruptions(folder: Path, rows: Sequence[CorruptedAccuracy], clean: Ma
     columns = ("classifier", "corruption", "severity", "accuracy")
     starts = [(name, "none", 0, accuracy) for name, accuracy in clean.items()]
     lines = [(row["classifier"], row["corruption"], row["severity"], row["accuracy"]) for row in rows]
-    write_tables.write_lines(folder / "corruptions.csv", columns, [*starts, *lines])
+    write_tables.write_readable_lines(folder / "corruptions.csv", columns, [*starts, *lines])
     for name, accuracy in clean.items():
         found: dict[str, list[float]] = {}
         for row in rows:
@@ -125,7 +126,8 @@ def write_corruptions(folder: Path, rows: Sequence[CorruptedAccuracy], clean: Ma
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all. JSON has no infinity: such a number becomes null."""
-    write_text(path, json.dumps(redacted_all(_finite(content)), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(redacted_all(_finite(content)), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, json_escaped(text) + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from ssl_transfer.engine.printable import one_line
 from ssl_transfer.evaluation.predictions import metrics
 
 from .figures import COLOURS, MARKERS, png
@@ -47,7 +48,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], title: str = "") -> by
                 text = f"{matrix[row, column]}"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=10 - min(4, len(text)))
     axes.set(xlabel="predicted", ylabel="true class")
-    axes.set_title(title.replace("$", r"\$"), fontsize=11)
+    axes.set_title(one_line(title).replace("$", r"\$"), fontsize=11)
     figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, label="share of the true class")
     return png(figure)
 
@@ -125,7 +126,8 @@ def corruptions(accuracies: Mapping[str, Sequence[float]], clean: float) -> byte
 
 
 def shown_name(name: str) -> str:
-    """Shorten a class's name to a label, with escaped dollars, which would start a formula."""
+    """Shorten a class's name to a label; control characters are escaped, and dollars, which would start a formula."""
+    name = one_line(name)
     # Long names often differ at their ends.
     half = _LONGEST_NAME // 2
     short = name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+from ssl_transfer.engine.printable import one_line
 from ssl_transfer.evaluation.comparison.curves import mean_curve
 from ssl_transfer.evaluation.comparison.label_budgets import budget_title
 from ssl_transfer.evaluation.comparison.results import Pair, Results, chosen_accuracy
@@ -29,7 +30,9 @@ def names_of(pairs: Sequence[Pair]) -> dict[Pair, str]:
     counts = defaultdict(set)
     for arm, backbone in pairs:
         counts[arm].add(backbone)
-    return {(arm, backbone): f"{arm} ({backbone})" if len(counts[arm]) > 1 else arm for arm, backbone in pairs}
+    return {
+        (arm, backbone): one_line(f"{arm} ({backbone})" if len(counts[arm]) > 1 else arm) for arm, backbone in pairs
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ssl_transfer.data.dataset import Dataset
+from ssl_transfer.engine.printable import one_line
 
 LARGEST = 128
 """Pixels a side; larger images are shrunk."""
@@ -69,6 +70,7 @@ def sheet(title: str, rows: Sequence[str], columns: Sequence[tuple[str, Tensor]]
         columns: a title and (B, C, H, W) images in 0..1, which are enlarged or shrunk to `side`.
         side: pixels a side of one image.
     """
+    title, rows = one_line(title), [one_line(name) for name in rows]
     font, heading = ImageFont.load_default(13), ImageFont.load_default(17)
     gap, top = 6, 56
     left = gap + max([0, *(round(font.getlength(name)) + gap for name in rows)])

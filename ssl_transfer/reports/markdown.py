@@ -2,18 +2,20 @@
 
 import re
 
+from ssl_transfer.engine.printable import printable
+
 
 def escaped(text: object) -> str:
-    """Escape text for any place, also a table cell: no tag, no emphasis, no link, no new line."""
-    plain = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Escape text for any place, also a table cell: no tag, emphasis, link, new line or control character."""
+    plain = printable(str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # An underscore inside a word is no emphasis, and names of backbones are full of them.
     marked = re.sub(r"([\\`*|~]|(?<!\w)_|_(?!\w)|\](?=\())", r"\\\1", plain)
     return " ".join(marked.split())
 
 
 def code(text: object) -> str:
-    """Format text as inline code."""
-    plain = " ".join(str(text).split("\n"))
+    """Format text as inline code, on one line, with control characters escaped."""
+    plain = " ".join(printable(str(text)).split("\n"))
     runs = re.findall("`+", plain)
     if not runs:
         return f"`{plain}`"

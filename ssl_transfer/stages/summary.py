@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ssl_transfer.engine import config as configuration
-from ssl_transfer.engine.console.formatting import console, counted
+from ssl_transfer.engine.console.formatting import console, counted, words
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
@@ -119,7 +119,7 @@ def table_of(summary: Summary) -> Table:
         table.add_column(name, f"{totals[name]:,}", justify="right", overflow="fold")
     for row in summary.rows:
         table.add_row(
-            _short(row.name),
+            words(*_short(row.name)),
             " x ".join(map(str, row.shape)),
             f"{row.num_parameters:,}",
             f"{row.num_statistics:,}" if row.num_statistics else "",
@@ -128,10 +128,10 @@ def table_of(summary: Summary) -> Table:
     return table
 
 
-def _short(name: str) -> str:
+def _short(name: str) -> list[str]:
     """Break a long name into two lines, so that the other columns fit into a narrow terminal."""
     holder, _, last = name.rpartition(".")
-    return f"{holder}.\n  {last}" if len(name) > LONG_NAME else name
+    return [f"{holder}.", f"  {last}"] if len(name) > LONG_NAME else [name]
 
 
 def _state(trained: int, total: int) -> str:
@@ -209,7 +209,7 @@ def summary(config: SummaryConfig) -> Summary:
     phases = [(phase.name, phase.trained) for phase in recipe.phases(steps_per_epoch=1)]
     result = summarize(backbone, head, phases)
     spec, screen = backbone.spec, console()
-    screen.print(f"{spec.label}, {spec.in_chans} x {spec.image_size} x {spec.image_size}, {spec.stem} stem")
+    screen.print(words(f"{spec.label}, {spec.in_chans} x {spec.image_size} x {spec.image_size}, {spec.stem} stem"))
     screen.print(f"head {asked.kind}, {counted(1 if asked.one_logit else classes, 'score')}\n")
     screen.print(table_of(result))
     with_statistics = f"; {result.num_parameters + result.num_statistics:,} with BatchNorm's statistics"

@@ -12,6 +12,7 @@ from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.errors import FailedRunsError, InputError
 from ssl_transfer.engine.runs.saved_run import SavedRun
+from ssl_transfer.engine.terminal import say
 from ssl_transfer.engine.tracking.tracker import TrackingConfig, publish, send
 from ssl_transfer.engine.tracking.wandb_run import Taken
 from ssl_transfer.evaluation.comparison.results import Results
@@ -84,10 +85,10 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer sync") -> None:
         raise InputError("--tracking.wandb off would show nothing. There are auto, online and offline.")
     taken = sync(folder, config.tracking)
     if taken["online"]:
-        print(f"{folder}: {counted(taken['online'], 'run')} in wandb")
+        say(f"{folder}: {counted(taken['online'], 'run')} in wandb")
     if taken["offline"]:
         again = f"`ssl-transfer sync {shlex.quote(str(folder))} --tracking.wandb online`"
-        print(
+        say(
             f"{folder}: {counted(taken['offline'], 'run')} written for wandb, offline: nothing was sent. After "
             f"`wandb login`, {again} sends what they logged."
         )

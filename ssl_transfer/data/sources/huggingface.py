@@ -24,7 +24,7 @@ from ssl_transfer.data.dataset import PARTS, UNLABELED
 from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.store.image_files import Encoded
 from ssl_transfer.data.store.listing import NAMES, Listing, Lookup, part_number
-from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.errors import InputError, did_you_mean, reason_of
 from ssl_transfer.engine.io.hub import check_hub
 
 from .hf_columns import image_column, is_scalar, label_column
@@ -112,7 +112,7 @@ def load(
                 streaming=streaming,
             )
     except Exception as error:  # Of the library and of the network there are many; each is named to the user.
-        reason = f"({type(error).__name__}: {error}{down})"
+        reason = f"({type(error).__name__}: {reason_of(error)}{down})"
         if local:
             raise InputError(f"--data {source}: cannot be read {reason}.") from error
         if config.download:

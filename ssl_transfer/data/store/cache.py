@@ -28,6 +28,7 @@ from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.io.checksum import sealed
 from ssl_transfer.engine.io.npy_files import map_array
 from ssl_transfer.engine.redaction import redacted_all
+from ssl_transfer.engine.terminal import say
 
 from .cache_integrity import checksums, intact
 from .columns import MEASURED, Columns, Stored
@@ -96,7 +97,7 @@ def _locked(entry: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
-        print("waiting for another run that decodes the same images", flush=True)
+        say("waiting for another run that decodes the same images")
         lock.acquire()
     try:
         yield
@@ -112,7 +113,7 @@ def _record(entry: Path, config: LoadingConfig) -> dict[str, Any] | None:
     try:
         record = intact(entry)
     except Exception as error:  # Of damaged bytes anything can be raised.
-        print(f"warning: {entry}: damaged ({error}); the images are decoded again.", flush=True)
+        say(f"warning: {entry}: damaged ({error}); the images are decoded again.")
         return None
     pixels = entry / "pixels.npy"
     if not pixels.is_file() and _fits(record["num_rows"] * Layout(**record["layout"]).image_bytes, config):

@@ -1,9 +1,15 @@
 """Format numbers and tables for the terminal."""
 
 import os
+from collections.abc import Iterator
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
+
+from ssl_transfer.engine.printable import Drawn, one_line, printable
+from ssl_transfer.engine.redaction import redacted
 
 _ENOUGH = 1000
 """Columns outside a terminal; no table is wider."""
@@ -36,17 +42,30 @@ def table(*columns: str) -> Table:
     return made
 
 
+def words(*lines: object, style: str = "") -> Text:
+    """Return lines of text for a table or a console: brackets are no markup, control characters are escaped."""
+    return Text(redacted("\n".join(map(one_line, lines))), style=style)
+
+
+class _EscapingConsole(Console):
+    """Escape control characters of all text; rich adds its own codes after rendering."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
 def console() -> Console:
     """Return a console as wide as the terminal or COLUMNS; unlimited in a file or a pipe."""
-    made = Console(highlight=False)
+    made = _EscapingConsole(highlight=False)
     if not (made.is_terminal or made.is_jupyter or "COLUMNS" in os.environ):
         made.width = _ENOUGH
     return made
 
 
-def drawn(*parts: RenderableType) -> str:
-    """Render tables and texts below each other with the colours and width of this terminal."""
+def drawn(*parts: RenderableType) -> Drawn:
+    """Render tables and lines of text below each other with the colours and width of this terminal."""
     screen = console()
     with screen.capture() as captured:
-        screen.print(*parts, sep="\n")
-    return captured.get().rstrip("\n")
+        screen.print(*(words(part) if isinstance(part, str) else part for part in parts), sep="\n")
+    return Drawn(captured.get().rstrip("\n"))

@@ -13,6 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ssl_transfer.engine.printable import one_line
+from ssl_transfer.engine.terminal import say
+
 
 class Bar(Protocol):
     """Show one piece of work on the display."""
@@ -46,7 +49,7 @@ class _Lines:
         if now - self._printed >= self._seconds and done:
             seconds = (now - self._started) / done * (self._total - done)
             left = f"  {seconds:.0f} s left" if self._even else ""
-            print(f"{self._description}: {done}/{self._total}  {status}{left}", flush=True)
+            say(f"{self._description}: {done}/{self._total}  {status}{left}")
             self._printed = now
 
 
@@ -146,7 +149,7 @@ def bar(description: str, total: int, *, active: bool = True, even: bool = True)
         active: False shows nothing, as on ranks above 0.
         even: units take equally long, so that finished units give the remaining time.
     """
-    description = f"{_Display.run}, {description}" if _Display.run else description
+    description = one_line(f"{_Display.run}, {description}" if _Display.run else description)
     if not active:
         yield _Silent()
     elif _Display.relay is not None:
@@ -160,10 +163,10 @@ def bar(description: str, total: int, *, active: bool = True, even: bool = True)
     else:
         if _Display.progress is None:
             _Display.progress = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[status]}"),
+                TextColumn("{task.fields[status]}", markup=False),
                 _Remaining(),
                 console=Console(),
                 transient=True,

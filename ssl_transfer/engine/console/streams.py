@@ -1,4 +1,4 @@
-"""Handle broken pipes, unencodable characters, full disks and out-of-memory errors, without torch."""
+"""Handle broken pipes, unencodable characters, tracebacks, full disks and out-of-memory errors, without torch."""
 
 import contextlib
 import errno
@@ -6,9 +6,17 @@ import io
 import os
 import signal
 import sys
+import traceback
+import warnings
 from collections.abc import Iterator
+from types import TracebackType
 from typing import TextIO
 
+from ssl_transfer.engine.printable import printable
+from ssl_transfer.engine.redaction import redacted
+from ssl_transfer.engine.terminal import say
+
+_FORMAT_WARNING = warnings.formatwarning
 _NO_MEMORY = (
     "can't allocate memory",
     "out of memory",
@@ -25,9 +33,13 @@ def printing() -> Iterator[None]:
     The exit status is then 128 + SIGPIPE, as if the signal had ended the program.
     """
     _prepare_streams()
+    warnings.formatwarning = _format_warning
     try:
         try:
             yield
+        except Exception:
+            sys.excepthook = _print_traceback
+            raise
         finally:
             sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as stop:
@@ -48,6 +60,18 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (open until the end)
         elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Format the warning of a library, which may name a file, with control characters escaped."""
+    return printable(redacted(_FORMAT_WARNING(message, category, filename, lineno, line)))
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of an unexpected error, with control characters escaped."""
+    say(*"".join(traceback.format_exception(kind, error, trace)).rstrip("\n").split("\n"), error=True)
 
 
 def explained(error: Exception) -> str:

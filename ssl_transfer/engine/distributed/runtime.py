@@ -4,7 +4,6 @@ import atexit
 import functools
 import gc
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,8 +13,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
 
+from ssl_transfer.engine import terminal
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.redaction import redacted
 
 from .device_memory import keep_freed_memory
 
@@ -48,15 +47,15 @@ class Runtime:
         """Return whether this process is rank 0, the only one that writes files."""
         return self.accelerator.is_main_process
 
-    def say(self, message: str) -> None:
-        """Print on rank 0."""
+    def say(self, *lines: str) -> None:
+        """Print lines on rank 0."""
         if self.is_main:
-            print(redacted(message), flush=True)
+            terminal.say(*lines)
 
-    def warn(self, message: str) -> None:
-        """Print on rank 0 to the error stream, which stays visible if the output is piped."""
+    def warn(self, *lines: str) -> None:
+        """Print lines on rank 0 to the error stream, which stays visible if the output is piped."""
         if self.is_main:
-            print(redacted(message), file=sys.stderr, flush=True)
+            terminal.say(*lines, error=True)
 
     def wait(self) -> None:
         """Wait until every process calls this."""

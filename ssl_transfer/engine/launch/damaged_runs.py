@@ -12,6 +12,7 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io import ownership, state_files
 from ssl_transfer.engine.io.atomic import DamagedError
 from ssl_transfer.engine.io.weight_files import WeightFile
+from ssl_transfer.engine.printable import one_line
 from ssl_transfer.engine.runs.checkpoint_files import numbered
 from ssl_transfer.engine.runs.run_folder import check_readable, own_run_folder, set_aside
 from ssl_transfer.engine.runs.seal import RESULT_FILE, SEAL_FILE, damages, has_result, held_result, is_sealed
@@ -34,7 +35,7 @@ def check_runs(folders: Mapping[Path, Check], runtime: Runtime, *, retry: bool) 
     Raises:
         InputError: with the first message of each damaged run. Nothing was changed.
     """
-    problem = ""
+    problem: tuple[str, ...] = ()
     if runtime.is_main:
         found = {folder: one for folder, check in folders.items() if (one := _damage(folder, check if retry else None))}
         num_unsealed = sum(has_result(folder) and not is_sealed(folder) for folder in folders)
@@ -44,18 +45,18 @@ def check_runs(folders: Mapping[Path, Check], runtime: Runtime, *, retry: bool) 
                 "is not detected."
             )
         if found and not retry:
-            lines = "\n".join(f"  {next(iter(one.values()))}" for one in found.values())
             problem = (
-                f"{len(found)} of {len(folders)} runs are damaged:\n{lines}\n"
+                f"{len(found)} of {len(folders)} runs are damaged:",
+                *(f"  {next(iter(one.values()))}" for one in found.values()),
                 "The same command with --retry moves the damaged files aside and repeats these runs; the tables stay "
-                "as they are until then."
+                "as they are until then.",
             )
         for folder, one in found.items() if retry else ():
             _move_aside(folder, list(one))
             runtime.say(f"{folder}: damaged files moved aside; the run is repeated.")
-    problem = runtime.from_main(problem)
-    if problem:
-        raise InputError(problem)
+    lines = runtime.from_main("\n".join(map(one_line, problem))).splitlines()
+    if lines:
+        raise InputError(*lines)
 
 
 def _damage(folder: Path, check_result: Check | None) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_transfer.engine.config import flatten
+from ssl_transfer.engine.printable import one_line
 from ssl_transfer.engine.redaction import redacted, redacted_all
 
 from .wandb_run import Guard, Names, TrackingConfig, named
@@ -26,7 +27,7 @@ class Others:
             begin = _BEGIN[name]
 
             def start(found: list[Any] = found, begin: Callable[..., Any] = begin) -> None:
-                tracker = begin(config, folder, redacted(names.name))
+                tracker = begin(config, folder, one_line(redacted(names.name)))
                 tracker.start()
                 found.append(tracker)
                 tracker.store_init_configuration(

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.printable import one_line
 from ssl_transfer.engine.redaction import redacted, redacted_all
 from ssl_transfer.engine.runs.saved_run import SavedRun
+from ssl_transfer.engine.terminal import say
 
 from . import artifacts
 
@@ -103,7 +105,7 @@ class Board:
         self._folder, self._settings = folder, settings
         self._run: Any = None
         self._mode: Literal["online", "offline"] = "offline"
-        names = Names(name=redacted(names.name), group=redacted(names.group), job_type=names.job_type)
+        names = Names(name=_shown(names.name), group=_shown(names.group), job_type=names.job_type)
         self._call("begin", lambda _: self._begin(config, settings, names))
 
     @property
@@ -242,5 +244,10 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+def _shown(name: str) -> str:
+    """Redact a name and escape its control characters: wandb prints it, and shows it on pages."""
+    return one_line(redacted(name))
+
+
 def _warn(message: str) -> None:
-    print(redacted(f"warning: {message}"), file=sys.stderr, flush=True)
+    say(f"warning: {message}", error=True)

@@ -1,8 +1,14 @@
-"""Write the tables of a comparison in long form: results.csv, summary.csv, curves.csv, correct test images."""
+"""Write the tables of a comparison in long form: results.csv, summary.csv, curves.csv, correct test images.
+
+Tables that are read back or joined by a name (`write_lines`) keep every name as it is: a spreadsheet takes a cell that
+begins with = + - @ for a formula, so it must import them as text. Tables for people alone (`write_readable_lines`) have
+such cells defused.
+"""
 
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +20,7 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import write_atomically, write_text
 from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.io.npy_files import load_array
+from ssl_transfer.engine.printable import one_line
 from ssl_transfer.engine.runs.seal import verify
 
 from .results import Hits, Results, Row
@@ -25,6 +32,10 @@ PREDICTED = "predicted.npy"
 """In a transfer run's folder: predicted classes of the test images, (N,) int32, in the order of the split."""
 MEASURED = ("seconds", "transfer_seconds", "pretrain_seconds", "peak_memory_mb", "transfer_joules", "pretrain_joules")
 """Metrics of results.csv that depend on the machine; all others are the same when a run is repeated."""
+
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+"""First characters of a formula, in their full-width forms too."""
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def rows_of(key: dict[str, Any], result: dict[str, Any], pretraining: dict[str, Any] | None) -> list[Row]:
@@ -174,6 +185,20 @@ def write_lines(path: Path, columns: Sequence[str], lines: Iterable[Sequence[obj
     writer.writerow(columns)
     writer.writerows(["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in line] for line in lines)
     write_text(path, text.getvalue())
+
+
+def write_readable_lines(path: Path, columns: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
+    """Write a table for people alone, as `write_lines`: no cell is a formula, or holds a control character."""
+    write_lines(path, columns, ([defused(cell) if isinstance(cell, str) else cell for cell in line] for line in lines))
+
+
+def defused(cell: str) -> str:
+    """Return a cell that a spreadsheet shows as text; numbers stay numbers.
+
+    An apostrophe before = + - @ turns a formula into text (OWASP, "CSV Injection").
+    """
+    text = one_line(cell)
+    return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
 
 
 def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> None:

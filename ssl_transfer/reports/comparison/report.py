@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rich.table import Table
-from rich.text import Text
 
 from ssl_transfer.engine import config as configuration
-from ssl_transfer.engine.console.formatting import console, counted
+from ssl_transfer.engine.console.formatting import console, counted, words
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.runs.run_folder import own_run_folder
+from ssl_transfer.engine.terminal import say
 from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.estimates import IMAGES, Estimate
 from ssl_transfer.evaluation.comparison.label_budgets import budget_title, percent_of
@@ -109,21 +109,20 @@ def show(results: Results) -> None:
         table.add_column(column)
     for line in content["lines"]:
         cells = [
-            "\n".join([cell["text"], *(f"({difference['text']})" for difference in cell["differences"])])
+            words(cell["text"], *(f"({difference['text']})" for difference in cell["differences"]))
             for cell in line["cells"]
         ]
-        # As text: rich would take text in square brackets for markup.
-        table.add_row(*(Text(cell) for cell in (line["arm"], line["backbone"], *cells)))
+        table.add_row(words(line["arm"]), words(line["backbone"]), *cells)
     screen.print(table)
     answer, *reasons = content["verdict"]
-    screen.print(answer, style="bold", markup=False)
+    screen.print(words(answer, style="bold"))
     for sentence in reasons:
-        screen.print(f"- {sentence}", markup=False)
+        screen.print(words(f"- {sentence}"))
     failures = results.description.get("failures", [])
     missing = [f"{counted(len(failures), 'run')} failed, which the report names."] if failures else []
     for warning in [*results.description.get("warnings", []), *missing]:
-        screen.print(f"Warning: {warning}", style="bold", markup=False)
-    print(f"report: {results.folder / 'report.html'}")
+        screen.print(words(f"Warning: {warning}", style="bold"))
+    say(f"report: {results.folder / 'report.html'}")
 
 
 def _summary(results: Results) -> dict[str, Any]:
@@ -233,7 +232,7 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None
     results = Results.read(folder)
     own_run_folder(folder)
     if not results.has_checksums:
-        print(
+        say(
             f"{folder / DESCRIPTION_FILE}: no checksums, as an older version wrote it. A changed number in a table is "
             "not detected. The same `compare` again adds them."
         )

@@ -19,6 +19,7 @@ from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.data.split import splits
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.distributed.runtime import Runtime
+from ssl_transfer.engine.printable import one_line
 from ssl_transfer.engine.randomness import seed_from
 from ssl_transfer.engine.runs.run_folder import RunFolder
 from ssl_transfer.engine.tracking.tracker import Tracker, drop_after
@@ -154,10 +155,10 @@ def _prepare(stage: Stage, config: AdaptConfig[Any], run: Run | None, source: Da
         output=config.output or Path(f"runs/{place}-{config.labels}{config.plan_label}-seed{config.seed}"),
         introduction=(
             f"{augmentations.introduce(source, config)}\n{target.describe()}\n"
-            f"{name} of {spec.label} from {config.init}: {len(labelled.train)} labelled images of "
-            f"{learned.source}, {len(divided.pool)} of the target without labels; {len(labelled.validation)} for "
-            f"validation, and {len(divided.held)} of the target without labels, chosen by {config.choose}; "
-            f"{runtime.describe()}"
+            f"{name} of {spec.label} from {one_line(config.init)}: {len(labelled.train)} labelled images of "
+            f"{one_line(learned.source)}, {len(divided.pool)} of the target without labels; "
+            f"{len(labelled.validation)} for validation, and {len(divided.held)} of the target without labels, "
+            f"chosen by {config.choose}; {runtime.describe()}"
         ),
         work=adapting.work,
         describe=describe,

@@ -117,5 +117,5 @@ def describe(result: dict[str, Any], output: Path, runtime: Runtime) -> None:
         runtime.say(
             "  the head phase was chosen: what this run leaves was not adapted (another --choose, or --plan full)"
         )
-    runtime.say("\n".join(["  is it working? signs, none of them with labels of the target:", *signs]))
+    runtime.say("  is it working? signs, none of them with labels of the target:", *signs)
     runtime.say(f"run folder: {output}")

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from ssl_transfer.data.transforms.presets import KINDS, preset
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.terminal import say
 
 from .augmentation_flag import NATURAL, adapted
 
@@ -51,11 +52,11 @@ def take_method(
         name = rest.pop(0)
     if name is None:
         width = max(map(len, summaries)) + 1
-        listed = "\n".join([usage, *(f"  {key:{width}} {summary}" for key, summary in summaries.items())])
+        listed = [*usage.split("\n"), *(f"  {key:{width}} {summary}" for key, summary in summaries.items())]
         if set(rest) & {"-h", "--help"}:
-            print(listed)
+            say(*listed)
             sys.exit(0)
-        raise InputError(f"which method?\n{listed}")
+        raise InputError("which method?", *listed)
     return name, images, settings, rest
 
 

@@ -14,13 +14,13 @@ from statistics import fmean
 from typing import Any, Protocol
 
 from rich.table import Table
-from rich.text import Text
 
 from ssl_transfer.engine import config as configuration
-from ssl_transfer.engine.console.formatting import counted, drawn, duration, table
+from ssl_transfer.engine.console.formatting import counted, drawn, duration, table, words
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import RehearsedError
 from ssl_transfer.engine.launch import jobs as launching
+from ssl_transfer.engine.printable import Drawn
 from ssl_transfer.engine.runs.seal import held_result
 from ssl_transfer.engine.training import step_timing
 
@@ -72,7 +72,7 @@ def single(
         for name, value in configuration.flatten(dict(settings)).items()
         if value not in (None, False, "", []) and not f"{name}.".startswith(tuple(f"{one}." for one in HIDDEN))
     ]
-    end = f"settings: {', '.join(shown)}\nIn all about {duration(seconds)}. {NOTE}"
+    end = [f"settings: {', '.join(shown)}", f"In all about {duration(seconds)}. {NOTE}"]
     raise RehearsedError(_page(output, introduction, listed, end, fresh=fresh))
 
 
@@ -106,12 +106,12 @@ def several(
         done = 0 if fresh else sum(held_result(job.folder) is not None for job in group)
         left = len(group) - done
         count, total = count + left, total + left * each
-        steps = "\n".join(f"{one.phase} {one.steps:,} ({one.num_trained:,})" for one in trainings)
+        steps = words(*(f"{one.phase} {one.steps:,} ({one.num_trained:,})" for one in trainings))
         seconds = f"{duration(each)}{'' if name in measured else ' (mean)'}"
-        listed.add_row(name, str(len(group)), str(done), steps, seconds, duration(left * each))
+        listed.add_row(words(name), str(len(group)), str(done), steps, seconds, duration(left * each))
     shared = f", {duration(total / at_a_time)} with {at_a_time} at a time on cores of their own" * (at_a_time > 1)
     end = f"{counted(count, 'run')} to go, one after the other about {duration(total)}{shared}. {NOTE}"
-    raise RehearsedError(_page(output, introduction, listed, end, fresh=fresh))
+    raise RehearsedError(_page(output, introduction, listed, [end], fresh=fresh))
 
 
 def _rehearsed(
@@ -136,7 +136,7 @@ def _shared_folder(runtime: Runtime) -> Iterator[Path]:
         runtime.wait()
 
 
-def _page(output: Path, introduction: str, listed: Table, end: str, *, fresh: bool) -> str:
+def _page(output: Path, introduction: str, listed: Table, end: Sequence[str], *, fresh: bool) -> Drawn:
     begun = (output / "config.yaml").is_file()
     if begun and fresh:
         state = "what is there would be moved aside, and all be done anew"
@@ -144,4 +144,4 @@ def _page(output: Path, introduction: str, listed: Table, end: str, *, fresh: bo
         state = "has finished before; nothing would be done"
     else:
         state = "was begun before, and would go on from what it has" if begun else "would be made"
-    return drawn(Text(f"dry run\n{introduction}\n{output}: {state}"), listed, Text(end))
+    return drawn("dry run", *introduction.split("\n"), f"{output}: {state}", listed, *end)

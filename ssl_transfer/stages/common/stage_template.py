@@ -129,7 +129,7 @@ def _rehearse(stage: Stage, prepared: Prepared) -> None:
 
 def _say(stage: Stage, text: str) -> None:
     if not stage.quiet:
-        stage.runtime.say(text)
+        stage.runtime.say(*text.split("\n"))
 
 
 def log_start(folder: RunFolder, tracker: Tracker, first: str, runtime: Runtime, measured: dict[str, float]) -> None:

@@ -19,6 +19,7 @@ from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.errors import FailedRunsError, InputError
 from ssl_transfer.engine.launch.jobs import Failure, Outcome
+from ssl_transfer.engine.printable import one_line
 from ssl_transfer.engine.redaction import redacted_all
 from ssl_transfer.engine.runs.run_folder import RunFolder, check_held
 from ssl_transfer.evaluation.comparison import write_tables
@@ -123,7 +124,7 @@ def _compare(config: CompareConfig, runtime: runtimes.Runtime) -> _Compared:
         # A run that diverged would diverge again with the same settings.
         volatile += tuple(failed_methods(setup.pretrain_jobs))
     introduction = (
-        f"{', '.join(f'{arm.name} on {arm.label}' for arm in setup.arms)}: "
+        f"{', '.join(one_line(f'{arm.name} on {arm.label}') for arm in setup.arms)}: "
         f"{len(setup.pretrain_jobs)} pretraining and {len(setup.runs)} transfer runs; {runtime.describe()}"
     )
     if config.dry_run:
@@ -134,16 +135,16 @@ def _compare(config: CompareConfig, runtime: runtimes.Runtime) -> _Compared:
         if config.retry and runtime.is_main:
             set_changed_aside(setup.pretrain_jobs, len(setup.dataset.pool))
         runtime.wait()
-        runtime.say(introduction)
+        runtime.say(*introduction.split("\n"))
         with launcher(config, output, runtime) as runner:
             outcomes = runner.run(jobs, retry=config.retry)
         failures = failures_of(outcomes)
         if not finished_runs(setup.runs, outcomes):
-            raise FailedRunsError(f"No transfer run has finished, so there are no tables.\n{listed(failures)}")
+            raise FailedRunsError("No transfer run has finished, so there are no tables.", *listed(failures))
         if failures:
             if runtime.is_main and (lost := _lost(setup, outcomes)):
                 kept = f"{output}: the tables stay as they are: {counted(lost, 'run')} in them have no result now."
-                raise FailedRunsError(f"{kept}\n{listed(failures)}")
+                raise FailedRunsError(kept, *listed(failures))
             runtime.warn(f"{counted(len(failures), 'run')} of {len(jobs)} failed; the tables hold what finished.")
         results = _write(setup, outcomes, folder, runtime) if runtime.is_main else None
         runtime.wait()
@@ -170,7 +171,8 @@ def _checked(config: CompareConfig, runtime: runtimes.Runtime) -> _Setup:
     check_launcher(config, runtime)
     arms = resolve_arms(config)
     dataset = load_once(config.data, config.image_size, config.loading)
-    runtime.say(augmentations.introduce(dataset, config.transfer, *(arm.recipe for arm in arms)))
+    introduction = augmentations.introduce(dataset, config.transfer, *(arm.recipe for arm in arms))
+    runtime.say(*introduction.split("\n"))
     warnings = check_arms(config, arms, dataset)
     for warning in warnings:
         runtime.say(f"warning: {warning}")
@@ -281,4 +283,4 @@ def run(config: CompareConfig) -> None:
     if found.results is not None:
         report.show(found.results)
     if found.failures:
-        raise FailedRunsError(listed(found.failures))
+        raise FailedRunsError(*listed(found.failures))

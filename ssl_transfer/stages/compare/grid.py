@@ -254,8 +254,8 @@ def failures_of(outcomes: Mapping[Path, Outcome]) -> list[dict[str, Any]]:
     ]
 
 
-def listed(failures: Sequence[Mapping[str, Any]]) -> str:
-    """Format the list of `failures_of`: each folder with its last lines, and the remedy."""
+def listed(failures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Format the lines of `failures_of`: each folder with its last lines, and the remedy."""
     parts = [f"{counted(len(failures), 'run')} failed:"]
     for failure in failures:
         held_back = failure["held_back"]
@@ -264,4 +264,4 @@ def listed(failures: Sequence[Mapping[str, Any]]) -> str:
     remedy = "The same command with --retry runs them again; what has finished stays."
     if any(Path(failure["folder"]).parent.name == "pretrain" for failure in failures):
         remedy += " With --retry the settings of a method that failed may be others (--METHOD.optimizer.clip-norm 1)."
-    return "\n".join([*parts, remedy])
+    return [*parts, remedy]

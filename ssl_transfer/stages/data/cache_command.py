@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.table import Table
-from rich.text import Text
 
 from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.store.cache_admin import Entry, entries, evict
 from ssl_transfer.engine import config as configuration
-from ssl_transfer.engine.console.formatting import console, file_size
+from ssl_transfer.engine.console.formatting import console, file_size, words
 from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.terminal import say
 
 DAY = 86400.0
 _SHORT = 8
@@ -59,10 +59,10 @@ def manage(config: CacheConfig) -> None:
     for one in chosen:
         if evict(one):
             freed += one.size
-            print(f"removed {one.key[:_SHORT]} ({_what(one)}): {file_size(one.size)}")
+            say(f"removed {one.key[:_SHORT]} ({_what(one)}): {file_size(one.size)}")
         else:
-            print(f"kept {one.key[:_SHORT]}: a run is decoding into it")
-    print(f"{file_size(freed)} freed in {folder}")
+            say(f"kept {one.key[:_SHORT]}: a run is decoding into it")
+    say(f"{file_size(freed)} freed in {folder}")
 
 
 def _named(found: Sequence[Entry], wanted: Sequence[str]) -> list[Entry]:
@@ -82,18 +82,18 @@ def _named(found: Sequence[Entry], wanted: Sequence[str]) -> list[Entry]:
 
 def _list(folder: Path, found: Sequence[Entry]) -> None:
     if not found:
-        print(f"{folder}: no decoded pixels")
+        say(f"{folder}: no decoded pixels")
         return
-    table = Table(title=Text(f"Decoded pixels in {folder}"), title_justify="left")
+    table = Table(title=words(f"Decoded pixels in {folder}"), title_justify="left")
     table.add_column("key", no_wrap=True)
     table.add_column("images of", overflow="fold")
     for column in ("images", "size", "last used"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in found:
         images = f"{one.num_images:,}" if one.complete else ""
-        table.add_row(one.key[:_SHORT], Text(_what(one)), images, file_size(one.size), _ago(one.last_used))
+        table.add_row(one.key[:_SHORT], words(_what(one)), images, file_size(one.size), _ago(one.last_used))
     console().print(table)
-    print(
+    say(
         f"{file_size(sum(one.size for one in found))} in all; --evict KEY or all removes, --older-than DAYS what is "
         "unused"
     )

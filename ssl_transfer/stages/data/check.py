@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rich.table import Table
-from rich.text import Text
 
 from ssl_transfer.data.checks import findings
 from ssl_transfer.data.checks.scan import Survey, survey
@@ -16,12 +15,14 @@ from ssl_transfer.data.dataset import PARTS
 from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.engine import config as configuration
-from ssl_transfer.engine.console.formatting import console, counted
+from ssl_transfer.engine.console.formatting import console, counted, words
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io import ownership
 from ssl_transfer.engine.io.atomic import write_text
+from ssl_transfer.engine.printable import json_escaped
 from ssl_transfer.engine.redaction import redacted_all
 from ssl_transfer.engine.runs.run_folder import check_free
+from ssl_transfer.engine.terminal import say
 from ssl_transfer.reports.rendering import TEMPLATES
 
 from .check_page import counts_of, page_of, parts_of
@@ -62,7 +63,7 @@ def check(config: CheckConfig) -> Survey:
     ownership.own_folder(output)
     show(found)
     write(found, output, image_size=config.image_size)
-    print(f"all of it, with pictures: {output / 'check.html'}")
+    say(f"all of it, with pictures: {output / 'check.html'}")
     return found
 
 
@@ -77,7 +78,7 @@ def verdict(found: Survey) -> str:
 def show(found: Survey) -> None:
     """Print the counts, the findings and the verdict."""
     screen, lines = console(), counts_of(found)
-    table = Table(title=Text(found.dataset.source), title_justify="left")
+    table = Table(title=words(found.dataset.source), title_justify="left")
     table.add_column("class")
     for name in parts_of(found):
         table.add_column(name + (" (by seed)" if name in found.divided else ""), justify="right")
@@ -85,20 +86,20 @@ def show(found: Survey) -> None:
     for line in shown:
         if line is lines[-1] and len(shown) < len(lines):
             table.add_row(f"... {len(lines) - len(shown):,} more", *("" for _ in line["counts"]))
-        table.add_row(Text(line["name"]), *(f"{count:,}" for count in line["counts"]))
+        table.add_row(words(line["name"]), *(f"{count:,}" for count in line["counts"]))
     screen.print(table)
     listing = Table.grid(padding=(0, 2))
     listing.add_column(no_wrap=True)
     listing.add_column()
     for one in found.findings:
-        text = Text(f"{one.topic}: ", style="bold")
-        text.append(one.sentence, style="not bold")
+        text = words(f"{one.topic}: ", style="bold")
+        text.append_text(words(one.sentence, style="not bold"))
         if one.remedy and one.severity != "fine":
-            text.append(f" {one.remedy}", style="not bold italic")
-        listing.add_row(Text(one.severity, style=COLOURS[one.severity]), text)
+            text.append_text(words(f" {one.remedy}", style="not bold italic"))
+        listing.add_row(words(one.severity, style=COLOURS[one.severity]), text)
     screen.print(listing)
     worst = next((one.severity for one in found.findings), "fine")
-    screen.print(Text(verdict(found), style=COLOURS[worst]))
+    screen.print(words(verdict(found), style=COLOURS[worst]))
 
 
 def write(found: Survey, output: Path, *, image_size: int) -> None:
@@ -123,7 +124,8 @@ def write(found: Survey, output: Path, *, image_size: int) -> None:
             for one in found.findings
         ],
     }
-    write_text(output / "findings.json", json.dumps(redacted_all(content), indent=1, ensure_ascii=False))
+    text = json.dumps(redacted_all(content), indent=1, ensure_ascii=False)
+    write_text(output / "findings.json", json_escaped(text))
     page = TEMPLATES.get_template("data_check.html.jinja").render(**content, **page_of(found, image_size))
     write_text(output / "check.html", page)
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.terminal import say
 
 COMMANDS = {
     "check": ("check", "unreadable files, copies within and across parts, classes, sizes, colours; as a page"),
@@ -23,10 +24,12 @@ def usage(program: str) -> str:
 def main(arguments: Sequence[str], program: str = "ssl-transfer data") -> None:
     """Run `data check DATA`, `data preview --data DATA` or `data cache`."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage(program))
+        say(*usage(program).split("\n"))
         sys.exit(0 if arguments else USER_ERROR)
     name, *rest = arguments
     if name not in COMMANDS:
-        raise InputError(f"{name!r} is not a command of data.{did_you_mean(name, COMMANDS)}\n\n{usage(program)}")
+        raise InputError(
+            f"{name!r} is not a command of data.{did_you_mean(name, COMMANDS)}", "", *usage(program).split("\n")
+        )
     # Each is imported when it is called: listing the cache needs no drawing.
     importlib.import_module(f".{COMMANDS[name][0]}", __package__).main(rest, f"{program} {name}")

@@ -23,6 +23,7 @@ from ssl_transfer.engine.io.output_file import OutputFile
 from ssl_transfer.engine.randomness import sample_keys
 from ssl_transfer.engine.redaction import redacted
 from ssl_transfer.engine.runs.run_folder import check_free
+from ssl_transfer.engine.terminal import say
 from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.methods import METHODS
 from ssl_transfer.methods.base import Reconstruction, View
@@ -142,10 +143,10 @@ def preview(config: PreviewConfig) -> list[Path]:
             place.write(write, {"data": redacted(config.data), "method": name})
         else:
             write_atomically(place, write)
-        print(f"{name}: {_path(place)}")
+        say(f"{name}: {_path(place)}")
         without = dict.fromkeys(lost for view in used for lost in ignored(view.augment, dataset.num_channels))
         if without:
-            print(f"  {', '.join(without)} need three channels, and do nothing to these images")
+            say(f"  {', '.join(without)} need three channels, and do nothing to these images")
     return [_path(place) for place in places.values()]
 
 

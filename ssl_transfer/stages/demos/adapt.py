@@ -168,7 +168,7 @@ def compare_adaptations(config: AdaptDemoConfig) -> Path:
             config.output, list(jobs.values()), introduction, runtime, at_a_time=config.jobs, fresh=config.fresh
         )
     with RunFolder(config.output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile):
-        runtime.say(introduction)
+        runtime.say(*introduction.split("\n"))
         with workers(config.jobs, runtime) as runner:
             outcomes = runner.run(list(jobs.values()), retry=config.retry)
         failures = failures_of(outcomes)
@@ -181,7 +181,7 @@ def compare_adaptations(config: AdaptDemoConfig) -> Path:
             run_checks.check_adaptation(jobs[run.method, run.seed].folder, run.result)
         finished = {run.method for run in runs}
         if SOURCE_ONLY not in finished or len(finished) < 2:
-            raise FailedRunsError(f"Without source-only and another method there is no table.\n{listed(failures)}")
+            raise FailedRunsError("Without source-only and another method there is no table.", *listed(failures))
         if failures:
             runtime.warn(f"{counted(len(failures), 'run')} of {len(jobs)} failed; the tables hold what finished.")
         shown = (SOURCE_ONLY, leader(runs))

@@ -8,6 +8,7 @@ from pathlib import Path
 from ssl_transfer.data import sources
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.terminal import say
 from ssl_transfer.stages.common.initialization import initial_backbone
 from ssl_transfer.stages.compare import compare as comparing
 from ssl_transfer.stages.compare.config import CompareConfig
@@ -53,5 +54,5 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer demo") -> None:
         except InputError as error:
             if config.imagenet_weights is not None:
                 raise
-            print(f"without the imagenet arm: {error}", flush=True)
+            say(f"without the imagenet arm: {error}")
     comparing.run(config)

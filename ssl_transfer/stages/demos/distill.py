@@ -109,17 +109,17 @@ def demo(config: DistillDemoConfig, *, runtime: runtimes.Runtime | None = None) 
             check_held(output, settings, identity, volatile)
         dry_run.several(output, jobs, introduction, runtime, at_a_time=config.jobs, fresh=config.fresh)
     with RunFolder(output, settings, runtime, identity=identity, fresh=config.fresh, volatile=volatile) as folder:
-        runtime.say(introduction)
+        runtime.say(*introduction.split("\n"))
         with workers(config.jobs, runtime) as runner:
             outcomes = runner.run(jobs, retry=config.retry)
         if failures := failures_of(outcomes):
-            raise FailedRunsError(listed(failures))
+            raise FailedRunsError(*listed(failures))
         if runtime.is_main:
             speeds = _speeds(config, dataset, pretrain_jobs[0].folder, runtime)
             folder.write("speeds.json", speeds)
             results, facts = _collect(config, cells, outcomes, runtime), _facts(config, dataset, outcomes, cells)
             page.write(output, results, speeds, arms=ARMS, facts=facts)
-            runtime.say((output / "report.md").read_text(encoding="utf-8"))
+            runtime.say(*(output / "report.md").read_text(encoding="utf-8").split("\n"))
         runtime.wait()
     return output
 

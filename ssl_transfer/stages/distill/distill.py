@@ -18,6 +18,7 @@ from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.printable import one_line
 from ssl_transfer.engine.randomness import seed_from
 from ssl_transfer.engine.training.gradients import check_accumulation
 from ssl_transfer.evaluation.features.extract import class_scores_of
@@ -169,9 +170,9 @@ def _introduce(config: DistillConfig, training: Training, teacher: Run, sizes: t
     both = f" ({sizes[0]} labelled and {sizes[1]} of {len(pool)} of the pool in a batch)" if config.pool else ""
     student = training.objective.backbone.spec.label
     return (
-        f"{augmentations.introduce(training.dataset, config)}\n{teacher.path} ({teacher.spec.label}) teaches {student} "
-        f"from {config.init}: {len(training.labelled)} labelled images{both}, {len(training.validation)} for "
-        f"validation; {training.runtime.describe()}"
+        f"{augmentations.introduce(training.dataset, config)}\n{one_line(teacher.path)} ({teacher.spec.label}) teaches "
+        f"{student} from {one_line(config.init)}: {len(training.labelled)} labelled images{both}, "
+        f"{len(training.validation)} for validation; {training.runtime.describe()}"
     )
 
 

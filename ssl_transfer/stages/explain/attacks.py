@@ -39,8 +39,8 @@ _NOISE = 0.01
 def table(folder: Path, found: Sequence[Outcome], *, split: str) -> Section:
     """Write `attacks.csv` (arms), `attacks_runs.csv`, `attacks.md` and `attacks.png`."""
     lines = lines_of(found)
-    write_tables.write_lines(folder / "attacks.csv", ARM_COLUMNS, arm_rows(lines))
-    write_tables.write_lines(folder / "attacks_runs.csv", RUN_COLUMNS, run_rows(found))
+    write_tables.write_readable_lines(folder / "attacks.csv", ARM_COLUMNS, arm_rows(lines))
+    write_tables.write_readable_lines(folder / "attacks_runs.csv", RUN_COLUMNS, run_rows(found))
     headings, rows = table_of(lines)
     seeds = max(one.accuracy.count for one in lines)
     sentence = (
@@ -193,7 +193,7 @@ def examples(
     drawn = grid(f"adversarial examples of {subject.name}, epsilon {epsilon_text(epsilon)}", rows)
     write_picture(folder / "attacks_examples.png", drawn)
     columns = ("image", "true_class", "attack", "epsilon", "towards", "largest_change")
-    write_tables.write_lines(
+    write_tables.write_readable_lines(
         folder / "attacks_examples.csv",
         (*columns, "said_before", "probability_before", "said_after", "probability_after"),
         lines,

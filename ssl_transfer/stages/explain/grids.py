@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from torch import Tensor
 
+from ssl_transfer.engine.printable import printable
 from ssl_transfer.reports.evaluation_figures import shown_name
 from ssl_transfer.reports.figures import COLOURS, MARKERS, png
 
@@ -125,8 +126,8 @@ def _broken(caption: str) -> list[str]:
 
 
 def _text(words: str) -> str:
-    """Escape dollars, so that no text is drawn as a formula; results of `shown_name` are already escaped."""
-    return words.replace(r"\$", "$").replace("$", r"\$")
+    """Escape control characters, and dollars, which would start a formula; `shown_name` did so already."""
+    return printable(words).replace(r"\$", "$").replace("$", r"\$")
 
 
 def epsilon_text(epsilon: float) -> str:

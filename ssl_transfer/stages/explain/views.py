@@ -54,7 +54,7 @@ def feature_maps(subject: Subject, folder: Path, *, names: Sequence[str], channe
         drawn = grid(f"maps of {subject.name}: {_titled(subject, image)}", rows)
         write_picture(folder / "maps" / f"{image + 1:03}.png", drawn)
         pictures.append((f"Maps of {name}", drawn))
-    write_tables.write_lines(folder / "maps.csv", ("image", "block", "channel", "mean", "variance"), lines)
+    write_tables.write_readable_lines(folder / "maps.csv", ("image", "block", "channel", "mean", "variance"), lines)
     sentences = (
         "For each block the principal components of its maps, fitted over all places of all these images: the first "
         "three as red, green and blue, so that one colour means the same in every image. Beside them the channels that "
@@ -127,7 +127,7 @@ def class_activation(subject: Subject, classifier: Classifier, folder: Path, *, 
     drawn = grid(f"Grad-CAM of {subject.name}, block {of_said.block}", rows)
     write_picture(folder / "grad_cam.png", drawn)
     columns = ("image", "true_class", "role", "class", "probability", "block", "peak_row", "peak_column")
-    write_tables.write_lines(folder / "grad_cam.csv", columns, lines)
+    write_tables.write_readable_lines(folder / "grad_cam.csv", columns, lines)
     places = " x ".join(map(str, of_said.grid))
     sentences = (
         f"What spoke for a class (Selvaraju et al. 2017), from {places} places of block {of_said.block}, enlarged: "
@@ -171,7 +171,7 @@ def neighbours(subject: Subject, folder: Path, runtime: Runtime, *, count: int) 
     drawn = grid(f"nearest training images, features of {subject.name}", rows)
     write_picture(folder / "neighbours.png", drawn)
     columns = ("image", "true_class", "rank", "neighbour", "class", "cosine")
-    write_tables.write_lines(folder / "neighbours.csv", columns, lines)
+    write_tables.write_readable_lines(folder / "neighbours.csv", columns, lines)
     sentences = (
         "Training images whose features have the largest cosine with an image's; a tick in green says that they are of "
         "the same class, a cross in orange that they are not.",
@@ -218,7 +218,7 @@ def ideals(
     drawn = grid(f"ideal images of {subject.name}, {steps} steps, tv {variation_weight:g}", rows)
     write_picture(folder / "ideal.png", drawn)
     header = ("class", "file", "grey_score", "score", "probability", "total_variation")
-    write_tables.write_lines(folder / "ideal.csv", header, lines)
+    write_tables.write_readable_lines(folder / "ideal.csv", header, lines)
     sentences = (
         "For each class an image that was changed, from grey, until the class's score was high (Simonyan et al. 2014) "
         "and neighbouring pixels alike (Mahendran and Vedaldi 2015), with the score and the probability reached. It "

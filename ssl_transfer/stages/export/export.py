@@ -12,6 +12,7 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io import ownership
 from ssl_transfer.engine.io.atomic import put_in_place
 from ssl_transfer.engine.runs.run_folder import check_free
+from ssl_transfer.engine.terminal import say
 from ssl_transfer.reports.evaluation import write_json
 from ssl_transfer.stages.common.run import Run
 
@@ -113,9 +114,9 @@ def _check(config: ExportConfig) -> None:
 
 
 def _describe(exported: Exported, output: Path, num_images: int, difference: float) -> None:
-    print(f"checked on {num_images} images: the largest difference of the {exported.output} is {difference:.2g}")
+    say(f"checked on {num_images} images: the largest difference of the {exported.output} is {difference:.2g}")
     names = sorted(path.name for path in output.iterdir() if path.name != ownership.MARKER)
-    print(f"written: {output} ({', '.join(names)})")
+    say(f"written: {output} ({', '.join(names)})")
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer export") -> None:

@@ -26,6 +26,7 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.output_file import OutputFile
 from ssl_transfer.engine.redaction import redacted
 from ssl_transfer.engine.runs.run_folder import command_line
+from ssl_transfer.evaluation.comparison.write_tables import defused
 from ssl_transfer.evaluation.predictions.metrics import class_logits
 from ssl_transfer.models.classifier import Classifier
 from ssl_transfer.stages.common.run import Run
@@ -196,7 +197,7 @@ class _Table:
             if one.pixels is None:
                 self.num_problems += 1
                 self._problems.setdefault(one.problem, []).append(one.name)
-                yield [one.name, "", "", "", one.problem, *[""] * len(self._run.classes)]
+                yield [one.name, "", "", "", defused(one.problem), *[""] * len(self._run.classes)]
                 continue
             row = next(rows)
             confidence = max(row)

@@ -15,6 +15,7 @@ from ssl_transfer.data.store.storage_layout import kept
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.optimization.optimizers import parameter_groups
+from ssl_transfer.engine.printable import one_line
 from ssl_transfer.engine.runs.checkpoint_files import StateFiles
 from ssl_transfer.engine.runs.run_folder import RunFolder, environment
 from ssl_transfer.engine.tracking.tracker import Tracker
@@ -137,7 +138,7 @@ def _prepare(
         output=config.output or Path(f"runs/pretrain-{place}"),
         introduction=(
             f"{augmentations.introduce(dataset, config)}{_adjustments(asked, config, num_images)}\n"
-            f"pretraining {backbone.spec.label} from {config.init} with {name}: {num_images} images, "
+            f"pretraining {backbone.spec.label} from {one_line(config.init)} with {name}: {num_images} images, "
             f"{config.epochs} epochs, {config.epochs * loader.steps_per_epoch} steps of {config.batch_size} images; "
             f"{runtime.describe()}"
         ),

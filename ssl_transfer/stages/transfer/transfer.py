@@ -13,6 +13,7 @@ from ssl_transfer.data.sources.label import data_label
 from ssl_transfer.data.split import splits
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.distributed.runtime import Runtime
+from ssl_transfer.engine.printable import one_line
 from ssl_transfer.engine.randomness import seed_from
 from ssl_transfer.engine.training.gradients import check_accumulation
 from ssl_transfer.stages.common import augmentation_flag as augmentations
@@ -90,7 +91,7 @@ def _make(stage: Stage, config: TransferConfig, run: Run | None, dataset: Datase
         phases=config.phases(len(labelled.train) // batch_size),
         output=config.output or Path(f"runs/{name}-{config.labels}{config.plan_label}-seed{config.seed}"),
         introduction=(
-            f"{augmentations.introduce(dataset, config)}\ntransfer of {spec.label} from {config.init}: "
+            f"{augmentations.introduce(dataset, config)}\ntransfer of {spec.label} from {one_line(config.init)}: "
             f"{len(labelled.train)} labelled images, {len(labelled.validation)} for validation; {runtime.describe()}"
         ),
         provenance={"init": provenance},
