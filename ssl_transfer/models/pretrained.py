@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssl_transfer.engine.errors import InputError, did_you_mean
 from ssl_transfer.engine.io.atomic import save_array
+from ssl_transfer.engine.io.home_folder import expanded
 from ssl_transfer.engine.io.hub import check_hub, no_endless_silence
 from ssl_transfer.engine.io.npy_files import load_array
 from ssl_transfer.engine.io.weight_files import WeightFile, save_weights
@@ -129,9 +130,10 @@ def weights_file(weights: Path) -> Path:
     Raises:
         InputError: there is none.
     """
-    if not weights.expanduser().is_file():
+    file = expanded(weights, flag="--imagenet-weights")
+    if not file.is_file():
         raise InputError(f"--imagenet-weights {weights}: there is no such file.")
-    return weights.expanduser()
+    return file
 
 
 def _read(weights: Path) -> dict[str, Tensor]:
