@@ -87,9 +87,13 @@ def evict_hashes(folder: Path, *, before: float) -> int:
     index, freed = folder / cache_folder.INDEX, 0
     for path in sorted(index.glob("*.npy")) if ownership.is_owned(index) and not index.is_symlink() else ():
         status = path.lstat()
-        if status.st_mtime < before and ownership.is_recorded(path):
-            ownership.remove(path)
-            freed += status.st_size
+        if status.st_mtime >= before or not ownership.is_recorded(path):
+            continue
+        with cache_folder.lock_of_idle(folder, path.stem) as idle:
+            if idle:
+                ownership.remove(path)
+                ownership.remove(path.with_suffix(".lock"))
+                freed += status.st_size
     return freed
 
 

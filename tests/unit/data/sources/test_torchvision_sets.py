@@ -240,7 +240,7 @@ def test_a_failed_download_is_the_users_to_mend(
 
 def test_the_key_follows_the_content(root: Path) -> None:
     def key() -> str:
-        config = sources.LoadingConfig(downloads=root, cache=tmp_path / "cache")
+        config = sources.LoadingConfig(downloads=root, cache=root / "cache")
         return torchvision_sets.read("EuroSAT", config).key(config)
 
     for name in ("Forest", "River"):
