@@ -118,9 +118,15 @@ def is_busy(folder: Path, key: str) -> bool:
 
 
 def _lock(folder: Path, key: str) -> filelock.BaseFileLock:
-    path = index_of(folder) / f"{key}.lock"
-    ownership.claim(path)
-    return filelock.FileLock(path)
+    return filelock.FileLock(claimed(index_of(folder) / f"{key}.lock"))
+
+
+def claimed(path: Path) -> Path:
+    """Enter a file of the index into its record, one process at a time: appending is not atomic on every disk."""
+    if not ownership.is_recorded(path):
+        with filelock.FileLock(path.parent / ownership.MARKER / "claims.lock"):
+            ownership.claim(path)
+    return path
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ def _hashes(root: Path, names: Sequence[str] | np.ndarray, config: LoadingConfig
             found = np.fromiter(_read(place, names, rows, config), np.uint64, len(rows))
             table[rows, -1] = found.view(np.int64)
             if not np.array_equal(table, known):
-                save_array(file, table)
+                save_array(cache_folder.claimed(file), table)
             return table[:, -1].view(np.uint64)
 
 
