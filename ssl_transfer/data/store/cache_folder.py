@@ -44,10 +44,13 @@ def opened(cache: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in _FULL:
             error.filename = error.filename or str(folder)
-            error.add_note(
+            note = (
                 f"The decoded pixels do not fit: make room, as with `ssl-transfer data cache {FLAG} {cache}`, or give "
                 f"{FLAG} on a larger disk."
             )
+            # Calls are nested: a key is computed while the folder is open.
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
             raise
         raise InputError(f"{FLAG} {cache}: cannot be used ({error}). Give another folder.") from error
 

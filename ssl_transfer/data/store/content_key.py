@@ -51,6 +51,8 @@ def of_files(root: Path, names: Sequence[str] | np.ndarray, *, more: str = "") -
 
 def _hashes(root: Path, names: Sequence[str] | np.ndarray, config: LoadingConfig) -> np.ndarray:
     """Return the hash of each file, (N,) uint64; only files that may have changed are read."""
+    if not len(names):
+        return np.empty(0, np.uint64)
     place = str(root.resolve())
     digest = hashlib.sha256(os.fsencode(place))
     for name in names:
