@@ -18,10 +18,12 @@ from rich.table import Table
 
 from ssl_transfer import __version__
 from ssl_transfer.data.store.cache_admin import entries
+from ssl_transfer.data.store.cache_folder import FLAG
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import console, counted, file_size, words
-from ssl_transfer.engine.errors import FailedRunsError
+from ssl_transfer.engine.errors import FailedRunsError, InputError
 from ssl_transfer.engine.io import hub
+from ssl_transfer.engine.io.home_folder import expanded
 from ssl_transfer.engine.terminal import say
 from ssl_transfer.engine.tracking import wandb_run
 from ssl_transfer.stages.data.cache_command import CacheFolder
@@ -135,10 +137,14 @@ def _memory() -> int:
 
 
 def _folders(config: DoctorConfig) -> Iterator[Finding]:
-    cache = config.loading.cache.expanduser()
-    held = entries(cache)
-    used = f"{counted(len(held), 'entry', 'entries')}, {file_size(sum(one.size for one in held))}"
-    yield _folder("cache", cache, used, "--loading.cache")
+    try:
+        cache = expanded(config.loading.cache, flag=FLAG)
+    except InputError as error:
+        yield Finding(group="folders", name="cache", found="no home folder", problem=str(error))
+    else:
+        held = entries(cache)
+        used = f"{counted(len(held), 'entry', 'entries')}, {file_size(sum(one.size for one in held))}"
+        yield _folder("cache", cache, used, FLAG)
     yield _folder("runs", config.output, "", "--output")
 
 
@@ -146,7 +152,7 @@ def _folder(name: str, folder: Path, note: str, flag: str) -> Finding:
     """Check the free space and write access of a folder, or of its nearest existing parent."""
     problem, free = "", 0
     try:
-        place = folder.expanduser().absolute()
+        place = folder.absolute()
         while not place.exists() and place != place.parent:
             place = place.parent
         free = shutil.disk_usage(place).free

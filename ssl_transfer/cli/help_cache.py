@@ -15,11 +15,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TextIO
 
+from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io import ownership
 from ssl_transfer.engine.redaction import redacted_all
 
-FOLDER = Path("~/.cache/ssl_transfer/help")
+FOLDER = Path("~/.cache/ssl_transfer/pages")
 MOST = 200
-"""Largest number of pages; all are deleted beyond it."""
+"""Largest number of pages; all that the record of the folder holds are deleted beyond it."""
 _ASKING = ("-h", "--help")
 
 
@@ -34,11 +36,15 @@ def shown(arguments: Sequence[str], build: Callable[[], None]) -> None:
     if last not in _ASKING or any(word.startswith("-") for word in words) or redacted_all(words) != words:
         build()
         return
-    page = FOLDER.expanduser() / f"{_key(words)}.txt"
     try:
+        page = FOLDER.expanduser() / f"{_key(words)}.txt"
         kept = page.read_text(encoding="utf-8")
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         kept = ""
+    except (OSError, RuntimeError):
+        # RuntimeError: the user has no home folder.
+        build()
+        return
     if kept:
         sys.stdout.write(kept)
         sys.exit(0)
@@ -87,12 +93,13 @@ def _key(words: Sequence[str]) -> str:
 
 
 def _keep(page: Path, text: str) -> None:
-    # Without a writable home nothing is cached.
-    with contextlib.suppress(OSError):
-        page.parent.mkdir(parents=True, exist_ok=True)
-        held = list(page.parent.glob("*.txt"))
+    # Imported here: it takes a tenth of a second, and a cached page needs none of it.
+    from ssl_transfer.engine.io.atomic import write_text
+
+    # Where the folder cannot be written, or is not ours, nothing is cached.
+    with contextlib.suppress(OSError, InputError):
+        ownership.own_folder(page.parent)
+        held = [one for one in page.parent.glob("*.txt") if ownership.is_recorded(one)]
         for one in held if len(held) >= MOST else ():
-            one.unlink(missing_ok=True)
-        aside = page.with_suffix(f".{os.getpid()}")
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(page)
+            ownership.remove(one)
+        write_text(page, text)

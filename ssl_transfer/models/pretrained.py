@@ -15,6 +15,7 @@ from torch import Tensor
 from ssl_transfer.engine.errors import InputError, did_you_mean, reason_of
 from ssl_transfer.engine.io.atomic import DamagedError, save_array
 from ssl_transfer.engine.io.checksum import file_checksum
+from ssl_transfer.engine.io.home_folder import expanded
 from ssl_transfer.engine.io.hub import check_hub, no_endless_silence
 from ssl_transfer.engine.io.npy_files import load_array
 from ssl_transfer.engine.io.weight_files import EXPORT_AGAIN, WeightFile, save_weights
@@ -130,9 +131,10 @@ def weights_file(weights: Path) -> Path:
     Raises:
         InputError: there is none.
     """
-    if not weights.expanduser().is_file():
+    file = expanded(weights, flag="--imagenet-weights")
+    if not file.is_file():
         raise InputError(f"--imagenet-weights {weights}: there is no such file.")
-    return weights.expanduser()
+    return file
 
 
 def _read(weights: Path) -> dict[str, Tensor]:

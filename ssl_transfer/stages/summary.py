@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import console, counted, words
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.home_folder import expanded
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
 from ssl_transfer.models.factory import probe
@@ -200,7 +201,7 @@ def summary(config: SummaryConfig) -> Summary:
     """Print the summary and return it."""
     if config.classes is not None and config.classes < 2:
         raise InputError(f"--classes {config.classes}: it must be 2 or more.")
-    folder = Path(config.path).expanduser()
+    folder = expanded(Path(config.path), flag="summary")
     run = Run(folder) if config.path and folder.is_dir() else None
     loaded = _backbone(config, run)
     asked, classes = _head(config, run)

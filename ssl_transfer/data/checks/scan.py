@@ -20,6 +20,7 @@ from ssl_transfer.data.store.image_files import SUFFIXES, Header
 from ssl_transfer.data.store.listing import Listing, Lookup
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.home_folder import expanded
 
 from . import duplicate_findings as check_copies
 from . import findings as checks
@@ -184,11 +185,12 @@ def _of_one_kind(source: str, config: LoadingConfig) -> tuple[Listing | None, li
     ]
     if not strange:
         return None, []
+    whole = listing.key
     items, chosen = listing.items, np.array(kept, dtype=np.int64)
     digest = hashlib.sha256(chosen.tobytes()).hexdigest()
     listing = Listing(
         items=Lookup(len(kept), lambda index: items[kept[index]]),
-        key=f"{listing.key} {digest}",
+        key=lambda config: f"{whole(config)} {digest}",
         names=listing.names[chosen],
         labels=listing.labels[chosen],
         classes=listing.classes,
@@ -210,7 +212,7 @@ def _kind(found: Header | str) -> str:
 def _empty_classes(source: str) -> list[Finding]:
     """Report class folders without images; training does not count them as classes."""
     kind, _, rest = source.partition(":")
-    root = Path(rest).expanduser()
+    root = expanded(Path(rest), flag="--data folder:")
     if kind != "folder" or not root.is_dir():
         return []
     parts = [root / name for name in ("train", "val", "validation", "test") if (root / name).is_dir()]

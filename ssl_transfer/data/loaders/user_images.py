@@ -22,6 +22,7 @@ from ssl_transfer.data.store.decode import Layout, square
 from ssl_transfer.data.store.image_files import Encoded, UnreadableError, header
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.io.home_folder import expanded
 
 TABLES = {".csv": "excel", ".tsv": "excel-tab"}
 """Dialect of Python's csv module, by the suffix of a table of paths."""
@@ -71,7 +72,7 @@ def given(text: str, *, column: str | None, image_size: int, loading: LoadingCon
     Raises:
         InputError: no file, folder or source of this name, or no image in it.
     """
-    path, kind = Path(text).expanduser(), text.partition(":")[0]
+    path, kind = expanded(Path(text), flag="predict"), text.partition(":")[0]
     kinds = {form.partition(":")[0]: ":" in form for form in sources.SOURCES}
     if kind in kinds and kinds[kind] == (":" in text):
         return _of_data(text, kind, image_size, loading)
@@ -85,7 +86,7 @@ def given(text: str, *, column: str | None, image_size: int, loading: LoadingCon
         raise InputError(f"{text}: no such file or folder (looked from {Path.cwd()}), nor one of {forms}.")
     if path.suffix.lower() in TABLES:
         names = _paths_of(path, column)
-        return Given(names, lambda index: path.parent / Path(names[index]).expanduser(), path)
+        return Given(names, lambda index: path.parent / expanded(Path(names[index]), flag=text), path)
     return Given([text], lambda _: path, path)
 
 

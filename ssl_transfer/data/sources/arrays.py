@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from ssl_transfer.data.dataset import PARTS, UNLABELED
+from ssl_transfer.data.store.content_key import fixed
 from ssl_transfer.data.store.listing import NAMES, Listing, Lookup, part_number
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.home_folder import expanded
 
 from .folder import check_classes
 
@@ -32,7 +34,7 @@ def read(path: Path) -> Listing:
         InputError: no such file, not readable, arrays of another form, lengths that differ.
     """
     source = f"npz:{path}"
-    file = path.expanduser()
+    file = expanded(path, flag="--data npz:")
     if not file.is_file():
         raise InputError(f"--data {source}: there is no such file (looked from {Path.cwd()}).")
     try:
@@ -80,7 +82,7 @@ def listing_of(arrays: dict[str, np.ndarray], *, source: str, key: str) -> Listi
     check_classes(codes, classes, numbers, source)
     return Listing(
         items=items,
-        key=key,
+        key=fixed(key),
         names=np.array([f"{PARTS[part]}[{index}]" for index, part in enumerate(numbers)], NAMES),
         labels=codes,
         classes=classes,

@@ -24,6 +24,7 @@ from ssl_transfer.data.dataset import Dataset, moments_of
 from ssl_transfer.data.domains import enlarged
 from ssl_transfer.data.store.image_files import UnreadableError, header, open_image
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.home_folder import expanded
 from ssl_transfer.engine.randomness import permutation, sample_keys, uniform
 
 from .folder import image_names
@@ -95,7 +96,7 @@ def of_folder(path: Path, side: int, *, seed: int, source: str) -> Photographs:
     Raises:
         InputError: no such folder, a file that cannot be read, or fewer than three photographs that are large enough.
     """
-    path = path.expanduser()
+    path = expanded(path, flag="--data")
     if not path.is_dir():
         raise InputError(f"--data {source}: there is no folder of photographs {path} (looked from {Path.cwd()}).")
     names = image_names(path)

@@ -4,6 +4,7 @@ import numpy as np
 
 from ssl_transfer.data.dataset import PARTS
 from ssl_transfer.data.store.columns import Stored, in_memory
+from ssl_transfer.data.store.content_key import fixed
 from ssl_transfer.data.store.listing import NAMES, Listing
 
 
@@ -16,7 +17,7 @@ def read() -> tuple[Listing, Stored]:
     pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
     listing = Listing(
         items=pixels,
-        key="digits",
+        key=fixed("digits"),
         names=np.array([f"digits[{index}]" for index in range(len(pixels))], NAMES),
         labels=bunch.target.astype(np.int64),
         classes=tuple(str(digit) for digit in range(10)),

@@ -1,6 +1,5 @@
 """List `folder:PATH`: images in PATH/train/<class>/**, with val/, test/ and unlabeled/, or PATH/<class>/**."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from ssl_transfer.data.dataset import PARTS, UNLABELED
+from ssl_transfer.data.loading_config import LoadingConfig
+from ssl_transfer.data.store.content_key import of_files
 from ssl_transfer.data.store.image_files import SUFFIXES
 from ssl_transfer.data.store.listing import NAMES, Listing
 from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.io.home_folder import expanded
 
 FORM = "images in PATH/train/<class>/*, with val/, test/ and unlabeled/ beside it, or PATH/<class>/*"
 _FOLDERS = {"unlabeled": "unlabeled", "train": "train", "val": "validation", "validation": "validation", "test": "test"}
@@ -29,18 +31,9 @@ class Files(Sequence[Path]):
     def __getitem__(self, index: Any) -> Any:
         return self._root / self._names[index]
 
-    def key(self) -> str:
-        """Return a hash that changes with any file's path, size or modification time."""
-        digest = hashlib.sha256(os.fsencode(self._root.resolve()))
-        for name in self._names:
-            try:
-                status = os.stat(self._root / name)
-                found = f"{status.st_size}\0{status.st_mtime_ns}"
-            except OSError as error:
-                # A link that leads nowhere: it is named with what cannot be decoded.
-                found = f"{error.strerror}"
-            digest.update(f"{name}\0{found}\n".encode())
-        return digest.hexdigest()
+    def key(self, config: LoadingConfig) -> str:
+        """Compute the key of the files; only those that may have changed are read."""
+        return of_files(self._root, self._names)(config)
 
 
 def read(path: Path) -> Listing:
@@ -50,7 +43,7 @@ def read(path: Path) -> Listing:
         InputError: it is missing or empty, has one class, images outside classes, or folders that are no part of it.
     """
     source = f"folder:{path}"
-    path = path.expanduser()
+    path = expanded(path, flag="--data folder:")
     if not path.is_dir():
         raise InputError(f"--data {source}: there is no such folder (looked from {Path.cwd()}).")
     folders = sorted(child.name for child in path.iterdir() if child.is_dir() and child.name in _FOLDERS)
@@ -80,7 +73,7 @@ def read(path: Path) -> Listing:
     check_classes(codes, classes, np.array(parts, np.int8), source)
     return Listing(
         items=files,
-        key=files.key(),
+        key=files.key,
         names=array,
         labels=codes,
         classes=classes,

@@ -11,7 +11,6 @@ data set is executed. Without `--loading.download` only data that was fetched be
 """
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,9 +21,11 @@ from huggingface_hub import constants
 
 from ssl_transfer.data.dataset import PARTS, UNLABELED
 from ssl_transfer.data.loading_config import LoadingConfig
+from ssl_transfer.data.store.content_key import of_files
 from ssl_transfer.data.store.image_files import Encoded
 from ssl_transfer.data.store.listing import NAMES, Listing, Lookup, part_number
 from ssl_transfer.engine.errors import InputError, did_you_mean, reason_of
+from ssl_transfer.engine.io.home_folder import expanded
 from ssl_transfer.engine.io.hub import check_hub
 
 from .hf_columns import image_column, is_scalar, label_column
@@ -92,7 +93,7 @@ def load(
     need("datasets", extra="hf", source=source)
     import datasets
 
-    folder = Path(path).expanduser()
+    folder = expanded(Path(path), flag="--data hf:")
     local, down = folder.exists(), ""
     if config.download and not local and not constants.HF_HUB_OFFLINE:
         try:
@@ -191,15 +192,11 @@ def _part(
 
     images = split.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     files = pyarrow.compute.struct_field(images.with_format("arrow")[:][image], "path").to_pylist()
-    digest = hashlib.sha256(f"{split._fingerprint} {image}".encode())
     # A path that is not absolute is only the name that an embedded image once had.
-    outside = (file for file in files if file and os.path.isabs(file))
-    for file in (*(one["filename"] for one in split.cache_files), *outside):
-        with contextlib.suppress(OSError):
-            status = os.stat(file)
-            digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    outside = [file for file in files if file and os.path.isabs(file)]
+    read = [*(one["filename"] for one in split.cache_files), *outside]
     # Inside the folder a file is called the same wherever the folder lies.
-    root = f"{Path(path).expanduser().resolve()}{os.sep}"
+    root = f"{expanded(Path(path), flag='--data hf:').resolve()}{os.sep}"
     called = (
         f" {file[len(root) :] if file.startswith(root) else os.path.basename(file)}" if file else "" for file in files
     )
@@ -208,7 +205,7 @@ def _part(
         name=part,
         items=Lookup(len(images), lambda index: encoded(images[index][image])),
         labels=labels,
-        key=digest.hexdigest(),
+        key=of_files(Path(os.sep), read, more=f"{split._fingerprint} {image}"),
         names=np.array([f"{part}[{index}]{name}" for index, name in enumerate(called)], NAMES),
         # A million texts are not kept for nothing.
         columns={name: np.array([str(value) for value in _values(split, name)], NAMES) for name in columns}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ssl_transfer.data.dataset import PARTS, UNLABELED
+from ssl_transfer.data.store.content_key import Key
 from ssl_transfer.data.store.image_files import Encoded
 from ssl_transfer.data.store.listing import NAMES, Listing, Lookup
 
@@ -24,8 +25,8 @@ class Part:
     """Encoded images, or all of them in an array."""
     labels: np.ndarray
     """(N,) of whole numbers: class indices; -1 without a label."""
-    key: str
-    """Changes when the content of any image may have changed."""
+    key: Key
+    """Computes a text that changes with the content of any image."""
     names: np.ndarray | None = None
     """(N,) of `NAMES`; None: names are made from the positions."""
     columns: dict[str, np.ndarray] = field(default_factory=dict)
@@ -52,7 +53,7 @@ def join(parts: Sequence[Part], *, classes: tuple[str, ...], source: str) -> Lis
     check_classes(labels, classes, numbers, source)
     return Listing(
         items=Lookup(starts[-1], item),
-        key=hashlib.sha256(" ".join(part.key for part in parts).encode()).hexdigest(),
+        key=lambda config: hashlib.sha256(" ".join(part.key(config) for part in parts).encode()).hexdigest(),
         names=np.concatenate([counted(part) if part.names is None else part.names for part in parts]),
         labels=labels,
         classes=classes,

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from ssl_transfer.data.loading_config import LoadingConfig
+from ssl_transfer.data.store.content_key import fixed
 from ssl_transfer.data.store.listing import Listing
 from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.io.home_folder import expanded
 
 from .download import alone
 from .joined_parts import Part, join
@@ -43,7 +45,7 @@ def read(rest: str, config: LoadingConfig) -> Listing:
         raise InputError(
             f"--data {source}: {name} has 28 pixels a side, or {', '.join(sizes)} as in {name}_{sizes[0]}."
         )
-    file = config.downloads.expanduser() / f"{name}{suffix}.npz"
+    file = expanded(config.downloads, flag="--loading.downloads") / f"{name}{suffix}.npz"
     if config.download:
         _fetch(source, file, info[f"url{suffix}"], info[f"MD5{suffix}"])
     elif not file.is_file():
@@ -94,7 +96,7 @@ def _parts(source: str, file: Path, num_classes: int) -> list[Part]:
                         f"--data {source}: {theirs} of {file} has {len(images)} images and {len(labels)} labels of "
                         f"{labels.min()} to {labels.max()}; expected one each, 0 to {num_classes - 1}."
                     )
-                parts.append(Part(name=ours, items=images, labels=labels, key=key))
+                parts.append(Part(name=ours, items=images, labels=labels, key=fixed(key)))
     except (OSError, KeyError, EOFError, ValueError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise

@@ -15,6 +15,7 @@ import numpy as np
 from ssl_transfer.data.dataset import PARTS
 from ssl_transfer.data.store.listing import NAMES, Listing, part_number
 from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.io.home_folder import expanded
 
 from .folder import Files, check_classes, encode_labels
 from .optional import need
@@ -36,7 +37,7 @@ def read(table: Path) -> Listing:
         InputError: no such table, no column of paths, a path that is missing or leaves the folder, one class.
     """
     source = f"folder:{table}"
-    file = table.expanduser()
+    file = expanded(table, flag="--data folder:")
     if not file.is_file():
         raise InputError(f"--data {source}: there is no such file (looked from {Path.cwd()}).")
     columns = _parquet(file) if file.suffix == ".parquet" else _csv(file)
@@ -65,7 +66,7 @@ def read(table: Path) -> Listing:
     files = Files(file.parent, names)
     return Listing(
         items=files,
-        key=files.key(),
+        key=files.key,
         names=names,
         labels=labels,
         classes=classes,

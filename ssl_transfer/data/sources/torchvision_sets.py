@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from ssl_transfer.data.loading_config import LoadingConfig
+from ssl_transfer.data.store.content_key import fixed
 from ssl_transfer.data.store.listing import NAMES, Listing
 from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.io.home_folder import expanded
 
 from .download import alone
 from .folder import Files
@@ -142,7 +144,7 @@ def read(rest: str, config: LoadingConfig) -> Listing:
             f"{did_you_mean(rest.lower(), names)}"
         )
     name = names[rest.lower()]
-    entry, root = SETS[name], config.downloads.expanduser()
+    entry, root = SETS[name], expanded(config.downloads, flag="--loading.downloads")
     parts: list[Part] = []
     classes: tuple[str, ...] = ()
     for part, arguments in entry.parts.items():
@@ -183,12 +185,7 @@ def _part(part: str, entry: Entry, dataset: Any, root: Path, source: str) -> Par
         raise InputError(f"--data {source}: no {part} images in {root}. Remove what is there of it and fetch it again.")
     codes = np.asarray(labels)
     if isinstance(items, np.ndarray):
-        return Part(name=part, items=items, labels=codes, key=key_of(items))
+        return Part(name=part, items=items, labels=codes, key=fixed(key_of(items)))
     paths = np.array([path.relative_to(root).as_posix() for path in items], NAMES)
-    try:
-        files = Files(root, paths)
-        return Part(name=part, items=files, labels=codes, names=paths, key=files.key())
-    except OSError as error:
-        raise InputError(
-            f"--data {source}: incomplete in {root} ({error}). Remove it there and fetch it again."
-        ) from error
+    files = Files(root, paths)
+    return Part(name=part, items=files, labels=codes, names=paths, key=files.key)

@@ -1,20 +1,18 @@
-"""List and remove entries of the cache of decoded pixels (`cache.py`). Other files in the folder stay untouched."""
+"""List, verify and remove entries of the cache of decoded pixels (`cache.py`). Other files in it stay untouched."""
 
-import contextlib
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
-
+from ssl_transfer.engine.io import ownership
 from ssl_transfer.engine.io.npy_files import map_array
 
+from . import cache_folder
+
 _KEY = re.compile(r"[0-9a-f]{24,64}")
-_SUFFIXES = ("", ".partial", ".lock", ".npy", ".json")
-"""Suffixes of an entry, of a killed run's leftovers, of the lock, and of the files of an early version."""
+_SUFFIXES = ("", cache_folder.PARTIAL)
+"""Suffixes of an entry, and of a killed run's leftovers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,56 +39,69 @@ class Entry:
         """Test if runs can read it."""
         return bool(self.source)
 
+    @property
+    def place(self) -> Path:
+        """Return the folder of its files."""
+        return self.folder / self.key
+
 
 def entries(folder: Path) -> list[Entry]:
     """List all entries of the cache in `folder`, the last used first."""
-    if not folder.is_dir():
-        return []
     keys: dict[str, list[Path]] = {}
-    for path in folder.iterdir():
-        key = path.name.removesuffix(path.suffix)
-        if _KEY.fullmatch(key) and path.suffix in _SUFFIXES:
-            keys.setdefault(key, []).append(path)
+    for path in _named_as_entries(folder):
+        if cache_folder.is_ours(path):
+            keys.setdefault(path.name.removesuffix(path.suffix), []).append(path)
     found = [_entry(folder, key, paths) for key, paths in keys.items()]
     return sorted((one for one in found if one is not None), key=lambda one: one.last_used, reverse=True)
 
 
-def evict(entry: Entry) -> bool:
-    """Remove an entry, unless a run is decoding into it. A run that reads it keeps its open files."""
-    with _held(entry.folder / f"{entry.key}.lock") as lock:
-        if not lock:
-            return False
+def strangers(folder: Path) -> list[str]:
+    """List files and folders with names as of entries, but without a record. They stay."""
+    return [path.name for path in _named_as_entries(folder) if not cache_folder.is_ours(path)]
+
+
+def _named_as_entries(folder: Path) -> list[Path]:
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in paths if path.suffix in _SUFFIXES and _KEY.fullmatch(path.name.removesuffix(path.suffix))]
+
+
+def evict(entry: Entry) -> str:
+    """Remove an entry. A run that reads it keeps its open files.
+
+    Returns:
+        Why it stays, or a part of it; empty where it is removed.
+    """
+    with cache_folder.lock_of_idle(entry.folder, entry.key) as idle:
+        if not idle:
+            return "a run is decoding into it"
         for suffix in _SUFFIXES:
-            path = entry.folder / f"{entry.key}{suffix}"
-            if path.is_dir() and not path.is_symlink():
-                # Its record first: half an entry must not look whole.
-                (path / "record.json").unlink(missing_ok=True)
-                shutil.rmtree(path)
-            elif suffix:
-                path.unlink(missing_ok=True)
-    return True
+            place = entry.folder / f"{entry.key}{suffix}"
+            if cache_folder.is_ours(place) and (held := cache_folder.remove(place)):
+                return f"{place.name} holds {held}, which is not in its record"
+        ownership.remove(cache_folder.index_of(entry.folder) / f"{entry.key}.lock")
+    return ""
 
 
-@contextlib.contextmanager
-def _held(lock: Path) -> Iterator[bool]:
-    """Try to take the lock for the `with` block; yield True on success."""
-    holder = filelock.FileLock(lock)
-    try:
-        holder.acquire(blocking=False)
-    except filelock.Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        holder.release()
+def evict_hashes(folder: Path, *, before: float) -> int:
+    """Remove hashes of files (`content_key.py`) that no run has used since `before`; return the bytes freed."""
+    index, freed = folder / cache_folder.INDEX, 0
+    for path in sorted(index.glob("*.npy")) if ownership.is_owned(index) and not index.is_symlink() else ():
+        status = path.lstat()
+        if status.st_mtime >= before or not ownership.is_recorded(path):
+            continue
+        with cache_folder.lock_of_idle(folder, path.stem) as idle:
+            if idle:
+                ownership.remove(path)
+                ownership.remove(path.with_suffix(".lock"))
+                freed += status.st_size
+    return freed
 
 
 def _entry(folder: Path, key: str, paths: list[Path]) -> Entry | None:
     """Build an entry from its files; None if it is removed meanwhile."""
     source, count, kind = "", 0, ""
     try:
-        record = json.loads((folder / key / "record.json").read_text(encoding="utf-8"))
+        record = json.loads((folder / key / cache_folder.RECORD).read_text(encoding="utf-8"))
         layout, source = record["layout"], record["source"]
         count = len(map_array(folder / key / "kept.npy"))
         kind = f"{layout['channels']} x {layout['side']} x {layout['side']} {layout['dtype']}"
@@ -98,18 +109,17 @@ def _entry(folder: Path, key: str, paths: list[Path]) -> Entry | None:
         # What cannot be read can still be evicted.
         source = ""
     try:
-        size = sum(_size(path) for path in paths)
+        size = sum(file.lstat().st_size for path in paths for file in path.rglob("*") if not file.is_dir())
         last = max(path.stat().st_mtime for path in ([folder / key] if source else paths))
     except OSError:
         return None
-    with _held(folder / f"{key}.lock") if folder / f"{key}.lock" in paths else contextlib.nullcontext(True) as free:
-        busy = not free
     return Entry(
-        folder=folder, key=key, source=source, num_images=count, kind=kind, size=size, last_used=last, busy=busy
+        folder=folder,
+        key=key,
+        source=source,
+        num_images=count,
+        kind=kind,
+        size=size,
+        last_used=last,
+        busy=cache_folder.is_busy(folder, key),
     )
-
-
-def _size(path: Path) -> int:
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.iterdir())
-    return path.stat().st_size

@@ -3,16 +3,19 @@
 The record and the columns, some hundred bytes an image, are verified by checksum each time. The pixels are too many for
 that: their size, the head of their file and a few evenly spaced images are verified. The images are compared with the
 hash that each has in a column. So large damage is found, and a single flipped bit only within one of these.
+`ssl-transfer data cache --verify` compares every image.
 """
 
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ssl_transfer.engine.io.checksum import unsealed
+from ssl_transfer.engine.io.npy_files import map_array
 
 from .decode import digest
 
@@ -43,12 +46,40 @@ def intact(entry: Path) -> dict[str, Any]:
         if (name != _PIXELS or pixels.is_file()) and _checksum(entry / name) != expected:
             raise ValueError(f"{name} does not have its checksum")
     if pixels.is_file():
-        rows, digests = (np.load(entry / f"{name}.npy", allow_pickle=False) for name in ("rows", "digests"))
+        rows, digests = _images(entry)
         stored = np.load(pixels, mmap_mode="r", allow_pickle=False)
         for place in np.unique(np.linspace(0, len(rows) - 1, CHECKED, dtype=np.int64)) if len(rows) else ():
             if digest(stored[rows[place]]) != int(digests[place]):
                 raise ValueError(f"{_PIXELS} does not hold the image of row {rows[place]}")
     return record
+
+
+def damaged_rows(entry: Path, progress: Callable[[int], object]) -> list[int]:
+    """Read every stored image of an entry that is `intact`; return the rows that differ from their hash.
+
+    Args:
+        entry: folder of the entry.
+        progress: called with the number of images that are read.
+    """
+    if not (entry / _PIXELS).is_file():
+        return []
+    rows, digests = _images(entry)
+    array = map_array(entry / _PIXELS)
+    shape, dtype, offset = array.shape[1:], array.dtype, array.offset
+    size, found = int(np.prod(shape)) * dtype.itemsize, []
+    with open(entry / _PIXELS, "rb") as file:
+        for place, (row, expected) in enumerate(zip(rows.tolist(), digests.tolist(), strict=True), 1):
+            file.seek(offset + row * size)
+            if digest(np.frombuffer(file.read(size), dtype)) != expected:
+                found.append(row)
+            progress(place)
+    return found
+
+
+def _images(entry: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read the row of each image, and the hash of its pixels."""
+    rows, digests = (np.load(entry / f"{name}.npy", allow_pickle=False) for name in ("rows", "digests"))
+    return rows, digests
 
 
 def _checksum(path: Path) -> int:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ssl_transfer.engine.io.atomic import naming
+
 from .image_files import (
     ALPHA_MODES,
     GREY_MODES,
@@ -36,6 +38,10 @@ LOOK = 64
 duplicates together must not change with the size."""
 DRAFT = 256
 """JPEGs are decoded at a fraction of their size, but never below this many pixels a side or the stored size."""
+
+_HASH_BYTES = 8
+_BLOCK = 1 << 20
+"""Bytes of a file that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,21 @@ def content(item: Encoded) -> int:
     """Compute a 64-bit hash of the source image."""
     if isinstance(item, np.ndarray):
         return digest(item)
-    return _hash(item if isinstance(item, bytes) else item.read_bytes())
+    return _hash(item) if isinstance(item, bytes) else file_hash(item)
+
+
+def file_hash(path: Path) -> int:
+    """Compute the hash of a file's bytes: that of `content`."""
+    found = hashlib.blake2b(digest_size=_HASH_BYTES)
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            found.update(block)
+    return int.from_bytes(found.digest(), "big")
+
+
+def text_hash(text: str) -> int:
+    """Compute a 64-bit hash of a text."""
+    return _hash(text.encode())
 
 
 def digest(pixels: np.ndarray) -> int:
@@ -127,7 +147,7 @@ def digest(pixels: np.ndarray) -> int:
 
 
 def _hash(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=_HASH_BYTES).digest(), "big")
 
 
 def _grey_image(pixels: np.ndarray) -> Image.Image:
@@ -264,13 +284,21 @@ def store_squares(items: Sequence[Encoded], layout: Layout, file: str, offset: i
             if not isinstance(answer, str):
                 pixels, answer = answer
                 if file:
-                    os.pwrite(descriptor, pixels.tobytes(), offset)
+                    _write(descriptor, pixels.tobytes(), offset, file)
             answers.append(answer)
             offset += layout.image_bytes
     finally:
         if file:
             os.close(descriptor)
     return answers
+
+
+def _write(descriptor: int, data: bytes, offset: int, file: str) -> None:
+    """Write all the bytes; the last ones of a full disk are a part of them, and the next call raises its error."""
+    with naming(Path(file)):
+        while data:
+            count = os.pwrite(descriptor, data, offset)
+            data, offset = data[count:], offset + count
 
 
 def _answer(function: Callable[..., Any], *arguments: Any) -> Any:

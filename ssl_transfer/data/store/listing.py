@@ -9,6 +9,7 @@ import numpy as np
 from ssl_transfer.data.dataset import PARTS
 from ssl_transfer.engine.errors import InputError
 
+from .content_key import Key
 from .image_files import Encoded
 
 NAMES = np.dtypes.StringDType()
@@ -21,8 +22,8 @@ class Listing:
 
     items: Sequence[Encoded]
     """Encoded images, or arrays of them, looked up one by one."""
-    key: str
-    """Changes when the content of any image may have changed."""
+    key: Key
+    """Computes a text that changes with the content of any image."""
     names: np.ndarray
     """(N,) of `NAMES`: name of each image in messages."""
     labels: np.ndarray

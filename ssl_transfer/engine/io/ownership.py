@@ -287,8 +287,9 @@ def _line(content: object) -> str:
 
 
 def _append(owner: Path, name: str) -> None:
-    with open(owner / MARKER / _WRITTEN, "r+b", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
+    # Appended in one call, so that processes do not overwrite each other's lines.
+    with open(owner / MARKER / _WRITTEN, "ab", buffering=0) as file:
+        end = file.tell()
         try:
             file.write(f"{_line(name)}\n".encode())
             os.fsync(file.fileno())

@@ -1,5 +1,6 @@
-"""List the decoded pixels on disk and remove them on request: `ssl-transfer data cache`."""
+"""List the decoded pixels on disk, verify them, and remove them on request: `ssl-transfer data cache`."""
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,10 +9,14 @@ from pathlib import Path
 from rich.table import Table
 
 from ssl_transfer.data.loading_config import LoadingConfig
-from ssl_transfer.data.store.cache_admin import Entry, entries, evict
+from ssl_transfer.data.store.cache_admin import Entry, entries, evict, evict_hashes, strangers
+from ssl_transfer.data.store.cache_folder import FLAG
+from ssl_transfer.data.store.cache_integrity import damaged_rows, intact
 from ssl_transfer.engine import config as configuration
-from ssl_transfer.engine.console.formatting import console, file_size, words
-from ssl_transfer.engine.errors import InputError, did_you_mean
+from ssl_transfer.engine.console.formatting import console, counted, file_size, words
+from ssl_transfer.engine.console.progress import bar
+from ssl_transfer.engine.errors import FailedRunsError, InputError, did_you_mean
+from ssl_transfer.engine.io.home_folder import expanded
 from ssl_transfer.engine.terminal import say
 
 DAY = 86400.0
@@ -30,8 +35,10 @@ class CacheFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
-    """List the decoded pixels on disk, or remove them. Removed pixels are decoded again when needed."""
+    """List the decoded pixels on disk, verify or remove them. Removed pixels are decoded again when needed."""
 
+    verify: bool = False
+    """Read every stored image and compare it with its hash; exit status 1 if one differs."""
     evict: tuple[str, ...] = ()
     """Entries to remove: keys from the list, or all."""
     older_than: float | None = None
@@ -41,13 +48,20 @@ class CacheConfig:
 
 
 def manage(config: CacheConfig) -> None:
-    """List the entries, or remove some and print the freed space."""
-    if config.evict and config.older_than is not None:
-        raise InputError("Give --evict or --older-than, not both.")
+    """List the entries, verify all, or remove some and print the freed space.
+
+    Raises:
+        FailedRunsError: `verify` found damage.
+    """
+    if bool(config.evict) + (config.older_than is not None) + config.verify > 1:
+        raise InputError("Give one of --verify, --evict and --older-than, not both.")
     if config.older_than is not None and not config.older_than >= 0:
         raise InputError(f"--older-than {config.older_than:g}: days, 0 or more.")
-    folder = config.loading.cache.expanduser()
+    folder = expanded(config.loading.cache, flag=FLAG)
     found = entries(folder)
+    if config.verify:
+        _verify(config.loading.cache, found)
+        return
     if not config.evict and config.older_than is None:
         _list(folder, found)
         return
@@ -57,12 +71,18 @@ def manage(config: CacheConfig) -> None:
         chosen = _named(found, config.evict)
     freed = 0
     for one in chosen:
-        if evict(one):
+        reason = evict(one)
+        if reason:
+            say(f"kept {one.key[:_SHORT]}: {reason}")
+        else:
             freed += one.size
             say(f"removed {one.key[:_SHORT]} ({_what(one)}): {file_size(one.size)}")
-        else:
-            say(f"kept {one.key[:_SHORT]}: a run is decoding into it")
+    if config.older_than is not None:
+        freed += evict_hashes(folder, before=time.time() - config.older_than * DAY)
+    elif ALL in config.evict:
+        freed += evict_hashes(folder, before=float("inf"))
     say(f"{file_size(freed)} freed in {folder}")
+    _print_strangers(folder)
 
 
 def _named(found: Sequence[Entry], wanted: Sequence[str]) -> list[Entry]:
@@ -80,9 +100,49 @@ def _named(found: Sequence[Entry], wanted: Sequence[str]) -> list[Entry]:
     return list(chosen.values())
 
 
+def _verify(cache: Path, found: Sequence[Entry]) -> None:
+    """Print a line for each entry, and raise FailedRunsError with the damaged ones."""
+    damaged = []
+    for one in found:
+        label = f"{one.key[:_SHORT]} ({_what(one)})"
+        if one.busy or not one.place.is_dir():
+            say(f"{label}: not verified")
+            continue
+        damage = _damage_of(one)
+        say(f"{label}: {damage or counted(one.num_images, 'image') + ' verified'}")
+        if damage:
+            flags = "" if cache == LoadingConfig().cache else f" {FLAG} {shlex.quote(str(cache))}"
+            remedy = f"ssl-transfer data cache --evict {one.key[:_SHORT]}{flags}"
+            damaged.append(f"{label}: {damage}. Remove it, and the next run decodes the images again: `{remedy}`.")
+    if damaged:
+        raise FailedRunsError("\n  ".join([f"{counted(len(damaged), 'entry', 'entries')} damaged:", *damaged]))
+    if not found:
+        say("no decoded pixels")
+
+
+def _damage_of(one: Entry) -> str:
+    """Read all of an entry and describe its damage; empty if there is none."""
+    try:
+        intact(one.place)
+        with bar(f"verifying {one.key[:_SHORT]}", one.num_images) as progress:
+            rows = damaged_rows(one.place, lambda done: progress.update(done, ""))
+    except Exception as error:  # Of damaged bytes anything can be raised.
+        return f"damaged ({error})"
+    if not rows:
+        return ""
+    return f"damaged ({counted(len(rows), 'row')} of pixels.npy differ from their hash, the first is row {rows[0]})"
+
+
+def _print_strangers(folder: Path) -> None:
+    found = strangers(folder)
+    if found:
+        say(f"without a record of ssl_transfer, so they stay: {', '.join(found)}")
+
+
 def _list(folder: Path, found: Sequence[Entry]) -> None:
     if not found:
         say(f"{folder}: no decoded pixels")
+        _print_strangers(folder)
         return
     table = Table(title=words(f"Decoded pixels in {folder}"), title_justify="left")
     table.add_column("key", no_wrap=True)
@@ -95,8 +155,9 @@ def _list(folder: Path, found: Sequence[Entry]) -> None:
     console().print(table)
     say(
         f"{file_size(sum(one.size for one in found))} in all; --evict KEY or all removes, --older-than DAYS what is "
-        "unused"
+        "unused; --verify reads all"
     )
+    _print_strangers(folder)
 
 
 def _what(one: Entry) -> str:
@@ -115,6 +176,6 @@ def _ago(moment: float) -> str:
 
 
 def main(arguments: Sequence[str], program: str = "ssl-transfer data cache") -> None:
-    """Run `data cache [--evict all|KEY ...] [--older-than DAYS]`."""
+    """Run `data cache [--verify] [--evict all|KEY ...] [--older-than DAYS]`."""
     settings, rest = configuration.take_config(arguments)
     manage(configuration.parse(CacheConfig, settings, rest, program=program, default=CacheConfig()))

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import os
+import pwd
 import resource
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,7 +153,10 @@ def test_a_disk_that_fills_at_the_end(
         assert_as_undisturbed(tmp_path / "disk" / "run")
 
 
-def test_no_room_for_pixels(run: Callable, flags: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("room", [0, 4, 100, 250, 270])
+def test_no_room_for_pixels(
+    room: int, run: Callable, flags: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The disk of the cache fills while images are decoded, and that of temporary files is full all the time."""
     draw(tmp_path / "images", ("left", "right"), side=60)
     data = ("--data", f"folder:{tmp_path / 'images'}", "--image-size", 64, "--epochs", 1, "--batch-size", 8)
@@ -159,11 +164,42 @@ def test_no_room_for_pixels(run: Callable, flags: dict, tmp_path: Path, capsys: 
     command = ("pretrain", "simclr", *data, *cache, *flags["convolutional"], "--output", tmp_path / "run")
     with fillable(tmp_path / "disk") as left, pytest.MonkeyPatch.context() as patched:
         patched.setattr(tempfile, "tempdir", str(tmp_path / "disk"))
-        with left(100 * 1024):
-            assert run(*command) == 2
+        with left(room * 1024):
+            assert run(*command) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert f"--loading.cache {tmp_path / 'disk' / 'cache'}: cannot be used" in line
+        assert line.startswith(f"error: {tmp_path / 'disk' / 'cache'}")
+        assert "No space left on device. " in line or "File too large. " in line
+        assert line.count("make room") == 1
+        assert "--loading.cache on a larger disk" in line
+        assert not list((tmp_path / "disk" / "cache").glob("*.partial"))
         assert run(*command) == 0
+
+
+def test_no_home_folder(
+    run: Callable, flags: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """HOME is not set, and the user id has no entry, as in some containers."""
+
+    def missing(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", missing)
+    draw(tmp_path / "images", ("left", "right"))
+    check = ("data", "check", f"folder:{tmp_path / 'images'}", "--image-size", 16)
+    for command in (check, ("data", "cache"), ("data", "cache", "--verify")):
+        assert run(*command) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: --loading.cache ~/.cache/ssl_transfer: there is no home folder")
+        assert line.endswith("Set HOME, or give --loading.cache a path without ~.")
+    assert run("data", "check", "folder:~/images") == 2
+    assert "there is no home folder" in capsys.readouterr().err
+    assert run(*check, "--loading.cache", tmp_path / "cache") == 0
+    assert run("pretrain", "simclr", *SHORT, *flags["convolutional"], "--output", tmp_path / "run") == 0
+    assert run("sync", "--help") == 0
+    assert run("doctor", "--output", tmp_path / "run") == 1
+    assert "there is no home folder" in capsys.readouterr().err
+    assert not (tmp_path / "~").exists()
 
 
 def test_an_output_that_cannot_be_written(

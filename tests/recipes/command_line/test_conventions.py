@@ -5,6 +5,7 @@ import io
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -17,6 +18,7 @@ import ssl_transfer
 from ssl_transfer.cli import doctor, help_cache
 from ssl_transfer.data.sources import SOURCES
 from ssl_transfer.engine.console import progress
+from ssl_transfer.engine.io import ownership
 
 
 @pytest.fixture(autouse=True)
@@ -57,11 +59,28 @@ def test_help_is_kept(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_code_has_other_help(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     run("sync", "--help")
-    (page,) = help_cache.FOLDER.iterdir()
+    (page,) = help_cache.FOLDER.glob("*.txt")
     page.write_text("of other code")
     assert run("sync", "--help").out == "of other code"
     monkeypatch.setattr(help_cache.metadata, "version", lambda _: "another tyro")
     assert run("sync", "--help").out.startswith("usage: ssl-transfer sync")
+
+
+def test_pages_of_others_stay(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the largest number, those in the record are deleted; in a folder of others none is written."""
+    monkeypatch.setattr(help_cache, "MOST", 1)
+    folder = help_cache.FOLDER
+    assert run("sync", "--help").status == 0
+    (page,) = folder.glob("*.txt")
+    (folder / f"{'a' * 32}.txt").write_text("mine")
+    assert run("summary", "--help").status == 0
+    assert not page.exists()
+    assert len(list(folder.glob("*.txt"))) == 2
+    assert (folder / f"{'a' * 32}.txt").read_text() == "mine"
+    shutil.rmtree(folder / ownership.MARKER)
+    before = sorted(folder.iterdir())
+    assert run("doctor", "--help").status == 0
+    assert sorted(folder.iterdir()) == before
 
 
 def test_only_plain_help_is_kept(run: Callable) -> None:

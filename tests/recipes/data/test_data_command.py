@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ssl_transfer.data.store import cache_admin
+from ssl_transfer.engine.io import ownership
 from ssl_transfer.methods import METHODS
 
 SIZE = ("--image-size", "16", "--loading.cache", "cache")
@@ -89,6 +90,7 @@ def test_the_three_commands_are_listed(run: Callable) -> None:
         (("preview", "--images", "0"), ("--images 0",)),
         (("cache", "--evict", "abc", "--loading.cache", "cache"), ("--evict abc: no such entry",)),
         (("cache", "--evict", "all", "--older-than", "3"), ("not both",)),
+        (("cache", "--evict", "all", "--verify"), ("--verify", "not both")),
         (("cache", "--older-than", "-1"), ("--older-than -1",)),
     ],
 )
@@ -284,15 +286,17 @@ def test_cache_evicts_by_key_and_by_age_and_touches_nothing_else(run: Callable, 
     answer = run("data", "cache", "--loading.cache", "cache", "--older-than", "9")
     assert f"removed {entry.key[:8]}" in answer.out
     assert not list(Path("cache").glob(f"{entry.key}*"))
-    assert run("data", "cache", "--loading.cache", "cache", "--evict", "eeee").status == 0
+    assert run("data", "cache", "--loading.cache", "cache", "--evict", "eeee").status == 2
     assert run("data", "cache", "--loading.cache", "cache", "--evict", "all").status == 0
-    assert sorted(path.name for path in Path("cache").iterdir()) == ["downloads", "mine"]
+    left = [f"{'e' * 32}.partial", f"{'f' * 32}.lock", "downloads", "index", "mine"]
+    assert sorted(path.name for path in Path("cache").iterdir()) == sorted(left)
+    assert [path.name for path in Path("cache/index").iterdir()] == [ownership.MARKER]
 
 
 def test_cache_keeps_what_a_run_is_decoding_into(run: Callable, whole: Path) -> None:
     fill_cache(run, whole)
     (entry,) = cache_admin.entries(Path("cache"))
-    with filelock.FileLock(Path("cache", f"{entry.key}.lock")):
+    with filelock.FileLock(Path("cache", "index", f"{entry.key}.lock")):
         answer = run("data", "cache", "--loading.cache", "cache", "--evict", "all")
         assert answer.status == 0
         assert f"kept {entry.key[:8]}" in answer.out

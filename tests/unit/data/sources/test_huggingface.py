@@ -96,7 +96,8 @@ def test_parquet_with_embedded_images(tmp_path: Path, load: Load) -> None:
 
 def test_the_key_follows_the_content(tmp_path: Path) -> None:
     def key() -> str:
-        return huggingface.read(str(tmp_path / "data"), sources.LoadingConfig()).key
+        config = sources.LoadingConfig(cache=tmp_path / "cache")
+        return huggingface.read(str(tmp_path / "data"), config).key(config)
 
     parquet(tmp_path / "data", train=rows(range(4)))
     before = key()

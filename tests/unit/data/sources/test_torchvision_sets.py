@@ -240,7 +240,8 @@ def test_a_failed_download_is_the_users_to_mend(
 
 def test_the_key_follows_the_content(root: Path) -> None:
     def key() -> str:
-        return torchvision_sets.read("EuroSAT", sources.LoadingConfig(downloads=root)).key
+        config = sources.LoadingConfig(downloads=root, cache=root / "cache")
+        return torchvision_sets.read("EuroSAT", config).key(config)
 
     for name in ("Forest", "River"):
         save_image(root / "eurosat" / "2750" / name / "0.png", 0)

@@ -16,7 +16,7 @@ from PIL import Image
 from ssl_transfer.data import sources
 from ssl_transfer.data.dataset import Dataset
 from ssl_transfer.data.loading_config import LoadingConfig
-from ssl_transfer.data.store import cache, decode
+from ssl_transfer.data.store import cache, cache_build, decode
 from ssl_transfer.engine.errors import InputError
 
 
@@ -119,7 +119,7 @@ def test_a_second_load_decodes_nothing(load, root, monkeypatch, paint_classes):
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(decode, "square", refuse)
-    monkeypatch.setattr(cache, "headers_of", refuse)
+    monkeypatch.setattr(cache_build, "headers_of", refuse)
     second = load()
     assert torch.equal(everything(first), everything(second))
     assert first.fingerprint == second.fingerprint
@@ -256,11 +256,11 @@ from pathlib import Path
 from ssl_transfer.data import sources
 from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.store import cache
-fill = cache._fill
+fill = cache.fill
 def told(*arguments, **more):
     print("building", flush=True)
     fill(*arguments, **more)
-cache._fill = told
+cache.fill = told
 data = sources.load(f"folder:{sys.argv[1]}", image_size=14, config=LoadingConfig(cache=Path(sys.argv[2])))
 print("done", len(data.pixels), data.fingerprint, flush=True)
 """
