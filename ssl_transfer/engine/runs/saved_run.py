@@ -10,7 +10,7 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.json_files import read_json
 from ssl_transfer.engine.io.weight_files import WeightFile
 
-from .seal import held_result, is_sealed, verify
+from .seal import has_result, held_result, is_sealed, verify
 
 
 class SavedRun:
@@ -31,9 +31,8 @@ class SavedRun:
         Raises:
             InputError: the folder holds none.
         """
-        found = WeightFile(self.path, "backbone")
         self.verify("backbone/backbone.json")
-        return found
+        return WeightFile(self.path, "backbone")
 
     @property
     def has_backbone(self) -> bool:
@@ -91,9 +90,11 @@ class SavedRun:
         return held_result(self.folder)
 
     @property
-    def is_sealed(self) -> bool:
-        """Check for checksums of the run's result and files; older versions wrote none."""
-        return is_sealed(self.folder)
+    def notes(self) -> tuple[str, ...]:
+        """A warning for a finished run of an older version, which wrote no checksums."""
+        if is_sealed(self.folder) or not has_result(self.folder):
+            return ()
+        return (f"warning: {self.path}: without checksums, of an older version: a changed number is not detected.",)
 
     def verify(self, name: str) -> None:
         """Compare a file of the run with its checksum.

@@ -58,6 +58,7 @@ def matched(dataset: Dataset, run: Run | None, loading: LoadingConfig) -> Datase
     """
     if run is None:
         return dataset
+    dataset = replace(dataset, notes=(*dataset.notes, *run.notes))
     spec, path = run.spec, run.path
     if (spec.in_chans, dataset.num_channels) == (3, 1) and "target" in run.settings:
         # An adaptation between colour and grey images repeated the grey channel.

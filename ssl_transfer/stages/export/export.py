@@ -75,7 +75,10 @@ def export(config: ExportConfig) -> Path:
         InputError: no model, one that the format cannot hold, a difference above the tolerance.
     """
     _check(config)
-    exported = load_exported(Run(Path(config.path)))
+    run = Run(Path(config.path))
+    for note in run.notes:
+        say(note)
+    exported = load_exported(run)
     images = check_images(exported, config.images)
     output = config.output or exported.run.path / "export" / config.format
     with ownership.owned_folder(output):

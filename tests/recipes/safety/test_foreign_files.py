@@ -1,0 +1,213 @@
+"""Commands neither replace nor delete files that this program did not write."""
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ssl_transfer.engine.io.ownership import MARKER
+
+OUTPUTS: dict[str, Callable[[dict, Path], tuple[object, ...]]] = {
+    "pretrain": lambda tiny, _: ("pretrain", "simclr", *tiny["pretrain"], *tiny["convolutional"]),
+    "transfer": lambda tiny, _: ("transfer", "--init", "scratch", *tiny["transfer"], *tiny["convolutional"]),
+    "compare": lambda tiny, _: ("compare", "--arms", "simclr", *tiny["compare"], *tiny["convolutional"]),
+    "demo": lambda *_: ("demo", "--seeds", 0, "--pretrain-seeds", 1),
+    "evaluate": lambda _, trained: ("evaluate", trained),
+    "export": lambda _, trained: ("export", trained),
+    "explain": lambda _, trained: ("explain", trained, "--what", "maps"),
+    "data check": lambda *_: ("data", "check", "digits"),
+    "data preview": lambda *_: ("data", "preview", "--method", "simclr"),
+}
+FOREIGN = {"config.json": "theirs", "README.md": "theirs", ".movie.mkv.part": "theirs", "deep/metrics.jsonl": "{}"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny: dict) -> Path:
+    """Train a short transfer run. Read only."""
+    from ssl_transfer.cli.main import main
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    arguments = ("transfer", "--init", "scratch", *tiny["transfer"], *tiny["convolutional"], "--output", folder)
+    main(list(map(str, arguments)))
+    return folder
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "copied")
+
+
+def put(folder: Path) -> dict[Path, bytes]:
+    """Write files of another program; return the content of each."""
+    for name, text in FOREIGN.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_a_folder_with_other_files_is_refused(command: str, run: Callable, tiny: dict, trained: Path) -> None:
+    """Also with --fresh and in a dry run, where the command has them."""
+    held = put(Path("theirs"))
+    arguments = OUTPUTS[command](tiny, trained)
+    trains = command in ("pretrain", "transfer", "compare", "demo")
+    for flags in ((), ("--fresh",), ("--dry-run",)) if trains else ((),):
+        answer = run(*arguments, *flags, "--output", "theirs")
+        assert answer.status == 2, answer.err
+        assert "--output theirs: holds files without a record of ssl_transfer" in answer.err
+        assert "Give a new or an empty folder." in answer.err
+        assert {path: path.read_bytes() for path in Path("theirs").rglob("*") if path.is_file()} == held
+
+
+def test_other_files_in_a_run_stay(run: Callable, tiny: dict) -> None:
+    """A run goes on beside the user's notes, and inside it another run keeps its own."""
+    arguments = (*OUTPUTS["pretrain"](tiny, Path()), "--output", "run")
+    assert run(*arguments).status == 0
+    held = {Path("run", name): text for name, text in {"README.md": "mine", ".movie.mkv.part": "mine"}.items()}
+    for path, text in held.items():
+        path.write_text(text)
+    Path("run/result.json").unlink()
+    assert run(*arguments).status == 0
+    assert {path: path.read_text() for path in held} == held
+    answer = run(*arguments, "--fresh")
+    assert answer.status == 0, answer.err
+    assert all(Path("run.old-1", path.name).read_text() == "mine" for path in held)
+    # A file of the user has the name of an output.
+    Path("run/result.json").unlink()
+    shutil.rmtree(Path("run", MARKER, "unfinished"))
+    names = Path("run", MARKER, "written").read_text().splitlines(keepends=True)
+    Path("run", MARKER, "written").write_text("".join(line for line in names if '"result.json"' not in line))
+    Path("run/result.json").write_text("mine")
+    answer = run(*arguments)
+    assert answer.status == 2
+    assert Path("run/result.json").read_text() == "mine"
+
+
+def test_predict_replaces_only_its_own_table(run: Callable, trained: Path, draw_images: Callable) -> None:
+    images = draw_images(Path("photographs"), disc=3)
+    photograph = next(images.rglob("*.png"))
+    pixels = photograph.read_bytes()
+    Path("list.csv").write_text(f"path\n{photograph}\n")
+    predict = ("predict", trained, "--to-grey")
+    # An input, by its own name, through a link, and as the list, also with --overwrite.
+    Path("link").symlink_to(photograph)
+    for output in (photograph, "link", "list.csv"):
+        for flags in ((), ("--overwrite",)):
+            answer = run(*predict, "photographs", "list.csv", "--output", output, *flags)
+            assert answer.status == 2, answer.err
+            assert "is one of the inputs, which is never replaced" in answer.err or not flags
+    assert photograph.read_bytes() == pixels
+    assert Path("list.csv").read_text().startswith("path")
+    # A file of another program, and the remedy.
+    Path("theirs.csv").write_text("theirs")
+    answer = run(*predict, "photographs", "--output", "theirs.csv")
+    assert answer.status == 2
+    assert "or --overwrite to replace it" in answer.err
+    assert Path("theirs.csv").read_text() == "theirs"
+    assert run(*predict, "photographs", "--output", "theirs.csv", "--overwrite").status == 0
+    table = Path("theirs.csv").read_text()
+    assert run(*predict, "photographs", "--output", "theirs.csv").status == 0
+    record = json.loads(Path("theirs.csv.json").read_text())
+    assert record["weights"] == json.loads((trained / "backbone" / "backbone.json").read_text())["weights"]
+    # A pipe is written into; a full device ends with status 1, and stays a device.
+    os.mkfifo("pipe")
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.append(Path("pipe").read_text()))
+    reader.start()
+    assert run(*predict, "photographs", "--output", "pipe").status == 0
+    reader.join()
+    assert got == [table]
+    answer = run(*predict, "photographs", "--output", "/dev/full")
+    assert answer.status == 1
+    assert "No space left on device" in answer.err
+    assert Path("/dev/full").is_char_device()
+    # A file of the run.
+    weights = (trained / "backbone" / "backbone.safetensors").read_bytes()
+    answer = run(*predict, "photographs", "--overwrite", "--output", trained / "backbone" / "backbone.safetensors")
+    assert answer.status == 2
+    assert "belongs to the run" in answer.err
+    assert (trained / "backbone" / "backbone.safetensors").read_bytes() == weights
+
+
+def test_a_sheet_replaces_no_photograph(run: Callable, draw_images: Callable) -> None:
+    photograph = next(draw_images(Path("photographs"), disc=12, square=12).rglob("*.png"))
+    pixels = photograph.read_bytes()
+    arguments = ("data", "preview", "--method", "simclr", "--data", "folder:photographs", "--image-size", 16)
+    answer = run(*arguments, "--output", photograph)
+    assert answer.status == 2
+    assert photograph.read_bytes() == pixels
+    for _ in range(2):
+        assert run(*arguments, "--output", "sheet.png").status == 0
+
+
+CHANGES: dict[str, tuple[str, tuple[object, ...]]] = {
+    "result.json": ("transfer", ()),
+    "backbone/backbone.json": ("predict", ("digits",)),
+    "backbone/seen.npy": ("evaluate", ()),
+    "head/head.json": ("predict", ("digits",)),
+    "evaluation/metrics.json": ("predict", ("digits",)),
+    "config.yaml": ("evaluate", ()),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_run_is_refused(name: str, run: Callable, copied: Path, tiny: dict) -> None:
+    """Absent, blank or with one changed byte; the remedies work."""
+    command, more = CHANGES[name]
+    arguments: tuple[object, ...] = (command, copied, *more)
+    train = ("transfer", "--init", "scratch", *tiny["transfer"], *tiny["convolutional"], "--output", copied)
+    if command == "transfer":
+        arguments = train
+    path = copied / name
+    whole = path.read_bytes()
+    changed = whole.replace(b"0", b"1", 1) if b"0" in whole else whole[:-1]
+    for content in (changed, bytes(len(whole)), None):
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content)
+        if not (name == "result.json" and content is None):
+            answer = run(*arguments)
+            assert answer.status == 2, (name, content, answer.out)
+            assert "Traceback" not in answer.err
+            assert str(path.parent) in answer.err
+            assert "Repeat the run with --fresh" in answer.err or "repeat the run with --fresh" in answer.err
+        path.write_bytes(whole)
+    path.write_bytes(changed)
+    answer = run(*train, "--fresh")
+    assert answer.status == 0, answer.err
+    assert run(*arguments).status == 0
+
+
+def test_a_run_without_seal_says_so(run: Callable, copied: Path) -> None:
+    (copied / "seal.json").unlink()
+    held = json.loads((copied / "result.json").read_text())
+    del held["seal"]
+    (copied / "result.json").write_text(json.dumps(held))
+    shutil.rmtree(copied / MARKER)
+    answer = run("predict", copied, "digits")
+    assert answer.status == 0, answer.err
+    (line,) = [line for line in (answer.out + answer.err).splitlines() if "without checksums" in line]
+    assert str(copied) in line
+
+
+def test_a_killed_predict_leaves_nothing_for_ever(run: Callable, trained: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "from ssl_transfer.cli.main import main\n"
+        "from ssl_transfer.stages.predict import predict\n"
+        "predict._Table._fill = lambda *_: os.kill(os.getpid(), 9)\n"
+        "main(sys.argv[1:])\n"
+    )
+    import sys
+
+    started = subprocess.run([sys.executable, "-c", program, "predict", trained, "digits"], check=False)
+    assert started.returncode == -9
+    assert list(Path().glob(".predictions.csv.*.part"))
+    assert run("predict", trained, "digits").status == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["predictions.csv", "predictions.csv.json"]
