@@ -12,6 +12,7 @@ import numpy as np
 from ssl_transfer.engine.errors import InputError
 
 from . import ownership
+from .unfinished_files import unfinished
 
 _PROBE = 1 << 16
 """Bytes of a trial write after a library failed, which gets the system's error."""
@@ -36,7 +37,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, before: Cal
     """
     ownership.claim(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with ownership.unfinished(path) as aside:
+    with unfinished(path) as aside:
         _try_to(write, aside)
         with naming(aside), open(aside, "rb") as file:
             os.fsync(file.fileno())

@@ -20,6 +20,7 @@ from ssl_transfer.engine.errors import InputError
 from . import ownership
 from .atomic import naming, put_in_place
 from .checksum import file_checksum, sealed, unsealed
+from .unfinished_files import unfinished
 
 _WRITER, _CHECKSUM, _REPLACED, _UNFINISHED = "writer", "sha256", "replaced_sha256", "unfinished"
 _NAME = "ssl_transfer"
@@ -111,7 +112,7 @@ class OutputFile:
         _remove_unfinished(self.target, before)
         for path in (self.target, self.record):
             ownership.claim(path, replaces=True)
-        with ownership.unfinished(self.target) as aside, naming(self.path):
+        with unfinished(self.target) as aside, naming(self.path):
             # The record names the unfinished file, so that a later start removes that of a killed one.
             self._keep({**before, _UNFINISHED: aside.name})
             try:
@@ -131,7 +132,7 @@ class OutputFile:
         if not kept:
             self.record.unlink(missing_ok=True)
             return
-        with ownership.unfinished(self.record) as aside:
+        with unfinished(self.record) as aside:
             aside.write_text(json.dumps(sealed({_WRITER: _NAME, **kept}), indent=2) + "\n", encoding="utf-8")
             with open(aside, "rb") as file:
                 os.fsync(file.fileno())
