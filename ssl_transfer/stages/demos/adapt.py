@@ -5,6 +5,7 @@ seeds, labelled images and settings of the recipe. In each run a criterion that 
 The target's validation labels are read too, for the marked upper bound.
 """
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -182,6 +183,10 @@ def compare_adaptations(config: AdaptDemoConfig) -> Path:
         finished = {run.method for run in runs}
         if SOURCE_ONLY not in finished or len(finished) < 2:
             raise FailedRunsError("Without source-only and another method there is no table.", *listed(failures))
+        failed = {(name, str(seed)) for (name, seed), job in jobs.items() if isinstance(outcomes[job.folder], Failure)}
+        if lost := len(failed & _held(config.output / "results.csv")):
+            kept = f"{config.output}: the tables stay as they are: {counted(lost, 'run')} in them have no result now."
+            raise FailedRunsError(kept, *listed(failures))
         if failures:
             runtime.warn(f"{counted(len(failures), 'run')} of {len(jobs)} failed; the tables hold what finished.")
         shown = (SOURCE_ONLY, leader(runs))
@@ -248,6 +253,14 @@ def _network(config: AdaptDemoConfig) -> str:
     if config.init == "scratch":
         return config.backbone.name
     return f"{config.backbone.name} from {config.init} (one network, which the intervals do not vary)"
+
+
+def _held(table: Path) -> set[tuple[str, str]]:
+    """Read the method and the seed of each run in the table of an earlier start."""
+    if not table.is_file():
+        return set()
+    with open(table, encoding="utf-8", newline="") as file:
+        return {(row.get("method", ""), row.get("seed", "")) for row in csv.DictReader(file)}
 
 
 def _job(config: AdaptDemoConfig, name: str, seed: int) -> AdaptJob:

@@ -79,13 +79,16 @@ def test_other_files_in_a_run_stay(run: Callable, tiny: dict) -> None:
     assert all(Path("run.old-1", path.name).read_text() == "mine" for path in held)
     # A file of the user has the name of an output.
     Path("run/result.json").unlink()
-    shutil.rmtree(Path("run", MARKER, "unfinished"))
-    names = Path("run", MARKER, "written").read_text().splitlines(keepends=True)
-    Path("run", MARKER, "written").write_text("".join(line for line in names if '"result.json"' not in line))
-    Path("run/result.json").write_text("mine")
+    record = Path("run", MARKER, "written")
+    record.write_text("".join(line for line in record.read_text().splitlines(True) if "views.png" not in line))
+    Path("run/views.png").write_text("mine")
     answer = run(*arguments)
     assert answer.status == 2
-    assert Path("run/result.json").read_text() == "mine"
+    assert Path("run/views.png").read_text() == "mine"
+    assert "run/views.png: exists, and no record shows that ssl_transfer wrote it" in answer.err
+    assert "Move it away" in answer.err
+    Path("run/views.png").rename("mine.png")
+    assert run(*arguments).status == 0
 
 
 def test_predict_replaces_only_its_own_table(run: Callable, trained: Path, draw_images: Callable) -> None:
