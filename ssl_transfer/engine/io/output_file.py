@@ -47,9 +47,12 @@ class OutputFile:
 
     @property
     def is_stream(self) -> bool:
-        """Check for a pipe or a character device."""
+        """Check for a pipe, a character device or an open file of the process, as `/dev/stdout`."""
         found = self._mode()
-        return found is not None and (stat.S_ISFIFO(found) or stat.S_ISCHR(found))
+        is_open_file = os.path.realpath(self.path.parent).startswith(("/proc/", "/dev/fd")) or (
+            os.path.realpath(self.path.parent) == "/dev" and self.path.is_symlink()
+        )
+        return found is not None and (stat.S_ISFIFO(found) or stat.S_ISCHR(found) or is_open_file)
 
     def check(self, inputs: Iterable[Path] = ()) -> None:
         """Refuse a folder, an input, or a file of another program.
@@ -64,6 +67,8 @@ class OutputFile:
         if self.is_stream:
             return
         recorded = self._recorded()
+        if recorded is None and any(map(ownership.is_recorded, (self.target, self.record))):
+            raise InputError(f"{self.flag} {self.path}: belongs to the run or report in its folder. Give another.")
         if recorded is None and os.path.lexists(self.record):
             raise InputError(
                 f"{self.flag} {self.path}: its record {self.record} is a file of another program, or damaged. "
@@ -76,8 +81,6 @@ class OutputFile:
         if not stat.S_ISREG(found):
             raise InputError(f"{self.flag} {self.path}: is neither a file nor a pipe. Give the name of a file.")
         own = os.stat(self.target)
-        if recorded is None and ownership.is_recorded(self.target):
-            raise InputError(f"{self.flag} {self.path}: belongs to the run or report in its folder. Give another.")
         if any(_is_same(own, path) for path in inputs):
             raise InputError(f"{self.flag} {self.path}: is one of the inputs, which is never replaced. Give another.")
         if not (self.overwrite or self._is_ours()):
@@ -97,7 +100,8 @@ class OutputFile:
             InputError: as for `check`, which comes before; the place cannot be written.
         """
         if self.is_stream:
-            write(self.path)
+            with naming(self.path):
+                write(self.path)
             return
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +127,8 @@ class OutputFile:
                 self._keep({**description, _CHECKSUM: file_checksum(aside), _REPLACED: before.get(_CHECKSUM)})
                 put_in_place(aside, self.target)
             except BaseException:
-                self._keep(before)
+                if (self._recorded() or {}).get(_UNFINISHED) == aside.name:
+                    self._keep(before)
                 raise
 
     def _keep(self, content: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from ssl_transfer.engine.errors import InputError
 
 from .ownership_record import (
     MARKER,
+    RECORD,
     absolute,
     append,
     is_owned,
@@ -47,7 +48,13 @@ def check_folder(folder: Path, *, flag: str = "--output") -> None:
         return
     if not folder.is_dir():
         raise InputError(f"{flag} {folder}: is not a folder. Give a new or an empty folder.")
-    held = next((path.name for path in sorted(folder.iterdir())), None)
+    if (folder / RECORD).is_file():
+        raise ForeignFileError(
+            f"{flag} {folder}: the record {RECORD} in it is damaged, so that none of its files is replaced. "
+            "Give a new or an empty folder."
+        )
+    # A process that was killed when it had just begun leaves a marker without a record.
+    held = next((path.name for path in sorted(folder.iterdir()) if path.name != MARKER), None)
     if held is not None:
         raise ForeignFileError(
             f"{flag} {folder}: holds files without a record of ssl_transfer ({held}), and none is replaced. "

@@ -1,21 +1,32 @@
 """Read and write the record of the files that were written to a folder: `.ssl_transfer/written`.
 
-One line a file: the CRC-32 of a JSON text, and the text, a name relative to the folder. A record with a damaged line is
-none.
+One line a file: the CRC-32 of a JSON text, and the text, a name relative to the folder. A record with a damaged line
+is none.
 """
 
-import functools
+import contextlib
+import fcntl
 import json
 import os
 import uuid
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
+
+from ssl_transfer.engine.errors import InputError
 
 MARKER = ".ssl_transfer"
 """Name of the folder that makes its parent one of ours."""
 _WRITTEN = "written"
+RECORD = f"{MARKER}/{_WRITTEN}"
+"""Record of a folder."""
 _HEADER = {"format": 1, "writer": "ssl_transfer"}
+
+
+class DamagedRecordError(InputError):
+    """Refuse to change files of a folder whose record is damaged."""
 
 
 def is_owned(folder: Path) -> bool:
@@ -24,8 +35,8 @@ def is_owned(folder: Path) -> bool:
 
 
 def owner_of(path: Path) -> Path | None:
-    """Return the nearest folder of ours above a path; None where there is none."""
-    return next((parent for parent in absolute(path).parents if is_owned(parent)), None)
+    """Return the nearest folder above a path that has a record, whole or damaged; None where there is none."""
+    return next((parent for parent in absolute(path).parents if (parent / MARKER / _WRITTEN).is_file()), None)
 
 
 def is_recorded(path: Path) -> bool:
@@ -44,30 +55,57 @@ def relative_name(path: Path, owner: Path) -> str:
     return absolute(path).relative_to(owner).as_posix()
 
 
-def recorded(owner: Path) -> frozenset[str]:
-    """Return the names in the record of a folder; none without a whole record."""
-    return read_record(owner) or frozenset()
+def recorded(owner: Path) -> AbstractSet[str]:
+    """Return the names in the record of a folder.
+
+    Raises:
+        DamagedRecordError: the record is damaged.
+    """
+    found = read_record(owner)
+    if found is None:
+        raise DamagedRecordError(
+            f"{owner / MARKER / _WRITTEN}: damaged, so that no file in {owner} is replaced. Give another --output."
+        )
+    return found
 
 
-def read_record(owner: Path) -> frozenset[str] | None:
-    """Read the names in the record of a folder; None where there is none, or a damaged one."""
+def read_record(owner: Path) -> AbstractSet[str] | None:
+    """Read the names in the record of a folder; None where there is none, or a damaged one.
+
+    A last line without its end is left out: a power cut stopped it, and its file was not created.
+    """
     record = owner / MARKER / _WRITTEN
     try:
-        found = os.stat(record)
-        return _parsed(record, found.st_ino, found.st_size, found.st_mtime_ns)
-    except (OSError, ValueError):
+        with open(record, "rb") as file:
+            status = os.fstat(file.fileno())
+            version = (status.st_ino, status.st_size, status.st_mtime_ns)
+            held = _READ.get(record)
+            if held is None or held.version != version:
+                held = _READ[record] = _Read(version=version, names=_parsed(file.read()))
+    except OSError:
         return None
+    return held.names
 
 
-@functools.lru_cache(maxsize=64)
-def _parsed(record: Path, *_version: int) -> frozenset[str]:
-    header, *lines = record.read_text(encoding="utf-8").splitlines()
-    if header != _line(_HEADER):
-        raise ValueError("not a record")
-    names = [json.loads(line.partition(" ")[2]) for line in lines]
-    if lines != [_line(name) for name in names]:
-        raise ValueError("a line differs from its checksum")
-    return frozenset(names)
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """A record that was read before: it is parsed again only when it has changed."""
+
+    version: tuple[int, int, int]
+    names: AbstractSet[str] | None
+
+
+_READ: dict[Path, _Read] = {}
+
+
+def _parsed(content: bytes) -> AbstractSet[str] | None:
+    """Parse a record; None where a whole line of it is damaged."""
+    try:
+        header, *lines, _ = content.decode("utf-8", errors="replace").split("\n")
+        names = [json.loads(line.partition(" ")[2]) for line in lines]
+    except ValueError:
+        return None
+    return set(names) if [header, *lines] == [_line(one) for one in (_HEADER, *names)] else None
 
 
 def _line(content: object) -> str:
@@ -78,10 +116,14 @@ def _line(content: object) -> str:
 
 def append(owner: Path, name: str) -> None:
     """Enter a name into the record of a folder, flushed to the disk."""
-    # Appended in one call, so that processes do not overwrite each other's lines.
-    with open(owner / MARKER / _WRITTEN, "ab", buffering=0) as file:
-        end = file.tell()
+    place = owner / MARKER
+    with locked(place, wait=True), open(place / _WRITTEN, "r+b", buffering=0) as file:
+        held = file.read()
+        end = held.rfind(b"\n") + 1
         try:
+            # A line that a power cut stopped is overwritten.
+            file.truncate(end)
+            file.seek(end)
             file.write(f"{_line(name)}\n".encode())
             os.fsync(file.fileno())
         except OSError:
@@ -91,16 +133,38 @@ def append(owner: Path, name: str) -> None:
 
 
 def write_record(folder: Path, adopted: Iterable[Path]) -> None:
-    """Write the record of a folder that has none, whole or not at all."""
+    """Write the record of a folder that has none, whole or not at all; of several processes, one writes it."""
     place = folder / MARKER
     place.mkdir(parents=True, exist_ok=True)
-    lines = [_HEADER, *sorted(relative_name(path, absolute(folder)) for path in adopted)]
-    aside = place / f"{_WRITTEN}.{uuid.uuid4().hex[:8]}"
+    with locked(place, wait=True):
+        if is_owned(folder):
+            return
+        lines = [_HEADER, *sorted(relative_name(path, absolute(folder)) for path in adopted)]
+        aside = place / f"{_WRITTEN}.{uuid.uuid4().hex[:8]}"
+        try:
+            with open(aside, "w", encoding="utf-8") as file:
+                file.write("".join(f"{_line(line)}\n" for line in lines))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, place / _WRITTEN)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, wait: bool, shared: bool = False) -> Iterator[bool]:
+    """Lock a folder for the `with` block; yield False where another has it, or the file system has no locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with open(aside, "w", encoding="utf-8") as file:
-            file.write("".join(f"{_line(line)}\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, place / _WRITTEN)
+        yield try_lock(descriptor, wait=wait, shared=shared)
     finally:
-        aside.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def try_lock(descriptor: int, *, wait: bool, shared: bool = False) -> bool:
+    """Lock an open file or folder until it is closed; return False where that is not possible."""
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True

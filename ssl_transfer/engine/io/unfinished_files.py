@@ -1,14 +1,13 @@
 """Keep files that are not complete yet apart, so that those of killed processes are found and removed."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from .ownership_record import MARKER, owner_of
+from .ownership_record import MARKER, locked, owner_of, try_lock
 
 _UNFINISHED = "unfinished"
 
@@ -29,11 +28,11 @@ def unfinished(path: Path, *, is_folder: bool = False) -> Iterator[Path]:
         place = owner / MARKER / _UNFINISHED
         place.mkdir(parents=True, exist_ok=True)
         aside = place / name
-    with _locked(place, fcntl.LOCK_SH):
+    with locked(place, wait=True, shared=True):
         if is_folder:
             aside.mkdir()
         descriptor = os.open(aside, os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        _try_lock(descriptor, fcntl.LOCK_EX)
+        try_lock(descriptor, wait=False)
     try:
         yield aside
     finally:
@@ -49,29 +48,12 @@ def sweep(folder: Path) -> None:
     place = folder / MARKER / _UNFINISHED
     if not place.is_dir():
         return
-    with _locked(place, fcntl.LOCK_EX) as is_locked:
+    with locked(place, wait=False) as is_locked:
         for path in place.iterdir() if is_locked else ():
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-            is_free = _try_lock(descriptor, fcntl.LOCK_EX)
-            os.close(descriptor)
-            if is_free:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, kind: int) -> Iterator[bool]:
-    """Lock a folder for the `with` block; yield False where the file system has no locks, or another holds it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        yield _try_lock(descriptor, kind)
-    finally:
-        os.close(descriptor)
-
-
-def _try_lock(descriptor: int, kind: int) -> bool:
-    try:
-        # Shared locks are held for an instant alone, so they are waited for.
-        fcntl.flock(descriptor, kind if kind == fcntl.LOCK_SH else kind | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+            # A living process may have finished it meanwhile.
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                is_free = try_lock(descriptor, wait=False)
+                os.close(descriptor)
+                if is_free:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ssl_transfer.engine.console import progress
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
@@ -14,7 +15,7 @@ from ssl_transfer.engine.io.atomic import DamagedError
 from ssl_transfer.engine.io.weight_files import WeightFile
 from ssl_transfer.engine.printable import one_line
 from ssl_transfer.engine.runs.checkpoint_files import numbered
-from ssl_transfer.engine.runs.run_folder import check_readable, own_run_folder, set_aside
+from ssl_transfer.engine.runs.run_folder import check_readable, own_run_folder, run_lock, set_aside
 from ssl_transfer.engine.runs.seal import RESULT_FILE, SEAL_FILE, damages, has_result, held_result, is_sealed
 
 Check = Callable[[dict[str, Any]], None]
@@ -37,7 +38,12 @@ def check_runs(folders: Mapping[Path, Check], runtime: Runtime, *, retry: bool) 
     """
     problem: tuple[str, ...] = ()
     if runtime.is_main:
-        found = {folder: one for folder, check in folders.items() if (one := _damage(folder, check if retry else None))}
+        found = {}
+        with progress.bar("checking finished runs", len(folders)) as bar:
+            for count, (folder, check) in enumerate(folders.items(), start=1):
+                if one := _damage(folder, check if retry else None):
+                    found[folder] = one
+                bar.update(count, "")
         num_unsealed = sum(has_result(folder) and not is_sealed(folder) for folder in folders)
         if num_unsealed:
             runtime.say(
@@ -99,14 +105,19 @@ def _has_whole_states(folder: Path) -> bool:
 
 
 def _move_aside(folder: Path, damaged: list[str]) -> None:
-    """Move damaged outputs aside, where a checkpoint gives them again, or else the whole folder."""
-    has_states = any((folder / "checkpoints").glob("*.pt")) and _has_whole_states(folder)
-    if not has_states or any(name in _INPUTS for name in damaged):
-        set_aside(folder)
-        return
+    """Move damaged outputs aside, where a checkpoint gives them again, or else the whole folder.
+
+    Raises:
+        InputError: another process is writing the run.
+    """
     own_run_folder(folder)
-    for name in dict.fromkeys([*damaged, RESULT_FILE, SEAL_FILE]):
-        paths = list((folder / name).glob("*")) if name.endswith("/") else [folder / name]
-        for path in paths:
-            if path.is_file() and path.suffix != _DAMAGED:
-                ownership.move(path, path.with_name(f"{path.name}{_DAMAGED}"))
+    with run_lock(folder):
+        has_states = any((folder / "checkpoints").glob("*.pt")) and _has_whole_states(folder)
+        if not has_states or any(name in _INPUTS for name in damaged):
+            set_aside(folder)
+            return
+        for name in dict.fromkeys([*damaged, RESULT_FILE, SEAL_FILE]):
+            paths = list((folder / name).glob("*")) if name.endswith("/") else [folder / name]
+            for path in paths:
+                if path.is_file() and path.suffix != _DAMAGED:
+                    ownership.move(path, path.with_name(f"{path.name}{_DAMAGED}"))

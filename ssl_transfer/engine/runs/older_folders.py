@@ -11,12 +11,15 @@ _ENVIRONMENT = "environment.json"
 _KEYS = {"identity", "command", "python", "packages", "devices"}
 """Keys of `environment.json` in every version."""
 _NAMES = re.compile(
-    r"\.lock|config\.yaml|environment\.json|metrics\.jsonl|tracking\.json|result\.json|seal\.json|speeds\.json|failure\.json|predicted\.npy"
-    r"|(results|summary|curves|confusions|embeddings|diagnosis|label_value|transfer_benefits)\.csv|test_hits\.npz"
-    r"|comparison\.json|report\.(md|html)|[a-z_0-9]+\.png|learning_rates\.csv|attacks\.md"
+    r"\.lock|config\.yaml|(environment|tracking|result|seal|speeds|failure|comparison)\.json|metrics\.jsonl|predicted\.npy"
+    r"|(results|summary|curves|confusions|embeddings|diagnosis|label_value|transfer_benefits|learning_rates)\.csv"
+    r"|test_hits\.npz|report\.(md|html)|(views|reconstructions|learning_rates|label_efficiency|learning_curves)\.png"
+    r"|(cost|accuracy|features|distillation|embeddings|confusion_(best|worst)_[a-z]+)\.png"
     r"|(backbone|head)/(backbone|head)\.(json|safetensors)|backbone/seen\.npy"
-    r"|checkpoints/.+\.pt(\.\d+)?(\.damaged)?|evaluation/([a-z_]+\.(json|csv|png)|examples/\d+\.png)"
-    r"|trials/.+|slurm/.+|export/.+"
+    r"|(trials/\d+/)?checkpoints/(last|best|[a-z]+(\.best)?)\.pt(\.\d+)?(\.damaged)?"
+    r"|trials/\d+/(trial\.json|metrics\.jsonl|tracking\.json)|slurm/submitted\.json"
+    r"|evaluation/(metrics\.json|(per_class|predictions|predictions_validation)\.csv|examples/\d+\.png)"
+    r"|evaluation/(confusion|reliability|curves)\.png"
 )
 """Files of version 0.1, relative to the folder of a run or of a comparison."""
 

@@ -1,12 +1,13 @@
 """Open the folder of a run for writing: identity, lock, settings, result, environment."""
 
+import contextlib
 import errno
 import json
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self._runtime = runtime
-        self._lock = filelock.FileLock(path / ownership.LOCK, blocking=False)
+        self._stack = contextlib.ExitStack()
         problem = ""
         if runtime.is_main:
             try:
@@ -95,15 +96,10 @@ class RunFolder:
             return
         self._acquire()
         set_aside(self.path)
-        self._lock.release()
+        self._stack.close()
 
     def _acquire(self) -> None:
-        try:
-            self._lock.acquire()
-        except filelock.Timeout as error:
-            raise InputError(
-                f"{self.path}: another process is writing this run. Wait for it, or give another --output."
-            ) from error
+        self._stack.enter_context(run_lock(self.path))
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -125,7 +121,7 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._lock.release()
+        self._stack.close()
         if isinstance(error, OSError):
             error.add_note(self._whole())
 
@@ -133,6 +129,26 @@ class RunFolder:
         """Name the checkpoint from which an interrupted run resumes."""
         saved = max(self.checkpoints.glob("*.pt"), key=lambda path: path.stat().st_mtime, default=None)
         return f"{saved} is whole." if saved is not None else f"{self.path} has no checkpoint yet."
+
+
+@contextlib.contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder for the `with` block.
+
+    Raises:
+        InputError: another process has it.
+    """
+    lock = filelock.FileLock(folder / ownership.LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise InputError(
+            f"{folder}: another process is writing this run. Wait for it, or give another --output."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def own_run_folder(path: Path) -> None:

@@ -44,8 +44,7 @@ def held_result(folder: Path) -> dict[str, Any] | None:
         return None
     verify(folder, RESULT_FILE)
     found = read_json(path, remedy=REMEDY)
-    if found.pop(_KEY, None) is not None and not is_sealed(folder):
-        raise DamagedError(f"{folder / SEAL_FILE}: missing, and it must hold the checksum of {path.name}. {REMEDY}")
+    found.pop(_KEY, None)
     return found
 
 
@@ -98,9 +97,15 @@ def damages(folder: Path) -> dict[str, str]:
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    """Read the checksums of a seal by file name; empty without a seal."""
+    """Read the checksums of a seal by file name; empty for a run that has none.
+
+    Raises:
+        DamagedError: the seal is damaged; it is missing, and the result names one.
+    """
     path = folder / SEAL_FILE
     if not path.is_file():
+        if has_result(folder) and _KEY in read_json(folder / RESULT_FILE, remedy=REMEDY):
+            raise DamagedError(f"{path}: missing, and it must hold the checksum of {RESULT_FILE}. {REMEDY}")
         return {}
     found = read_json(path, remedy=REMEDY)
     try:

@@ -24,8 +24,8 @@ QUALIFIED = {
 KNOWN = {
     # They check ownership.
     "engine/io/ownership.py": {"os.replace": 1, "unlink": 2, "rmtree": 2, "rmdir": 2},
-    "engine/io/ownership_record.py": {"open": 2, "os.replace": 1, "unlink": 1, "truncate": 1},
-    "engine/io/unfinished_files.py": {"os.open": 3, "rmtree": 2, "unlink": 2},
+    "engine/io/ownership_record.py": {"open": 2, "os.replace": 1, "os.open": 1, "unlink": 1, "truncate": 2},
+    "engine/io/unfinished_files.py": {"os.open": 2, "rmtree": 2, "unlink": 2},
     "engine/io/atomic.py": {
         "os.open": 2,
         "os.replace": 2,

@@ -148,6 +148,20 @@ def test_a_sheet_replaces_no_photograph(run: Callable, draw_images: Callable) ->
         assert run(*arguments, "--output", "sheet.png").status == 0
 
 
+def test_a_missing_seal_is_noticed(run: Callable, copied: Path, tiny: dict) -> None:
+    (copied / "seal.json").unlink()
+    commands = (
+        ("predict", copied, "digits"),
+        ("evaluate", copied),
+        ("export", copied),
+        ("transfer", "--init", copied, *tiny["transfer"], "--dry-run"),
+    )
+    for arguments in commands:
+        answer = run(*arguments)
+        assert answer.status == 2, answer.out
+        assert f"{copied}/seal.json: missing" in answer.err
+
+
 CHANGES: dict[str, tuple[str, tuple[object, ...]]] = {
     "result.json": ("transfer", ()),
     "backbone/backbone.json": ("predict", ("digits",)),

@@ -87,6 +87,19 @@ def test_a_pipe_and_a_device_are_written_into(tmp_path: Path) -> None:
     assert stat.S_ISFIFO(os.stat(pipe).st_mode)
 
 
+def test_the_own_output_is_a_stream(tmp_path: Path) -> None:
+    program = (
+        "import pathlib\n"
+        "from ssl_transfer.engine.io.output_file import OutputFile\n"
+        "file = OutputFile(path=pathlib.Path('/dev/stdout')); file.check()\n"
+        "file.write(lambda path: path.open('w').write('through'), {})\n"
+    )
+    with open(tmp_path / "redirected.txt", "w") as file:
+        subprocess.run([sys.executable, "-c", program], stdout=file, check=True)
+    assert (tmp_path / "redirected.txt").read_text() == "through"
+    assert [path.name for path in tmp_path.iterdir()] == ["redirected.txt"]
+
+
 def test_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a folder"):
         OutputFile(path=tmp_path).check()

@@ -36,7 +36,7 @@ def test_new_and_empty_folders_are_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["photo.jpg", ".hidden", "metrics.jsonl", "deep/README.md", f"{MARKER}/written"])
 def test_a_folder_with_other_files_is_refused(tmp_path: Path, name: str) -> None:
     file = foreign(tmp_path / "theirs" / name)
-    with pytest.raises(InputError, match="holds files without a record"):
+    with pytest.raises(InputError, match=r"holds files without a record|the record .* is damaged"):
         ownership.own_folder(tmp_path / "theirs")
     assert [path for path in (tmp_path / "theirs").rglob("*") if path.is_file()] == [file]
     assert file.read_text() == "not ours"
@@ -117,12 +117,60 @@ def test_a_damaged_record_is_none(owned: Path, place: float) -> None:
     held[int(place * len(held))] ^= 1
     record.write_bytes(held)
     assert not ownership.is_owned(owned)
-    with pytest.raises(InputError, match="without a record"):
-        ownership.own_folder(owned)
+    for act in (ownership.own_folder, lambda folder: atomic.write_text(folder / "new.txt", "1")):
+        with pytest.raises(InputError, match="damaged"):
+            act(owned)
     ownership.own_folder(owned, adopted=[owned / "a.txt"])
     atomic.write_text(owned / "a.txt", "2")
     with pytest.raises(ForeignFileError):
         atomic.write_text(owned / "b.txt", "2")
+
+
+def test_a_line_that_a_power_cut_stopped_is_overwritten(owned: Path) -> None:
+    atomic.write_text(owned / "a.txt", "1")
+    record = owned / MARKER / "written"
+    whole = record.read_bytes()
+    for cut in (b"abc", whole.splitlines()[-1][:-3]):
+        record.write_bytes(whole + cut)
+        ownership.own_folder(owned)
+        atomic.write_text(owned / "a.txt", "2")
+        assert record.read_bytes() == whole + cut
+    atomic.write_text(owned / "b.txt", "1")
+    assert record.read_bytes().startswith(whole)
+    assert ownership.is_recorded(owned / "b.txt")
+
+
+@pytest.mark.parametrize("left", ["", "written.12345678"])
+def test_killed_before_the_record_was_written(tmp_path: Path, left: str) -> None:
+    (tmp_path / "new" / MARKER).mkdir(parents=True)
+    if left:
+        (tmp_path / "new" / MARKER / left).write_text("")
+    ownership.own_folder(tmp_path / "new")
+    assert ownership.is_owned(tmp_path / "new")
+
+
+def test_processes_that_share_a_folder(tmp_path: Path) -> None:
+    """Each opens new folders and writes there, as fast as the other."""
+    program = (
+        "import pathlib, sys\n"
+        "from ssl_transfer.engine.io import atomic, ownership\n"
+        "folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]\n"
+        "sys.stdin.readline()\n"
+        "for number in range(60):\n"
+        "    place = folder / str(number)\n"
+        "    ownership.own_folder(place)\n"
+        "    for turn in range(2): atomic.write_text(place / name, str(turn))\n"
+        "    assert ownership.is_recorded(place / name)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    running = [subprocess.Popen([*command, name], stdin=subprocess.PIPE, text=True) for name in "ab"]
+    for one in running:
+        assert one.stdin is not None
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    assert [one.wait() for one in running] == [0, 0]
+    for number in range(60):
+        assert {name for name in "ab" if ownership.is_recorded(tmp_path / str(number) / name)} == {"a", "b"}
 
 
 def test_a_full_disk_leaves_the_record_whole(owned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
