@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ssl_transfer.cli.main import main
+from ssl_transfer.engine.runs.seal import write_result
 from ssl_transfer.engine.training.checkpointing import State
 from ssl_transfer.objectives.supervised import Supervised
 
@@ -149,3 +150,30 @@ def draw_images() -> Callable[..., Path]:
         return folder
 
     return fill
+
+
+@pytest.fixture
+def seal_again() -> Callable[[Path], None]:
+    """Seal the changed files of a run, as if the run itself had written them."""
+
+    def seal(folder: Path) -> None:
+        content = json.loads((folder / "result.json").read_text())
+        content.pop("seal", None)
+        write_result(folder, content)
+
+    return seal
+
+
+@pytest.fixture
+def unseal() -> Callable[[Path], None]:
+    """Remove the seals of all runs in a folder, as version 0.1 wrote none."""
+
+    def remove(folder: Path) -> None:
+        for path in folder.rglob("seal.json"):
+            path.unlink()
+            result = path.with_name("result.json")
+            content = json.loads(result.read_text())
+            del content["seal"]
+            result.write_text(json.dumps(content))
+
+    return remove

@@ -11,8 +11,9 @@ import numpy as np
 
 from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.engine.io import ownership
-from ssl_transfer.engine.io.atomic import naming, save_array, write_text
+from ssl_transfer.engine.io.atomic import save_array, write_text
 from ssl_transfer.engine.io.checksum import sealed
+from ssl_transfer.engine.io.file_errors import naming
 from ssl_transfer.engine.redaction import redacted_all
 
 from . import cache_folder

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ssl_transfer.engine.io.atomic import naming
+from ssl_transfer.engine.io.file_errors import naming
 
 from .image_files import (
     ALPHA_MODES,

@@ -1,10 +1,9 @@
 """Write files that are complete or absent after any interruption."""
 
-import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from ssl_transfer.engine.errors import InputError
 
 from . import ownership
+from .file_errors import naming
 from .unfinished_files import unfinished
 
 _PROBE = 1 << 16
@@ -78,16 +78,6 @@ def _try_to(write: Callable[[Path], object], aside: Path) -> None:
             with open(aside, "ab") as file:
                 file.write(bytes(_PROBE))
             raise
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Add the name of this file to an OSError of the `with` block that has none, as at a full disk."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
 
 
 def write_text(path: Path, text: str) -> None:

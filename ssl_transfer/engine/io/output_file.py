@@ -4,7 +4,6 @@ A sealed record beside it, `NAME.json`, holds its checksum: only a file that sti
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -18,8 +17,9 @@ from typing import Any
 from ssl_transfer.engine.errors import InputError
 
 from . import ownership
-from .atomic import naming, put_in_place
+from .atomic import put_in_place
 from .checksum import file_checksum, sealed, unsealed
+from .file_errors import is_full, naming
 from .unfinished_files import unfinished
 
 _WRITER, _CHECKSUM, _REPLACED, _UNFINISHED = "writer", "sha256", "replaced_sha256", "unfinished"
@@ -107,7 +107,7 @@ class OutputFile:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             self._replace(write, description)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_full(error):
                 raise
             raise self._refusal(error) from error
 

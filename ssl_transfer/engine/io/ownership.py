@@ -12,18 +12,8 @@ from pathlib import Path
 
 from ssl_transfer.engine.errors import InputError
 
-from .ownership_record import (
-    MARKER,
-    RECORD,
-    absolute,
-    append,
-    is_owned,
-    is_recorded,
-    owner_of,
-    recorded,
-    relative_name,
-    write_record,
-)
+from .file_errors import is_full, naming
+from .ownership_record import MARKER, RECORD, absolute, enter, is_owned, is_recorded, recorded, write_record
 from .unfinished_files import sweep
 
 __all__ = [
@@ -77,10 +67,13 @@ def own_folder(folder: Path, *, flag: str = "--output", adopted: Iterable[Path] 
     if not adopted:
         check_folder(folder, flag=flag)
     try:
-        if not is_owned(folder):
-            write_record(folder, adopted)
-        sweep(folder)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        with naming(folder):
+            if not is_owned(folder):
+                write_record(folder, adopted)
+            sweep(folder)
+    except OSError as error:
+        if is_full(error):
+            raise
         raise InputError(f"{flag} {folder}: cannot be written ({error.strerror}). Give another folder.") from error
 
 
@@ -103,7 +96,7 @@ def owned_folder(folder: Path, *, flag: str = "--output") -> Iterator[None]:
 def claim(path: Path, *, replaces: bool = False) -> None:
     """Enter a file into the record of its folder before it is created, replaced or appended to.
 
-    Outside of folders of ours, a new file is allowed.
+    Outside of folders of ours, a new file is allowed, and is ours until the process ends.
 
     Args:
         path: the file.
@@ -112,18 +105,11 @@ def claim(path: Path, *, replaces: bool = False) -> None:
     Raises:
         ForeignFileError: the file exists and is in no record, or is a link to another place.
     """
-    owner = owner_of(path)
-    exists = os.path.lexists(path) and not replaces
-    if owner is None:
-        if exists:
-            raise ForeignFileError(_refusal(path, "replaced"))
+    if is_recorded(path):
         return
-    name = relative_name(path, owner)
-    if name in recorded(owner):
-        return
-    if exists:
+    if os.path.lexists(path) and not replaces:
         raise ForeignFileError(_refusal(path, "replaced"))
-    append(owner, name)
+    enter(path)
 
 
 def remove(path: Path) -> None:

@@ -17,11 +17,15 @@ from pathlib import Path
 
 from ssl_transfer.engine.errors import InputError
 
+from .file_errors import naming
+
 MARKER = ".ssl_transfer"
 """Name of the folder that makes its parent one of ours."""
 _WRITTEN = "written"
 RECORD = f"{MARKER}/{_WRITTEN}"
 """Record of a folder."""
+_CREATED: set[Path] = set()
+"""Files of this process that lie below no record."""
 _HEADER = {"format": 1, "writer": "ssl_transfer"}
 
 
@@ -40,9 +44,19 @@ def owner_of(path: Path) -> Path | None:
 
 
 def is_recorded(path: Path) -> bool:
-    """Check whether the record of its folder holds a file."""
+    """Check whether the record of its folder holds a file, or this process created it outside of any."""
     owner = owner_of(path)
-    return owner is not None and relative_name(path, owner) in recorded(owner)
+    return absolute(path) in _CREATED if owner is None else relative_name(path, owner) in recorded(owner)
+
+
+def enter(path: Path) -> None:
+    """Enter a file into the record of its folder; outside of any, remember it until the process ends."""
+    owner = owner_of(path)
+    if owner is None:
+        _CREATED.add(absolute(path))
+        return
+    with naming(path):
+        _append(owner, relative_name(path, owner))
 
 
 def absolute(path: Path) -> Path:
@@ -114,7 +128,7 @@ def _line(content: object) -> str:
     return f"{zlib.crc32(text.encode()):08x} {text}"
 
 
-def append(owner: Path, name: str) -> None:
+def _append(owner: Path, name: str) -> None:
     """Enter a name into the record of a folder, flushed to the disk."""
     place = owner / MARKER
     with locked(place, wait=True), open(place / _WRITTEN, "r+b", buffering=0) as file:

@@ -101,7 +101,7 @@ def predict(config: PredictConfig) -> Predicted:
     images = [given(text, column=config.column, image_size=size, loading=run.loading) for text in config.images]
     output.check(path for one in images for path in one.files())
     for note in (*run.notes, *([run.storage.note] if run.storage.note else [])):
-        runtime.warn(note)
+        runtime.say(note)
     temperature = None if config.uncalibrated else run.temperature.value
     if temperature is None:
         why = "--uncalibrated" if config.uncalibrated else "the run has fitted no temperature"

@@ -304,19 +304,19 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "output is a file, afresh": (
         ("pretrain", "simclr", "--image-size", "16", "--output", "list.yaml", "--fresh"),
-        ("--output list.yaml", "Give another folder"),
+        ("--output list.yaml: is not a folder", "Give a new or an empty folder"),
     ),
     "afresh in a folder of something else": (
         ("pretrain", "simclr", "--image-size", "16", "--output", "loose", "--fresh"),
-        ("--output loose --fresh", "something else than a run", "Give another --output"),
+        ("--output loose: holds files without a record", "Give a new or an empty folder"),
     ),
     "output is another program's folder": (
         ("pretrain", "simclr", "--image-size", "16", "--output", "foreign"),
-        ("--output foreign", "not a run's", "Give another --output"),
+        ("--output foreign: holds files without a record", "Give a new or an empty folder"),
     ),
     "output is another program's folder, unreadable": (
         ("pretrain", "simclr", "--image-size", "16", "--output", "broken"),
-        ("--output broken", "not a run's", "Give another --output"),
+        ("--output broken: holds files without a record", "Give a new or an empty folder"),
     ),
     "output below a file": (
         ("pretrain", "simclr", "--image-size", "16", "--output", "list.yaml/run"),
@@ -428,13 +428,16 @@ def test_cut_export_is_no_backbone(run: Callable, tmp_path: Path, pretrained: Pa
     assert "not a readable exported backbone" in answer.err
 
 
-def test_export_with_other_weights_is_refused(run: Callable, tmp_path: Path, pretrained: Path) -> None:
+def test_export_with_other_weights_is_refused(
+    run: Callable, tmp_path: Path, pretrained: Path, unseal: Callable
+) -> None:
     folder = shutil.copytree(pretrained, tmp_path / "copy")
     described = json.loads((folder / "backbone" / "backbone.json").read_text())
     described["backbone"]["arguments"] = ["stem_type=", "stem_width=8", "channels=(8,8,16,32)"]
     # As of a version that wrote no checksums: those of today would tell already that it was changed.
     del described["checksum"]
     (folder / "backbone" / "backbone.json").write_text(json.dumps(described))
+    unseal(folder)
     answer = run(*TRANSFER, "--init", folder)
     assert answer.status == 2
     assert "do not fit" in answer.err

@@ -198,7 +198,9 @@ def test_settings_that_differ_are_listed(comparison: tuple) -> None:
     assert all(held.keys() == arms for held in settings.values())
 
 
-def test_without_kept_predictions_there_are_no_confusions(comparison: tuple, run: Callable, tmp_path: Path) -> None:
+def test_without_kept_predictions_there_are_no_confusions(
+    comparison: tuple, run: Callable, tmp_path: Path, unseal: Callable
+) -> None:
     """As in the runs of an older version."""
     folder, flags = comparison
     copied = shutil.copytree(folder, tmp_path / "copy")
@@ -206,6 +208,7 @@ def test_without_kept_predictions_there_are_no_confusions(comparison: tuple, run
         path.unlink()
     for path in (copied / "transfer").rglob("predicted.npy"):
         path.unlink()
+    unseal(copied)
     answer = run(*flags, "--output", copied)
     assert answer.status == 0, answer.err
     assert read(copied / "confusions.csv") == []
@@ -368,7 +371,9 @@ def test_own_settings_win_over_common_ones(run: Callable, tmp_path: Path, tiny: 
     assert sizes == {"simclr": f"batch_size: {own}", "autoencoder": f"batch_size: {own // 2}"}
 
 
-def test_a_collapsed_pretraining_is_named(comparison: tuple, run: Callable, tmp_path: Path) -> None:
+def test_a_collapsed_pretraining_is_named(
+    comparison: tuple, run: Callable, tmp_path: Path, seal_again: Callable
+) -> None:
     folder, flags = comparison
     copied = shutil.copytree(folder, tmp_path / "copy")
     assert json.loads((folder / "comparison.json").read_text())["warnings"] == []
@@ -376,6 +381,7 @@ def test_a_collapsed_pretraining_is_named(comparison: tuple, run: Callable, tmp_
     content = json.loads(result.read_text())
     assert content["collapsed"] == {}
     result.write_text(json.dumps({**content, "collapsed": {"step": 350, "feature_deviation": 0.001}}))
+    seal_again(result.parent)
     answer = run(*flags, "--output", copied)
     assert answer.status == 0, answer.err
     (warning,) = json.loads((copied / "comparison.json").read_text())["warnings"]

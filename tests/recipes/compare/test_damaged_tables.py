@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssl_transfer.engine.runs.seal import write_result
 from ssl_transfer.evaluation.comparison.tables.table_files import TABLES
 
 PAGES = ("report.md", "report.html", "summary.csv")
@@ -150,13 +149,6 @@ def put(path: Path, place: tuple[str, ...], value: float) -> None:
     path.write_text(json.dumps(content))
 
 
-def seal_again(folder: Path) -> None:
-    """Seal changed files, as if the run itself had written them."""
-    content = json.loads((folder / "result.json").read_text())
-    del content["seal"]
-    write_result(folder, content)
-
-
 ACCURACY = ("phases", "CHOSEN", "test", "accuracy")
 IMPOSSIBLE = {
     "nan": ("transfer/simclr-*/labels-1/seed0", ACCURACY, float("nan"), "test.accuracy is nan, but"),
@@ -173,7 +165,7 @@ IMPOSSIBLE = {
     [pytest.param(case, marks=[pytest.mark.slow] if case in ("inf", "97.5") else []) for case in IMPOSSIBLE],
 )
 def test_a_run_with_an_impossible_number_is_refused_and_repeated(
-    copied: Path, comparison: tuple, run: Callable, case: str
+    copied: Path, comparison: tuple, run: Callable, seal_again: Callable, case: str
 ) -> None:
     """The tables stay as they are; after the remedy they are what they were."""
     place, names, value, words = IMPOSSIBLE[case]
@@ -198,7 +190,9 @@ def test_a_run_with_an_impossible_number_is_refused_and_repeated(
     assert run("report", copied).status == 0
 
 
-def test_a_non_finite_measurement_is_left_out_of_the_curves(copied: Path, comparison: tuple, run: Callable) -> None:
+def test_a_non_finite_measurement_is_left_out_of_the_curves(
+    copied: Path, comparison: tuple, run: Callable, seal_again: Callable
+) -> None:
     """The result of the run is finite: it is used, with a warning."""
     (path,) = copied.glob("transfer/simclr-*/labels-1/seed0/metrics.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]

@@ -267,12 +267,13 @@ def test_the_model_card(run: Callable, transferred: Path, monkeypatch: pytest.Mo
     assert "Nobody has said under what terms" in Path("plain/README.md").read_text()
 
 
-def test_names_from_outside_stay_text_in_the_card(run: Callable, transferred: Path) -> None:
+def test_names_from_outside_stay_text_in_the_card(run: Callable, transferred: Path, unseal: Callable) -> None:
     folder = shutil.copytree(transferred, Path("hostile"))
     description = json.loads((folder / "head" / "head.json").read_text())
     description["classes"][0] = "a`<script>`\n# b"
     del description["checksum"]
     (folder / "head" / "head.json").write_text(json.dumps(description))
+    unseal(folder)
     flags = ("--format", "huggingface", "--licence", "x\ntags: [evil]", "--output", "out")
     assert run("export", folder, *flags).status == 0
     card = Path("out/README.md").read_text()

@@ -191,7 +191,9 @@ def test_the_threshold_and_the_temperature(run: Callable, on_digits: Path) -> No
     assert np.abs(plain - scaled).max() > 1e-3
 
 
-def test_a_temperature_of_few_images_is_not_called_calibration(run: Callable, on_digits: Path) -> None:
+def test_a_temperature_of_few_images_is_not_called_calibration(
+    run: Callable, on_digits: Path, seal_again: Callable
+) -> None:
     """The model card of the same run says it in the same words."""
     folder = shutil.copytree(on_digits, Path("few"))
     file = folder / "evaluation" / "metrics.json"
@@ -199,6 +201,7 @@ def test_a_temperature_of_few_images_is_not_called_calibration(run: Callable, on
     # As validation images that are all right leave it.
     doubt = fit_temperature(20.0 * torch.eye(9), torch.arange(9)).note
     file.write_text(json.dumps({**held, "notes": [doubt]}))
+    seal_again(folder)
     Image.new("L", (16, 16), 100).save("one.png")
     answer = run("predict", folder, "one.png")
     assert "not known to be calibrated: temperature" in answer.out
@@ -232,13 +235,14 @@ def test_a_run_that_was_adapted_is_for_the_target(run: Callable, tiny: dict) -> 
     assert "On validation, which is of the source," in answer.out
 
 
-def test_a_run_of_an_earlier_version(run: Callable, on_digits: Path) -> None:
+def test_a_run_of_an_earlier_version(run: Callable, on_digits: Path, unseal: Callable) -> None:
     """It did not keep how its images were stored, nor its predictions of validation."""
     folder = shutil.copytree(on_digits, Path("older"))
     description = json.loads((folder / "backbone" / "backbone.json").read_text())
     del description["images"], description["checksum"]
     (folder / "backbone" / "backbone.json").write_text(json.dumps(description))
     (folder / "evaluation" / "predictions_validation.csv").unlink()
+    unseal(folder)
     answer = run("predict", folder, "digits", "--abstain-below", "0.5")
     assert answer.status == 0, answer.err
     assert "does not say how its images were stored; 8 bits and 18 pixels a side are taken" in answer.out

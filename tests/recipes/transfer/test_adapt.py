@@ -11,6 +11,7 @@ import yaml
 from sklearn.datasets import load_digits
 
 from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.runs.seal import held_result
 from ssl_transfer.objectives import ADAPTATIONS
 from ssl_transfer.stages.adapt import adapt as stage
 from ssl_transfer.stages.adapt.config import AdaptConfig
@@ -130,7 +131,7 @@ def test_one_of_many_that_has_finished_builds_nothing(
     flags = [str(word) for word in ("--target", target, *FEW, *tiny["convolutional"], "--output", tmp_path / "run")]
     config = configuration.parse(kind, {}, flags, program="adapt", default=default)
     monkeypatch.setattr(stage, "initial_backbone", None)
-    assert stage.adapt(config, quiet=True) == json.loads((tmp_path / "run" / "result.json").read_text())
+    assert stage.adapt(config, quiet=True) == held_result(tmp_path / "run")
 
 
 def test_grey_against_colour_and_a_target_without_any_label(adapt: Callable, run: Callable, tmp_path: Path) -> None:

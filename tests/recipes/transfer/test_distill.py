@@ -13,6 +13,7 @@ from ssl_transfer import load_backbone
 from ssl_transfer.cli.main import main
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.runs.seal import held_result
 from ssl_transfer.stages.distill import distill as stage
 from ssl_transfer.stages.distill.config import DistillConfig
 
@@ -206,7 +207,7 @@ def test_one_of_many_that_has_finished_builds_nothing(
     default = DistillConfig()
     config = configuration.parse(DistillConfig, {}, flags, program="distill", default=default)
     monkeypatch.setattr(stage, "initial_backbone", None)
-    assert stage.distill(config, quiet=True) == json.loads((tmp_path / "run" / "result.json").read_text())
+    assert stage.distill(config, quiet=True) == held_result(tmp_path / "run")
     with pytest.raises(InputError, match="seed"):
         stage.distill(dataclasses.replace(config, seed=1), quiet=True)
     with pytest.raises(TypeError):

@@ -23,7 +23,7 @@ def test_pretrain_leaves_a_complete_run(method: str, run: Callable, tmp_path: Pa
     assert "8 steps" in answer.out
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
         *("config.yaml", "environment.json", "metrics.jsonl", "tracking.json", "checkpoints"),
-        *("backbone", "result.json", "views.png"),
+        *("backbone", "result.json", "seal.json", "views.png"),
         *(("reconstructions.png",) if METHODS[method].reconstruct is not None else ()),
     }
     assert {path.name for path in (folder / "backbone").iterdir()} == {

@@ -259,7 +259,7 @@ def test_line_numbers_count_lines_within_cells(tmp_path):
         "results.csv",
         lambda text: text.replace("scratch,", '"scr\natch",').replace("test,accuracy,0.5", "test,accuracy,97.5", 1),
     )
-    assert "line 6: (scr\natch on net" in refusal(folder)
+    assert r"line 6: (scr\natch on net" in refusal(folder)
 
 
 def test_hits_of_other_images_are_refused(tmp_path):
