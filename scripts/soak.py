@@ -249,6 +249,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5.0, help="trials begin for so long (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
+    parser.add_argument("--adversary", action="store_true", help="damage runs of all commands (soak_adversary.py)")
+    parser.add_argument("--rounds", type=int, default=100, help="of the adversary (default 100)")
+    parser.add_argument("--first", type=int, default=0, help="number of the adversary's first round (default 0)")
     for flag, kind in (("--child", Path), ("--kill-at", int), ("--rank", int)):
         parser.add_argument(flag, type=kind, help=argparse.SUPPRESS)
     parser.add_argument("command", nargs="*", help=argparse.SUPPRESS)
@@ -256,6 +259,13 @@ def main() -> None:
     if asked.child is not None:
         run(asked.command, asked.child, asked.kill_at if int(os.environ["RANK"]) == asked.rank else 0)
         return
+    if asked.adversary:
+        import soak_adversary
+
+        is_kept = soak_adversary.soak(
+            count=asked.rounds, seed=asked.seed, first=asked.first, say=lambda line: print(line, flush=True)
+        )
+        sys.exit(0 if is_kept else 1)
     with tempfile.TemporaryDirectory() as folder:
         soak, failed, begun = Soak(Path(folder), asked.seed), 0, time.monotonic()
         for number, found in enumerate(trials(soak, asked.minutes), start=1):
