@@ -137,9 +137,6 @@ COMMANDS: dict[str, Command] = {
         reads=("transferred",),
         folder="older",
     ),
-    "older report": Command(
-        words=("report", "comparison"), output="comparison", reads=("comparison",), writes_into=True, folder="older"
-    ),
     "older compare": Command(
         words=(
             *("compare", *_OLDER_BACKBONE, "--arms", "scratch", "pretrained/", "--labels", "2", "5"),
@@ -150,6 +147,9 @@ COMMANDS: dict[str, Command] = {
         reads=("pretrained",),
         resumes=True,
         folder="older",
+    ),
+    "older report": Command(
+        words=("report", "comparison"), output="comparison", reads=("comparison",), writes_into=True, folder="older"
     ),
 }
 
@@ -219,6 +219,7 @@ def _child(words: Sequence[str], folder: Path, aside: Path, event_hook: Callable
         (aside / "events").unlink(missing_ok=True)
         os.dup2(os.open(aside / "out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
         os.dup2(os.open(aside / "err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
         os.chdir(folder)
         sys.argv = ["ssl-transfer", *words]
         signal.alarm(TIMEOUT)
@@ -280,7 +281,7 @@ class Prepared:
 
 
 def prepare(workshop: Path, names: Sequence[str] = tuple(COMMANDS)) -> Prepared:
-    """Run each command once, and once more to a kill in its middle."""
+    """Run these commands, which come after those that they read, once; and once more to a kill in the middle."""
     place, halves = workshop / "finished", workshop / "halves"
     place.mkdir()
     _write_inputs(place)
@@ -349,4 +350,4 @@ def _rows(path: Path) -> Any:
         lines = list(csv.reader(io.StringIO(path.read_bytes().decode())))
     except (ValueError, csv.Error):
         return path.read_bytes()
-    return [line for line in lines if not any(cell in MEASURED for cell in line)]
+    return [line for line in lines if not any(cell in (*MEASURED, *CLOCKS) for cell in line)]
