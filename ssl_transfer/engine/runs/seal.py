@@ -11,7 +11,7 @@ from typing import Any
 
 from ssl_transfer.engine.io.atomic import DamagedError, write_text
 from ssl_transfer.engine.io.checksum import content_checksum, file_checksum, sealed, unsealed
-from ssl_transfer.engine.io.json_files import read_json
+from ssl_transfer.engine.io.json_files import REPEAT_RUN, read_json
 
 SEAL_FILE, RESULT_FILE = "seal.json", "result.json"
 _SEALED = (
@@ -21,7 +21,7 @@ _SEALED = (
 )
 """Files of a finished run that feed a number or a check. Both descriptions of weights hold further checksums."""
 _KEY, _FILES = "seal", "files"
-REMEDY = "Repeat the run with --fresh, or its comparison with --retry; both keep the damaged files under another name."
+REMEDY = REPEAT_RUN
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
