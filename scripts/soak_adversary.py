@@ -357,9 +357,8 @@ class Round:
 
             return carry_out
 
-        for line in re.findall(r"`([^`]*ssl-transfer [^`]*)`", text):
-            if " METHOD" not in line and "data cache" not in line:
-                found["command in backticks"] = then(lambda line=line: self._shell(line))
+        for line in re.findall(r"`([^`]*ssl-transfer [^`]*)` writes", text):
+            found["command in backticks"] = then(lambda line=line: self._shell(line))
         if owner is not None:
             words, is_own = COMMANDS[owner].line(), owner == self.name
             if "--retry" in text and words[0] == "compare":
@@ -370,7 +369,7 @@ class Round:
                 found["--fresh"] = moving((*words, "--fresh"), is_own=is_own)
         if re.search(r"[Tt]ake another copy( of its folder)?", text):
             found["another copy"] = then(lambda: self._restore(paths))
-        if "--loading.cache" in text and "another folder" in text:
+        if re.search(r"--loading.cache .* Give (another|a new or an empty) folder", text):
             found["another cache"] = lambda: self._start((*again, "--loading.cache", "other-cache"))
         elif not self.command.writes_into and self.output and _ANOTHER_OUTPUT.search(text):
             found["another output"] = self._elsewhere

@@ -319,7 +319,8 @@ def numbers_of(command: Command, folder: Path, answer: Answer, output: str = "")
     if not command.output:
         return {"out": answer.out} if command.words[0] == "summary" else found
     root = folder / (output or command.output)
-    for path in sorted(root.rglob("*")):
+    # A report reads the tables alone.
+    for path in sorted(root.glob("*") if command.writes_into else root.rglob("*")):
         name = path.relative_to(root).as_posix()
         if path.is_symlink() or not path.is_file() or ".old-" in name or "checkpoints/" in name or "/." in f"/{name}":
             continue
