@@ -369,7 +369,7 @@ class Round:
                 found["--fresh"] = moving((*words, "--fresh"), is_own=is_own)
         if re.search(r"[Tt]ake another copy( of its folder)?", text):
             found["another copy"] = then(lambda: self._restore(paths))
-        if re.search(r"--loading.cache .* Give (another|a new or an empty) folder", text):
+        if re.search(r"--loading.cache .* [Gg]ive (another|a new or an empty) folder", text):
             found["another cache"] = lambda: self._start((*again, "--loading.cache", "other-cache"))
         elif not self.command.writes_into and self.output and _ANOTHER_OUTPUT.search(text):
             found["another output"] = self._elsewhere
