@@ -342,7 +342,7 @@ def _content(path: Path) -> Any:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items() if key not in (*CLOCKS, "backbone")}
+        return {key: _plain(one) for key, one in value.items() if key not in (*CLOCKS, "backbone", "settings")}
     return [_plain(one) for one in value] if isinstance(value, list) else value
 
 
