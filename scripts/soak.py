@@ -1,15 +1,18 @@
 """Kill runs at random moments, start them again, and compare them with runs that nobody killed, for so many minutes.
 
 python scripts/soak.py --minutes 10
+python scripts/soak.py --adversary --rounds 100
 
 Pretraining, transfer, adaptation and distillation, tiny, on one process and on two. A run dies by SIGKILL at its n-th
 event: the beginning or the end of an optimiser step, or a file that it opens for writing, renames or removes, in its
 folder, its checkpoints or its cache of pixels. Then the same command is started again, and killed again, until it ends.
 Weights, choice of the best, metrics, states and log must be those of the run that nobody killed, to the bit. One line
-of JSON is printed for each trial; the exit status is 1 where one differed.
+of JSON is printed for each trial; the exit status is 1 where one differed. `--adversary` damages runs of all commands
+instead (`soak_adversary.py`).
 """
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -249,6 +252,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5.0, help="trials begin for so long (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
+    parser.add_argument("--adversary", action="store_true", help="damage runs of all commands (soak_adversary.py)")
+    parser.add_argument("--rounds", type=int, default=100, help="of the adversary (default 100)")
+    parser.add_argument("--first", type=int, default=0, help="number of the adversary's first round (default 0)")
+    parser.add_argument("--commands", nargs="*", help="of the adversary (default: all)")
     for flag, kind in (("--child", Path), ("--kill-at", int), ("--rank", int)):
         parser.add_argument(flag, type=kind, help=argparse.SUPPRESS)
     parser.add_argument("command", nargs="*", help=argparse.SUPPRESS)
@@ -256,6 +263,12 @@ def main() -> None:
     if asked.child is not None:
         run(asked.command, asked.child, asked.kill_at if int(os.environ["RANK"]) == asked.rank else 0)
         return
+    if asked.adversary:
+        import soak_adversary
+
+        say = functools.partial(print, flush=True)
+        is_kept = soak_adversary.soak(asked.commands, count=asked.rounds, seed=asked.seed, first=asked.first, say=say)
+        sys.exit(0 if is_kept else 1)
     with tempfile.TemporaryDirectory() as folder:
         soak, failed, begun = Soak(Path(folder), asked.seed), 0, time.monotonic()
         for number, found in enumerate(trials(soak, asked.minutes), start=1):

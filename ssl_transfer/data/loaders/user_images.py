@@ -36,8 +36,8 @@ class Given:
     """(N,) strings."""
     item: Callable[[int], Encoded]
     """Returns the encoded image at a position, 0..N-1."""
-    source: Path
-    """File or folder that was named; an empty path where there is none."""
+    source: Path = Path()
+    """File or folder that was named."""
     are_files: bool = True
     """`item` returns paths of files, where it can."""
 

@@ -1,9 +1,10 @@
 """Write files that are complete or absent after any interruption."""
 
+import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,8 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, before: Cal
     ownership.claim(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with unfinished(path) as aside:
-        _try_to(write, aside)
+        with system_errors(aside):
+            write(aside)
         with naming(aside), open(aside, "rb") as file:
             os.fsync(file.fileno())
         if before is not None:
@@ -68,13 +70,16 @@ def put_in_place(aside: Path, path: Path) -> None:
             beside.unlink(missing_ok=True)
 
 
-def _try_to(write: Callable[[Path], object], aside: Path) -> None:
-    """Call `write`; if the disk takes no more, raise the system's own error with the file's name."""
+@contextlib.contextmanager
+def system_errors(aside: Path) -> Iterator[None]:
+    """Raise the system's own error in place of a library's, where the disk takes no more; name the file in it.
+
+    torch and safetensors raise errors of their own at a full disk. A trial write to `aside` then raises the system's.
+    """
     with naming(aside):
         try:
-            write(aside)
+            yield
         except Exception:
-            # torch and safetensors raise errors of their own at a full disk; this write raises the system's.
             with open(aside, "ab") as file:
                 file.write(bytes(_PROBE))
             raise

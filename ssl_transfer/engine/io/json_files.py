@@ -7,6 +7,10 @@ from typing import Any
 
 from ssl_transfer.engine.io.atomic import DamagedError
 
+REPEAT_RUN = (
+    "Repeat the run with --fresh, or its comparison with --retry; both keep the damaged files under another name."
+)
+
 
 def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
     """Read the object in a JSON file.
@@ -31,7 +35,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             found.append(_object(line))
         except (ValueError, RecursionError) as error:
-            raise DamagedError(f"{path}: line {number} is damaged ({error}). Remove that line.") from error
+            raise DamagedError(f"{path}: line {number} is damaged ({error}). {REPEAT_RUN}") from error
     return found
 
 

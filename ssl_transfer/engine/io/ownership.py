@@ -18,7 +18,7 @@ from .unfinished_files import sweep
 
 __all__ = [
     *("LOCK", "MARKER", "ForeignFileError", "check_folder", "claim", "is_owned", "is_recorded", "move", "own_folder"),
-    *("owned_folder", "owner_of", "remove", "remove_folder"),
+    *("owned_folder", "remove", "remove_folder"),
 ]
 LOCK = f"{MARKER}/lock"
 """Lock of a folder with one writer at a time."""

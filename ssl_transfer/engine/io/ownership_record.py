@@ -46,7 +46,11 @@ def owner_of(path: Path) -> Path | None:
 def is_recorded(path: Path) -> bool:
     """Check whether the record of its folder holds a file, or this process created it outside of any."""
     owner = owner_of(path)
-    return absolute(path) in _CREATED if owner is None else relative_name(path, owner) in recorded(owner)
+    if owner is None:
+        return absolute(path) in _CREATED
+    name = relative_name(path, owner)
+    # Unfinished files lie beside the record, and are ours without an entry.
+    return name.startswith(f"{MARKER}/") or name in recorded(owner)
 
 
 def enter(path: Path) -> None:

@@ -12,6 +12,7 @@ from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io import ownership, state_files
 from ssl_transfer.engine.io.atomic import DamagedError
+from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.io.weight_files import WeightFile
 from ssl_transfer.engine.printable import one_line
 from ssl_transfer.engine.runs.checkpoint_files import numbered
@@ -71,6 +72,8 @@ def _damage(folder: Path, check_result: Check | None) -> dict[str, str]:
         return {}
     found = damages(folder)
     checks: dict[str, Callable[[], object]] = {"config.yaml": lambda: check_readable(folder)}
+    if has_result(folder) and not is_sealed(folder) and (folder / "metrics.jsonl").is_file():
+        checks["metrics.jsonl"] = lambda: read_lines(folder / "metrics.jsonl")
     for name in ("backbone", "head") if has_result(folder) else ():
         if (folder / name / f"{name}.json").is_file():
             file = WeightFile(folder / name, name)

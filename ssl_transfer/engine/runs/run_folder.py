@@ -28,6 +28,10 @@ from .seal import held_result, write_result
 _PACKAGES = ("torch", "torchvision", "timm", "lightly", "accelerate", "numpy", "scikit-learn")
 
 
+class OtherRunError(InputError):
+    """Refuse a folder with a run of another command, other settings, other images or other weights."""
+
+
 class RunFolder:
     """`config.yaml`, `environment.json`, `metrics.jsonl`, `checkpoints/`, and `result.json` once the run has finished.
 
@@ -57,18 +61,18 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self._runtime = runtime
         self._stack = contextlib.ExitStack()
-        problem = ""
+        problem, is_other = "", False
         if runtime.is_main:
             try:
                 if fresh and path.is_dir():
                     self._move_aside()
                 self._open(settings, identity, volatile)
             except InputError as error:
-                problem = str(error)
-        # Rank 0's problem is everybody's, or the others would wait for it.
+                problem, is_other = str(error), isinstance(error, OtherRunError)
+        # Raised on every rank: the others would wait for rank 0.
         problem = runtime.from_main(problem)
         if problem:
-            raise InputError(problem)
+            raise OtherRunError(problem) if runtime.from_main("other" if is_other else "") else InputError(problem)
 
     def _open(self, settings: dict[str, Any], identity: dict[str, str], volatile: tuple[str, ...]) -> None:
         check_held(self.path, settings, identity, volatile)
@@ -172,7 +176,12 @@ def check_free(folder: Path) -> None:
 
 
 def check_held(path: Path, settings: dict[str, Any], identity: dict[str, str], volatile: tuple[str, ...]) -> None:
-    """Refuse a folder with a run of other settings or fingerprints, and one without a run."""
+    """Refuse a folder with a run of other settings or fingerprints, and one without a run.
+
+    Raises:
+        OtherRunError: the first.
+        InputError: the second, or its settings are damaged.
+    """
     if not older_folders.has_begun(path):
         ownership.check_folder(path)
     if not (path / "config.yaml").is_file():
@@ -180,15 +189,15 @@ def check_held(path: Path, settings: dict[str, Any], identity: dict[str, str], v
     before, recorded, command = _read_held(path)
     start_over = "Give another --output, or --fresh to start over there (what is there is moved aside, not deleted)."
     if not all(_is_one_of(name, (*LATER, *volatile)) for name in before.keys() ^ settings.keys()):
-        raise InputError(
+        raise OtherRunError(
             f"{path} holds a run of another command, or of another version of this one: `{command}`. {start_over}"
         )
     differing = changes(before, settings, volatile)
     if differing:
-        raise InputError(f"{path} holds a run with other settings: {'; '.join(differing)}. {start_over}")
+        raise OtherRunError(f"{path} holds a run with other settings: {'; '.join(differing)}. {start_over}")
     for name, value in identity.items():
         if recorded.get(name) != value:
-            raise InputError(
+            raise OtherRunError(
                 f"{path} holds a run with another {name} (fingerprint {recorded.get(name)}, "
                 f"now {value}). Give another --output, or --fresh to start over there."
             )

@@ -7,10 +7,11 @@ from typing import Any
 import yaml
 
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.atomic import DamagedError
 from ssl_transfer.engine.io.json_files import read_json
 from ssl_transfer.engine.io.weight_files import WeightFile
 
-from .seal import has_result, held_result, is_sealed, verify
+from .seal import REMEDY, RESULT_FILE, SEAL_FILE, has_result, held_result, is_sealed, verify
 
 
 class SavedRun:
@@ -85,9 +86,12 @@ class SavedRun:
         """Result of the finished run; None before its end.
 
         Raises:
-            DamagedError: the file is damaged.
+            DamagedError: the file is damaged, or missing although its seal is there.
         """
-        return held_result(self.folder)
+        found = held_result(self.folder)
+        if found is None and is_sealed(self.folder):
+            raise DamagedError(f"{self.folder / RESULT_FILE}: missing, and {SEAL_FILE} holds its checksum. {REMEDY}")
+        return found
 
     @property
     def notes(self) -> tuple[str, ...]:

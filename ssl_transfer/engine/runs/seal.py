@@ -4,6 +4,8 @@
 """
 
 import contextlib
+import copy
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 from ssl_transfer.engine.io.atomic import DamagedError, write_text
 from ssl_transfer.engine.io.checksum import content_checksum, file_checksum, sealed, unsealed
-from ssl_transfer.engine.io.json_files import read_json
+from ssl_transfer.engine.io.json_files import REPEAT_RUN, read_json
 
 SEAL_FILE, RESULT_FILE = "seal.json", "result.json"
 _SEALED = (
@@ -21,7 +23,7 @@ _SEALED = (
 )
 """Files of a finished run that feed a number or a check. Both descriptions of weights hold further checksums."""
 _KEY, _FILES = "seal", "files"
-REMEDY = "Repeat the run with --fresh, or its comparison with --retry; both keep the damaged files under another name."
+REMEDY = REPEAT_RUN
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
@@ -43,9 +45,18 @@ def held_result(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     verify(folder, RESULT_FILE)
-    found = read_json(path, remedy=REMEDY)
-    found.pop(_KEY, None)
-    return found
+    return copy.deepcopy({name: value for name, value in _parsed_result(folder).items() if name != _KEY})
+
+
+def _parsed_result(folder: Path) -> dict[str, Any]:
+    """Parse `result.json`, once for each content."""
+    status = (folder / RESULT_FILE).stat()
+    return _parse(folder / RESULT_FILE, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _parse(path: Path, *_version: int) -> dict[str, Any]:
+    return read_json(path, remedy=REMEDY)
 
 
 def has_result(folder: Path) -> bool:
@@ -104,7 +115,7 @@ def _checksums(folder: Path) -> dict[str, str]:
     """
     path = folder / SEAL_FILE
     if not path.is_file():
-        if has_result(folder) and _KEY in read_json(folder / RESULT_FILE, remedy=REMEDY):
+        if has_result(folder) and _KEY in _parsed_result(folder):
             raise DamagedError(f"{path}: missing, and it must hold the checksum of {RESULT_FILE}. {REMEDY}")
         return {}
     found = read_json(path, remedy=REMEDY)

@@ -23,6 +23,8 @@ def resolve_arms(config: CompareConfig) -> list[Arm]:
     runs = {name: Run(Path(name)) for name in config.arms if finished_arms.is_folder(name)}
     for name in config.arms:
         _check_name(name, runs)
+    for run in runs.values():
+        finished_arms.check_finished(run)
     if len(set(config.arms)) < len(config.arms):
         raise InputError(f"--arms {' '.join(config.arms)}: each only once.")
     methods = [name for name in config.arms if name not in BASELINES and not finished_arms.has_weights(name)]

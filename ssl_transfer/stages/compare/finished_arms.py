@@ -9,6 +9,7 @@ from typing import Any
 from ssl_transfer.data.dataset import Dataset
 from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.runs.seal import RESULT_FILE
 from ssl_transfer.models.backbones import BackboneConfig
 from ssl_transfer.models.init_names import RUN, is_timm
 from ssl_transfer.models.spec import stem_of
@@ -81,6 +82,19 @@ def table_names(runs: Mapping[str, Run]) -> dict[str, str]:
 def place_of(run: Run, backbone: str) -> str:
     """Name the folders of an arm by the fingerprint of its weights, wherever the run lies."""
     return f"run-{label_of(_folder(run).name)}-{label_of(backbone)}-{run.backbone_file.fingerprint[:6]}"
+
+
+def check_finished(run: Run) -> None:
+    """Refuse a run with settings and without a result: its costs are unknown, and the tables would hold zeros.
+
+    Raises:
+        InputError: naming the folder.
+    """
+    if run.result is None and run.settings:
+        raise InputError(
+            f"{run.folder / RESULT_FILE}: missing, so that the costs of this arm are unknown. Start the command of "
+            "that run again, or take another copy of its folder."
+        )
 
 
 def cost_of(run: Run) -> dict[str, Any] | None:

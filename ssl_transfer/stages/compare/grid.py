@@ -3,6 +3,7 @@
 Each run has its own folder and is keyed by its settings: a finished one is never repeated, a stopped one resumes.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,8 +20,7 @@ from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.launch import slurm
 from ssl_transfer.engine.launch.jobs import RECORD, Failure, Launcher, Outcome
 from ssl_transfer.engine.launch.local import workers
-from ssl_transfer.engine.runs.run_folder import changes, set_aside
-from ssl_transfer.engine.runs.saved_run import SavedRun
+from ssl_transfer.engine.runs.run_folder import OtherRunError, changes, set_aside
 from ssl_transfer.engine.runs.seal import has_result
 from ssl_transfer.engine.tracking.tracker import TrackingConfig
 from ssl_transfer.evaluation.comparison import write_tables
@@ -77,19 +77,20 @@ class Job:
 
     def __call__(self) -> dict[str, Any]:
         """Run in this process."""
-        if self.retry and self.after is not None:
-            _set_outdated_aside(self.folder, SavedRun(self.after))
         runtime = runtimes.start(self.config.mixed_precision, deterministic=self.config.deterministic)
         dataset = load_once(self.config.data, self.config.image_size, self.config.loading)
-        return self.stage(self.config, runtime=runtime, dataset=dataset, group=self.group, title=self.title, quiet=True)
-
-
-def _set_outdated_aside(folder: Path, start: SavedRun) -> None:
-    """Move a run aside that started from other weights, as before its pretraining was repeated on another machine."""
-    held = SavedRun(folder)
-    known = {held.identity[name] for name in ("init", "teacher") if name in held.identity}
-    if known and start.backbone_file.fingerprint not in known:
-        set_aside(folder)
+        names = {"group": self.group, "title": self.title}
+        start = functools.partial(self.stage, self.config, runtime=runtime, dataset=dataset, quiet=True, **names)
+        try:
+            return start()
+        except OtherRunError:
+            # It started from other weights, as before its pretraining was repeated, or its records were swapped.
+            if not self.retry:
+                raise
+        if runtime.is_main:
+            set_aside(self.folder)
+        runtime.wait()
+        return start()
 
 
 _LOADED: dict[str, sources.Dataset] = {}

@@ -10,7 +10,7 @@ from torch import Tensor
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io import ownership
-from ssl_transfer.engine.io.atomic import put_in_place
+from ssl_transfer.engine.io.atomic import put_in_place, system_errors
 from ssl_transfer.engine.io.unfinished_files import unfinished
 from ssl_transfer.engine.runs.run_folder import check_free
 from ssl_transfer.engine.terminal import say
@@ -92,7 +92,8 @@ def _write(config: ExportConfig, exported: Exported, output: Path, images: Tenso
     """Write the files aside, check them, and move them to the folder; returns the largest difference."""
     form = FORMS[config.format]
     with unfinished(output / config.format, is_folder=True) as aside:
-        usage = form.write(exported, aside)
+        with system_errors(aside / "trial"):
+            usage = form.write(exported, aside)
         difference = largest_difference(exported, form.load(exported, aside), images, config.tolerance)
         told = facts(exported, normalised_inside=form.normalised_inside, usage=usage, difference=difference)
         write_json(aside / "model.json", told)

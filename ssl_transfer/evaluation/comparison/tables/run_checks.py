@@ -1,14 +1,12 @@
 """Refuse a run whose result holds a non-finite or impossible number, before any table of a comparison is written."""
 
 import math
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.runs.run_folder import free_name
 from ssl_transfer.evaluation.metric_properties import POSITIVE, Metric, metric_named
 
 _RESULT, _LOG = "result.json", "metrics.jsonl"
@@ -53,12 +51,8 @@ def check_pretraining(folder: Path, result: Mapping[str, Any], *, is_arm: bool =
         result: of the run.
         is_arm: the run is an arm of the comparison, which does not repeat it.
     """
-    path = folder / _RESULT
-    remedy = repeated(folder)
-    if is_arm:
-        command = shlex.join(["mv", str(path), str(free_name(path))])
-        remedy = f"Move the file aside (`{command}`): without it the costs of this run count as 0."
-    _check(path, lambda: _pretraining_numbers(result), remedy)
+    remedy = "Repeat that run with --fresh, or leave this arm out." if is_arm else repeated(folder)
+    _check(folder / _RESULT, lambda: _pretraining_numbers(result), remedy)
 
 
 def check_adaptation(folder: Path, result: Mapping[str, Any]) -> None:

@@ -31,6 +31,9 @@ class Training:
     title: str
     after: Path | None = None
 
+    def check(self, result: dict[str, Any]) -> None:
+        """Accept any result."""
+
     def __call__(self) -> dict[str, Any]:
         with progress.bar("simclr", 640) as bar:
             bar.update(160, "loss 1.0")

@@ -10,6 +10,7 @@ import pytest
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io import atomic, ownership
 from ssl_transfer.engine.io.ownership import MARKER, ForeignFileError
+from ssl_transfer.engine.io.ownership_record import owner_of
 
 
 @pytest.fixture
@@ -95,17 +96,19 @@ def test_only_recorded_files_are_deleted_and_moved(owned: Path) -> None:
 def test_nested_folders_have_their_own_record(owned: Path) -> None:
     ownership.own_folder(owned / "inner")
     atomic.write_text(owned / "inner" / "a.txt", "1")
-    assert ownership.owner_of(owned / "inner" / "a.txt") == owned / "inner"
-    assert ownership.owner_of(owned / "inner" / ".." / "a.txt") == owned
+    assert owner_of(owned / "inner" / "a.txt") == owned / "inner"
+    assert owner_of(owned / "inner" / ".." / "a.txt") == owned
     ownership.remove_folder(owned / "inner")
     assert not (owned / "inner").exists()
 
 
 def test_outside_of_records_new_files_are_written(tmp_path: Path) -> None:
-    atomic.write_text(tmp_path / "new.txt", "1")
-    with pytest.raises(ForeignFileError, match=r"new\.txt"):
-        atomic.write_text(tmp_path / "new.txt", "2")
-    assert [path.name for path in tmp_path.iterdir() if path.name != MARKER] == ["new.txt"]
+    for text in "12":
+        atomic.write_text(tmp_path / "new.txt", text)
+    file = foreign(tmp_path / "theirs.txt")
+    with pytest.raises(ForeignFileError, match=r"theirs\.txt"):
+        atomic.write_text(file, "2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.txt", "theirs.txt"]
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])

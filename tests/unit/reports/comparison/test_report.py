@@ -134,7 +134,7 @@ def test_drawing_again_gives_the_same(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_report_reads_each_table_once(tmp_path, monkeypatch, capsys):
+def test_a_report_reads_each_table_once(owned, tmp_path, monkeypatch, capsys):
     """Page, pictures, verdict and terminal table share what was read."""
     write_comparison(tmp_path)
     opened: Counter[str] = Counter()
@@ -225,7 +225,7 @@ def test_one_phase_leaves_nothing_to_choose(tmp_path):
     assert "validation chose" not in text
 
 
-def test_the_benefits_of_transfer_are_in_the_report_and_in_a_table(tmp_path, capsys):
+def test_the_benefits_of_transfer_are_in_the_report_and_in_a_table(tmp_path, owned, capsys):
     write_comparison(tmp_path)
     report.draw(Results.read(tmp_path))
     rows = (tmp_path / "transfer_benefits.csv").read_text().splitlines()
