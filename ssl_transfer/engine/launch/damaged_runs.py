@@ -40,8 +40,9 @@ def check_runs(folders: Mapping[Path, Check], runtime: Runtime, *, retry: bool) 
     problem: tuple[str, ...] = ()
     if runtime.is_main:
         found = {}
-        with progress.bar("checking finished runs", len(folders)) as bar:
-            for count, (folder, check) in enumerate(folders.items(), start=1):
+        begun = {folder: check for folder, check in folders.items() if folder.is_dir()}
+        with progress.bar("checking finished runs", len(begun), active=bool(begun)) as bar:
+            for count, (folder, check) in enumerate(begun.items(), start=1):
                 if one := _damage(folder, check if retry else None):
                     found[folder] = one
                 bar.update(count, "")
@@ -68,8 +69,6 @@ def check_runs(folders: Mapping[Path, Check], runtime: Runtime, *, retry: bool) 
 
 def _damage(folder: Path, check_result: Check | None) -> dict[str, str]:
     """Return the message of each damaged file of a run, by its name; empty where all are whole."""
-    if not folder.is_dir():
-        return {}
     found = damages(folder)
     checks: dict[str, Callable[[], object]] = {"config.yaml": lambda: check_readable(folder)}
     if has_result(folder) and not is_sealed(folder) and (folder / "metrics.jsonl").is_file():

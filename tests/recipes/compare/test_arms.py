@@ -98,8 +98,10 @@ def test_a_run_whose_images_are_not_known_is_warned_of(
     folder = tmp_path / "run"
     answer = run("compare", *tiny["compare"], "--labels", 1, "--seeds", 0, "--output", folder, "--arms", copied)
     assert answer.status == 0, answer.err
-    (warning,) = json.loads((folder / "comparison.json").read_text())["warnings"]
-    assert warning.startswith(f"it is not known which images {copied} was trained on")
+    warnings = json.loads((folder / "comparison.json").read_text())["warnings"]
+    assert len(warnings) == 2
+    assert any(one.startswith(f"it is not known which images {copied} was trained on") for one in warnings)
+    assert any("without checksums, of an older version" in one for one in warnings)
     assert "warning: it is not known" in answer.out
     assert "it is not known which images" in (folder / "report.md").read_text()
 
