@@ -20,6 +20,7 @@ from . import ownership
 from .atomic import put_in_place
 from .checksum import file_checksum, sealed, unsealed
 from .file_errors import is_full, naming
+from .ownership_record import owner_of
 from .unfinished_files import unfinished
 
 _WRITER, _CHECKSUM, _REPLACED, _UNFINISHED = "writer", "sha256", "replaced_sha256", "unfinished"
@@ -67,7 +68,7 @@ class OutputFile:
         if self.is_stream:
             return
         recorded = self._recorded()
-        if recorded is None and any(map(ownership.is_recorded, (self.target, self.record))):
+        if recorded is None and owner_of(self.target) and any(map(ownership.is_recorded, (self.target, self.record))):
             raise InputError(f"{self.flag} {self.path}: belongs to the run or report in its folder. Give another.")
         if recorded is None and os.path.lexists(self.record):
             raise InputError(

@@ -94,7 +94,9 @@ def assert_one_line(said: str, disk: Path) -> None:
     (line,) = said.splitlines()
     assert line.startswith(f"error: {disk}")
     assert "space left" in line or "too large" in line
-    assert "is whole" in line or "has no checkpoint yet" in line or "config.yaml" in line or "environment" in line
+    begun = "is whole" in line or "has no checkpoint yet" in line or "config.yaml" in line or "environment" in line
+    # Before the run has begun, the folder itself is named.
+    assert begun or line.startswith(f"error: {disk / 'run'}: ")
     assert "the same command again" in line
 
 

@@ -181,6 +181,7 @@ def test_patience_is_above_nothing() -> None:
         TrackingConfig(patience=0.0)
 
 
+@pytest.mark.usefixtures("owned")
 def test_what_came_after_is_dropped_with_it(tmp_path: Path) -> None:
     """A phase that goes on from an older state: what later ones logged is written again too."""
     path = tmp_path / "metrics.jsonl"
@@ -193,6 +194,7 @@ def test_what_came_after_is_dropped_with_it(tmp_path: Path) -> None:
     assert lines_of(tmp_path) == lines[:3]
 
 
+@pytest.mark.usefixtures("owned")
 def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"phase": "p", "step": 1, "loss": 0.1}\n{"phase": "p", "step": 2}\n{"phase": "p", "st')

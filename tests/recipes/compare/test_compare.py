@@ -502,7 +502,7 @@ def test_what_was_right_is_kept(comparison: tuple) -> None:
     assert {held.shape for held in hits.values()} == {(450,)}
 
 
-def test_one_seed_is_measured_over_images(comparison: tuple, run: Callable, tmp_path: Path) -> None:
+def test_one_seed_is_measured_over_images(comparison: tuple, run: Callable, tmp_path: Path, unseal: Callable) -> None:
     """Also in the report drawn again; runs of an older version, which kept no images, have no interval."""
     folder = shutil.copytree(comparison[0], tmp_path / "copy")
     _, flags = comparison
@@ -515,6 +515,7 @@ def test_one_seed_is_measured_over_images(comparison: tuple, run: Callable, tmp_
     assert (folder / "report.md").read_text(encoding="utf-8") == text
     for path in folder.rglob("predicted.npy"):
         path.unlink()
+    unseal(folder)
     assert run(*flags, "--seeds", "0", "--output", folder).status == 0
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert "over images" not in text
