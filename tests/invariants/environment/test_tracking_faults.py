@@ -24,6 +24,7 @@ import sys
 from pathlib import Path
 from ssl_transfer.engine.distributed import runtime
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
+from ssl_transfer.engine.io.atomic import write_text
 config = TrackingConfig(wandb="online", patience=float(sys.argv[2]))
 folder = Path(sys.argv[1])
 folder.mkdir(parents=True)
@@ -181,22 +182,20 @@ def test_patience_is_above_nothing() -> None:
         TrackingConfig(patience=0.0)
 
 
-@pytest.mark.usefixtures("owned")
 def test_what_came_after_is_dropped_with_it(tmp_path: Path) -> None:
     """A phase that goes on from an older state: what later ones logged is written again too."""
     path = tmp_path / "metrics.jsonl"
     lines = [{"phase": "head", "step": 4}, *({"phase": "finetune", "step": step} for step in (1, 2, 3))]
     lines += [{"phase": "last", "step": 1}, {"phase": "chosen", "accuracy": 0.5}]
-    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
     drop_after(path, "head", 4)
     assert lines_of(tmp_path) == lines
     drop_after(path, "finetune", 2)
     assert lines_of(tmp_path) == lines[:3]
 
 
-@pytest.mark.usefixtures("owned")
 def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"phase": "p", "step": 1, "loss": 0.1}\n{"phase": "p", "step": 2}\n{"phase": "p", "st')
+    write_text(path, '{"phase": "p", "step": 1, "loss": 0.1}\n{"phase": "p", "step": 2}\n{"phase": "p", "st')
     drop_after(path, "p", 1)
     assert path.read_text() == '{"phase": "p", "step": 1, "loss": 0.1}\n'
