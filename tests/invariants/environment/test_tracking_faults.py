@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from servers import server
 
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.tracking import wandb_run
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig, drop_after, publish, send
 
@@ -24,7 +25,6 @@ import sys
 from pathlib import Path
 from ssl_transfer.engine.distributed import runtime
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
-from ssl_transfer.engine.io.atomic import write_text
 config = TrackingConfig(wandb="online", patience=float(sys.argv[2]))
 folder = Path(sys.argv[1])
 folder.mkdir(parents=True)
