@@ -103,7 +103,8 @@ def claim(path: Path, *, replaces: bool = False) -> None:
         replaces: the user has allowed to replace a file that is in no record.
 
     Raises:
-        ForeignFileError: the file exists and is in no record, or is a link to another place.
+        ForeignFileError: the file exists and is in no record.
+        DamagedRecordError: the record of its folder is damaged.
     """
     if is_recorded(path):
         return
