@@ -76,6 +76,8 @@ class RunFolder:
 
     def _open(self, settings: dict[str, Any], identity: dict[str, str], volatile: tuple[str, ...]) -> None:
         check_held(self.path, settings, identity, volatile)
+        # A damaged result is refused before the first file is written.
+        held_result(self.path)
         own_run_folder(self.path)
         try:
             if self.result is None:
