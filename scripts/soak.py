@@ -8,7 +8,7 @@ event: the beginning or the end of an optimiser step, or a file that it opens fo
 folder, its checkpoints or its cache of pixels. Then the same command is started again, and killed again, until it ends.
 Weights, choice of the best, metrics, states and log must be those of the run that nobody killed, to the bit. One line
 of JSON is printed for each trial; the exit status is 1 where one differed. `--adversary` damages runs of all commands
-instead (`soak_adversary.py`).
+instead (`adversary/`).
 """
 
 import argparse
@@ -150,7 +150,7 @@ def run(command: list[str], workshop: Path, kill_at: int) -> None:
         event()
         return answer
 
-    Steps.take = take  # type: ignore[method-assign]
+    Steps.take = take  # type: ignore[method-assign,assignment]
     sys.addaudithook(watch)
     main(command)
     (workshop / f"events-{os.environ.get('RANK', '0')}.txt").write_text(str(count))
@@ -252,7 +252,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5.0, help="trials begin for so long (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
-    parser.add_argument("--adversary", action="store_true", help="damage runs of all commands (soak_adversary.py)")
+    parser.add_argument("--adversary", action="store_true", help="damage runs of all commands (adversary/)")
     parser.add_argument("--rounds", type=int, default=100, help="of the adversary (default 100)")
     parser.add_argument("--first", type=int, default=0, help="number of the adversary's first round (default 0)")
     parser.add_argument("--commands", nargs="*", help="of the adversary (default: all)")
@@ -264,10 +264,10 @@ def main() -> None:
         run(asked.command, asked.child, asked.kill_at if int(os.environ["RANK"]) == asked.rank else 0)
         return
     if asked.adversary:
-        import soak_adversary
+        from adversary.rounds import soak as soak_all
 
         say = functools.partial(print, flush=True)
-        is_kept = soak_adversary.soak(asked.commands, count=asked.rounds, seed=asked.seed, first=asked.first, say=say)
+        is_kept = soak_all(asked.commands, count=asked.rounds, seed=asked.seed, first=asked.first, say=say)
         sys.exit(0 if is_kept else 1)
     with tempfile.TemporaryDirectory() as folder:
         soak, failed, begun = Soak(Path(folder), asked.seed), 0, time.monotonic()

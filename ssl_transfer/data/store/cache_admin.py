@@ -77,7 +77,7 @@ def evict(entry: Entry) -> str:
         for suffix in _SUFFIXES:
             place = entry.folder / f"{entry.key}{suffix}"
             if cache_folder.is_ours(place) and (held := cache_folder.remove(place)):
-                return f"{place.name} holds {held}, which is not in its record"
+                return f"{held} is not in its record"
         ownership.remove(cache_folder.index_of(entry.folder) / f"{entry.key}.lock")
     return ""
 

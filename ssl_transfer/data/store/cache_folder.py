@@ -163,8 +163,8 @@ def building(entry: Path) -> Iterator[Path]:
 def _clear(place: Path) -> None:
     if os.path.lexists(place) and (held := remove(place)):
         raise InputError(
-            f"{FLAG} {place.parent}: {place.name} holds {held}, which is not in its record. Move it away, or give "
-            "another folder."
+            f"{FLAG} {place.parent}: {held} is not in the record of its folder, so the folder is not replaced. "
+            "Move it away, or give another folder."
         )
 
 
@@ -173,11 +173,11 @@ def is_ours(place: Path) -> bool:
     return place.is_dir() and not place.is_symlink() and (ownership.is_owned(place) or _sealed(place) is not None)
 
 
-def remove(place: Path) -> str:
+def remove(place: Path) -> Path | None:
     """Remove the files in the record of an entry, and the folder if it is empty then.
 
     Returns:
-        The name of a file that stays, as it is in no record; empty if there is none.
+        A file that stays, as it is in no record; None if there is none.
     """
     if ownership.is_owned(place):
         # Its record first: half an entry must not look whole.
@@ -190,9 +190,8 @@ def remove(place: Path) -> str:
                 (place / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             place.rmdir()
-    if not place.is_dir():
-        return ""
-    return next((path.name for path in sorted(place.iterdir()) if path.name != ownership.MARKER), "")
+    held = sorted(place.iterdir()) if place.is_dir() else []
+    return next((path for path in held if path.name != ownership.MARKER), None)
 
 
 def _sealed(place: Path) -> dict[str, Any] | None:

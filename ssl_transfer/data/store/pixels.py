@@ -45,7 +45,10 @@ class OnDisk:
         pixels = np.empty((len(rows), *self.shape[1:]), self._dtype)
         for place, row in zip(pixels, rows.tolist(), strict=True):
             if os.preadv(self._file.fileno(), [place], self._offset + row * self._row_bytes) < self._row_bytes:
-                raise OSError(f"{self._file.name}: ends before row {row}. Remove it: `ssl-transfer data cache`.")
+                raise OSError(
+                    f"{self._file.name}: ends before row {row}. `ssl-transfer data cache --evict all` removes it; the "
+                    "next run decodes the images again."
+                )
         return torch.from_numpy(pixels)
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.store.cache_admin import Entry, entries, evict, evict_hashes, strangers
-from ssl_transfer.data.store.cache_folder import FLAG
+from ssl_transfer.data.store.cache_folder import FLAG, RECORD
 from ssl_transfer.data.store.cache_integrity import damaged_rows, intact
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import console, counted, file_size, words
@@ -105,7 +105,8 @@ def _verify(cache: Path, found: Sequence[Entry]) -> None:
     damaged = []
     for one in found:
         label = f"{one.key[:_SHORT]} ({_what(one)})"
-        if one.busy or not one.place.is_dir():
+        if one.busy or not (one.place / RECORD).is_file():
+            # No run reads it as it is: the next one decodes the images.
             say(f"{label}: not verified")
             continue
         damage = _damage_of(one)
@@ -113,9 +114,9 @@ def _verify(cache: Path, found: Sequence[Entry]) -> None:
         if damage:
             flags = "" if cache == LoadingConfig().cache else f" {FLAG} {shlex.quote(str(cache))}"
             remedy = f"ssl-transfer data cache --evict {one.key[:_SHORT]}{flags}"
-            damaged.append(f"{label}: {damage}. Remove it, and the next run decodes the images again: `{remedy}`.")
+            damaged.append(f"  {label}: {damage}. `{remedy}` removes the entry; the next run decodes its images again.")
     if damaged:
-        raise FailedRunsError("\n  ".join([f"{counted(len(damaged), 'entry', 'entries')} damaged:", *damaged]))
+        raise FailedRunsError(f"{counted(len(damaged), 'entry', 'entries')} damaged:", *damaged)
     if not found:
         say("no decoded pixels")
 

@@ -292,11 +292,11 @@ def test_a_file_of_others_in_an_entry_stays(run: Callable, check: Callable, try_
     (entry.place / "notes.txt").write_text("mine")
     answer = run("data", "cache", "--loading.cache", "cache", "--evict", "all")
     assert answer.status == 0
-    assert "notes.txt, which is not in its record" in answer.out
+    assert "notes.txt is not in its record" in answer.out
     assert (entry.place / "notes.txt").read_text() == "mine"
     answer = try_check(images)
     assert answer.status == 2
-    assert "holds notes.txt, which is not in its record. Move it away" in answer.err
+    assert "notes.txt is not in the record of its folder, so the folder is not replaced. Move it away" in answer.err
     (entry.place / "notes.txt").unlink()
     check(images)
 

@@ -1,4 +1,4 @@
-"""Prepare tiny finished and half-done runs of all commands for `soak_adversary.py`, and run a command in a fork."""
+"""Prepare tiny finished and half-done runs of all commands, and run a command in a fork."""
 
 import atexit
 import csv
@@ -19,7 +19,7 @@ from typing import Any
 
 from soak import CHANGES, CLOCKS, OPENED_TO_WRITE
 
-VERSIONS = Path(__file__).parents[1] / "tests" / "invariants" / "resume" / "versions"
+VERSIONS = Path(__file__).parents[2] / "tests" / "invariants" / "resume" / "versions"
 _SIZE = ("--image-size", "16")
 _DIGITS = ("--data", "npz:digits.npz")
 _CACHE = ("--loading.cache", "cache")
@@ -129,6 +129,16 @@ COMMANDS: dict[str, Command] = {
         words=("data", "preview", *_DIGITS, *_SIZE, "--method", "simclr", *_CACHE), output="preview"
     ),
     "data cache": Command(words=("data", "cache", *_CACHE)),
+    "data verify": Command(words=("data", "cache", "--verify", *_CACHE)),
+    "demo adapt": Command(
+        words=(
+            *("demo", "adapt", "--source", "npz:digits.npz", "--target", "npz:inverted.npz", *_SIZE, "--jobs", "1"),
+            *("--methods", "adabn", "--seeds", "0", "--labels", "2", "--recipe.batch-size", "32"),
+            *("--recipe.epochs", "1", "--recipe.head-steps", "3", "--recipe.finetune-steps", "4", *_BACKBONE, *_CACHE),
+        ),
+        output="demo-adapt",
+        resumes=True,
+    ),
     "report": Command(words=("report", "compare"), output="compare", reads=("compare",), writes_into=True),
     "summary": Command(words=("summary", "transfer"), reads=("transfer",)),
     "older evaluate": Command(
@@ -169,8 +179,8 @@ class Answer:
         return " ".join(f"{self.err} {self.out}".split())
 
 
-def warm_up() -> None:
-    """Import all stages once, and leave figures blank, whose drawing takes most of the time of a tiny run."""
+def warm_up(names: Sequence[str]) -> None:
+    """Import the stages of these commands once, and leave figures blank, whose drawing takes most of the time of a tiny run."""
     import torch
     from matplotlib.figure import Figure
     from PIL import Image
@@ -180,8 +190,8 @@ def warm_up() -> None:
 
     torch.set_num_threads(1)
     os.environ["COLUMNS"] = "200"
-    for module, _ in STAGES.values():
-        importlib.import_module(module)
+    for kind in {COMMANDS[name].words[0] for name in names}:
+        importlib.import_module(STAGES[kind][0])
 
     def save_blank(figure: Figure, file: Any, *, dpi: float = 100.0, **_: Any) -> None:
         width, height = (max(1, int(length * dpi / 10)) for length in figure.get_size_inches())
@@ -239,6 +249,16 @@ def _child(words: Sequence[str], folder: Path, aside: Path, event_hook: Callable
                     event_hook(count, name)
 
         sys.addaudithook(watch)
+        sync = os.fsync
+
+        def counted_sync(file: int) -> None:
+            nonlocal count
+            count += watched
+            if watched and event_hook is not None:
+                event_hook(count, "os.fsync")
+            sync(file)
+
+        os.fsync = counted_sync  # type: ignore[assignment]
         try:
             main(list(words))
             status = 0

@@ -1,0 +1,1 @@
+"""Damage runs of all commands at random, and check that the remedy of each message works."""
