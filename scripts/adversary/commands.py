@@ -180,7 +180,7 @@ class Answer:
 
 
 def warm_up(names: Sequence[str]) -> None:
-    """Import the stages of these commands once, and leave figures blank, whose drawing takes most of the time of a tiny run."""
+    """Import the stages of these commands once, and leave figures blank: drawing takes most of a tiny run."""
     import torch
     from matplotlib.figure import Figure
     from PIL import Image

@@ -12,8 +12,14 @@ SIZE = 256 * 2**20
 """Bytes of a disk."""
 
 
+def mount(place: Path, *options: str) -> bool:
+    """Mount a disk in memory at an existing folder; return False where that is not allowed."""
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(place)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603
+
+
 class Disk:
-    """A small disk, mounted where that is allowed; otherwise a folder.
+    """A small disk, mounted where that is allowed; otherwise a folder. A `with` block unmounts it.
 
     Args:
         place: the folder, which must not exist yet.
@@ -23,14 +29,15 @@ class Disk:
     def __init__(self, place: Path, *, size: int = SIZE) -> None:
         self.place, self.size = place, size
         place.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={self.size}", "tmpfs", str(place)]
-        self.is_mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0  # noqa: S603
+        self.is_mounted = mount(place, f"size={size}")
         if self.is_mounted:
             # A size of zero would mean: no limit.
             (place / ".ballast").write_bytes(bytes(4096))
 
-    def close(self) -> None:
-        """Unmount the disk."""
+    def __enter__(self) -> "Disk":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self.is_mounted:
             subprocess.run(["umount", "-l", str(self.place)], check=True)  # noqa: S603, S607
 

@@ -72,6 +72,8 @@ class Remedies:
             found["--overwrite"] = self._overwrite
         if re.search(r"[Mm]ove (it|that file) away", text):
             found["move it away"] = self._then(lambda: self._move_away(paths))
+        if folder := re.search(r"Move (?!it )(\S+) away", text):
+            found["move the folder away"] = self._then(lambda: self._move_folder_away(self.folder.path / folder[1]))
         if "Remove it" in text:
             found["remove it"] = self._then(lambda: self._remove(paths))
         if line_number := re.search(r"line (\d+) is damaged .*Remove that line", text):
@@ -154,6 +156,12 @@ class Remedies:
         path = self._first_existing(paths)
         self.folder.foreign.pop(path, None)
         os.replace(path, self.folder.outside / f"moved-{len(self.names)}")
+
+    def _move_folder_away(self, path: Path) -> None:
+        if not path.is_dir():
+            raise RoundError("the message names no folder that exists")
+        self.folder.may_move = True
+        path.rename(self.folder.place / f"moved-{len(self.names)}")
 
     def _remove(self, paths: list[Path]) -> None:
         path = self._first_existing(paths)

@@ -194,8 +194,7 @@ def rounds(workshop: Path, names: Sequence[str], *, count: int, seed: int, first
     """Yield the outcome of each round, of these commands."""
     commands.warm_up(names)
     prepared = commands.prepare(workshop, names)
-    disk = Disk(workshop / "disk")
-    try:
+    with Disk(workshop / "disk") as disk:
         for number in range(first, first + count):
             begun = time.monotonic()
             one = Round(prepared, disk, f"{seed}-{number}")
@@ -207,8 +206,6 @@ def rounds(workshop: Path, names: Sequence[str], *, count: int, seed: int, first
             found = {"round": number, "seed": seed, **one.record(), "ended": ended}
             found |= {"seconds": round(time.monotonic() - begun, 1)}
             yield found | ({"why": why, "messages": one.folder.messages} if why else {})
-    finally:
-        disk.close()
 
 
 def table(found: list[dict[str, Any]]) -> list[str]:

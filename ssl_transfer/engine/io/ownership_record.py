@@ -82,7 +82,8 @@ def recorded(owner: Path) -> AbstractSet[str]:
     found = read_record(owner)
     if found is None:
         raise DamagedRecordError(
-            f"{owner / MARKER / _WRITTEN}: damaged, so that no file in {owner} is replaced. Give another --output."
+            f"{owner / MARKER / _WRITTEN}: damaged, so that no file in {owner} is replaced. Move {owner} away, or "
+            "give another folder."
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Damaged at random, a command ends equal or in a message whose remedy works; `scripts/soak.py --adversary` goes on."""
+"""Damage commands at random: each ends equal, or its remedy works. `scripts/soak.py --adversary` runs more rounds."""
 
 import json
 import subprocess
@@ -19,7 +19,6 @@ def rounds(*flags: object) -> list[dict]:
     return found
 
 
-@pytest.mark.slow
 def test_ten_rounds() -> None:
     found = rounds("--rounds", 10, "--seed", 5, "--commands", "data check", "data cache")
     assert len(found) == 10
