@@ -71,7 +71,7 @@ class Remedies:
         if "--overwrite" in text:
             found["--overwrite"] = self._overwrite
         if re.search(r"[Mm]ove (it|that file) away", text):
-            found["move it away"] = self._then(lambda: self._move_away(paths))
+            found["move it away"] = lambda: self._move_away(paths, repeats="--retry runs them again" in text)
         if folder := re.search(r"Move (?!it )(\S+) away", text):
             found["move the folder away"] = self._then(lambda: self._move_folder_away(self.folder.path / folder[1]))
         if "Remove it" in text:
@@ -152,10 +152,12 @@ class Remedies:
                 return path
         raise RoundError("the message names no file that exists")
 
-    def _move_away(self, paths: list[Path]) -> None:
-        path = self._first_existing(paths)
+    def _move_away(self, paths: list[Path], *, repeats: bool) -> Answer:
+        path = self._first_existing([one for one in paths if one in self.folder.foreign] or paths)
         self.folder.foreign.pop(path, None)
         os.replace(path, self.folder.outside / f"moved-{len(self.names)}")
+        words = self.command.line(self.folder.output)
+        return self.folder.start((*words, "--retry") if repeats else words)
 
     def _move_folder_away(self, path: Path) -> None:
         if not path.is_dir():

@@ -37,8 +37,7 @@ class RoundFolder:
         """Content of each file of the user."""
         self.may_move = False
         """A remedy that moves folders aside was carried out."""
-        self.in_the_way = ""
-        """File of the user with the name of an output."""
+        self._in_the_way: list[Path] = []
         self.statuses: list[int] = []
         self.messages: list[str] = []
         self._random = choices
@@ -48,6 +47,11 @@ class RoundFolder:
     def root(self) -> Path:
         """Folder of the command's results."""
         return self.path / self.output
+
+    @property
+    def in_the_way(self) -> str:
+        """Name the file of the user that has the name of an output; empty where there is none."""
+        return "".join(f"in the way: {path.relative_to(self.path)}" for path in self._in_the_way)
 
     @property
     def reference(self) -> Path:
@@ -101,6 +105,10 @@ class RoundFolder:
             if not any(one.is_file() and one.read_bytes() == content for one in (path, *moved)):
                 raise RoundError(f"a file of the user is not as it was: {path.relative_to(self.disk.place)}")
 
+    def accept_names(self) -> None:
+        """Let the run replace the file in the way: without a record, files with names of outputs count as its own."""
+        self.foreign = {path: content for path, content in self.foreign.items() if path not in self._in_the_way}
+
     def _copy(self) -> None:
         for folder in (self.place, self.outside):
             shutil.rmtree(folder, ignore_errors=True)
@@ -134,7 +142,7 @@ class RoundFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
             self.foreign[path] = content
-            self.in_the_way = f"in the way: {path.relative_to(self.path)}"
+            self._in_the_way = [path]
 
 
 def _read_folders(command: Command) -> list[str]:

@@ -16,7 +16,7 @@ from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.io.weight_files import WeightFile
 from ssl_transfer.engine.printable import one_line
 from ssl_transfer.engine.runs.checkpoint_files import numbered
-from ssl_transfer.engine.runs.run_folder import check_readable, own_run_folder, run_lock, set_aside
+from ssl_transfer.engine.runs.run_folder import check_readable, check_record, own_run_folder, run_lock, set_aside
 from ssl_transfer.engine.runs.seal import RESULT_FILE, SEAL_FILE, damages, has_result, held_result, is_sealed
 
 Check = Callable[[dict[str, Any]], None]
@@ -71,6 +71,8 @@ def _damage(folder: Path, check_result: Check | None) -> dict[str, str]:
     """Return the message of each damaged file of a run, by its name; empty where all are whole."""
     found = damages(folder)
     checks: dict[str, Callable[[], object]] = {"config.yaml": lambda: check_readable(folder)}
+    if not has_result(folder) and (folder / ownership.RECORD).is_file():
+        checks[ownership.RECORD] = lambda: check_record(folder)
     if has_result(folder) and not is_sealed(folder) and (folder / "metrics.jsonl").is_file():
         checks["metrics.jsonl"] = lambda: read_lines(folder / "metrics.jsonl")
     for name in ("backbone", "head") if has_result(folder) else ():
@@ -112,8 +114,11 @@ def _move_aside(folder: Path, damaged: list[str]) -> None:
     Raises:
         InputError: another process is writing the run.
     """
-    own_run_folder(folder)
     with run_lock(folder):
+        if ownership.RECORD in damaged:
+            set_aside(folder)
+            return
+        own_run_folder(folder)
         has_states = any((folder / "checkpoints").glob("*.pt")) and _has_whole_states(folder)
         if not has_states or any(name in _INPUTS for name in damaged):
             set_aside(folder)

@@ -96,8 +96,10 @@ class RunFolder:
 
     def _move_aside(self) -> None:
         """Rename the folder; refuse one that holds no run, or a run that is under way."""
-        own_run_folder(self.path)
-        if {path.name for path in self.path.iterdir()} <= {ownership.MARKER, ".lock", "environment.json"}:
+        if not older_folders.has_begun(self.path):
+            ownership.check_folder(self.path)
+        names = {path.name for path in self.path.iterdir()} - {ownership.MARKER, ".lock"}
+        if not names or (names == {"environment.json"} and ownership.is_owned(self.path)):
             # Empty, or killed when it had hardly begun.
             return
         self._acquire()
@@ -161,9 +163,25 @@ def own_run_folder(path: Path) -> None:
     """Create the folder of a run with its record, or open that of an earlier command.
 
     Raises:
-        InputError: the folder holds other files.
+        InputError: the folder holds other files, or its record is damaged.
     """
+    check_record(path)
     ownership.own_folder(path, adopted=() if ownership.is_owned(path) else older_folders.files_of(path))
+
+
+def check_record(path: Path) -> None:
+    """Refuse a folder without a run, and one whose record is damaged.
+
+    Raises:
+        ForeignFileError: naming the folder.
+    """
+    if not older_folders.has_begun(path):
+        ownership.check_folder(path)
+    elif (record := path / ownership.RECORD).is_file() and not ownership.is_owned(path):
+        raise ownership.ForeignFileError(
+            f"--output {path}: the record of its files, {record}, is damaged, so that no file there is replaced. "
+            "Remove it if files with the names of a run's outputs may be replaced, or give another --output."
+        )
 
 
 def check_free(folder: Path) -> None:
@@ -184,8 +202,7 @@ def check_held(path: Path, settings: dict[str, Any], identity: dict[str, str], v
         OtherRunError: the first.
         InputError: the second, or its settings are damaged.
     """
-    if not older_folders.has_begun(path):
-        ownership.check_folder(path)
+    check_record(path)
     if not (path / "config.yaml").is_file():
         return
     before, recorded, command = _read_held(path)
@@ -255,7 +272,7 @@ def set_aside(folder: Path) -> None:
     Raises:
         ForeignFileError: no record shows that the folder is one of ours.
     """
-    if not older_folders.has_begun(folder):
+    if not older_folders.has_begun(folder) and not (folder / ownership.RECORD).is_file():
         ownership.check_folder(folder)
     folder.rename(free_name(folder))
 

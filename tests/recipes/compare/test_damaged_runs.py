@@ -121,6 +121,19 @@ def test_damaged_runs_are_refused_and_repeated(copied: Path, comparison: tuple, 
     assert all(held[path] in kept for path in names if path in held)
 
 
+def test_a_damaged_record_of_an_unfinished_run(copied: Path, comparison: tuple, run: Callable) -> None:
+    (result,) = copied.glob(f"{FIRST}/result.json")
+    result.unlink()
+    (record := result.parent / MARKER / "written").write_text("{")
+    before = numbers(copied)
+    answer = run(*comparison[1], "--output", copied)
+    assert answer.status == 2
+    assert f"{record}, is damaged" in answer.err
+    assert run(*comparison[1], "--retry", "--output", copied).status == 0
+    assert numbers(copied) == before
+    assert (result.parents[1] / "seed0.old-1").is_dir()
+
+
 def test_another_pretraining_after_the_mending_repeats_its_transfers(
     copied: Path, comparison: tuple, run: Callable
 ) -> None:

@@ -91,6 +91,27 @@ def test_other_files_in_a_run_stay(run: Callable, tiny: dict) -> None:
     assert run(*arguments).status == 0
 
 
+def test_a_damaged_record_replaces_nothing(run: Callable, copied: Path, tiny: dict) -> None:
+    """Nothing is taken for an output by its name alone, until the user removes the record."""
+    arguments = ("transfer", "--init", "scratch", *tiny["transfer"], *tiny["convolutional"], "--output", copied)
+    (copied / "result.json").unlink()
+    picture = copied / "evaluation" / "confusion.png"
+    picture.write_text("mine")
+    record = copied / MARKER / "written"
+    record.write_bytes(record.read_bytes()[:5])
+    for flags in ((), ("--dry-run",)):
+        answer = run(*arguments, *flags)
+        assert answer.status == 2
+        assert f"the record of its files, {record}, is damaged" in answer.err
+    assert picture.read_text() == "mine"
+    picture.rename("mine.png")
+    shutil.copytree(copied, "other")
+    record.unlink()
+    assert run(*arguments).status == 0
+    assert run(*arguments[:-1], "other", "--fresh").status == 0
+    assert Path("other.old-1", "evaluation").is_dir()
+
+
 def test_predict_replaces_only_its_own_table(run: Callable, trained: Path, draw_images: Callable) -> None:
     images = draw_images(Path("photographs"), disc=3)
     photograph = next(images.rglob("*.png"))
