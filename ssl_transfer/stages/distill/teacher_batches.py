@@ -114,5 +114,6 @@ class Lessons:
 
     def begin(self, phase: Phase, plain: PhaseTraining) -> PhaseTraining:
         """See `phases.Around`."""
-        self._objective.set_trained(phase.trained, augmented=self._augmented)
+        keeps = phase.batch_norm == "frozen"
+        self._objective.set_trained(phase.trained, augmented=self._augmented, keep_statistics=keeps)
         return replace(plain, batches=self.batches)

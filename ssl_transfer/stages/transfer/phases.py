@@ -210,6 +210,8 @@ def groups_of(training: Training, phase: Phase) -> list[dict[str, Any]]:
 
 def prepare(training: Training, phase: Phase) -> PhaseTraining:
     """Freeze the layers of the phase, and make its batches and its validation."""
+    if phase.trained == "probe":
+        raise InputError(f"{phase.name}: a probe is fitted, not trained in steps. Take another plan.")
     batches, validate = _plain(training, phase)
     plain = PhaseTraining(batches=batches, validate=validate, stopping=training.recipe.stopping)
     return plain if training.around is None else training.around.begin(phase, plain)
@@ -220,7 +222,7 @@ def _plain(training: Training, phase: Phase) -> tuple[Batches, Callable[[], dict
     objective, recipe, runtime = training.objective, training.recipe, training.runtime
     boundary = select(objective.backbone, phase.trained).boundary
     views = recipe.frozen_views if boundary is not None else None
-    objective.set_trained(phase.trained, augmented=views != 0)
+    objective.set_trained(phase.trained, augmented=views != 0, keep_statistics=phase.batch_norm == "frozen")
     loader = Loader(
         training.dataset,
         training.labelled,

@@ -107,7 +107,6 @@ def make_training(
             label_smoothing=config.label_smoothing,
             mixup=config.mixup,
             cutmix=config.cutmix,
-            keep_statistics=config.batch_norm == "frozen",
         ),
         num_classes=len(dataset.classes),
         class_weights=_class_weights(config, dataset, labelled.train),

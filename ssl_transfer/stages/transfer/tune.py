@@ -28,7 +28,8 @@ from ssl_transfer.engine.randomness import seed_from
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 
 from .phases import Training, run_phase
-from .plan import Phase, TransferRecipe
+from .plan import HEADS, Phase, TransferRecipe
+from .probe import fit_probe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +94,13 @@ def trials(recipe: TransferRecipe, phases: Sequence[Phase], count: int) -> list[
     factors = (10.0 ** (2.0 * points - 1.0)).tolist()
     found = []
     for head, others, decay in factors:
-        heads = [phase.learning_rate * head for phase in phases if phase.trained == "head"]
+        heads = [phase.learning_rate * head for phase in phases if phase.trained in HEADS]
         limit = min(heads, default=recipe.optimizer.learning_rate)
         tried = tuple(
             replace(
                 phase,
                 learning_rate=phase.learning_rate * head
-                if phase.trained == "head"
+                if phase.trained in HEADS
                 else min(limit, phase.learning_rate * others),
             )
             for phase in phases
@@ -127,15 +128,15 @@ def run_plan(
     """
     found: dict[str, dict[str, Any]] = {}
     weights: dict[str, dict[str, Tensor]] = {}
+    first = _copy(training.learner.state_dict()) if any(phase.after is not None for phase in phases) else {}
     for number, phase in enumerate(phases):
-        found[phase.name] = run_phase(
-            training,
-            phase,
-            seed=seed_from(training.seed, 2, number),
-            tracker=tracker,
-            metrics=metrics,
-            states=states,
-        )
+        if phase.after is not None:
+            training.learner.load_state_dict(weights[phase.after] if phase.after else first)
+        if phase.trained == "probe":
+            found[phase.name] = fit_probe(training)
+        else:
+            seed = seed_from(training.seed, 2, number)
+            found[phase.name] = run_phase(training, phase, seed=seed, tracker=tracker, metrics=metrics, states=states)
         weights[phase.name] = _copy(training.learner.state_dict())
     return Trained(found=found, weights=weights)
 
