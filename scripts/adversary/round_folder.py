@@ -38,6 +38,8 @@ class RoundFolder:
         self.may_move = False
         """A remedy that moves folders aside was carried out."""
         self._in_the_way: list[Path] = []
+        self.was_warned = False
+        """A damaged line of a log was left out, and said so."""
         self.statuses: list[int] = []
         self.messages: list[str] = []
         self._random = choices
@@ -67,6 +69,7 @@ class RoundFolder:
         """Run a command in the folder, and keep its exit status and message."""
         answer = call(words, self.path, **hooks)
         self.statuses.append(answer.status)
+        self.was_warned |= "go on without these lines" in answer.text
         if answer.status:
             self.messages.append(answer.text[-1500:])
         return answer

@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from ssl_transfer.cli.main import main
+from ssl_transfer.engine.io.json_files import read_lines
 
 FLAGS: dict[str, tuple[str, ...]] = {
     "convolutional": (
@@ -63,7 +63,7 @@ def log_of() -> Callable[[Path], list[dict[str, Any]]]:
     """The lines of a run's log without what a clock measured."""
 
     def read(folder: Path) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        lines = read_lines(folder / "metrics.jsonl")
         return [{key: value for key, value in line.items() if key not in CLOCKS} for line in lines]
 
     return read

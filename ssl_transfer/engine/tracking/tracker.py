@@ -13,13 +13,16 @@ from typing import Any
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import append_text, write_text
-from ssl_transfer.engine.io.json_files import whole_lines
+from ssl_transfer.engine.io.json_files import line_of, whole_lines
 from ssl_transfer.engine.redaction import redacted_all
+from ssl_transfer.engine.terminal import say
 
 from .other_trackers import Others
 from .wandb_run import Board, Names, Taken, TrackingConfig
 
 __all__ = ["Tracker", "TrackingConfig", "drop_after", "publish", "send"]
+_SHOWN = 5
+"""Line numbers in a warning, at most."""
 NAMES = "tracking.json"
 """File beside `metrics.jsonl` with the run's names in wandb and its summary."""
 
@@ -56,7 +59,7 @@ class Tracker:
         if not self._active:
             return
         self._catch_up()
-        append_text(self._path, json.dumps(redacted_all(record)) + "\n")
+        append_text(self._path, line_of(redacted_all(record)))
         self._tell(record)
 
     def summarize(self, values: dict[str, float]) -> None:
@@ -172,7 +175,7 @@ def _names_of(folder: Path) -> tuple[Names, dict[str, float]]:
 
 
 def _logged(path: Path) -> list[dict[str, Any]]:
-    return whole_lines(path) if path.is_file() else []
+    return whole_lines(path)[0] if path.is_file() else []
 
 
 def flush(path: Path) -> None:
@@ -189,7 +192,10 @@ def drop_after(path: Path, phase: str, step: int) -> None:
     """
     if not path.is_file():
         return
-    lines = whole_lines(path)
+    lines, damaged = whole_lines(path)
+    if damaged:
+        numbers = ", ".join(map(str, damaged[:_SHOWN])) + (", ..." if len(damaged) > _SHOWN else "")
+        say(f"warning: {path}: damaged in line {numbers}; the log and its curves go on without these lines.")
     again = (number for number, one in enumerate(lines) if one.get("phase") == phase and one.get("step", 0) > step)
     kept = lines[: next(again, len(lines))]
-    write_text(path, "".join(f"{json.dumps(record)}\n" for record in kept))
+    write_text(path, "".join(map(line_of, kept)))

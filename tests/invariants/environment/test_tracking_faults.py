@@ -15,6 +15,7 @@ from servers import server
 
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import write_text
+from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.tracking import wandb_run
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig, drop_after, publish, send
 
@@ -47,7 +48,7 @@ def own_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return read_lines(folder / "metrics.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from ssl_transfer import load_backbone
 from ssl_transfer.cli.main import main
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.runs.seal import held_result
 from ssl_transfer.stages.distill import distill as stage
 from ssl_transfer.stages.distill.config import DistillConfig
@@ -51,7 +52,7 @@ def test_it_leaves_what_a_transfer_leaves(run: Callable, student: tuple, teacher
         theirs = taught["phases"][taught["chosen"]][split]
         assert result["teacher"][split]["accuracy"] == pytest.approx(theirs["accuracy"], abs=1e-9)
     assert result["teacher"]["num_parameters"] == taught["num_parameters"]
-    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    logged = read_lines(folder / "metrics.jsonl")
     trained = [line for line in logged if line["split"] == "train"]
     assert {"soft_loss", "hard_loss", "agreement", "accuracy"} <= trained[0].keys()
     provenance = json.loads((folder / "backbone" / "backbone.json").read_text())["provenance"]

@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from ssl_transfer import load_backbone
+from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.methods import METHODS
 
 
@@ -36,7 +37,7 @@ def test_pretrain_leaves_a_complete_run(method: str, run: Callable, tmp_path: Pa
     assert 0.0 <= result["knn_accuracy"] <= 1.0
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = read_lines(folder / "metrics.jsonl")
     assert [(line["split"], line["step"]) for line in lines] == [("train", 4), ("train", 8), ("validation", 8)]
     # The result holds what was measured last.
     measured = {"knn_accuracy", "effective_rank", "feature_deviation", "alignment", "uniformity"}
@@ -99,7 +100,7 @@ def test_transfer_goes_on_from_a_backbone(run: Callable, tmp_path: Path, pretrai
         key=lambda phase: (phase["validation"]["accuracy"], -phase["validation"]["log_loss"]),
     )
     assert preferred == result["phases"][result["chosen"]]
-    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    logged = read_lines(folder / "metrics.jsonl")
     assert {line["phase"] for line in logged} == {"head", "finetune", "chosen"}
     assert logged[-1]["accuracy"] == result["phases"][result["chosen"]]["test"]["accuracy"]
     description = json.loads((folder / "backbone" / "backbone.json").read_text())
