@@ -17,7 +17,7 @@ import yaml
 
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.distributed.runtime import Runtime
-from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.errors import InputError, reason_of
 from ssl_transfer.engine.io import ownership
 from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.redaction import redacted, redacted_all
@@ -224,14 +224,16 @@ def check_held(path: Path, settings: dict[str, Any], identity: dict[str, str], v
 
 def _read_held(path: Path) -> tuple[dict[str, Any], dict[str, str], str]:
     """Read the settings, the identity and the command of the run in a folder."""
+    name = "config.yaml"
     try:
-        before = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        recorded = json.loads((path / "environment.json").read_text(encoding="utf-8"))
-        return dict(before), dict(recorded["identity"]), " ".join(recorded["command"].split()[:2])
+        before = dict(yaml.safe_load((path / name).read_text(encoding="utf-8")))
+        name = "environment.json"
+        recorded = json.loads((path / name).read_text(encoding="utf-8"))
+        return before, dict(recorded["identity"]), " ".join(recorded["command"].split()[:2])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise InputError(
-            f"--output {path}: holds a config.yaml that is not a run's of this program ({error}). "
-            "Give another --output."
+            f"--output {path}: holds no readable {name} of a run ({reason_of(error)}). Give another --output, or "
+            "--fresh to start over there (the content is moved aside, not deleted)."
         ) from error
 
 

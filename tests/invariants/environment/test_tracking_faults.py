@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from servers import server
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io.atomic import write_text
-from ssl_transfer.engine.io.json_files import read_lines
+from ssl_transfer.engine.io.atomic import DamagedError, write_text
+from ssl_transfer.engine.io.json_files import line_of, read_lines
 from ssl_transfer.engine.tracking import wandb_run
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig, drop_after, publish, send
 
@@ -193,6 +193,18 @@ def test_what_came_after_is_dropped_with_it(tmp_path: Path) -> None:
     assert lines_of(tmp_path) == lines
     drop_after(path, "finetune", 2)
     assert lines_of(tmp_path) == lines[:3]
+
+
+def test_a_changed_line_is_left_out_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"phase": "head", "step": step, "loss": 0.25} for step in (1, 2, 3)]
+    write_text(path, "".join(map(line_of, lines)))
+    write_text(path, path.read_text().replace("0.25", "0.75", 1))
+    with pytest.raises(DamagedError, match=r"line 1 is damaged .*--fresh"):
+        read_lines(path)
+    drop_after(path, "head", 3)
+    assert f"warning: {path}: damaged in line 1;" in capsys.readouterr().out
+    assert read_lines(path) == lines[1:]
 
 
 def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
