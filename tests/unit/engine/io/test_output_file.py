@@ -155,7 +155,7 @@ def test_a_file_of_a_run_stays(tmp_path: Path) -> None:
 
 
 def test_the_record_of_another_place_deletes_nothing(tmp_path: Path) -> None:
-    """A record names only an unfinished file beside it."""
+    """No name in a record is removed, also not that of an earlier format."""
     import json
 
     from ssl_transfer.engine.io.checksum import sealed
