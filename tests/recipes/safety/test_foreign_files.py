@@ -322,9 +322,8 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable:
     return importlib.import_module("adversary.commands").call
 
 
-@pytest.mark.parametrize(
-    "place", ["outside", *(pytest.param(one, marks=pytest.mark.slow) for one in ("in a run", "again"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["outside", "in a run", "again"])
 def test_predict_killed_at_each_file_event_leaves_nothing_for_ever(
     call: Callable, run: Callable, trained: Path, draw_images: Callable, tmp_path: Path, place: str
 ) -> None:
