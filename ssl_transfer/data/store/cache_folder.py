@@ -9,8 +9,6 @@ import contextlib
 import errno
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io import ownership
 from ssl_transfer.engine.io.checksum import unsealed
 from ssl_transfer.engine.io.home_folder import expanded
+from ssl_transfer.engine.io.unfinished_files import beside, sweep_beside
 from ssl_transfer.engine.terminal import say
 
 FLAG = "--loading.cache"
@@ -61,6 +60,7 @@ def index_of(folder: Path) -> Path:
     index = folder / INDEX
     if index.is_symlink():
         raise InputError(f"{FLAG} {folder}: {INDEX} is a link, and none is followed. Remove it.")
+    sweep_beside(index)
     if not ownership.is_owned(index):
         ownership.check_folder(index, flag=FLAG)
         try:
@@ -74,13 +74,9 @@ def index_of(folder: Path) -> Path:
 
 def _create(place: Path) -> None:
     """Create a folder with its record, both or neither, also after SIGKILL or at a full disk."""
-    aside = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
-    try:
+    with beside(place) as aside:
         ownership.own_folder(aside, flag=FLAG)
         os.rename(aside, place)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
 
 
 @contextlib.contextmanager
