@@ -175,9 +175,11 @@ def check_record(path: Path) -> None:
     Raises:
         ForeignFileError: naming the folder.
     """
+    if ownership.is_owned(path):
+        return
     if not older_folders.has_begun(path):
         ownership.check_folder(path)
-    elif (record := path / ownership.RECORD).is_file() and not ownership.is_owned(path):
+    elif (record := path / ownership.RECORD).is_file():
         raise ownership.ForeignFileError(
             f"--output {path}: the record of its files, {record}, is damaged, so that no file there is replaced. "
             "Remove it if files with the names of a run's outputs may be replaced, or give another --output."

@@ -211,4 +211,4 @@ def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write_text(path, '{"phase": "p", "step": 1, "loss": 0.1}\n{"phase": "p", "step": 2}\n{"phase": "p", "st')
     drop_after(path, "p", 1)
-    assert path.read_text() == '{"phase": "p", "step": 1, "loss": 0.1}\n'
+    assert path.read_text() == line_of({"phase": "p", "step": 1, "loss": 0.1})
