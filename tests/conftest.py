@@ -1,6 +1,7 @@
 """What many tests build on: one thread, a runtime, tiny backbones and images made on the spot."""
 
 import atexit
+import functools
 import gc
 import os
 from collections.abc import Callable, Iterator
@@ -8,12 +9,16 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure
 from PIL import Image
+from sklearn.manifold import _t_sne
 from torch import Tensor
+from tyro import _docstrings, _unsafe_cache
 
 from ssl_transfer.data.dataset import Dataset, to_unit
 from ssl_transfer.data.loaders.loader import Loader
@@ -67,7 +72,21 @@ def what_lies_there_is_not_searched() -> None:
     atexit.register(gc.unfreeze)
 
 
-SAVE_DRAWN = Figure.savefig
+class _NeverAgain:
+    """Stands in for `sys` in tyro's cache, which under pytest computes every tenth value again to compare both."""
+
+    modules = ()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def help_texts_are_read_once() -> None:
+    """Keep the help of settings between commands: tyro reads it from the source again for each, and forgets it."""
+    for name in ("get_field_docstring", "get_callable_description"):
+        setattr(_docstrings, name, functools.cache(getattr(_docstrings, name).__wrapped__))
+    _unsafe_cache.sys = _NeverAgain
+
+
+SAVE_DRAWN, MAKE_DRAWN, CLOSE_DRAWN = Figure.savefig, plt.subplots, plt.close
 DRAWN = tuple(Path(__file__).parent / place for place in ("unit", "recipes/safety"))
 """Folders of tests in which every figure is drawn."""
 SYNCED = tuple(
@@ -77,10 +96,56 @@ SYNCED = tuple(
 """Folders of tests in which files are synced to the disk."""
 
 
-def save_blank(figure: Figure, file: Any, *, dpi: float = 100.0, **_: Any) -> None:
+class Undrawn:
+    """Takes every call of a drawing and draws nothing."""
+
+    def __getattr__(self, _: str) -> "Undrawn":
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> "Undrawn":
+        return self
+
+    def __getitem__(self, _: Any) -> "Undrawn":
+        return self
+
+    def __iter__(self) -> Iterator["Undrawn"]:
+        return iter((self, self))
+
+
+class Blank(Undrawn):
+    """A figure without anything in it."""
+
+    def __init__(self, figsize: tuple[float, float]) -> None:
+        self.size = figsize
+
+    def get_size_inches(self) -> tuple[float, float]:
+        return self.size
+
+    def savefig(self, file: Any, **settings: Any) -> None:
+        save_blank(self, file, **settings)
+
+
+def make_blank(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **settings: Any) -> tuple[Blank, Any]:
+    """Make a blank figure, and panels on which nothing is drawn, in the shape of `plt.subplots`."""
+    panels = np.full((rows, columns), Undrawn(), dtype=object)
+    shaped = panels if settings.get("squeeze") is False else panels.squeeze()
+    return Blank(figsize), shaped if shaped.ndim else shaped.item()
+
+
+def close_any(figure: Any) -> None:
+    """Close a figure, if it is one."""
+    if not isinstance(figure, Blank):
+        CLOSE_DRAWN(figure)
+
+
+def save_blank(figure: Figure | Blank, file: Any, *, dpi: float = 100.0, **_: Any) -> None:
     """Save a blank picture of the figure's size."""
     width, height = (max(1, int(length * dpi)) for length in figure.get_size_inches())
     Image.new("L", (width, height), 255).save(file, format="png")
+
+
+def _descend_briefly(descend: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    return descend(*arguments, **settings | {"max_iter": 9})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,9 +154,13 @@ def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         if not {*DRAWN} & {*request.path.parents} and request.node.get_closest_marker("figures") is None:
             patched.setattr(Figure, "savefig", save_blank)
+            patched.setattr(plt, "subplots", make_blank)
+            patched.setattr(plt, "close", close_any)
         if not {*DRAWN} & {*request.path.parents}:
-            # The fewest that scikit-learn takes.
+            # The fewest that scikit-learn takes, and then fewer.
             patched.setattr(tsne, "_ITERATIONS", 250)
+            few = functools.partial(_descend_briefly, _t_sne._gradient_descent)
+            patched.setattr(_t_sne, "_gradient_descent", few)
         yield
 
 
@@ -100,6 +169,7 @@ def drawn_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """Draw figures in a test that is marked `figures`."""
     if request.node.get_closest_marker("figures") is not None:
         monkeypatch.setattr(Figure, "savefig", SAVE_DRAWN)
+        monkeypatch.setattr(plt, "subplots", MAKE_DRAWN)
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +180,7 @@ def drawing() -> Callable[[], AbstractContextManager[None]]:
     def draw() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(Figure, "savefig", SAVE_DRAWN)
+            patched.setattr(plt, "subplots", MAKE_DRAWN)
             yield
 
     return draw

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import platform
 import shlex
@@ -208,7 +209,7 @@ def check_held(path: Path, settings: dict[str, Any], identity: dict[str, str], v
 def _read_held(path: Path) -> tuple[dict[str, Any], dict[str, str], str]:
     """Read the settings, the identity and the command of the run in a folder."""
     try:
-        before = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        before = configuration.load((path / "config.yaml").read_text(encoding="utf-8"))
         recorded = json.loads((path / "environment.json").read_text(encoding="utf-8"))
         return dict(before), dict(recorded["identity"]), " ".join(recorded["command"].split()[:2])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
@@ -268,6 +269,7 @@ def free_name(path: Path) -> Path:
     return candidate
 
 
+@functools.cache
 def git_commit() -> str:
     """Return the commit of this package's checkout; empty without one."""
     here = Path(__file__).resolve().parent
@@ -278,6 +280,11 @@ def git_commit() -> str:
         check=False,
     )
     return answer.stdout.strip()
+
+
+@functools.cache
+def _version(package: str) -> str:
+    return metadata.version(package)
 
 
 def command_line() -> str:
@@ -291,7 +298,7 @@ def environment(runtime: Runtime) -> dict[str, Any]:
         "command": command_line(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in _PACKAGES},
         "devices": runtime.describe(),
         "git_commit": git_commit(),
     }

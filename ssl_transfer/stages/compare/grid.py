@@ -197,7 +197,7 @@ def _transfer_folder(parent: Path, seed: int, start: Path | None) -> Path:
     if start is None or not stored.is_file():
         return usual
     try:
-        held = yaml.safe_load(stored.read_text(encoding="utf-8"))
+        held = configuration.load(stored.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError):
         # Damaged settings are refused with those of all runs.
         return usual
@@ -230,7 +230,7 @@ def set_changed_aside(pretrain_jobs: Sequence[Job], num_images: int) -> None:
         if (job.folder / RECORD).is_file() and stored.is_file() and not has_result(job.folder):
             config = pretraining.resolved(job.config, open_initial_run(job.config))
             now = pretraining.settings_of(pretraining.fitted(config, num_images))
-            if changes(yaml.safe_load(stored.read_text(encoding="utf-8")), now, pretraining.FREE):
+            if changes(configuration.load(stored.read_text(encoding="utf-8")), now, pretraining.FREE):
                 set_aside(job.folder)
 
 
