@@ -32,12 +32,13 @@ from ssl_transfer.engine.training import loop, stepper
 from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.engine.training.training_settings import Monitor, Saving, TrainingPlan
 from ssl_transfer.engine.training.validation import Validation
-from ssl_transfer.evaluation.features import tsne
+from ssl_transfer.evaluation.features import linear_probe, tsne
 from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
 from ssl_transfer.models.heads import HeadConfig, make_head
 from ssl_transfer.objectives.supervised import Supervised, SupervisedConfig
+from ssl_transfer.stages.compare import diagnostics
 
 # The suite tries the same examples every time; `--hypothesis-profile long` tries others, and many more of them.
 _PATIENT = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
@@ -99,7 +100,10 @@ SYNCED = tuple(
 class Undrawn:
     """Takes every call of a drawing and draws nothing."""
 
-    def __getattr__(self, _: str) -> "Undrawn":
+    def __getattr__(self, name: str) -> "Undrawn":
+        # numpy and copy ask for protocols by names with underscores.
+        if name.startswith("__"):
+            raise AttributeError(name)
         return self
 
     def __call__(self, *_: Any, **__: Any) -> "Undrawn":
@@ -150,7 +154,10 @@ def _descend_briefly(descend: Callable[..., Any], *arguments: Any, **settings: A
 
 @pytest.fixture(scope="module", autouse=True)
 def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Leave figures blank, but for tests marked `figures`, and maps rough: both take half the time of a tiny run."""
+    """Leave figures blank, but for tests marked `figures`, and maps and probes rough.
+
+    These take half the time of a tiny run.
+    """
     with pytest.MonkeyPatch.context() as patched:
         if not {*DRAWN} & {*request.path.parents} and request.node.get_closest_marker("figures") is None:
             patched.setattr(Figure, "savefig", save_blank)
@@ -161,6 +168,9 @@ def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
             patched.setattr(tsne, "_ITERATIONS", 250)
             few = functools.partial(_descend_briefly, _t_sne._gradient_descent)
             patched.setattr(_t_sne, "_gradient_descent", few)
+            # Every fourth strength of the grid, with both its ends.
+            patched.setitem(linear_probe.linear_probe.__kwdefaults__, "strengths", linear_probe.STRENGTHS[::4])
+            patched.setattr(diagnostics, "STRENGTHS", diagnostics.STRENGTHS[::2])
         yield
 
 
