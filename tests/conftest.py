@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.manifold import _t_sne
 from torch import Tensor
-from tyro import _docstrings, _unsafe_cache
+from tyro import _docstrings, _parsers, _strings, _unsafe_cache
+from tyro._settings import _experimental_options
 
 from ssl_transfer.data.dataset import Dataset, to_unit
 from ssl_transfer.data.loaders.loader import Loader
@@ -80,11 +82,24 @@ class _NeverAgain:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def help_texts_are_read_once() -> None:
-    """Keep the help of settings between commands: tyro reads it from the source again for each, and forgets it."""
+def settings_are_read_once() -> None:
+    """Keep help and parsers of settings between commands: tyro makes them anew for each, and forgets them."""
     for name in ("get_field_docstring", "get_callable_description"):
         setattr(_docstrings, name, functools.cache(getattr(_docstrings, name).__wrapped__))
     _unsafe_cache.sys = _NeverAgain
+    build, built = _parsers.ParserSpecification.from_callable_or_type, {}
+
+    def build_once(f: Any, **settings: Any) -> _parsers.ParserSpecification:
+        """Build the parser of a command once for each of its defaults; the one of a part is part of it."""
+        default, colours = settings["default_instance"], _experimental_options["ansi_codes"]
+        if settings["parent_classes"]:
+            return build(f, **settings)
+        key = (f, type(default), repr(default), colours)
+        if key not in built:
+            built[key] = build(f, **settings)
+        return replace(built[key], description=_strings.remove_single_line_breaks(settings["description"]))
+
+    _parsers.ParserSpecification.from_callable_or_type = staticmethod(build_once)
 
 
 SAVE_DRAWN, MAKE_DRAWN, CLOSE_DRAWN = Figure.savefig, plt.subplots, plt.close
