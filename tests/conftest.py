@@ -105,6 +105,8 @@ def settings_are_read_once() -> None:
 SAVE_DRAWN, MAKE_DRAWN, CLOSE_DRAWN = Figure.savefig, plt.subplots, plt.close
 DRAWN = tuple(Path(__file__).parent / place for place in ("unit", "recipes/safety"))
 """Folders of tests in which every figure is drawn."""
+RECIPES = Path(__file__).parent / "recipes"
+"""Folder of the tests in which probes are rough: elsewhere processes without it are compared."""
 SYNCED = tuple(
     Path(__file__).parent / place
     for place in ("unit/data/store", "unit/engine/io", "recipes/safety", "invariants/environment", "invariants/resume")
@@ -183,6 +185,7 @@ def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
             patched.setattr(tsne, "_ITERATIONS", 250)
             few = functools.partial(_descend_briefly, _t_sne._gradient_descent)
             patched.setattr(_t_sne, "_gradient_descent", few)
+        if RECIPES in request.path.parents:
             # Every fourth strength of the grid, with both its ends.
             patched.setitem(linear_probe.linear_probe.__kwdefaults__, "strengths", linear_probe.STRENGTHS[::4])
             patched.setattr(diagnostics, "STRENGTHS", diagnostics.STRENGTHS[::2])
