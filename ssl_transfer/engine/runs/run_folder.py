@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import platform
 import shlex
@@ -228,7 +229,7 @@ def _read_held(path: Path) -> tuple[dict[str, Any], dict[str, str], str]:
     """Read the settings, the identity and the command of the run in a folder."""
     name = "config.yaml"
     try:
-        before = dict(yaml.safe_load((path / name).read_text(encoding="utf-8")))
+        before = dict(configuration.load((path / name).read_text(encoding="utf-8")))
         name = "environment.json"
         recorded = json.loads((path / name).read_text(encoding="utf-8"))
         return before, dict(recorded["identity"]), " ".join(recorded["command"].split()[:2])
@@ -289,6 +290,7 @@ def free_name(path: Path) -> Path:
     return candidate
 
 
+@functools.cache
 def git_commit() -> str:
     """Return the commit of this package's checkout; empty without one."""
     here = Path(__file__).resolve().parent
@@ -299,6 +301,11 @@ def git_commit() -> str:
         check=False,
     )
     return answer.stdout.strip()
+
+
+@functools.cache
+def _version(package: str) -> str:
+    return metadata.version(package)
 
 
 def command_line() -> str:
@@ -312,7 +319,7 @@ def environment(runtime: Runtime) -> dict[str, Any]:
         "command": command_line(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in _PACKAGES},
         "devices": runtime.describe(),
         "git_commit": git_commit(),
     }

@@ -234,7 +234,7 @@ def set_changed_aside(pretrain_jobs: Sequence[Job], num_images: int) -> None:
 def _settings_in(stored: Path) -> dict[str, Any] | None:
     """Read the settings of a run; None where they are damaged, which `check_runs` refuses or moves aside."""
     try:
-        held = yaml.safe_load(stored.read_text(encoding="utf-8"))
+        held = configuration.load(stored.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError):
         return None
     return held if isinstance(held, dict) else None
