@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import json
 import os
 import select
 import signal

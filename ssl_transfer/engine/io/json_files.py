@@ -1,8 +1,9 @@
 """Read the small JSON files of a run, or refuse them by name."""
 
+import contextlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ssl_transfer.engine.io.atomic import DamagedError
 from ssl_transfer.engine.io.checksum import sealed, unsealed
@@ -44,20 +45,29 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def whole_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """Read the undamaged lines of a log; the last line of a killed run may be cut short.
+class Line(NamedTuple):
+    """Hold a line of a log."""
 
-    Returns:
-        The objects, and the numbers of damaged lines, from 1. A last line without its end is in neither.
-    """
-    found, damaged = [], []
+    number: int
+    """From 1."""
+    content: dict[str, Any]
+    """Empty where the line holds no object."""
+    is_whole: bool
+    """It is as it was written."""
+
+
+def lines_of(path: Path) -> list[Line]:
+    """Read the lines of a log, damaged ones too; a last line that a kill cut off is left out."""
+    found = []
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        try:
-            found.append(unsealed(_object(line)))
-        except (ValueError, RecursionError):
-            if line.endswith(b"\n"):
-                damaged.append(number)
-    return found, damaged
+        content: dict[str, Any] = {}
+        is_whole = False
+        with contextlib.suppress(ValueError, RecursionError):
+            content = _object(line)
+            content, is_whole = unsealed(content), True
+        if is_whole or line.endswith(b"\n"):
+            found.append(Line(number, content, is_whole))
+    return found
 
 
 def _object(content: bytes) -> dict[str, Any]:

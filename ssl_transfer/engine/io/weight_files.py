@@ -56,8 +56,13 @@ class WeightFile:
             description = unsealed(dict(json.loads(file.read_text(encoding="utf-8"))))
         except Exception as error:
             raise self._damaged(error) from error
-        if description.get("format") != FORMAT:
-            raise InputError(f"{self.folder}: format {description.get('format')}, this version reads {FORMAT}.")
+        version = description.get("format")
+        if version is None:
+            raise self._damaged(ValueError(f"{file.name} has no format"))
+        if version != FORMAT:
+            raise InputError(
+                f"{self.folder}: format {version}, this version reads {FORMAT}. Read it with the version that wrote it."
+            )
         return description
 
     @property

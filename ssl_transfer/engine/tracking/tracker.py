@@ -13,7 +13,7 @@ from typing import Any
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import append_text, write_text
-from ssl_transfer.engine.io.json_files import line_of, whole_lines
+from ssl_transfer.engine.io.json_files import line_of, lines_of
 from ssl_transfer.engine.redaction import redacted_all
 from ssl_transfer.engine.terminal import say
 
@@ -175,7 +175,7 @@ def _names_of(folder: Path) -> tuple[Names, dict[str, float]]:
 
 
 def _logged(path: Path) -> list[dict[str, Any]]:
-    return whole_lines(path)[0] if path.is_file() else []
+    return [line.content for line in lines_of(path) if line.is_whole] if path.is_file() else []
 
 
 def flush(path: Path) -> None:
@@ -192,10 +192,17 @@ def drop_after(path: Path, phase: str, step: int) -> None:
     """
     if not path.is_file():
         return
-    lines, damaged = whole_lines(path)
+    lines = lines_of(path)
+    places = (place for place, line in enumerate(lines) if _is_after(line.content, phase, step))
+    lines = lines[: next(places, len(lines))]
+    damaged = [str(line.number) for line in lines if not line.is_whole]
     if damaged:
-        numbers = ", ".join(map(str, damaged[:_SHOWN])) + (", ..." if len(damaged) > _SHOWN else "")
+        numbers = ", ".join(damaged[:_SHOWN]) + (", ..." if len(damaged) > _SHOWN else "")
         say(f"warning: {path}: damaged in line {numbers}; the log and its curves go on without these lines.")
-    again = (number for number, one in enumerate(lines) if one.get("phase") == phase and one.get("step", 0) > step)
-    kept = lines[: next(again, len(lines))]
-    write_text(path, "".join(map(line_of, kept)))
+    write_text(path, "".join(line_of(line.content) for line in lines if line.is_whole))
+
+
+def _is_after(record: dict[str, Any], phase: str, step: int) -> bool:
+    """Check for a record of a phase after a step; a damaged one counts by what is left of it."""
+    found = record.get("step", 0)
+    return record.get("phase") == phase and isinstance(found, (int, float)) and found > step

@@ -79,13 +79,11 @@ def test_pretrain_leaves_a_complete_run(method: str, pretraining: Callable) -> N
     assert 0.0 <= result["knn_accuracy"] <= 1.0
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = read_lines(folder / "metrics.jsonl")
     assert [(line["split"], line["step"]) for line in lines] == [
         *(("train", 4 * epoch) for epoch in range(1, epochs + 1)),
         ("validation", 4 * epochs),
     ]
-    lines = read_lines(folder / "metrics.jsonl")
-    assert [(line["split"], line["step"]) for line in lines] == [("train", 4), ("train", 8), ("validation", 8)]
     # The result holds what was measured last.
     measured = {"knn_accuracy", "effective_rank", "feature_deviation", "alignment", "uniformity"}
     assert {name: lines[-1][name] for name in measured} == {name: result[name] for name in measured}
