@@ -146,6 +146,11 @@ def _compare(config: CompareConfig, runtime: runtimes.Runtime) -> _Compared:
                 kept = f"{output}: the tables stay as they are: {counted(lost, 'run')} in them failed at this start."
                 raise FailedRunsError(kept, *listed(failures))
             runtime.warn(f"{counted(len(failures), 'run')} of {len(jobs)} failed; the tables hold what finished.")
+        if left_out := (_held(output) or set()) - {tuple(run.key.values()) for run in setup.runs}:
+            runtime.warn(
+                f"{counted(len(left_out), 'run')} of the earlier tables have an arm, a budget or a seed that this "
+                "command does not name. The new tables leave them out; their folders stay."
+            )
         results = _write(setup, outcomes, folder, runtime) if runtime.is_main else None
         runtime.wait()
     return _Compared(output=output, failures=failures, results=results)
@@ -154,15 +159,18 @@ def _compare(config: CompareConfig, runtime: runtimes.Runtime) -> _Compared:
 def _lost(setup: _Setup, outcomes: Mapping[Path, Outcome]) -> int:
     """Count the failed transfer runs that the tables of an earlier start hold, or may hold."""
     keys = [tuple(run.key.values()) for run in setup.runs if isinstance(outcomes[run.job.folder], Failure)]
-    if not (setup.output / RESULTS_FILE).exists():
-        return 0
+    held = _held(setup.output)
+    return len(keys) if held is None else sum(key in held for key in keys)
+
+
+def _held(output: Path) -> set[tuple[object, ...]] | None:
+    """Return the keys of the runs in the tables of an earlier start; None where these are damaged."""
+    if not (output / RESULTS_FILE).exists():
+        return set()
     try:
-        rows = Results.read(setup.output).rows
+        return {(row.arm, row.backbone, row.labels, row.seed) for row in Results.read(output).rows}
     except (InputError, OSError):
-        # Damaged tables may hold each of them.
-        return len(keys)
-    held = {(row.arm, row.backbone, row.labels, row.seed) for row in rows}
-    return sum(key in held for key in keys)
+        return None
 
 
 def _checked(config: CompareConfig, runtime: runtimes.Runtime) -> _Setup:

@@ -214,3 +214,11 @@ def test_tables_never_become_smaller(
     answer = run(*comparison[1], "--retry", "--output", copied)
     assert answer.status == 0, answer.err
     assert (copied / "test_hits.npz").read_bytes() == drawn["test_hits.npz"]
+
+
+def test_fewer_seeds_are_said(copied: Path, comparison: tuple, run: Callable) -> None:
+    answer = run(*comparison[1], "--seeds", "0", "--output", copied)
+    assert answer.status == 0, answer.err
+    assert "2 runs of the earlier tables have an arm, a budget or a seed that this command does not name" in answer.err
+    answer = run(*comparison[1], "--output", copied)
+    assert "earlier tables" not in answer.err
