@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from ssl_transfer.engine.io.json_files import read_lines
+
 CORES, TURNS, EPOCHS = 2, 3, 4
 
 
@@ -161,7 +163,7 @@ def _ours(case: Case) -> float:
             output=Path(folder) / "run",
         )
         pretrain(config, dataset=dataset, quiet=True)
-        lines = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
+        lines = read_lines(Path(folder) / "run" / "metrics.jsonl")
     return max(line["images_per_second"] for line in lines[1:] if "images_per_second" in line)
 
 

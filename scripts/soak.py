@@ -29,7 +29,7 @@ from typing import Any
 CLOCKS = ("seconds", "images_per_second", "peak_memory_mb", "energy_joules", "energy")
 """What the machine has a part in; all else is the same each time."""
 OPENED_TO_WRITE = os.O_WRONLY | os.O_RDWR
-CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
+CHANGES = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir")
 TWO = "two processes"
 _TRANSFORMER = (
     *("--backbone.name", "vit_tiny_patch16_224", "--backbone.stem", "small"),

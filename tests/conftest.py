@@ -1,19 +1,26 @@
 """What many tests build on: one thread, a runtime, tiny backbones and images made on the spot."""
 
 import atexit
+import functools
 import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure
 from PIL import Image
+from sklearn.manifold import _t_sne
 from torch import Tensor
+from tyro import _docstrings, _parsers, _strings, _unsafe_cache
+from tyro._settings import _experimental_options
 
 from ssl_transfer.data.dataset import Dataset, to_unit
 from ssl_transfer.data.loaders.loader import Loader
@@ -27,12 +34,13 @@ from ssl_transfer.engine.training import loop, stepper
 from ssl_transfer.engine.training.objective import Batch
 from ssl_transfer.engine.training.training_settings import Monitor, Saving, TrainingPlan
 from ssl_transfer.engine.training.validation import Validation
-from ssl_transfer.evaluation.features import tsne
+from ssl_transfer.evaluation.features import linear_probe, tsne
 from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.models import backbones, pretrained
 from ssl_transfer.models.backbones import Backbone, BackboneConfig
 from ssl_transfer.models.heads import HeadConfig, make_head
 from ssl_transfer.objectives.supervised import Supervised, SupervisedConfig
+from ssl_transfer.stages.compare import diagnostics
 
 # The suite tries the same examples every time; `--hypothesis-profile long` tries others, and many more of them.
 _PATIENT = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
@@ -67,9 +75,38 @@ def what_lies_there_is_not_searched() -> None:
     atexit.register(gc.unfreeze)
 
 
-SAVE_DRAWN = Figure.savefig
+class _NeverAgain:
+    """Stands in for `sys` in tyro's cache, which under pytest computes every tenth value again to compare both."""
+
+    modules = ()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def settings_are_read_once() -> None:
+    """Keep help and parsers of settings between commands: tyro makes them anew for each, and forgets them."""
+    for name in ("get_field_docstring", "get_callable_description"):
+        setattr(_docstrings, name, functools.cache(getattr(_docstrings, name).__wrapped__))
+    _unsafe_cache.sys = _NeverAgain
+    build, built = _parsers.ParserSpecification.from_callable_or_type, {}
+
+    def build_once(f: Any, **settings: Any) -> _parsers.ParserSpecification:
+        """Build the parser of a command once for each of its defaults; the one of a part is part of it."""
+        default, colours = settings["default_instance"], _experimental_options["ansi_codes"]
+        if settings["parent_classes"]:
+            return build(f, **settings)
+        key = (f, type(default), repr(default), colours)
+        if key not in built:
+            built[key] = build(f, **settings)
+        return replace(built[key], description=_strings.remove_single_line_breaks(settings["description"]))
+
+    _parsers.ParserSpecification.from_callable_or_type = staticmethod(build_once)
+
+
+SAVE_DRAWN, MAKE_DRAWN, CLOSE_DRAWN = Figure.savefig, plt.subplots, plt.close
 DRAWN = tuple(Path(__file__).parent / place for place in ("unit", "recipes/safety"))
 """Folders of tests in which every figure is drawn."""
+RECIPES = Path(__file__).parent / "recipes"
+"""Folder of the tests in which probes are rough: elsewhere processes without it are compared."""
 SYNCED = tuple(
     Path(__file__).parent / place
     for place in ("unit/data/store", "unit/engine/io", "recipes/safety", "invariants/environment", "invariants/resume")
@@ -77,21 +114,81 @@ SYNCED = tuple(
 """Folders of tests in which files are synced to the disk."""
 
 
-def save_blank(figure: Figure, file: Any, *, dpi: float = 100.0, **_: Any) -> None:
+class Undrawn:
+    """Takes every call of a drawing and draws nothing."""
+
+    def __getattr__(self, name: str) -> "Undrawn":
+        # numpy and copy ask for protocols by names with underscores.
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> "Undrawn":
+        return self
+
+    def __getitem__(self, _: Any) -> "Undrawn":
+        return self
+
+    def __iter__(self) -> Iterator["Undrawn"]:
+        return iter((self, self))
+
+
+class Blank(Undrawn):
+    """A figure without anything in it."""
+
+    def __init__(self, figsize: tuple[float, float]) -> None:
+        self.size = figsize
+
+    def get_size_inches(self) -> tuple[float, float]:
+        return self.size
+
+    def savefig(self, file: Any, **settings: Any) -> None:
+        save_blank(self, file, **settings)
+
+
+def make_blank(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **settings: Any) -> tuple[Blank, Any]:
+    """Make a blank figure, and panels on which nothing is drawn, in the shape of `plt.subplots`."""
+    panels = np.full((rows, columns), Undrawn(), dtype=object)
+    shaped = panels if settings.get("squeeze") is False else panels.squeeze()
+    return Blank(figsize), shaped if shaped.ndim else shaped.item()
+
+
+def close_any(figure: Any) -> None:
+    """Close a figure, if it is one."""
+    if not isinstance(figure, Blank):
+        CLOSE_DRAWN(figure)
+
+
+def save_blank(figure: Figure | Blank, file: Any, *, dpi: float = 100.0, **_: Any) -> None:
     """Save a blank picture of the figure's size."""
     width, height = (max(1, int(length * dpi)) for length in figure.get_size_inches())
     Image.new("L", (width, height), 255).save(file, format="png")
 
 
+def _descend_briefly(descend: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    return descend(*arguments, **settings | {"max_iter": 9})
+
+
 @pytest.fixture(scope="module", autouse=True)
 def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Leave figures blank, but for tests marked `figures`, and maps rough: both take half the time of a tiny run."""
+    """Leave figures blank, but for tests marked `figures`, and maps and probes rough.
+
+    These take half the time of a tiny run.
+    """
     with pytest.MonkeyPatch.context() as patched:
         if not {*DRAWN} & {*request.path.parents} and request.node.get_closest_marker("figures") is None:
             patched.setattr(Figure, "savefig", save_blank)
+            patched.setattr(plt, "subplots", make_blank)
+            patched.setattr(plt, "close", close_any)
         if not {*DRAWN} & {*request.path.parents}:
-            # The fewest that scikit-learn takes.
+            # The fewest that scikit-learn takes, and then fewer.
             patched.setattr(tsne, "_ITERATIONS", 250)
+            few = functools.partial(_descend_briefly, _t_sne._gradient_descent)
+            patched.setattr(_t_sne, "_gradient_descent", few)
+        if RECIPES in request.path.parents:
+            # Every fourth strength of the grid, with both its ends.
+            patched.setitem(linear_probe.linear_probe.__kwdefaults__, "strengths", linear_probe.STRENGTHS[::4])
+            patched.setattr(diagnostics, "STRENGTHS", diagnostics.STRENGTHS[::2])
         yield
 
 
@@ -100,6 +197,7 @@ def drawn_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """Draw figures in a test that is marked `figures`."""
     if request.node.get_closest_marker("figures") is not None:
         monkeypatch.setattr(Figure, "savefig", SAVE_DRAWN)
+        monkeypatch.setattr(plt, "subplots", MAKE_DRAWN)
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +208,7 @@ def drawing() -> Callable[[], AbstractContextManager[None]]:
     def draw() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(Figure, "savefig", SAVE_DRAWN)
+            patched.setattr(plt, "subplots", MAKE_DRAWN)
             yield
 
     return draw

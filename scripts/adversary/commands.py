@@ -34,6 +34,7 @@ _OLDER_BACKBONE = (
     *("--backbone.arguments", "embed_dim=8", "depth=1", "num_heads=1"),
 )
 MEASURED = ("seconds", "transfer_seconds", "pretrain_seconds", "peak_memory_mb", "transfer_joules", "pretrain_joules")
+LOG = "metrics.jsonl"
 _TEXTS = ("evaluation.json", "findings.json", "model.json", "metrics.json")
 TIMEOUT = 150
 """Seconds after which a command counts as hanging."""
@@ -79,7 +80,7 @@ COMMANDS: dict[str, Command] = {
         resumes=True,
     ),
     "transfer": Command(
-        words=("transfer", *_DIGITS, "--init", "pretrain", *_SIZE, *_SHORT, *_CACHE, *_SAVED),
+        words=("transfer", *_DIGITS, "--init", "pretrain", *_SIZE, *_SHORT, "--tune", "2", *_CACHE, *_SAVED),
         output="transfer",
         reads=("pretrain",),
         resumes=True,
@@ -350,6 +351,9 @@ def numbers_of(command: Command, folder: Path, answer: Answer, output: str = "")
             found[name] = _rows(path)
         elif path.name == "result.json" or path.name in _TEXTS:
             found[name] = _content(path)
+        elif path.name == LOG:
+            lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+            found[name] = [{**_plain(line), "checksum": ""} for line in lines]
     return found
 
 

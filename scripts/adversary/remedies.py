@@ -57,6 +57,9 @@ class Remedies:
         paths += [one for one in named if one.is_absolute()]
         found: dict[str, Remedy] = {}
         lines = list(dict.fromkeys(re.findall(r"`([^`]*ssl-transfer [^`]*)` (?:writes|removes)", text)))
+        if first := re.search(r"Move (\S+) away, then `", text):
+            path = self.folder.path / first[1]
+            return {"move it away": self._then(lambda: self._move_aside(path))}
         if lines:
             found["command in backticks"] = self._then(lambda: self._shell(" && ".join(lines)))
         if (flag := self._repeating_flag(text)) and (owner := self._owner(text)):
@@ -73,7 +76,7 @@ class Remedies:
         if re.search(r"[Mm]ove (it|that file) away", text):
             found["move it away"] = lambda: self._move_away(paths, repeats="--retry runs them again" in text)
         if folder := re.search(r"Move (?!it )(\S+) away", text):
-            found["move the folder away"] = self._then(lambda: self._move_folder_away(self.folder.path / folder[1]))
+            found["move the folder away"] = self._then(lambda: self._move_aside(self.folder.path / folder[1]))
         if "Remove it" in text:
             found["remove it"] = self._then(lambda: self._remove(paths))
         if line_number := re.search(r"line (\d+) is damaged .*Remove that line", text):
@@ -159,10 +162,12 @@ class Remedies:
         words = self.command.line(self.folder.output)
         return self.folder.start((*words, "--retry") if repeats else words)
 
-    def _move_folder_away(self, path: Path) -> None:
-        if not path.is_dir():
-            raise RoundError("the message names no folder that exists")
-        self.folder.may_move = True
+    def _move_aside(self, path: Path) -> None:
+        """Move a file or a folder to another name in the folder of the round."""
+        if not os.path.lexists(path):
+            raise RoundError("the message names nothing that exists")
+        self.folder.may_move |= path.is_dir()
+        self.folder.foreign.pop(path, None)
         path.rename(self.folder.place / f"moved-{len(self.names)}")
 
     def _remove(self, paths: list[Path]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from adversary.commands import COMMANDS, Answer, Command, Prepared, call
 from adversary.disk import Disk
+from ssl_transfer.engine.io.ownership import is_recorded
 
 FINISHED, HALF, NEW = "finished", "half", "new"
 STATES = (NEW, HALF, FINISHED)
@@ -38,6 +39,8 @@ class RoundFolder:
         self.may_move = False
         """A remedy that moves folders aside was carried out."""
         self._in_the_way: list[Path] = []
+        self.was_warned = False
+        """A damaged line of a log was left out, and said so."""
         self.statuses: list[int] = []
         self.messages: list[str] = []
         self._random = choices
@@ -67,6 +70,7 @@ class RoundFolder:
         """Run a command in the folder, and keep its exit status and message."""
         answer = call(words, self.path, **hooks)
         self.statuses.append(answer.status)
+        self.was_warned |= "go on without these lines" in answer.text
         if answer.status:
             self.messages.append(answer.text[-1500:])
         return answer
@@ -136,7 +140,9 @@ class RoundFolder:
         finished = self.prepared.place / self.output
         names = [path.relative_to(finished) for path in sorted(finished.rglob("*")) if path.is_file()]
         names = [name for name in names if name.parts[0] != "checkpoints" and ".ssl_transfer" not in name.parts]
-        free = [self.root / name for name in names if not (self.root / name).exists()]
+        # A name in the record is ours, whether or not its file was created before the kill.
+        free = [self.root / name for name in names if not is_recorded(self.root / name)]
+        free = [path for path in free if not path.exists()]
         if free:
             path = self._random.choice(free)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from adversary.damages import DAMAGES, FILE_DAMAGES, FULL, KILL, damage_file, ho
 from adversary.disk import Disk
 from adversary.remedies import ANOTHER_OUTPUT, Remedies
 from adversary.round_folder import FINISHED, STATES, RoundError, RoundFolder
+from ssl_transfer.engine.runs.seal import damages
 
 EQUAL, REMEDIED, UNDETECTABLE, FAILED = "ended equal", "remedy worked", "not detectable", "FAILED"
 TABLES = ("results.csv", "curves.csv", "test_hits.npz", "confusions.csv", "embeddings.csv", "diagnosis.csv")
@@ -77,8 +78,10 @@ class Round:
         for _ in range(_ATTEMPTS):
             if answer.status == 0:
                 break
-            answer = self.remedies.carry_out(answer)
+            before, answer = answer, self.remedies.carry_out(answer)
             self._check(answer, tables)
+            if answer.status and answer.err == before.err:
+                raise RoundError(f"the remedy {self.remedies.names[-1]} changes nothing")
         if answer.status:
             raise RoundError(f"still exit status {answer.status} after {_ATTEMPTS} remedies")
         return self._compare(answer)
@@ -147,6 +150,8 @@ class Round:
         foreign = {str(path.relative_to(folder.root)) for path in folder.foreign if path.is_relative_to(folder.root)}
         found = commands.numbers_of(folder.command, folder.path, answer, folder.output)
         names = (found.keys() | expected.keys()) - foreign
+        if self.folder.was_warned:
+            names = {name for name in names if not name.endswith(commands.LOG)}
         differing = [name for name in sorted(names) if found.get(name) != expected.get(name)]
         if not differing:
             return REMEDIED if self.remedies.names else EQUAL
@@ -165,31 +170,8 @@ class Round:
         if self.state == FINISHED and command.resumes and self.name != "compare" and not self.remedies.names:
             # "Finished before": no output was read.
             root = self.folder.root
-            return path.is_relative_to(root) and (path.name in FOR_PEOPLE or _is_refused(root))
+            return path.is_relative_to(root) and (path.name in FOR_PEOPLE or bool(damages(root)))
         return path.name == "pixels.npy" and self.damage == "flip"
-
-
-def _is_refused(folder: Path) -> bool:
-    """Check that a command which reads the run in a folder refuses it."""
-    from ssl_transfer.engine.errors import InputError
-    from ssl_transfer.engine.io.checksum import file_checksum
-    from ssl_transfer.engine.io.weight_files import WeightFile
-    from ssl_transfer.engine.runs.seal import damages
-
-    try:
-        if damages(folder):
-            return True
-        for name in ("backbone", "head"):
-            if (folder / name).is_dir():
-                file = WeightFile(folder / name, name)
-                if not file.fingerprint:
-                    return True
-                seen = file.folder / "seen.npy"
-                if seen.is_file() and file_checksum(seen) != file.description["seen.npy"]:
-                    return True
-    except (InputError, OSError):
-        return True
-    return False
 
 
 def rounds(workshop: Path, names: Sequence[str], *, count: int, seed: int, first: int = 0) -> Iterator[dict[str, Any]]:

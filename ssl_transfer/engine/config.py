@@ -21,7 +21,7 @@ import yaml
 
 from .errors import InputError, reason_of
 from .printable import one_line
-from .redaction import redacted
+from .redaction import redacted_all
 from .terminal import say
 
 T = TypeVar("T")
@@ -29,6 +29,8 @@ MOST_VALUES = 100_000
 """Largest number of values in a YAML file."""
 LARGEST = 2**63 - 1
 """Largest integer of torch and numpy."""
+_SHALLOW = 200
+"""Nesting that Python's own parser has no trouble with either."""
 INLINE = tyro.conf.arg(name="")
 """Annotates a field whose own name is no part of its flags."""
 LIST_FLAGS = "--\0"
@@ -224,13 +226,18 @@ def _refuse_strange_values(settings: dict[str, Any]) -> None:
 
 def to_dict(config: Any) -> Any:
     """Convert a configuration to plain dicts, lists, strings and numbers, without credentials, as runs keep it."""
+    return redacted_all(_plain(config))
+
+
+def _plain(config: Any) -> Any:
+    """Convert a configuration to plain dicts, lists, strings and numbers."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+        return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, dict):
-        return {key: to_dict(value) for key, value in config.items()}
+        return {key: _plain(value) for key, value in config.items()}
     if isinstance(config, (list, tuple)):
-        return [to_dict(value) for value in config]
-    return redacted(str(config)) if isinstance(config, (str, Path)) else config
+        return [_plain(value) for value in config]
+    return str(config) if isinstance(config, (str, Path)) else config
 
 
 def shallow(config: Any) -> dict[str, Any]:
@@ -241,6 +248,19 @@ def shallow(config: Any) -> dict[str, Any]:
 def dump(settings: dict[str, Any]) -> str:
     """Write settings as YAML that `read_yaml` and `parse` accept again."""
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
+
+def load(text: str) -> Any:
+    """Parse the settings of a run as `dump` wrote them; errors are those of `yaml.safe_load`.
+
+    libyaml parses ten times as fast, but crashes on deep nesting. No text is nested deeper than its brackets and its
+    longest line allow.
+    """
+    deepest = text.count("[") + text.count("{") + max(map(len, text.splitlines()), default=0)
+    if yaml.__with_libyaml__ and deepest < _SHALLOW:
+        with contextlib.suppress(yaml.YAMLError):
+            return yaml.load(text, Loader=yaml.CSafeLoader)
+    return yaml.safe_load(text)
 
 
 def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:

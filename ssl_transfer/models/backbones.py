@@ -4,6 +4,7 @@ Shapes: B images, C channels, S pixels a side, D width, H x W the grid of a map,
 """
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -39,6 +40,11 @@ class MapShape:
     """True where the first of them is a class token."""
     is_tokens: bool
     """True for maps (B, L, D), prefix tokens first, then patches row by row; False for (B, D, H, W)."""
+
+
+_ORDERED: dict[Hashable, tuple[tuple[Block, ...], Order]] = {}
+"""Orders of computation found so far: trials and runs of one process share a network's structure."""
+_MOST_ORDERED = 64
 
 
 class Backbone(nn.Module):
@@ -139,8 +145,20 @@ class Backbone(nn.Module):
         return {f"model.{name}" for name in no_decay}
 
     def ordered(self) -> tuple[tuple[Block, ...], Order]:
-        """Return the blocks in order of computation, and the order of modules and parameters; takes one forward."""
-        return ordered_blocks(self.model, probe(self.spec).to(self.mean.device))
+        """Return the blocks in order of computation, and the order of modules and parameters.
+
+        Takes one forward, for the first network of a kind.
+        """
+        kind = (
+            self.spec,
+            tuple((name, type(module)) for name, module in self.model.named_modules()),
+            tuple(name for name, _ in [*self.model.named_parameters(), *self.model.named_buffers()]),
+        )
+        if kind not in _ORDERED:
+            if len(_ORDERED) >= _MOST_ORDERED:
+                _ORDERED.clear()
+            _ORDERED[kind] = ordered_blocks(self.model, probe(self.spec).to(self.mean.device))
+        return _ORDERED[kind]
 
     def blocks(self) -> tuple[Block, ...]:
         """Return the blocks in order of computation, under the model's own names (without `model.`)."""

@@ -13,7 +13,7 @@ from timm.models import VGG, VisionTransformer, load_state_dict
 from torch import Tensor
 
 from ssl_transfer.engine.errors import InputError, did_you_mean, reason_of
-from ssl_transfer.engine.io.atomic import DamagedError, save_array
+from ssl_transfer.engine.io.atomic import save_array
 from ssl_transfer.engine.io.checksum import file_checksum
 from ssl_transfer.engine.io.home_folder import expanded
 from ssl_transfer.engine.io.hub import check_hub, no_endless_silence
@@ -202,12 +202,9 @@ def seen_images(file: WeightFile) -> np.ndarray | None:
         DamagedError: the record is missing, or differs from its checksum.
     """
     record, expected = file.folder / _SEEN, file.description.get(_SEEN)
-    if expected is not None and (not record.is_file() or file_checksum(record) != expected):
-        raise DamagedError(
-            f"{record}: {'differs from its checksum' if record.is_file() else 'missing'}, so that training images "
-            f"cannot be told from new ones. {EXPORT_AGAIN}"
-        )
-    return load_array(record) if record.is_file() else None
+    if expected is not None:
+        file.verify_array(_SEEN, expected)
+    return load_array(record, remedy=EXPORT_AGAIN) if record.is_file() else None
 
 
 def _fit_channels(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:

@@ -66,7 +66,7 @@ once_an_objective = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def build(make_backbone) -> Callable[..., Objective]:
+def build_anew(make_backbone) -> Callable[..., Objective]:
     def call(name: str, kind: str, *, seed: int = 0, size: int = 16) -> Objective:
         backbone = make_backbone(kind, seed=seed, size=size)
         if name in (SUPERVISED, DISTILLATION):
@@ -86,6 +86,36 @@ def build(make_backbone) -> Callable[..., Objective]:
             entry = METHODS[name]
             objective = entry.module(backbone, entry.config(**SMALLER.get(name, {})))
         return objective.train()
+
+    return call
+
+
+_BUILT: dict[tuple[object, ...], Objective] = {}
+"""Objectives built so far, and those that are warm: building one takes longer than most of what is tried with it."""
+
+
+@pytest.fixture
+def build(build_anew) -> Callable[..., Objective]:
+    """`build("simclr", "convolutional")`: a copy, of which nothing is shared."""
+
+    def call(name: str, kind: str, *, seed: int = 0, size: int = 16) -> Objective:
+        if (name, kind, seed, size) not in _BUILT:
+            _BUILT[name, kind, seed, size] = build_anew(name, kind, seed=seed, size=size)
+        return copy.deepcopy(_BUILT[name, kind, seed, size])
+
+    return call
+
+
+@pytest.fixture
+def build_warm(build, batches) -> Callable[[str, str], Objective]:
+    """The same after the first batches."""
+
+    def call(name: str, kind: str) -> Objective:
+        if (name, kind, "warm") not in _BUILT:
+            objective = build(name, kind)
+            warm_up(objective, batches(name))
+            _BUILT[name, kind, "warm"] = objective
+        return copy.deepcopy(_BUILT[name, kind, "warm"])
 
     return call
 
@@ -110,8 +140,8 @@ def batches(make_batch) -> Callable[..., list[Batch]]:
 
 
 def warm_up(objective: Objective, batches: list[Batch]) -> None:
-    """Forward without steps: an empty queue knows no negatives, so its first loss is 0."""
-    for batch in batches[:4]:
+    """Forward without steps: an empty queue knows no negatives, so its first loss is 0. Two batches fill it."""
+    for batch in batches[:2]:
         objective(batch)
 
 
@@ -154,10 +184,8 @@ def test_every_method_takes_its_config(name):
 
 
 @every_objective
-def test_loss_and_metrics(build, batches, name, kind):
-    objective = build(name, kind)
-    given = batches(name)
-    warm_up(objective, given)
+def test_loss_and_metrics(build_warm, batches, name, kind):
+    objective, given = build_warm(name, kind), batches(name)
     output = objective(given[4])
     assert isinstance(output, Output)
     assert output.loss.shape == ()
@@ -204,10 +232,8 @@ def test_bfloat16_stays_close_to_float32(build, batches, name, kind):
 
 
 @every_objective
-def test_gradients_reach_what_is_trained_and_nothing_else(build, batches, name, kind):
-    objective = build(name, kind)
-    given = batches(name)
-    warm_up(objective, given)
+def test_gradients_reach_what_is_trained_and_nothing_else(build_warm, batches, name, kind):
+    objective, given = build_warm(name, kind), batches(name)
     objective(given[4]).loss.backward()
     trained = 0
     for key, parameter in objective.named_parameters():
@@ -222,12 +248,11 @@ def test_gradients_reach_what_is_trained_and_nothing_else(build, batches, name, 
 
 
 @every_objective
-def test_the_backbone_is_trained_in_place(build, batches, name, kind):
-    objective = build(name, kind)
+def test_the_backbone_is_trained_in_place(build_warm, batches, name, kind):
+    objective = build_warm(name, kind)
     backbone = objective.backbone
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     given = batches(name)
-    warm_up(objective, given)
     step(objective, given[4], optimizer_of(objective), 0.1)
     moved = [key for key, value in backbone.named_parameters() if not torch.equal(value, before[key])]
     assert len(moved) == len(list(backbone.parameters()))
@@ -241,11 +266,10 @@ def test_momentum_copies_get_no_optimizer(build, name, kind):
 
 
 @every_objective
-def test_state_round_trip(build, batches, name, kind):
+def test_state_round_trip(build, build_warm, batches, name, kind):
     given = batches(name)
-    first, second = build(name, kind), build(name, kind, seed=1)
+    first, second = build_warm(name, kind), build(name, kind, seed=1)
     optimizer = optimizer_of(first)
-    warm_up(first, given)
     for number in range(3):
         step(first, given[number], optimizer, number / 3)
     second.load_state_dict(first.state_dict())
@@ -254,22 +278,21 @@ def test_state_round_trip(build, batches, name, kind):
 
 
 @every_objective
-def test_the_same_batch_and_seed_give_the_same_loss(build, batches, name, kind):
+def test_the_same_batch_and_seed_give_the_same_loss(build_anew, batches, name, kind):
     losses = []
     for _ in range(2):
-        objective = build(name, kind)
+        objective = build_anew(name, kind)
         warm_up(objective, batches(name))
         losses.append(float(objective(batches(name)[4]).loss.detach()))
     assert losses[0] == losses[1]
 
 
 @once_an_objective
-def test_the_loss_goes_down(build, batches, name, kind):
-    objective = build(name, kind)
+def test_the_loss_goes_down(build_warm, batches, name, kind):
+    objective = build_warm(name, kind)
     given = batches(name)
-    warm_up(objective, given)
     optimizer = optimizer_of(objective)
-    losses = [step(objective, given[number % 8], optimizer, number / 48) for number in range(48)]
+    losses = [step(objective, given[number % 8], optimizer, number / 24) for number in range(24)]
     first, last = sum(losses[:8]) / 8, sum(losses[-8:]) / 8
     assert last < 0.98 * first
 
@@ -304,13 +327,12 @@ def test_a_bare_objective_names_what_is_missing():
 
 
 @every_objective
-def test_a_loss_says_whether_it_depends_on_the_batch(name, kind, build, batches, runtime):
+def test_a_loss_says_whether_it_depends_on_the_batch(name, kind, build_warm, batches, runtime):
     """Micro-batches have the whole batch's gradient exactly where `loss_over_batch` is False.
 
     With the statistics of evaluation: BatchNorm's of a micro-batch are another matter, which the loop warns about.
     """
-    objective, given = build(name, kind), batches(name)
-    warm_up(objective, given)
+    objective, given = build_warm(name, kind), batches(name)
     for module in objective.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.eval()

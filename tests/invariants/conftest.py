@@ -4,14 +4,18 @@ import functools
 import importlib.util
 import json
 import os
+import select
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ssl_transfer.cli.main import main
+from ssl_transfer.engine.io.json_files import read_lines
 
 FLAGS: dict[str, tuple[str, ...]] = {
     "convolutional": (
@@ -28,6 +32,9 @@ FLAGS: dict[str, tuple[str, ...]] = {
         *("--backbone.arguments", "embed_dim=16", "depth=2", "num_heads=2", "drop_path_rate=0.3", "proj_drop_rate=0.1"),
     ),
 }
+FORKED = Path(__file__).with_name("forked.py")
+FORKED_SECONDS = 500
+"""No script takes so long."""
 CLOCKS = {"images_per_second"}
 """Metrics in the log that depend on the machine's speed."""
 
@@ -63,7 +70,7 @@ def log_of() -> Callable[[Path], list[dict[str, Any]]]:
     """The lines of a run's log without what a clock measured."""
 
     def read(folder: Path) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        lines = read_lines(folder / "metrics.jsonl")
         return [{key: value for key, value in line.items() if key not in CLOCKS} for line in lines]
 
     return read
@@ -89,15 +96,44 @@ def two_processes(many_processes: Callable) -> Callable[..., tuple[list[str], di
 
 
 @pytest.fixture(scope="session")
-def two_forked() -> Callable[..., tuple[list[str], dict[str, str]]]:
-    """Command and environment of two processes that import a worker once: `two_forked(script, flags...)`."""
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """`forked(script, arguments...)`: what a process gave that ran the script, its libraries imported already."""
+    place = tmp_path_factory.mktemp("forked")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    server = subprocess.Popen([sys.executable, str(FORKED)], env=environment, text=True, **pipes)
+    assert server.stdin is not None
+    assert server.stdout is not None
 
-    def command(script: Path, *arguments: object) -> tuple[list[str], dict[str, str]]:
-        forked = Path(__file__).with_name("forked.py")
-        words = [sys.executable, str(forked), str(script), "2", *(str(argument) for argument in arguments)]
-        return words, {**os.environ, "OMP_NUM_THREADS": "1"}
+    def call(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+        words = [str(script), *map(str, arguments)]
+        files = {name: str(place / name) for name in ("out", "err")}
+        for file in files.values():
+            Path(file).write_bytes(b"")
+        own = {"environment": {**os.environ, "OMP_NUM_THREADS": "1"}, "folder": os.getcwd()}
+        server.stdin.write(json.dumps({"words": words, **files, **own}) + "\n")
+        server.stdin.flush()
+        process = int(server.stdout.readline())
+        if not select.select([server.stdout], [], [], FORKED_SECONDS)[0]:
+            os.killpg(process, signal.SIGKILL)
+        status = int(server.stdout.readline())
+        out, err = (Path(file).read_text(encoding="utf-8") for file in files.values())
+        return subprocess.CompletedProcess(words, status, out, err)
 
-    return command
+    with server:
+        yield call
+        server.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def many_forked(forked: Callable) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """What processes gave that a worker's `main` ran in: `many_forked(2, script, flags...)`."""
+
+    def call(count: int, script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+        answer: subprocess.CompletedProcess[str] = forked(FORKED, script, count, *arguments)
+        return answer
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ssl_transfer.cli.main import main
+from ssl_transfer.engine.io.json_files import line_of, read_lines
 from ssl_transfer.engine.runs.seal import write_result
 from ssl_transfer.engine.training.checkpointing import State
 from ssl_transfer.objectives.supervised import Supervised
@@ -84,10 +85,10 @@ def killed_in_step(run: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) 
             patched.setattr(Supervised, "after_step", after_step)
             assert run(*arguments, "--output", output).status == 130
         path = output / "metrics.jsonl"
-        last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+        last = read_lines(path)[-1]
         with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**last, "step": last["step"] + 1, "loss": 7.0}) + "\n")
-            file.write(json.dumps({"phase": "chosen", "split": "test", "accuracy": 7.0}) + "\n")
+            file.write(line_of({**last, "step": last["step"] + 1, "loss": 7.0}))
+            file.write(line_of({"phase": "chosen", "split": "test", "accuracy": 7.0}))
 
     return run_and_kill
 

@@ -69,15 +69,18 @@ def evict(entry: Entry) -> str:
     """Remove an entry. A run that reads it keeps its open files.
 
     Returns:
-        Why it stays, or a part of it; empty where it is removed.
+        Reason for which it stays; empty where it is removed.
     """
     with cache_folder.lock_of_idle(entry.folder, entry.key) as idle:
         if not idle:
             return "a run is decoding into it"
-        for suffix in _SUFFIXES:
-            place = entry.folder / f"{entry.key}{suffix}"
-            if cache_folder.is_ours(place) and (held := cache_folder.remove(place)):
-                return f"{held} is not in its record"
+        places = [entry.folder / f"{entry.key}{suffix}" for suffix in _SUFFIXES]
+        places = [place for place in places if cache_folder.is_ours(place)]
+        for place in places:
+            if held := cache_folder.stranger(place):
+                return f"{held} is not in its record. Move it away"
+        for place in places:
+            cache_folder.remove(place)
         ownership.remove(cache_folder.index_of(entry.folder) / f"{entry.key}.lock")
     return ""
 

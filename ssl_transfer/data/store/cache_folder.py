@@ -9,8 +9,6 @@ import contextlib
 import errno
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io import ownership
 from ssl_transfer.engine.io.checksum import unsealed
 from ssl_transfer.engine.io.home_folder import expanded
+from ssl_transfer.engine.io.unfinished_files import beside, sweep_beside
 from ssl_transfer.engine.terminal import say
 
 FLAG = "--loading.cache"
@@ -61,6 +60,7 @@ def index_of(folder: Path) -> Path:
     index = folder / INDEX
     if index.is_symlink():
         raise InputError(f"{FLAG} {folder}: {INDEX} is a link, and none is followed. Remove it.")
+    sweep_beside(index)
     if not ownership.is_owned(index):
         ownership.check_folder(index, flag=FLAG)
         try:
@@ -74,13 +74,9 @@ def index_of(folder: Path) -> Path:
 
 def _create(place: Path) -> None:
     """Create a folder with its record, both or neither, also after SIGKILL or at a full disk."""
-    aside = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
-    try:
+    with beside(place) as aside:
         ownership.own_folder(aside, flag=FLAG)
         os.rename(aside, place)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
 
 
 @contextlib.contextmanager
@@ -161,11 +157,14 @@ def building(entry: Path) -> Iterator[Path]:
 
 
 def _clear(place: Path) -> None:
-    if os.path.lexists(place) and (held := remove(place)):
+    if not os.path.lexists(place):
+        return
+    if held := stranger(place):
         raise InputError(
             f"{FLAG} {place.parent}: {held} is not in the record of its folder, so the folder is not replaced. "
             "Move it away, or give another folder."
         )
+    remove(place)
 
 
 def is_ours(place: Path) -> bool:
@@ -173,12 +172,22 @@ def is_ours(place: Path) -> bool:
     return place.is_dir() and not place.is_symlink() and (ownership.is_owned(place) or _sealed(place) is not None)
 
 
-def remove(place: Path) -> Path | None:
-    """Remove the files in the record of an entry, and the folder if it is empty then.
+def stranger(place: Path) -> Path | None:
+    """Return a file in an entry that is in no record; None if there is none."""
+    names: set[str] = set()
+    if not ownership.is_owned(place) and (record := _sealed(place)) is not None:
+        names = {RECORD, *record["checksums"]}
+    for path in sorted(place.rglob("*")):
+        name = path.relative_to(place)
+        if name.parts[0] == ownership.MARKER or (path.is_dir() and not path.is_symlink()):
+            continue
+        if name.as_posix() not in names and not ownership.is_recorded(path):
+            return path
+    return None
 
-    Returns:
-        A file that stays, as it is in no record; None if there is none.
-    """
+
+def remove(place: Path) -> None:
+    """Remove the files in the record of an entry, and the folder if it is empty then."""
     if ownership.is_owned(place):
         # Its record first: half an entry must not look whole.
         ownership.remove(place / RECORD)
@@ -190,8 +199,6 @@ def remove(place: Path) -> Path | None:
                 (place / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             place.rmdir()
-    held = sorted(place.iterdir()) if place.is_dir() else []
-    return next((path for path in held if path.name != ownership.MARKER), None)
 
 
 def _sealed(place: Path) -> dict[str, Any] | None:

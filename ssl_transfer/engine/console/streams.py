@@ -74,8 +74,13 @@ def _print_traceback(kind: type[BaseException], error: BaseException, trace: Tra
     say(*"".join(traceback.format_exception(kind, error, trace)).rstrip("\n").split("\n"), error=True)
 
 
-def explained(error: Exception) -> str:
-    """Return the message for a disk or out-of-memory error; empty for any other error."""
+def explained(error: Exception, *, remedy: str = "Mend that and call the same command again.") -> str:
+    """Return the message for a disk or out-of-memory error; empty for any other error.
+
+    Args:
+        error: raised anywhere.
+        remedy: last sentence of the message about a disk.
+    """
     # A run adds a note that names its complete files.
     notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
     if isinstance(error, BrokenPipeError):
@@ -84,7 +89,7 @@ def explained(error: Exception) -> str:
         place = f"{error.filename}: " if error.filename else ""
         if error.errno == errno.ENAMETOOLONG:
             return f"{place}{error.strerror}. Give a shorter one."
-        return f"{place}{error.strerror}.{notes} Mend that and call the same command again: it goes on where it can."
+        return f"{place}{error.strerror}.{notes} {remedy}"
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         first = (str(error).splitlines() or [""])[0]
         return f"not enough memory. {first[:200]}{notes} Take smaller sizes, or a larger machine."

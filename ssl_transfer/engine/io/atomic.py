@@ -13,10 +13,12 @@ from ssl_transfer.engine.errors import InputError
 
 from . import ownership
 from .file_errors import naming
-from .unfinished_files import unfinished
+from .unfinished_files import beside, unfinished
 
 _PROBE = 1 << 16
 """Bytes of a trial write after a library failed, which gets the system's error."""
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""Errors of file systems without hard links."""
 
 
 class DamagedError(InputError):
@@ -53,21 +55,42 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, before: Cal
         os.close(directory)
 
 
-def put_in_place(aside: Path, path: Path) -> None:
-    """Rename a complete file to its final place, or copy it there first, where that is on another disk."""
+def put_in_place(aside: Path, path: Path, *, is_new: bool = False) -> None:
+    """Rename a complete file to its final place, or copy it there first, where that is on another disk.
+
+    Args:
+        aside: the complete file.
+        path: its final place.
+        is_new: replace no file.
+
+    Raises:
+        FileExistsError: with `is_new`, there is a file at the place.
+    """
     try:
-        os.replace(aside, path)
+        if is_new:
+            _link(aside, path)
+        else:
+            os.replace(aside, path)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        beside = path.with_name(f".{aside.name}.part")
-        try:
-            shutil.copyfile(aside, beside)
-            with open(beside, "rb") as file:
+        with beside(path) as copy:
+            shutil.copyfile(aside, copy)
+            with open(copy, "rb") as file:
                 os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+            put_in_place(copy, path, is_new=is_new)
+
+
+def _link(aside: Path, path: Path) -> None:
+    """Give a complete file its final name too, if that is free; rename it where a file system has no hard links."""
+    try:
+        os.link(aside, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        os.replace(aside, path)
 
 
 @contextlib.contextmanager

@@ -4,12 +4,10 @@ A sealed record beside it, `NAME.json`, holds its checksum: only a file that sti
 """
 
 import contextlib
-import fcntl
 import json
 import os
-import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,9 @@ from .atomic import put_in_place
 from .checksum import file_checksum, sealed, unsealed
 from .file_errors import is_full, naming
 from .ownership_record import owner_of
-from .unfinished_files import unfinished
+from .unfinished_files import sweep, unfinished
 
-_WRITER, _CHECKSUM, _REPLACED, _UNFINISHED = "writer", "sha256", "replaced_sha256", "unfinished"
+_WRITER, _CHECKSUM, _REPLACED = "writer", "sha256", "replaced_sha256"
 _NAME = "ssl_transfer"
 
 
@@ -55,6 +53,11 @@ class OutputFile:
         )
         return found is not None and (stat.S_ISFIFO(found) or stat.S_ISCHR(found) or is_open_file)
 
+    @property
+    def is_written(self) -> bool:
+        """Check for the record of an earlier command's file."""
+        return _CHECKSUM in (self._recorded() or {})
+
     def check(self, inputs: Iterable[Path] = ()) -> None:
         """Refuse a folder, an input, or a file of another program.
 
@@ -68,7 +71,7 @@ class OutputFile:
         if self.is_stream:
             return
         recorded = self._recorded()
-        if recorded is None and owner_of(self.target) and any(map(ownership.is_recorded, (self.target, self.record))):
+        if recorded is None and any(map(_belongs_to_run, (self.target, self.record))):
             raise InputError(f"{self.flag} {self.path}: belongs to the run or report in its folder. Give another.")
         if recorded is None and os.path.lexists(self.record):
             raise InputError(
@@ -84,21 +87,22 @@ class OutputFile:
         own = os.stat(self.target)
         if any(_is_same(own, path) for path in inputs):
             raise InputError(f"{self.flag} {self.path}: is one of the inputs, which is never replaced. Give another.")
-        if not (self.overwrite or self._is_ours()):
+        if not (self.overwrite or self._own_checksum()):
             raise InputError(
                 f"{self.flag} {self.path}: exists, and its record does not show that ssl_transfer wrote it as it is. "
                 f"Give another {self.flag}{'' if self.overwrite is None else ', or --overwrite to replace it'}."
             )
 
-    def write(self, write: Callable[[Path], object], description: dict[str, Any]) -> None:
+    def write(self, write: Callable[[Path], object], description: dict[str, Any], inputs: Iterable[Path] = ()) -> None:
         """Let `write` fill the file: completely or not at all, or a pipe as it goes.
 
         Args:
             write: fills the file at the path that it is called with.
             description: further content of the record, as the command.
+            inputs: files that the command reads.
 
         Raises:
-            InputError: as for `check`, which comes before; the place cannot be written.
+            InputError: as for `check`, also for files that appear meanwhile; the place cannot be written.
         """
         if self.is_stream:
             with naming(self.path):
@@ -106,43 +110,46 @@ class OutputFile:
             return
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
-            self._replace(write, description)
+            self._replace(write, description, inputs)
         except OSError as error:
             if is_full(error):
                 raise
             raise self._refusal(error) from error
 
-    def _replace(self, write: Callable[[Path], object], description: dict[str, Any]) -> None:
-        before = self._recorded() or {}
-        _remove_unfinished(self.target, before)
-        for path in (self.target, self.record):
-            ownership.claim(path, replaces=True)
+    def _replace(self, write: Callable[[Path], object], description: dict[str, Any], inputs: Iterable[Path]) -> None:
+        owner = owner_of(self.target)
+        if owner is not None:
+            sweep(owner)
         with unfinished(self.target) as aside, naming(self.path):
-            # The record names the unfinished file, so that a later start removes that of a killed one.
-            self._keep({**before, _UNFINISHED: aside.name})
-            try:
-                write(aside)
-                with open(aside, "rb") as file:
-                    os.fsync(file.fileno())
-                # A process that is killed here leaves the file of before.
-                self._keep({**description, _CHECKSUM: file_checksum(aside), _REPLACED: before.get(_CHECKSUM)})
-                put_in_place(aside, self.target)
-            except BaseException:
-                if (self._recorded() or {}).get(_UNFINISHED) == aside.name:
-                    self._keep(before)
-                raise
-
-    def _keep(self, content: dict[str, Any]) -> None:
-        """Write the record, or remove one without content."""
-        kept = {name: value for name, value in content.items() if name != _WRITER}
-        if not kept:
-            self.record.unlink(missing_ok=True)
-            return
-        with unfinished(self.record) as aside:
-            aside.write_text(json.dumps(sealed({_WRITER: _NAME, **kept}), indent=2) + "\n", encoding="utf-8")
+            write(aside)
             with open(aside, "rb") as file:
                 os.fsync(file.fileno())
-            put_in_place(aside, self.record)
+            # A file may have appeared or changed meanwhile. One that appears after this check is not replaced either.
+            is_new = not os.path.lexists(self.target)
+            self.check(inputs)
+            before = self._recorded()
+            for path in (self.target, self.record):
+                ownership.claim(path, replaces=True)
+            # Killed between the two, the file of before is left: its checksum is in the new record.
+            self._keep({**description, _CHECKSUM: file_checksum(aside), _REPLACED: self._own_checksum()})
+            try:
+                put_in_place(aside, self.target, is_new=is_new)
+            except OSError:
+                self._keep(before)
+                raise
+
+    def _keep(self, content: dict[str, Any] | None) -> None:
+        """Write the record, which replaces only one of ours; remove it if there is no content."""
+        is_new = self._recorded() is None
+        if content is None:
+            if not is_new:
+                self.record.unlink()
+            return
+        with unfinished(self.record) as aside:
+            aside.write_text(json.dumps(sealed({_WRITER: _NAME, **content}), indent=2) + "\n", encoding="utf-8")
+            with open(aside, "rb") as file:
+                os.fsync(file.fileno())
+            put_in_place(aside, self.record, is_new=is_new)
 
     def _refusal(self, error: OSError) -> InputError:
         return InputError(f"{self.flag} {self.path}: cannot be written ({error.strerror}). Give another.")
@@ -164,10 +171,18 @@ class OutputFile:
                 return unsealed(found)
         return None
 
-    def _is_ours(self) -> bool:
+    def _own_checksum(self) -> str | None:
+        """Compute the checksum of the file; None where there is none, or the record does not hold it."""
         found = self._recorded()
-        known = () if found is None else (found.get(_CHECKSUM), found.get(_REPLACED))
-        return file_checksum(self.target) in known
+        if found is None or not self.target.is_file():
+            return None
+        checksum = file_checksum(self.target)
+        return checksum if checksum in (found.get(_CHECKSUM), found.get(_REPLACED)) else None
+
+
+def _belongs_to_run(path: Path) -> bool:
+    """Check for a file in the record of a folder of ours."""
+    return owner_of(path) is not None and os.path.lexists(path) and ownership.is_recorded(path)
 
 
 def _is_same(own: os.stat_result, path: Path) -> bool:
@@ -175,23 +190,3 @@ def _is_same(own: os.stat_result, path: Path) -> bool:
         return os.path.samestat(own, os.stat(path))
     except OSError:
         return False
-
-
-def _remove_unfinished(target: Path, record: dict[str, Any]) -> None:
-    """Remove the unfinished file that the record names, unless a living process holds its lock."""
-    name = str(record.get(_UNFINISHED, ""))
-    if not re.fullmatch(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.part", name):
-        return
-    path = target.with_name(name)
-    with contextlib.suppress(OSError), _opened(path) as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

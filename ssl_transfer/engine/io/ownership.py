@@ -13,7 +13,7 @@ from pathlib import Path
 from ssl_transfer.engine.errors import InputError
 
 from .file_errors import is_full, naming
-from .ownership_record import MARKER, RECORD, absolute, enter, is_owned, is_recorded, recorded, write_record
+from .ownership_record import MARKER, RECORD, absolute, enter, is_owned, is_recorded, link_below, recorded, write_record
 from .unfinished_files import sweep
 
 __all__ = [
@@ -172,6 +172,9 @@ def _check_recorded(path: Path, done: str) -> None:
 
 
 def _refusal(path: Path, done: str) -> str:
+    for owner in absolute(path).parents:
+        if (owner / RECORD).is_file() and (link := link_below(owner, path)):
+            return f"{path}: lies behind the link {link}, so it is not {done}. Replace the link by a folder."
     return (
         f"{path}: exists, and no record shows that ssl_transfer wrote it, so it is not {done}. "
         "Move it away, or give another --output."

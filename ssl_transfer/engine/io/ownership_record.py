@@ -39,8 +39,18 @@ def is_owned(folder: Path) -> bool:
 
 
 def owner_of(path: Path) -> Path | None:
-    """Return the nearest folder above a path that has a record, whole or damaged; None where there is none."""
-    return next((parent for parent in absolute(path).parents if (parent / MARKER / _WRITTEN).is_file()), None)
+    """Return the nearest folder above a path that has a record, whole or damaged; None where there is none.
+
+    A folder that is reached through a link below its owner is not part of it.
+    """
+    found = next((parent for parent in absolute(path).parents if (parent / MARKER / _WRITTEN).is_file()), None)
+    return None if found is None or link_below(found, path) is not None else found
+
+
+def link_below(owner: Path, path: Path) -> Path | None:
+    """Return the first link between a folder and a path below it; None where there is none."""
+    between = [parent for parent in absolute(path).parents if owner in parent.parents]
+    return next((parent for parent in reversed(between) if parent.is_symlink()), None)
 
 
 def is_recorded(path: Path) -> bool:
@@ -122,7 +132,7 @@ def _parsed(content: bytes) -> AbstractSet[str] | None:
     try:
         header, *lines, _ = content.decode("utf-8", errors="replace").split("\n")
         names = [json.loads(line.partition(" ")[2]) for line in lines]
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return set(names) if [header, *lines] == [_line(one) for one in (_HEADER, *names)] else None
 

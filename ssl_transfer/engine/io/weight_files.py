@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import DamagedError, write_atomically, write_text
-from ssl_transfer.engine.io.checksum import sealed, unsealed
+from ssl_transfer.engine.io.checksum import file_checksum, sealed, unsealed
 
 FORMAT = 1
 """Version of `backbone.json` and `head.json`; raised when their fields change."""
@@ -56,8 +56,13 @@ class WeightFile:
             description = unsealed(dict(json.loads(file.read_text(encoding="utf-8"))))
         except Exception as error:
             raise self._damaged(error) from error
-        if description.get("format") != FORMAT:
-            raise InputError(f"{self.folder}: format {description.get('format')}, this version reads {FORMAT}.")
+        version = description.get("format")
+        if version is None:
+            raise self._damaged(ValueError(f"{file.name} has no format"))
+        if version != FORMAT:
+            raise InputError(
+                f"{self.folder}: format {version}, this version reads {FORMAT}. Read it with the version that wrote it."
+            )
         return description
 
     @property
@@ -80,6 +85,28 @@ class WeightFile:
         except (OSError, ValueError) as error:
             raise self._damaged(error) from error
         return found
+
+    def verify(self) -> None:
+        """Compare the weights, and the arrays beside them, with the checksums in the description.
+
+        Raises:
+            DamagedError: one differs, or is missing.
+        """
+        _ = self.fingerprint
+        for name, expected in self.description.items():
+            if name.endswith(".npy"):
+                self.verify_array(name, str(expected))
+
+    def verify_array(self, name: str, expected: str) -> None:
+        """Compare an array beside the weights with its checksum.
+
+        Raises:
+            DamagedError: it differs, or is missing.
+        """
+        path = self.folder / name
+        if not path.is_file() or file_checksum(path) != expected:
+            reason = "differs from its checksum" if path.is_file() else "missing"
+            raise DamagedError(f"{path}: {reason} in {self.name}.json. {EXPORT_AGAIN}")
 
     def tensors(self) -> dict[str, Tensor]:
         """Load the weights, compared with the checksum in their description.

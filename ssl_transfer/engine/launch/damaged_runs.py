@@ -1,7 +1,6 @@
 """Find runs with damaged files before any run of a comparison begins, and move them aside on request."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io import ownership, state_files
 from ssl_transfer.engine.io.atomic import DamagedError
 from ssl_transfer.engine.io.json_files import read_lines
-from ssl_transfer.engine.io.weight_files import WeightFile
 from ssl_transfer.engine.printable import one_line
 from ssl_transfer.engine.runs.checkpoint_files import numbered
 from ssl_transfer.engine.runs.run_folder import check_readable, check_record, own_run_folder, run_lock, set_aside
@@ -75,10 +73,6 @@ def _damage(folder: Path, check_result: Check | None) -> dict[str, str]:
         checks[ownership.RECORD] = lambda: check_record(folder)
     if has_result(folder) and not is_sealed(folder) and (folder / "metrics.jsonl").is_file():
         checks["metrics.jsonl"] = lambda: read_lines(folder / "metrics.jsonl")
-    for name in ("backbone", "head") if has_result(folder) else ():
-        if (folder / name / f"{name}.json").is_file():
-            file = WeightFile(folder / name, name)
-            checks[f"{name}/"] = functools.partial(getattr, file, "fingerprint")
     for name, check in checks.items():
         try:
             check()

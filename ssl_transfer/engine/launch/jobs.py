@@ -118,7 +118,7 @@ def attempt(job: Job) -> Outcome:
         return Failure(lines=tuple(str(error).splitlines()[-NUM_LINES:]))
     except Exception as error:
         # Any error: the other runs go on, and the report lists this one with its last lines.
-        text = (isinstance(error, OSError) and explained(error)) or traceback.format_exc()
+        text = (isinstance(error, OSError) and explained(error, remedy="Mend that.")) or traceback.format_exc()
         return Failure(lines=tuple(text.splitlines()[-NUM_LINES:]))
     finally:
         # Frees the memory of a run that was out of memory before the next one begins.

@@ -14,7 +14,7 @@ _NAMES = re.compile(
     r"\.lock|config\.yaml|(environment|tracking|result|seal|speeds|failure|comparison)\.json|metrics\.jsonl|predicted\.npy"
     r"|(results|summary|curves|confusions|embeddings|diagnosis|label_value|transfer_benefits|learning_rates)\.csv"
     r"|test_hits\.npz|report\.(md|html)|(views|reconstructions|learning_rates|label_efficiency|learning_curves)\.png"
-    r"|(cost|accuracy|features|distillation|embeddings|confusion_(best|worst)_[a-z]+)\.png"
+    r"|(cost|accuracy|features|distillation|embeddings|confusion_(best|worst|most|least)_[a-z]+)\.png"
     r"|(backbone|head)/(backbone|head)\.(json|safetensors)|backbone/seen\.npy"
     r"|(trials/\d+/)?checkpoints/(last|best|[a-z]+(\.best)?)\.pt(\.\d+)?(\.damaged)?"
     r"|trials/\d+/(trial\.json|metrics\.jsonl|tracking\.json)|slurm/submitted\.json"

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import platform
 import shlex
@@ -17,7 +18,7 @@ import yaml
 
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.distributed.runtime import Runtime
-from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.errors import InputError, reason_of
 from ssl_transfer.engine.io import ownership
 from ssl_transfer.engine.io.atomic import write_text
 from ssl_transfer.engine.redaction import redacted, redacted_all
@@ -175,9 +176,11 @@ def check_record(path: Path) -> None:
     Raises:
         ForeignFileError: naming the folder.
     """
+    if ownership.is_owned(path):
+        return
     if not older_folders.has_begun(path):
         ownership.check_folder(path)
-    elif (record := path / ownership.RECORD).is_file() and not ownership.is_owned(path):
+    elif (record := path / ownership.RECORD).is_file():
         raise ownership.ForeignFileError(
             f"--output {path}: the record of its files, {record}, is damaged, so that no file there is replaced. "
             "Remove it if files with the names of a run's outputs may be replaced, or give another --output."
@@ -224,14 +227,16 @@ def check_held(path: Path, settings: dict[str, Any], identity: dict[str, str], v
 
 def _read_held(path: Path) -> tuple[dict[str, Any], dict[str, str], str]:
     """Read the settings, the identity and the command of the run in a folder."""
+    name = "config.yaml"
     try:
-        before = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        recorded = json.loads((path / "environment.json").read_text(encoding="utf-8"))
-        return dict(before), dict(recorded["identity"]), " ".join(recorded["command"].split()[:2])
+        before = dict(configuration.load((path / name).read_text(encoding="utf-8")))
+        name = "environment.json"
+        recorded = json.loads((path / name).read_text(encoding="utf-8"))
+        return before, dict(recorded["identity"]), " ".join(recorded["command"].split()[:2])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise InputError(
-            f"--output {path}: holds a config.yaml that is not a run's of this program ({error}). "
-            "Give another --output."
+            f"--output {path}: holds no readable {name} of a run ({reason_of(error)}). Give another --output, or "
+            "--fresh to start over there (the content is moved aside, not deleted)."
         ) from error
 
 
@@ -285,6 +290,7 @@ def free_name(path: Path) -> Path:
     return candidate
 
 
+@functools.cache
 def git_commit() -> str:
     """Return the commit of this package's checkout; empty without one."""
     here = Path(__file__).resolve().parent
@@ -295,6 +301,11 @@ def git_commit() -> str:
         check=False,
     )
     return answer.stdout.strip()
+
+
+@functools.cache
+def _version(package: str) -> str:
+    return metadata.version(package)
 
 
 def command_line() -> str:
@@ -308,7 +319,7 @@ def environment(runtime: Runtime) -> dict[str, Any]:
         "command": command_line(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in _PACKAGES},
         "devices": runtime.describe(),
         "git_commit": git_commit(),
     }

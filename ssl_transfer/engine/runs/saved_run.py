@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import DamagedError
 from ssl_transfer.engine.io.json_files import read_json
@@ -64,7 +65,7 @@ class SavedRun:
         if not file.is_file():
             return {}
         try:
-            return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+            return dict(configuration.load(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
             raise InputError(
                 f"{file}: not the settings of a run ({error}). Take another copy of the folder."

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import DamagedError, write_text
 from ssl_transfer.engine.io.checksum import content_checksum, file_checksum, sealed, unsealed
 from ssl_transfer.engine.io.json_files import REPEAT_RUN, read_json
+from ssl_transfer.engine.io.weight_files import WeightFile
 
 SEAL_FILE, RESULT_FILE = "seal.json", "result.json"
 _SEALED = (
@@ -86,7 +88,10 @@ def verify(folder: Path, name: str) -> None:
 
 
 def damages(folder: Path) -> dict[str, str]:
-    """Return the message of each damaged file of a finished run, by name; empty for one that has not finished."""
+    """Return the message of each damaged file of a finished run, by name; empty for one that has not finished.
+
+    Damaged weights have the name of their folder, `backbone/` or `head/`.
+    """
     found: dict[str, str] = {}
     if not has_result(folder):
         return found
@@ -104,7 +109,23 @@ def damages(folder: Path) -> dict[str, str]:
             verify(folder, name)
         except DamagedError as error:
             found[name] = str(error)
+    for name in ("backbone", "head"):
+        try:
+            if (folder / name / f"{name}.json").is_file():
+                WeightFile(folder / name, name).verify()
+        except InputError as error:
+            found.setdefault(f"{name}/", str(error))
     return found
+
+
+def check_whole(folder: Path) -> None:
+    """Refuse a finished run with damaged files.
+
+    Raises:
+        DamagedError: with the message of the first.
+    """
+    for message in damages(folder).values():
+        raise DamagedError(message)
 
 
 def _checksums(folder: Path) -> dict[str, str]:

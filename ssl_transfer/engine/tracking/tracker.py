@@ -13,13 +13,16 @@ from typing import Any
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.io.atomic import append_text, write_text
-from ssl_transfer.engine.io.json_files import whole_lines
+from ssl_transfer.engine.io.json_files import line_of, lines_of
 from ssl_transfer.engine.redaction import redacted_all
+from ssl_transfer.engine.terminal import say
 
 from .other_trackers import Others
 from .wandb_run import Board, Names, Taken, TrackingConfig
 
 __all__ = ["Tracker", "TrackingConfig", "drop_after", "publish", "send"]
+_SHOWN = 5
+"""Line numbers in a warning, at most."""
 NAMES = "tracking.json"
 """File beside `metrics.jsonl` with the run's names in wandb and its summary."""
 
@@ -56,7 +59,7 @@ class Tracker:
         if not self._active:
             return
         self._catch_up()
-        append_text(self._path, json.dumps(redacted_all(record)) + "\n")
+        append_text(self._path, line_of(redacted_all(record)))
         self._tell(record)
 
     def summarize(self, values: dict[str, float]) -> None:
@@ -172,7 +175,7 @@ def _names_of(folder: Path) -> tuple[Names, dict[str, float]]:
 
 
 def _logged(path: Path) -> list[dict[str, Any]]:
-    return whole_lines(path) if path.is_file() else []
+    return [line.content for line in lines_of(path) if line.is_whole] if path.is_file() else []
 
 
 def flush(path: Path) -> None:
@@ -189,7 +192,17 @@ def drop_after(path: Path, phase: str, step: int) -> None:
     """
     if not path.is_file():
         return
-    lines = whole_lines(path)
-    again = (number for number, one in enumerate(lines) if one.get("phase") == phase and one.get("step", 0) > step)
-    kept = lines[: next(again, len(lines))]
-    write_text(path, "".join(f"{json.dumps(record)}\n" for record in kept))
+    lines = lines_of(path)
+    places = (place for place, line in enumerate(lines) if _is_after(line.content, phase, step))
+    lines = lines[: next(places, len(lines))]
+    damaged = [str(line.number) for line in lines if not line.is_whole]
+    if damaged:
+        numbers = ", ".join(damaged[:_SHOWN]) + (", ..." if len(damaged) > _SHOWN else "")
+        say(f"warning: {path}: damaged in line {numbers}; the log and its curves go on without these lines.")
+    write_text(path, "".join(line_of(line.content) for line in lines if line.is_whole))
+
+
+def _is_after(record: dict[str, Any], phase: str, step: int) -> bool:
+    """Check for a record of a phase after a step; a damaged one counts by what is left of it."""
+    found = record.get("step", 0)
+    return record.get("phase") == phase and isinstance(found, (int, float)) and found > step

@@ -137,7 +137,7 @@ def hits_of(folder: Path, truth: np.ndarray, *, num_classes: int | None = None) 
     verify(folder, PREDICTED)
     if not path.is_file():
         return None
-    predicted = load_array(path)
+    predicted = load_array(path, remedy=repeated(folder))
     if predicted.shape != truth.shape or predicted.dtype.kind not in "iu":
         found = f"{predicted.dtype} of shape {predicted.shape}"
         raise InputError(

@@ -28,6 +28,7 @@ from ssl_transfer.evaluation.comparison.label_efficiency import (
 )
 from ssl_transfer.evaluation.comparison.results import Cell, Results, chosen_accuracy
 from ssl_transfer.evaluation.comparison.tables.description_file import DESCRIPTION_FILE
+from ssl_transfer.evaluation.comparison.tables.table_files import RESULTS_FILE, remedy_of
 from ssl_transfer.evaluation.comparison.transfer_benefits import BENEFIT_COLUMNS, transfer_benefits
 from ssl_transfer.evaluation.comparison.verdict import sentences
 from ssl_transfer.models.init_names import is_continued, starts_of
@@ -225,7 +226,9 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None
         raise InputError(f"{folder}: there is no such folder. Give the --output of `compare`.")
     if not (folder / "comparison.json").is_file():
         raise InputError(
-            f"{folder}: holds no finished comparison (no comparison.json). Give the --output of `compare`."
+            f"{folder}: holds no finished comparison (no comparison.json). {remedy_of(folder)}"
+            if (folder / RESULTS_FILE).is_file()
+            else f"{folder}: holds no comparison (no comparison.json). Give the --output of `compare`."
         )
     if config.threshold is not None and not 0.0 < config.threshold <= 1.0:
         raise InputError(f"--threshold {config.threshold}: an accuracy, above 0 and at most 1.")

@@ -12,7 +12,7 @@ from typing import Any
 from ssl_transfer.engine.distributed import runtime as runtimes
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.runs.run_folder import RunFolder, check_held
-from ssl_transfer.engine.runs.seal import held_result
+from ssl_transfer.engine.runs.seal import check_whole, held_result
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig, drop_after
 
 from . import dry_run
@@ -101,6 +101,7 @@ def _run(stage: Stage, prepared: Prepared) -> dict[str, Any]:
     with RunFolder(output, runtime=runtime, fresh=config.fresh, **stage.identity) as folder:
         result = folder.result
         if result is not None:
+            check_whole(folder.path)
             _say(stage, f"{output}: finished before; nothing to do (--fresh starts over)")
         else:
             _say(stage, prepared.introduction)

@@ -26,7 +26,7 @@ from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Cell, Results, Row, chosen_accuracy
 from ssl_transfer.evaluation.comparison.tables import run_checks
 from ssl_transfer.evaluation.comparison.tables.description_file import DESCRIPTION_FILE, sealed
-from ssl_transfer.evaluation.comparison.tables.table_files import checksums_of
+from ssl_transfer.evaluation.comparison.tables.table_files import RESULTS_FILE, checksums_of
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common import dry_run
 from ssl_transfer.stages.common.command_line import parse_for_images
@@ -37,7 +37,7 @@ from .arms import resolve_arms
 from .checks import check_arms, check_launcher, check_settings
 from .config import Arm, CompareConfig
 from .description import collapses, describe
-from .diagnostics import write_diagnostics
+from .diagnostics import diagnose
 from .grid import (
     FinishedRun,
     Job,
@@ -143,24 +143,34 @@ def _compare(config: CompareConfig, runtime: runtimes.Runtime) -> _Compared:
             raise FailedRunsError("No transfer run has finished, so there are no tables.", *listed(failures))
         if failures:
             if runtime.is_main and (lost := _lost(setup, outcomes)):
-                kept = f"{output}: the tables stay as they are: {counted(lost, 'run')} in them have no result now."
+                kept = f"{output}: the tables stay as they are: {counted(lost, 'run')} in them failed at this start."
                 raise FailedRunsError(kept, *listed(failures))
             runtime.warn(f"{counted(len(failures), 'run')} of {len(jobs)} failed; the tables hold what finished.")
+        if left_out := (_held(output) or set()) - {tuple(run.key.values()) for run in setup.runs}:
+            runtime.warn(
+                f"{counted(len(left_out), 'run')} of the earlier tables have an arm, a budget or a seed that this "
+                "command does not name. The new tables leave them out; their folders stay."
+            )
         results = _write(setup, outcomes, folder, runtime) if runtime.is_main else None
         runtime.wait()
     return _Compared(output=output, failures=failures, results=results)
 
 
 def _lost(setup: _Setup, outcomes: Mapping[Path, Outcome]) -> int:
-    """Count the failed transfer runs that the tables of an earlier start hold."""
-    try:
-        rows = Results.read(setup.output).rows
-    except (InputError, OSError):
-        # There are no tables yet, or damaged ones.
-        return 0
-    held = {(row.arm, row.backbone, row.labels, row.seed) for row in rows}
+    """Count the failed transfer runs that the tables of an earlier start hold, or may hold."""
     keys = [tuple(run.key.values()) for run in setup.runs if isinstance(outcomes[run.job.folder], Failure)]
-    return sum(key in held for key in keys)
+    held = _held(setup.output)
+    return len(keys) if held is None else sum(key in held for key in keys)
+
+
+def _held(output: Path) -> set[tuple[object, ...]] | None:
+    """Return the keys of the runs in the tables of an earlier start; None where these are damaged."""
+    if not (output / RESULTS_FILE).exists():
+        return set()
+    try:
+        return {(row.arm, row.backbone, row.labels, row.seed) for row in Results.read(output).rows}
+    except (InputError, OSError):
+        return None
 
 
 def _checked(config: CompareConfig, runtime: runtimes.Runtime) -> _Setup:
@@ -205,8 +215,11 @@ def _write(setup: _Setup, outcomes: Mapping[Path, Outcome], record: RunFolder, r
     # As the file gives it back, so that a report that is drawn again is the same.
     description = json.loads(json.dumps(redacted_all(description)))
     results = Results(found.rows, hits=found.hits, curves=found.curves, description=description, folder=setup.output)
+    # All is computed before the first table is replaced.
+    diagnosed = diagnose(finished, setup.dataset, runtime)
     write_tables.write(setup.output, results)
-    write_diagnostics(setup.output, finished, setup.dataset, runtime)
+    for name, table in diagnosed.items():
+        write_tables.write_lines(setup.output / name, table.columns, table.lines)
     # Last: its checksums are those of the tables, and a killed comparison has none or those of its older tables.
     record.write(DESCRIPTION_FILE, sealed(description, checksums_of(setup.output)))
     report.draw(results)

@@ -1,4 +1,4 @@
-"""Write the diagnostic tables of a comparison, so that its report can be drawn again without the images.
+"""Compute the diagnostic tables of a comparison, so that its report can be drawn again without the images.
 
 - `confusions.csv`: predicted classes of the test images of each arm and budget, summed over seeds.
 - `embeddings.csv`: a map of each arm's frozen features of the same validation images.
@@ -11,6 +11,7 @@ stored predictions of the runs are read.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -52,9 +53,20 @@ SEED = 0
 """Seed of the choice of images and of the maps: the same in every comparison."""
 
 
-def write_diagnostics(folder: Path, runs: Sequence[FinishedRun], dataset: Dataset, runtime: Runtime) -> None:
-    """Write the three tables; called on rank 0, when all runs have finished."""
-    write_tables.write_lines(folder / CONFUSIONS_FILE, CONFUSION_COLUMNS, _confusions(runs, dataset))
+class Table(NamedTuple):
+    """Hold a table before it is written."""
+
+    columns: Sequence[str]
+    lines: Sequence[Sequence[object]]
+
+
+def diagnose(runs: Sequence[FinishedRun], dataset: Dataset, runtime: Runtime) -> dict[str, Table]:
+    """Compute the three tables, by file name; called on rank 0, when all runs have finished.
+
+    Raises:
+        InputError: the weights of an arm are damaged.
+    """
+    confusions = list(_confusions(runs, dataset))
     validation, pool = _few(dataset.splits["validation"], MOST_IMAGES), _few(dataset.pool, MOST_IMAGES)
     starts = {pair: run.job.config for pair, run in first_runs(runs).items()}
     features: dict[Pair, Tensor] = {}
@@ -70,8 +82,11 @@ def write_diagnostics(folder: Path, runs: Sequence[FinishedRun], dataset: Datase
             alike = transferability.similarity(features[pair], features[reference])
             name = reference[0] if reference[1] == pair[1] else f"{reference[0]} ({reference[1]})"
             found.append((*pair, "similarity", name, alike, len(validation)))
-    write_tables.write_lines(folder / DIAGNOSIS_FILE, transferability.COLUMNS, found)
-    write_tables.write_lines(folder / EMBEDDINGS_FILE, EMBEDDING_COLUMNS, _map_lines(features, validation, dataset))
+    return {
+        CONFUSIONS_FILE: Table(CONFUSION_COLUMNS, confusions),
+        DIAGNOSIS_FILE: Table(transferability.COLUMNS, found),
+        EMBEDDINGS_FILE: Table(EMBEDDING_COLUMNS, list(_map_lines(features, validation, dataset))),
+    }
 
 
 def first_runs(runs: Sequence[FinishedRun]) -> dict[Pair, FinishedRun]:

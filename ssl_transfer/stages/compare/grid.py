@@ -196,13 +196,9 @@ def _transfer_folder(parent: Path, seed: int, start: Path | None) -> Path:
     stored = usual / "config.yaml"
     if start is None or not stored.is_file():
         return usual
-    try:
-        held = yaml.safe_load(stored.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError):
-        # Damaged settings are refused with those of all runs.
-        return usual
+    held = _settings_in(stored)
     # A comparison may have been moved with its runs, so the names are compared.
-    is_same = not isinstance(held, dict) or Path(str(held.get("init"))).name == start.name
+    is_same = held is None or Path(str(held.get("init"))).name == start.name
     return usual if is_same else parent / f"seed{seed}-{start.name.rpartition('-')[2].replace('seed', 'pretraining')}"
 
 
@@ -230,8 +226,18 @@ def set_changed_aside(pretrain_jobs: Sequence[Job], num_images: int) -> None:
         if (job.folder / RECORD).is_file() and stored.is_file() and not has_result(job.folder):
             config = pretraining.resolved(job.config, open_initial_run(job.config))
             now = pretraining.settings_of(pretraining.fitted(config, num_images))
-            if changes(yaml.safe_load(stored.read_text(encoding="utf-8")), now, pretraining.FREE):
+            before = _settings_in(stored)
+            if before is not None and changes(before, now, pretraining.FREE):
                 set_aside(job.folder)
+
+
+def _settings_in(stored: Path) -> dict[str, Any] | None:
+    """Read the settings of a run; None where they are damaged, which `check_runs` refuses or moves aside."""
+    try:
+        held = configuration.load(stored.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+    return held if isinstance(held, dict) else None
 
 
 def launcher(config: CompareConfig, output: Path, runtime: runtimes.Runtime) -> AbstractContextManager[Launcher]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ssl_transfer.data.loading_config import LoadingConfig
 from ssl_transfer.data.store.cache_admin import Entry, entries, evict, evict_hashes, strangers
-from ssl_transfer.data.store.cache_folder import FLAG, RECORD
+from ssl_transfer.data.store.cache_folder import FLAG, RECORD, stranger
 from ssl_transfer.data.store.cache_integrity import damaged_rows, intact
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import console, counted, file_size, words
@@ -114,7 +114,9 @@ def _verify(cache: Path, found: Sequence[Entry]) -> None:
         if damage:
             flags = "" if cache == LoadingConfig().cache else f" {FLAG} {shlex.quote(str(cache))}"
             remedy = f"ssl-transfer data cache --evict {one.key[:_SHORT]}{flags}"
-            damaged.append(f"  {label}: {damage}. `{remedy}` removes the entry; the next run decodes its images again.")
+            held = stranger(one.place)
+            first = f"Move {held} away, then `" if held else "`"
+            damaged.append(f"  {label}: {damage}. {first}{remedy}` removes the entry; the next run decodes its images.")
     if damaged:
         raise FailedRunsError(f"{counted(len(damaged), 'entry', 'entries')} damaged:", *damaged)
     if not found:

@@ -148,7 +148,7 @@ def compare_adaptations(config: AdaptDemoConfig) -> Path:
 
     Raises:
         InputError: an unknown method; no seeds; a run with a non-finite or impossible number.
-        FailedRunsError: no run of source-only has finished, or no other.
+        FailedRunsError: a run failed; the tables hold the finished ones.
     """
     methods = _check(config)
     runtime = runtimes.start(config.mixed_precision)
@@ -184,8 +184,9 @@ def compare_adaptations(config: AdaptDemoConfig) -> Path:
         if SOURCE_ONLY not in finished or len(finished) < 2:
             raise FailedRunsError("Without source-only and another method there is no table.", *listed(failures))
         failed = {(name, str(seed)) for (name, seed), job in jobs.items() if isinstance(outcomes[job.folder], Failure)}
-        if lost := len(failed & _held(config.output / "results.csv")):
-            kept = f"{config.output}: the tables stay as they are: {counted(lost, 'run')} in them have no result now."
+        held = _held(config.output / "results.csv")
+        if lost := len(failed if held is None else failed & held):
+            kept = f"{config.output}: the tables stay as they are: {counted(lost, 'run')} in them failed at this start."
             raise FailedRunsError(kept, *listed(failures))
         if failures:
             runtime.warn(f"{counted(len(failures), 'run')} of {len(jobs)} failed; the tables hold what finished.")
@@ -196,6 +197,8 @@ def compare_adaptations(config: AdaptDemoConfig) -> Path:
             if run.method in shown and run.seed == config.seeds[0]
         }
         _report(config, runs, maps, failures)
+        if failures:
+            raise FailedRunsError(*listed(failures))
     return config.output
 
 
@@ -255,12 +258,15 @@ def _network(config: AdaptDemoConfig) -> str:
     return f"{config.backbone.name} from {config.init} (one network, which the intervals do not vary)"
 
 
-def _held(table: Path) -> set[tuple[str, str]]:
-    """Read the method and the seed of each run in the table of an earlier start."""
+def _held(table: Path) -> set[tuple[str, str]] | None:
+    """Read the method and the seed of each run in the table of an earlier start; None where it is damaged."""
     if not table.is_file():
         return set()
-    with open(table, encoding="utf-8", newline="") as file:
-        return {(row.get("method", ""), row.get("seed", "")) for row in csv.DictReader(file)}
+    try:
+        with open(table, encoding="utf-8", newline="") as file:
+            return {(row["method"], row["seed"]) for row in csv.DictReader(file)}
+    except (ValueError, KeyError, csv.Error):
+        return None
 
 
 def _job(config: AdaptDemoConfig, name: str, seed: int) -> AdaptJob:

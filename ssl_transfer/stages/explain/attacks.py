@@ -53,7 +53,7 @@ def table(folder: Path, found: Sequence[Outcome], *, split: str) -> Section:
     coarse = _coarse_note(lines)
     marked_rows = [f"| {' | '.join('<br>'.join(map(escaped, cell.splitlines())) for cell in row)} |" for row in rows]
     rule = "|" + "---|" * len(headings)
-    text = [*_said(sentence, coarse), "", f"| {' | '.join(map(escaped, headings))} |", rule, *marked_rows]
+    text = [*map(escaped, _said(sentence, coarse)), "", f"| {' | '.join(map(escaped, headings))} |", rule, *marked_rows]
     write_text(folder / "attacks.md", "\n".join(text) + "\n")
     drawn = curves(panels_of(lines), [0.0, *_epsilons(lines)])
     write_picture(folder / "attacks.png", drawn)

@@ -4,6 +4,7 @@ Images are read, cropped and scaled like the run's own in its evaluation, so tha
 """
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -99,7 +100,8 @@ def predict(config: PredictConfig) -> Predicted:
     classifier = run.load_classifier(run.load_backbone()).to(runtime.device)
     size = run.spec.image_size
     images = [given(text, column=config.column, image_size=size, loading=run.loading) for text in config.images]
-    output.check(path for one in images for path in one.files())
+    inputs = [*(path for one in images for path in one.files()), *_files_of(run, output)]
+    output.check(inputs)
     for note in (*run.notes, *([run.storage.note] if run.storage.note else [])):
         runtime.say(note)
     temperature = None if config.uncalibrated else run.temperature.value
@@ -117,9 +119,23 @@ def predict(config: PredictConfig) -> Predicted:
         "weights": run.backbone_file.fingerprint,
         "temperature": temperature,
     }
-    output.write(table.write, description)
+    output.write(table.write, description, inputs)
     _describe(config, run, table, runtime)
     return table.found()
+
+
+def _files_of(run: Run, output: OutputFile) -> Iterator[Path]:
+    """Yield all files below the folders of a run, except the table of an earlier command; follow links."""
+    seen: set[str] = set()
+    for start in (run.path, run.folder):
+        for place, folders, names in os.walk(start, followlinks=True):
+            if (real := os.path.realpath(place)) in seen:
+                # A link leads back.
+                folders.clear()
+                continue
+            seen.add(real)
+            paths = (Path(real, name) for name in names)
+            yield from (path for path in paths if not (output.is_written and path == output.target))
 
 
 def _check(config: PredictConfig) -> None:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from ssl_transfer.engine.errors import DivergedError, InputError
 from ssl_transfer.engine.io import ownership
-from ssl_transfer.engine.io.atomic import write_text
+from ssl_transfer.engine.io.atomic import DamagedError, write_text
+from ssl_transfer.engine.io.checksum import sealed, unsealed
 from ssl_transfer.engine.io.json_files import read_json, read_lines
 from ssl_transfer.engine.randomness import seed_from
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
@@ -173,7 +174,7 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
                 report = {**_values(trial), "diverged": str(error)}
             reports[number] = report
             if training.runtime.is_main:
-                write_text(place / "trial.json", json.dumps(report, indent=2) + "\n")
+                write_text(place / "trial.json", json.dumps(sealed(report), indent=2) + "\n")
         beaten = number
         if _score(report) > _score(reports[best] if best >= 0 else None):
             beaten, best, held = best, number, trained
@@ -231,8 +232,14 @@ def _states(place: Path) -> Path:
 
 def _read(place: Path) -> dict[str, Any] | None:
     """Read the record of a finished trial; None where it has not finished."""
-    path = place / "trial.json"
-    return read_json(path, remedy="Remove it, and the trial is ended once more.") if path.is_file() else None
+    path, remedy = place / "trial.json", "Remove it, and the same command ends the trial once more."
+    if not path.is_file():
+        return None
+    found = read_json(path, remedy=remedy)
+    try:
+        return unsealed(found)
+    except ValueError as error:
+        raise DamagedError(f"{path}: damaged ({error}). {remedy}") from error
 
 
 def _values(trial: Trial) -> dict[str, Any]:

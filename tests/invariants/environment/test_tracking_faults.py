@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from servers import server
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.io.atomic import write_text
+from ssl_transfer.engine.io.atomic import DamagedError, write_text
+from ssl_transfer.engine.io.json_files import line_of, read_lines
 from ssl_transfer.engine.tracking import wandb_run
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig, drop_after, publish, send
 
@@ -47,7 +48,7 @@ def own_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return read_lines(folder / "metrics.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -194,8 +195,20 @@ def test_what_came_after_is_dropped_with_it(tmp_path: Path) -> None:
     assert lines_of(tmp_path) == lines[:3]
 
 
+def test_a_changed_line_is_left_out_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"phase": "head", "step": step, "loss": 0.25} for step in (1, 2, 3)]
+    write_text(path, "".join(map(line_of, lines)))
+    write_text(path, path.read_text().replace("0.25", "0.75", 1))
+    with pytest.raises(DamagedError, match=r"line 1 is damaged .*--fresh"):
+        read_lines(path)
+    drop_after(path, "head", 3)
+    assert f"warning: {path}: damaged in line 1;" in capsys.readouterr().out
+    assert read_lines(path) == lines[1:]
+
+
 def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write_text(path, '{"phase": "p", "step": 1, "loss": 0.1}\n{"phase": "p", "step": 2}\n{"phase": "p", "st')
     drop_after(path, "p", 1)
-    assert path.read_text() == '{"phase": "p", "step": 1, "loss": 0.1}\n'
+    assert path.read_text() == line_of({"phase": "p", "step": 1, "loss": 0.1})

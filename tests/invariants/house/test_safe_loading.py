@@ -19,7 +19,7 @@ UNSAFE = {
     *("cloudpickle.load", "cloudpickle.loads", "torch.jit.load", "shutil.unpack_archive"),
 }
 LOADERS = ("weights_only", True)
-SAFE_YAML = {"yaml.BaseLoader", "yaml.SafeLoader"}
+SAFE_YAML = {"yaml.BaseLoader", "yaml.SafeLoader", "yaml.CSafeLoader"}
 
 
 def faults(text: str) -> list[str]:
@@ -54,7 +54,8 @@ def test_every_file_was_seen() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call)
     ]
-    for name, count in {"torch.load": 1, "np.load": 4, "yaml.load": 1, "yaml.safe_load": 3}.items():
+    least = {"torch.load": 1, "np.load": 4, "yaml.load": 2, "yaml.safe_load": 1, "configuration.load": 3}
+    for name, count in least.items():
         assert calls.count(name) >= count, name
 
 

@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import json
 import re
 import signal
 import sys
@@ -19,6 +18,7 @@ from ssl_transfer.data.loaders.loader import Loader
 from ssl_transfer.data.sources import LoadingConfig, load
 from ssl_transfer.engine.distributed.runtime import Runtime, start
 from ssl_transfer.engine.errors import DivergedError, StoppedError
+from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.runs.checkpoint_files import StateFiles
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
@@ -150,7 +150,7 @@ def outcome(case: Case, every: int, folder: Path, runtime: Runtime) -> dict[str,
         object.__setattr__(runtime, "warn", said)
         signal.signal(signal.SIGUSR1, handler)
     states = {} if error else torch.load(folder / "phase.pt", weights_only=True)
-    log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    log = read_lines(folder / "metrics.jsonl")
     return {
         "weights": {name: value.clone() for name, value in objective.state_dict().items()},
         "state": {name: value for name, value in states.items() if name not in CLOCKS},

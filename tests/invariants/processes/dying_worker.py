@@ -1,6 +1,6 @@
 """A command of which one process ends before its time: `dying_worker.py HOW RANK STEP COMMAND... --output FOLDER`.
 
-For test_process_death.py, under torch.distributed.run. HOW is killed, raises or leaves (with exit status 0), or stays.
+For test_process_death.py, under torch.distributed.run. HOW is killed, raises or leaves (with exit status 0).
 """
 
 import os
@@ -38,8 +38,7 @@ def arrange(how: str, rank: str, last: int) -> None:
             end(how)
         return plain(self, batch)
 
-    if how != "stays":
-        SimSiam.forward = forward
+    SimSiam.forward = forward
 
 
 if __name__ == "__main__":

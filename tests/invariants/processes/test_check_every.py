@@ -1,7 +1,6 @@
 """A check of every step and a check of every few lead to the same training, to the bit."""
 
 import importlib.util
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,9 +89,8 @@ def test_a_window_takes_steps_unseen(worker: Any, runtime: Runtime, tmp_path: Pa
     assert counts == [18 + 3, len({5, 12, 7, 14, 6, 18}) + 3]
 
 
-def test_two_processes(worker: Any, two_forked: Callable, tmp_path: Path) -> None:
-    command, environment = two_forked(WORKER, tmp_path)
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+def test_two_processes(worker: Any, many_forked: Callable, tmp_path: Path) -> None:
+    answer = many_forked(2, WORKER, tmp_path)
     assert answer.returncode == 0, answer.stderr
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
     for number, case in enumerate(worker.SHARED):

@@ -34,13 +34,13 @@ def launch(command: list[str], environment: dict[str, str]) -> subprocess.Comple
 
 @pytest.fixture(scope="module")
 def mae_runs(
-    tmp_path_factory: pytest.TempPathFactory, run: Callable, flags: dict, two_processes: Callable
+    tmp_path_factory: pytest.TempPathFactory, run: Callable, flags: dict, many_forked: Callable
 ) -> tuple[Path, Path, str]:
     """The same MAE training by one process and by two, and what the two printed."""
     folder = tmp_path_factory.mktemp("mae")
-    settings = (*TRAINING, *flags["transformer"])
-    assert run("pretrain", *settings, "--output", folder / "one") == 0
-    answer = launch(*two_processes(RECIPE, *settings, "--output", folder / "two"))
+    command = ("pretrain", *TRAINING, *flags["transformer"])
+    assert run(*command, "--output", folder / "one") == 0
+    answer = many_forked(2, HERE / "commands_worker.py", *command, "--output", folder / "two")
     assert answer.returncode == 0, answer.stderr
     return folder / "one", folder / "two", answer.stdout
 
@@ -102,7 +102,7 @@ NEAR = 3e-5
 
 @pytest.fixture(scope="module")
 def logs(
-    tmp_path_factory: pytest.TempPathFactory, run: Callable, flags: dict, two_forked: Callable, log_of: Callable
+    tmp_path_factory: pytest.TempPathFactory, run: Callable, flags: dict, many_forked: Callable, log_of: Callable
 ) -> dict[str, list[dict[str, Any]]]:
     """What each command logs with a backbone that has BatchNorm: `one pretrain`, `two pretrain`, `apart pretrain`..."""
     folder, words, found = tmp_path_factory.mktemp("commands"), [], {}
@@ -110,7 +110,7 @@ def logs(
         assert run(*command, *flags["convolutional"], "--output", folder / f"one {name}") == 0
         for place, more in (("two", ()), ("apart", ("--optimizer.no-sync-batch-norm",))):
             words += [*command, *flags["convolutional"], *more, "--output", folder / f"{place} {name}", ","]
-    answer = launch(*two_forked(HERE / "commands_worker.py", *words))
+    answer = many_forked(2, HERE / "commands_worker.py", *words)
     assert answer.returncode == 0, answer.stderr
     for path in folder.iterdir():
         found[path.name] = log_of(path)
@@ -132,10 +132,10 @@ def test_with_batch_norm_a_command_has_the_same_curves(name: str, logs: dict) ->
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory, two_forked: Callable) -> list[dict[str, Any]]:
+def ranks(tmp_path_factory: pytest.TempPathFactory, many_forked: Callable) -> list[dict[str, Any]]:
     """What each of two processes had when it ended (see worker.py)."""
     folder = tmp_path_factory.mktemp("ranks")
-    answer = launch(*two_forked(HERE / "worker.py", folder))
+    answer = many_forked(2, HERE / "worker.py", folder)
     assert answer.returncode == 0, answer.stderr
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -218,6 +218,7 @@ def test_every_setting_of_the_loop_does_what_one_process_does(
     assert sum(bool(distance > 3e-4) for distance in moved.values()) > 10
 
 
+@pytest.mark.slow
 def test_processes_that_would_not_find_each_other_are_refused(
     two_processes: Callable, flags: dict, tmp_path: Path
 ) -> None:
@@ -235,7 +236,9 @@ def test_one_process_of_two_is_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     assert run("pretrain", "simclr", "--output", tmp_path / "run") == 2
-    assert "started 2 processes" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "started 2 processes" in said
+    assert "ACCELERATE_USE_CPU=true" in said
     assert not (tmp_path / "run").exists()
 
 

@@ -1,9 +1,6 @@
 """1 x 8, 2 x 4 and 4 x 2 images per process: the same losses, weights and running statistics, whatever is trained."""
 
 import functools
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,15 +25,13 @@ Trained = dict[str, tuple[list[float], dict[str, Tensor]]]
 
 
 @pytest.fixture(scope="module")
-def of_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], list[Any]]:
+def of_ranks(tmp_path_factory: pytest.TempPathFactory, forked: Callable) -> Callable[[str, int], list[Any]]:
     """What each process of a world had when it ended, `world` (its trainings) or `few`; the world runs once."""
     folder = tmp_path_factory.mktemp("worlds")
 
     @functools.cache
     def ended(count: int) -> None:
-        command = [sys.executable, WORKER, folder, str(count)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        answer = forked(WORKER, folder, count)
         assert answer.returncode == 0, answer.stderr
 
     @functools.cache

@@ -41,6 +41,7 @@ def test_recipe_calls_its_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert called == [[name, "--some", "flag"]]
 
 
+@pytest.mark.slow
 def test_pretrain_recipe(tmp_path: Path, tiny: dict) -> None:
     script = REPOSITORY / "recipes" / "pretrain.py"
     answer = process(script, "simclr", *tiny["pretrain"], *tiny["convolutional"], "--output", tmp_path / "run")

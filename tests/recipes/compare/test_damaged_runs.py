@@ -81,6 +81,11 @@ DAMAGES: dict[str, dict[str, Callable[[Path], None]]] = {
         f"{FIRST}/environment.json": cut,
         f"{SECOND}/config.yaml": flip,
     },
+    "seen images": {
+        f"{PRETRAINING}/backbone/seen.npy": blank,
+        f"{FIRST}/result.json": blank,
+        f"{SECOND}/result.json": cut,
+    },
     "logs": {
         f"{PRETRAINING}/metrics.jsonl": cut,
         f"{FIRST}/metrics.jsonl": flip,
@@ -161,6 +166,33 @@ def test_another_pretraining_after_the_mending_repeats_its_transfers(
     assert numbers(copied) == before
 
 
+def test_a_comparison_without_its_record_goes_on(copied: Path, comparison: tuple, run: Callable) -> None:
+    """A copy without hidden files, or of version 0.1: names of outputs count."""
+    shutil.rmtree(copied / MARKER)
+    before = numbers(copied)
+    assert run("report", copied).status == 0
+    shutil.rmtree(copied / MARKER)
+    assert run(*comparison[1], "--output", copied).status == 0
+    assert numbers(copied) == before
+
+
+def test_a_failed_pretraining_with_damaged_settings(run: Callable, tiny: dict) -> None:
+    """Each damage is refused with --retry as remedy, and that works."""
+    shared = (*tiny["compare"], *tiny["convolutional"], "--output", "failed")
+    flags = ("compare", "--arms", "simclr", "--labels", "1", "--seeds", "0", "--pretrain-seeds", "1", *shared)
+    answer = run(*flags, "--simclr.optimizer.learning-rate", "1e30", "--simclr.optimizer.skip-limit", "0")
+    assert answer.status == 1
+    for damage in (b"a: [1", b"\xff", b"[" * 20000):
+        (config,) = Path("failed").glob("pretrain/simclr-*seed0/config.yaml")
+        config.write_bytes(damage)
+        answer = run(
+            *flags, "--simclr.optimizer.learning-rate", "1e30", "--simclr.optimizer.skip-limit", "0", "--retry"
+        )
+        assert answer.status == 1
+        assert "Traceback" not in answer.err
+    assert run(*flags, "--retry").status == 0
+
+
 def test_tables_never_become_smaller(
     copied: Path, comparison: tuple, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,9 +203,22 @@ def test_tables_never_become_smaller(
     folder.write_text("in the way")
     answer = run(*comparison[1], "--output", copied)
     assert answer.status == 1
-    assert "the tables stay as they are: 1 run in them have no result now" in answer.err
+    assert "the tables stay as they are: 1 run in them failed at this start" in answer.err
     assert {name: (copied / name).read_bytes() for name in drawn} == drawn
+    # Damaged tables may hold the run.
+    (copied / "results.csv").write_bytes(changed := drawn["results.csv"].replace(b"0.", b"1.", 1))
+    answer = run(*comparison[1], "--output", copied)
+    assert "the tables stay as they are" in answer.err
+    assert (copied / "results.csv").read_bytes() == changed
     folder.unlink()
     answer = run(*comparison[1], "--retry", "--output", copied)
     assert answer.status == 0, answer.err
     assert (copied / "test_hits.npz").read_bytes() == drawn["test_hits.npz"]
+
+
+def test_fewer_seeds_are_said(copied: Path, comparison: tuple, run: Callable) -> None:
+    answer = run(*comparison[1], "--seeds", "0", "--output", copied)
+    assert answer.status == 0, answer.err
+    assert "2 runs of the earlier tables have an arm, a budget or a seed that this command does not name" in answer.err
+    answer = run(*comparison[1], "--output", copied)
+    assert "earlier tables" not in answer.err

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssl_transfer.engine.io.json_files import line_of, read_lines
 from ssl_transfer.evaluation.comparison.tables.table_files import TABLES
 
 PAGES = ("report.md", "report.html", "summary.csv")
@@ -195,10 +196,10 @@ def test_a_non_finite_measurement_is_left_out_of_the_curves(
 ) -> None:
     """The result of the run is finite: it is used, with a warning."""
     (path,) = copied.glob("transfer/simclr-*/labels-1/seed0/metrics.jsonl")
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = read_lines(path)
     place = next(place for place, line in enumerate(lines) if (line["split"], line["step"]) == ("validation", 1))
     lines[place]["log_loss"] = float("nan")
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text("".join(map(line_of, lines)))
     seal_again(path.parent)
     before = (copied / "curves.csv").read_text().splitlines()
     answer = run(*comparison[1], "--output", copied)

@@ -294,6 +294,9 @@ def test_a_file_of_others_in_an_entry_stays(run: Callable, check: Callable, try_
     assert answer.status == 0
     assert "notes.txt is not in its record" in answer.out
     assert (entry.place / "notes.txt").read_text() == "mine"
+    # The entry is kept as a whole.
+    assert try_check(images).status == 0
+    (entry.place / "means.npy").write_bytes(b"")
     answer = try_check(images)
     assert answer.status == 2
     assert "notes.txt is not in the record of its folder, so the folder is not replaced. Move it away" in answer.err

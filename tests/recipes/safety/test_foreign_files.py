@@ -1,8 +1,10 @@
 """Commands neither replace nor delete files that this program did not write."""
 
+import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -232,6 +234,148 @@ def test_a_run_without_seal_says_so(run: Callable, copied: Path) -> None:
     assert answer.status == 0, answer.err
     (line,) = [line for line in (answer.out + answer.err).splitlines() if "without checksums" in line]
     assert str(copied) in line
+
+
+def images_of(run: Callable, trained: Path, draw_images: Callable) -> tuple[object, ...]:
+    draw_images(Path("pictures"), disc=2)
+    return ("predict", trained, "pictures", "--to-grey", "--output")
+
+
+def test_predict_replaces_no_file_that_appears_meanwhile(
+    run: Callable, trained: Path, draw_images: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table or its record that a user writes while predict runs stays, until --overwrite."""
+    from ssl_transfer.engine.io import output_file
+    from ssl_transfer.stages.predict.predict import _Table
+
+    predict = images_of(run, trained, draw_images)
+    fill = _Table._fill
+    for name in ("new.csv", "new.csv.json"):
+
+        def interrupted(*given: object, name: str = name) -> None:
+            fill(*given)
+            Path(name).write_text("mine")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(_Table, "_fill", interrupted)
+            answer = run(*predict, "new.csv")
+        assert answer.status == 2, answer.err
+        assert "Give another --output" in answer.err
+        assert Path(name).read_text() == "mine"
+        assert sorted(path.name for path in Path().iterdir()) == [name, "pictures"]
+        Path(name).unlink()
+    # Our own table is edited.
+    assert run(*predict, "new.csv").status == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(_Table, "_fill", lambda *given: (fill(*given), Path("new.csv").write_text("mine")))
+        assert run(*predict, "new.csv").status == 2
+        assert Path("new.csv").read_text() == "mine"
+        assert run(*predict, "new.csv", "--overwrite").status == 0
+    # Between the last check and the new name.
+    place = output_file.put_in_place
+
+    def late(aside: Path, path: Path, **options: bool) -> None:
+        if path.name == "late.csv":
+            path.write_text("mine")
+        place(aside, path, **options)
+
+    monkeypatch.setattr(output_file, "put_in_place", late)
+    answer = run(*predict, "late.csv")
+    assert answer.status == 2
+    assert "late.csv: cannot be written (File exists). Give another." in answer.err
+    assert Path("late.csv").read_text() == "mine"
+    assert not Path("late.csv.json").exists()
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_predict_replaces_no_file_of_its_run(
+    run: Callable, copied: Path, draw_images: Callable, recorded: bool
+) -> None:
+    """Also in a run of version 0.1, which has no record, and behind links; a table in the run is predict's own."""
+    if not recorded:
+        shutil.rmtree(copied / MARKER)
+    shutil.move(copied / "backbone", "weights")
+    (copied / "backbone").symlink_to(Path("weights").absolute())
+    (copied / "loop").symlink_to(copied)
+    Path("link.csv").symlink_to(copied / "head" / "head.json")
+    predict = images_of(run, copied, draw_images)
+    files = ("backbone/backbone.json", "backbone/backbone.safetensors", "head/head.json", "config.yaml", "result.json")
+    held = {name: (copied / name).read_bytes() for name in files}
+    outputs = (*(copied / name for name in files), Path("weights/backbone.json"), Path("link.csv"))
+    for output in outputs:
+        for flags in ((), ("--overwrite",)):
+            answer = run(*predict, output, *flags)
+            assert answer.status == 2, (output, flags)
+            refusals = ("inputs, which is never replaced", "belongs to the run")
+            assert any(refusal in answer.err for refusal in refusals) or not flags
+    assert {name: (copied / name).read_bytes() for name in files} == held
+    for flags in ((), (), ("--overwrite",)):
+        answer = run(*predict, copied / "table.csv", *flags)
+        assert answer.status == 0, answer.err
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Return `call` of the adversary, which runs a command in a fork with a hook for each of its file events."""
+    scripts = Path(__file__).parents[3] / "scripts"
+    monkeypatch.syspath_prepend(str(scripts))
+    return importlib.import_module("adversary.commands").call
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["outside", "in a run", "again"])
+def test_predict_killed_at_each_file_event_leaves_nothing_for_ever(
+    call: Callable, run: Callable, trained: Path, draw_images: Callable, tmp_path: Path, place: str
+) -> None:
+    """Killed before each of its changes of files and started again, it leaves its table and the record."""
+    *words, flag = images_of(run, trained, draw_images)
+    draw_images(Path("more"), disc=1)
+    assert run(*words, flag, "whole.csv").status == 0
+    table = Path("whole.csv").read_bytes()
+    start = Path("start").absolute()
+    start.mkdir()
+    if place == "in a run":
+        shutil.copytree(trained, start, dirs_exist_ok=True)
+    (start / ".table.csv.part").write_text("mine")
+    mine = {path.relative_to(start) for path in start.rglob("*")} - {Path(MARKER, "unfinished")}
+    if place == "again":
+        assert run("predict", trained, "more", "--to-grey", flag, start / "table.csv").status == 0
+
+    def killed_at(moment: int, folder: Path) -> int:
+        def die(count: int, _: str) -> None:
+            if count == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return call(list(map(str, (*words, flag, folder / "table.csv"))), tmp_path, event_hook=die).status
+
+    moment, status = 0, -signal.SIGKILL
+    while status == -signal.SIGKILL:
+        moment += 1
+        folder = Path(shutil.copytree(start, tmp_path / f"{moment}"))
+        status = killed_at(moment, folder)
+        assert killed_at(0, folder) == 0, moment
+        left = {path.relative_to(folder) for path in folder.rglob("*")} - {Path(MARKER, "unfinished")}
+        assert left == mine | {Path("table.csv"), Path("table.csv.json")}, moment
+        assert (folder / "table.csv").read_bytes() == table
+    assert status == 0
+    assert moment > 15
+
+
+def test_a_folder_that_resembles_an_unfinished_one_stays(run: Callable, trained: Path, draw_images: Callable) -> None:
+    """A name is no sign: only a folder with nothing but the marker is removed, and no link is followed."""
+    predict = images_of(run, trained, draw_images)
+    Path("theirs").mkdir()
+    held = [Path("theirs/notes"), Path(".table.csv.00000000.part/notes"), Path(".table.csv.11111111.part")]
+    held[1].parent.mkdir()
+    for path in held:
+        path.write_text("mine")
+    Path(".table.csv.22222222.part").symlink_to("theirs")
+    Path(".table.csv.33333333.part").mkdir()
+    Path(".table.csv.33333333.part", MARKER).symlink_to(Path("theirs").absolute())
+    assert run(*predict, "table.csv").status == 0
+    assert [path.read_text() for path in held] == ["mine"] * 3
+    assert Path(".table.csv.22222222.part").is_symlink()
+    assert Path(".table.csv.33333333.part", MARKER).is_symlink()
 
 
 def test_a_killed_predict_leaves_nothing_for_ever(run: Callable, trained: Path) -> None:

@@ -14,6 +14,7 @@ import wandb
 import yaml
 from wandb.proto.wandb_internal_pb2 import Record
 
+from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.tracking import wandb_run
 
 BLOCK = 32768
@@ -163,7 +164,7 @@ def test_a_run_that_told_wandb_nothing_is_shown_later(run: Callable, pretrained:
     assert run("sync", folder, "--tracking.wandb", "offline").status == 0
     wandb.teardown()
     (path,) = folder.rglob("*.wandb")
-    (one, lines) = (told(path), [json.loads(line) for line in (pretrained / "metrics.jsonl").read_text().splitlines()])
+    (one, lines) = (told(path), read_lines(pretrained / "metrics.jsonl"))
     assert len(one.history) == len(lines) > 2
     for logged, line in zip(one.history, lines, strict=True):
         numbers = {name: value for name, value in line.items() if isinstance(value, (int, float))}
@@ -273,7 +274,7 @@ def test_a_run_shows_what_it_left_and_what_it_was_made_of(
     assert second.config["arm"] == "before"
     assert {"num_train", "validation/accuracy", "chosen/accuracy"} <= second.summary.keys()
     # Every number of the log, under its name.
-    lines = [json.loads(line) for line in (after / "metrics.jsonl").read_text().splitlines()]
+    lines = read_lines(after / "metrics.jsonl")
     assert len(second.history) == len(lines) > 5
     for logged, line in zip(second.history, lines, strict=True):
         place = "/".join(line[key] for key in ("phase", "split"))

@@ -11,6 +11,7 @@ import yaml
 from sklearn.datasets import load_digits
 
 from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.runs.seal import held_result
 from ssl_transfer.objectives import ADAPTATIONS
 from ssl_transfer.stages.adapt import adapt as stage
@@ -233,7 +234,7 @@ def test_the_choice_is_the_candidate_whose_weights_were_kept(adapt: Callable, tm
     answer = adapt("dann", *few, "--stopping.patience", 50, "--stopping.min-delta", 0.3, "--output", tmp_path / "run")
     assert answer.status == 0, answer.err
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
     (stopping,) = (line for line in lines if line["split"] == "stopping")
     assert result["epoch"] == stopping["best_epoch"]
     (own,) = (

@@ -1,6 +1,8 @@
 """`ssl-transfer distill`: the run that it leaves, what takes it further, and what it refuses."""
 
+import contextlib
 import dataclasses
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from ssl_transfer import load_backbone
 from ssl_transfer.cli.main import main
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.runs.seal import held_result
 from ssl_transfer.stages.distill import distill as stage
 from ssl_transfer.stages.distill.config import DistillConfig
@@ -36,11 +39,19 @@ def student(teacher: Path, tiny: dict) -> tuple:
     return ("distill", "--teacher", teacher, *network, *SHORT)
 
 
-def test_it_leaves_what_a_transfer_leaves(run: Callable, student: tuple, teacher: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    answer = run(*student, "--output", folder)
-    assert answer.status == 0, answer.err
-    assert "teaches resnet10t" in answer.out
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory: pytest.TempPathFactory, teacher: Path, tiny: dict) -> tuple[Path, str]:
+    """A finished run of `student`, which is read only, and what its command printed."""
+    folder = tmp_path_factory.mktemp("distilled") / "run"
+    command = ("distill", "--teacher", teacher, "--student", *tiny["convolutional"][1:], *SHORT, "--output", folder)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main([str(word) for word in command])
+    return folder, printed.getvalue()
+
+
+def test_it_leaves_what_a_transfer_leaves(run: Callable, student: tuple, teacher: Path, distilled: tuple) -> None:
+    folder, printed = distilled
+    assert "teaches resnet10t" in printed
     assert {path.name for path in folder.iterdir()} == {path.name for path in teacher.iterdir()}
     result = json.loads((folder / "result.json").read_text())
     assert result["chosen"] == "finetune"
@@ -51,7 +62,7 @@ def test_it_leaves_what_a_transfer_leaves(run: Callable, student: tuple, teacher
         theirs = taught["phases"][taught["chosen"]][split]
         assert result["teacher"][split]["accuracy"] == pytest.approx(theirs["accuracy"], abs=1e-9)
     assert result["teacher"]["num_parameters"] == taught["num_parameters"]
-    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    logged = read_lines(folder / "metrics.jsonl")
     trained = [line for line in logged if line["split"] == "train"]
     assert {"soft_loss", "hard_loss", "agreement", "accuracy"} <= trained[0].keys()
     provenance = json.loads((folder / "backbone" / "backbone.json").read_text())["provenance"]
@@ -118,12 +129,11 @@ def test_the_written_configuration_runs_again(run: Callable, student: tuple, tmp
 
 
 def test_another_teacher_is_another_run(
-    run: Callable, student: tuple, pretrained: Path, tiny: dict, tmp_path: Path
+    run: Callable, student: tuple, pretrained: Path, tiny: dict, distilled: tuple, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
     assert run("transfer", "--init", pretrained, *tiny["transfer"], "--seed", 1, "--output", other).status == 0
-    assert run(*student, "--output", tmp_path / "run").status == 0
-    answer = run("distill", "--teacher", other, *student[3:], "--output", tmp_path / "run")
+    answer = run("distill", "--teacher", other, *student[3:], "--output", distilled[0])
     assert answer.status == 2
     assert "another teacher" in answer.err
 
@@ -200,14 +210,13 @@ def test_trials_and_the_search_for_a_rate_work(run: Callable, student: tuple, tm
 
 
 def test_one_of_many_that_has_finished_builds_nothing(
-    run: Callable, student: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student: tuple, distilled: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = [str(word) for word in (*student[1:], "--output", tmp_path / "run")]
-    assert run("distill", *flags).status == 0
+    flags = [str(word) for word in (*student[1:], "--output", distilled[0])]
     default = DistillConfig()
     config = configuration.parse(DistillConfig, {}, flags, program="distill", default=default)
     monkeypatch.setattr(stage, "initial_backbone", None)
-    assert stage.distill(config, quiet=True) == held_result(tmp_path / "run")
+    assert stage.distill(config, quiet=True) == held_result(distilled[0])
     with pytest.raises(InputError, match="seed"):
         stage.distill(dataclasses.replace(config, seed=1), quiet=True)
     with pytest.raises(TypeError):

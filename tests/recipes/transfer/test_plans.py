@@ -12,6 +12,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from ssl_transfer.engine.io.json_files import read_lines
+
 FEW = ("--epochs", 1, "--head-steps", 3, "--finetune-steps", 3, "--labels", 2, "--batch-size", 16)
 PHASES = {
     ("feature-extraction",): ["head"],
@@ -124,7 +126,7 @@ def test_what_the_weights_know_before_any_training_is_logged_once(run: Callable,
     assert run(*command).status == 0
     Path("run/result.json").unlink()
     assert run(*command).status == 0
-    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    lines = read_lines(Path("run/metrics.jsonl"))
     starts = [line for line in lines if line.get("step") == 0]
     assert [(line["phase"], line["split"]) for line in starts] == [("head", "validation")]
     assert 0.0 <= starts[0]["knn_accuracy"] <= 1.0
@@ -215,7 +217,7 @@ def test_the_curve_of_a_stopped_phase_ends_with_the_weights_that_it_leaves(run: 
     flags += ("--head-steps", 1, "--finetune-steps", 1, "--optimizer.warmup-steps", 0)
     assert run("transfer", "--init", pretrained, *flags, "--output", "run").status == 0
     result = json.loads(Path("run/result.json").read_text())
-    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    lines = read_lines(Path("run/metrics.jsonl"))
     assert any(line["split"] == "stopping" and line["stopped_early"] for line in lines)
     for name, phase in result["phases"].items():
         last = [line for line in lines if (line["phase"], line["split"]) == (name, "validation")][-1]

@@ -1,7 +1,11 @@
 """Pretrain, transfer, evaluate: the run folder that each leaves, and that one goes on from the other."""
 
+import contextlib
+import functools
+import io
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +15,55 @@ import yaml
 from safetensors.torch import load_file
 
 from ssl_transfer import load_backbone
+from ssl_transfer.cli.main import main
+from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.methods import METHODS
+
+EPOCHS = {"simclr": 2}
+"""Of the methods that train for more than one; all train by the same loop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A finished run, which is read only, and what its command printed."""
+
+    folder: Path
+    out: str
+
+
+def finish(folder: Path, *command: object) -> Finished:
+    """Run a command that leaves a run in a folder."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main([*map(str, command), "--output", str(folder)])
+    return Finished(folder=folder, out=printed.getvalue())
+
+
+@pytest.fixture(scope="module")
+def pretraining(tmp_path_factory: pytest.TempPathFactory, tiny: dict) -> Callable[[str], Finished]:
+    """`pretraining("moco")`: a run of the method with some settings that are not its own, made once."""
+
+    @functools.cache
+    def make(method: str) -> Finished:
+        kind = "transformer" if METHODS[method].backbones == "vit" else "convolutional"
+        flags = (*tiny["pretrain"], *tiny[kind], "--seed", 3, "--optimizer.learning-rate", "2e-3")
+        flags += ("--epochs", EPOCHS.get(method, 1), *tiny.get(method, ()))
+        return finish(tmp_path_factory.mktemp(method) / "run", "pretrain", method, *flags)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def transferred(tmp_path_factory: pytest.TempPathFactory, tiny: dict, pretrained: Path) -> Finished:
+    """A transfer run from `pretrained`."""
+    folder = tmp_path_factory.mktemp("transferred") / "run"
+    return finish(folder, "transfer", "--init", pretrained, *tiny["transfer"])
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_pretrain_leaves_a_complete_run(method: str, run: Callable, tmp_path: Path, tiny: dict) -> None:
-    kind = "transformer" if METHODS[method].backbones == "vit" else "convolutional"
-    folder = tmp_path / "run"
-    answer = run("pretrain", method, *tiny["pretrain"], *tiny[kind], *tiny.get(method, ()), "--output", folder)
-    assert answer.status == 0, answer.err
-    assert "8 steps" in answer.out
+def test_pretrain_leaves_a_complete_run(method: str, pretraining: Callable) -> None:
+    finished, epochs = pretraining(method), EPOCHS.get(method, 1)
+    folder = finished.folder
+    assert f"{4 * epochs} steps" in finished.out
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
         *("config.yaml", "environment.json", "metrics.jsonl", "tracking.json", "checkpoints"),
         *("backbone", "result.json", "seal.json", "views.png"),
@@ -32,12 +75,15 @@ def test_pretrain_leaves_a_complete_run(method: str, run: Callable, tmp_path: Pa
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.pt", "last.pt"]
 
     result = json.loads((folder / "result.json").read_text())
-    assert (result["steps"], result["images_seen"]) == (8, 8 * 256)
+    assert (result["steps"], result["images_seen"]) == (4 * epochs, 4 * epochs * 256)
     assert 0.0 <= result["knn_accuracy"] <= 1.0
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["split"], line["step"]) for line in lines] == [("train", 4), ("train", 8), ("validation", 8)]
+    lines = read_lines(folder / "metrics.jsonl")
+    assert [(line["split"], line["step"]) for line in lines] == [
+        *(("train", 4 * epoch) for epoch in range(1, epochs + 1)),
+        ("validation", 4 * epochs),
+    ]
     # The result holds what was measured last.
     measured = {"knn_accuracy", "effective_rank", "feature_deviation", "alignment", "uniformity"}
     assert {name: lines[-1][name] for name in measured} == {name: result[name] for name in measured}
@@ -62,12 +108,8 @@ def test_finished_run_is_not_done_again(run: Callable, pretrained: Path, tiny: d
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_written_configuration_runs_again(method: str, run: Callable, tmp_path: Path, tiny: dict) -> None:
-    kind = "transformer" if METHODS[method].backbones == "vit" else "convolutional"
-    first, second = tmp_path / "first", tmp_path / "second"
-    flags = (*tiny["pretrain"], *tiny[kind], "--seed", 3, "--optimizer.learning-rate", "2e-3", "--epochs", 1)
-    flags += tiny.get(method, ())
-    assert run("pretrain", method, *flags, "--output", first).status == 0
+def test_written_configuration_runs_again(method: str, pretraining: Callable, run: Callable, tmp_path: Path) -> None:
+    first, second = pretraining(method).folder, tmp_path / "second"
     answer = run("pretrain", "--config", first / "config.yaml", "--output", second)
     assert answer.status == 0, answer.err
     settings = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in (first, second)]
@@ -77,10 +119,8 @@ def test_written_configuration_runs_again(method: str, run: Callable, tmp_path: 
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_transfer_goes_on_from_a_backbone(run: Callable, tmp_path: Path, pretrained: Path, tiny: dict) -> None:
-    folder = tmp_path / "run"
-    answer = run("transfer", "--init", pretrained, *tiny["transfer"], "--output", folder)
-    assert answer.status == 0, answer.err
+def test_transfer_goes_on_from_a_backbone(transferred: Finished) -> None:
+    folder = transferred.folder
     result = json.loads((folder / "result.json").read_text())
     assert list(result["phases"]) == ["head", "finetune"]
     assert result["chosen"] in result["phases"]
@@ -92,14 +132,14 @@ def test_transfer_goes_on_from_a_backbone(run: Callable, tmp_path: Path, pretrai
             "macro_f1",
             "log_loss",
         }
-        assert f"{phase['test']['accuracy']:.1%}" in answer.out
-        assert name in answer.out
+        assert f"{phase['test']['accuracy']:.1%}" in transferred.out
+        assert name in transferred.out
     preferred = max(
         result["phases"].values(),
         key=lambda phase: (phase["validation"]["accuracy"], -phase["validation"]["log_loss"]),
     )
     assert preferred == result["phases"][result["chosen"]]
-    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    logged = read_lines(folder / "metrics.jsonl")
     assert {line["phase"] for line in logged} == {"head", "finetune", "chosen"}
     assert logged[-1]["accuracy"] == result["phases"][result["chosen"]]["test"]["accuracy"]
     description = json.loads((folder / "backbone" / "backbone.json").read_text())
@@ -108,10 +148,9 @@ def test_transfer_goes_on_from_a_backbone(run: Callable, tmp_path: Path, pretrai
     assert head["classes"] == [str(digit) for digit in range(10)]
 
 
-def test_head_phase_leaves_the_backbone_alone(run: Callable, tmp_path: Path, pretrained: Path, tiny: dict) -> None:
+def test_head_phase_leaves_the_backbone_alone(transferred: Finished, pretrained: Path) -> None:
     """The checkpoint of the first phase holds the pretrained weights, statistics included; the second moves them."""
-    folder = tmp_path / "run"
-    assert run("transfer", "--init", pretrained, *tiny["transfer"], "--output", folder).status == 0
+    folder = transferred.folder
     start = load_file(pretrained / "backbone" / "backbone.safetensors")
     states = {
         phase: torch.load(folder / "checkpoints" / f"{phase}.pt", weights_only=True)["objective"]
@@ -123,16 +162,13 @@ def test_head_phase_leaves_the_backbone_alone(run: Callable, tmp_path: Path, pre
     assert all(moved)
 
 
-def test_transfer_from_a_transferred_model(run: Callable, tmp_path: Path, pretrained: Path, tiny: dict) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    assert run("transfer", "--init", pretrained, *tiny["transfer"], "--output", first).status == 0
-    answer = run("transfer", "--init", first, *tiny["transfer"], "--output", second)
+def test_transfer_from_a_transferred_model(transferred: Finished, run: Callable, tmp_path: Path, tiny: dict) -> None:
+    answer = run("transfer", "--init", transferred.folder, *tiny["transfer"], "--output", tmp_path / "second")
     assert answer.status == 0, answer.err
 
 
-def test_transfer_configuration_runs_again(run: Callable, tmp_path: Path, pretrained: Path, tiny: dict) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    assert run("transfer", "--init", pretrained, *tiny["transfer"], "--output", first).status == 0
+def test_transfer_configuration_runs_again(transferred: Finished, run: Callable, tmp_path: Path) -> None:
+    first, second = transferred.folder, tmp_path / "second"
     answer = run("transfer", "--config", first / "config.yaml", "--output", second)
     assert answer.status == 0, answer.err
     results = [json.loads((folder / "result.json").read_text()) for folder in (first, second)]
@@ -190,10 +226,12 @@ def test_images_of_the_pool_are_not_tested_after_another_division(run: Callable,
     assert "left out" in answer.out
 
 
-def test_a_transferred_backbone_says_what_it_saw_before(run: Callable, pretrained: Path, tiny: dict) -> None:
-    assert run("transfer", "--init", pretrained, *tiny["transfer"], "--output", "first").status == 0
-    assert set(np.load(pretrained / "backbone" / "seen.npy")) == set(np.load("first/backbone/seen.npy"))
-    answer = run("transfer", "--init", "first", *tiny["transfer"], "--loading.split-seed", 7, "--output", "second")
+def test_a_transferred_backbone_says_what_it_saw_before(
+    transferred: Finished, run: Callable, pretrained: Path, tiny: dict
+) -> None:
+    first = transferred.folder
+    assert set(np.load(pretrained / "backbone" / "seen.npy")) == set(np.load(first / "backbone" / "seen.npy"))
+    answer = run("transfer", "--init", first, *tiny["transfer"], "--loading.split-seed", 7, "--output", "second")
     assert answer.status == 2
     assert "was trained on" in answer.err
 

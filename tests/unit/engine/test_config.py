@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 import ssl_transfer
 from ssl_transfer.engine import config as configuration
@@ -184,3 +185,38 @@ def test_docstrings_are_the_help(capsys):
     text = " ".join(re.sub(r"[^\w.-]+", " ", capsys.readouterr().out).split())
     for sentence in ("Share of the patches that the encoder does not see", "Pixels a side of the models input"):
         assert sentence in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "epochs: 3\nrate: 3e-4\nnames: [no, 'x', ~]\nat: 2020-01-01\n",
+        "a: &x {b: 1}\nc: *x\n",
+        f"name: {'ü' * 300}\n",
+        "a: " + "[" * 60 + "]" * 60,
+    ],
+    ids=["empty", "plain", "anchors", "long line", "nested"],
+)
+def test_settings_of_a_run_are_parsed_as_yaml(text):
+    assert configuration.load(text) == yaml.safe_load(text)
+    settings = {"a": {"b": [1, 2.5, "x", None, True]}, "c": "3e-4", "d": "no"}
+    assert configuration.load(configuration.dump(settings)) == settings
+
+
+@pytest.mark.parametrize("text", ["a: [1\n", "a: b: c\n", "\0", "a: !!python/object:os.system x"])
+def test_damaged_settings_have_one_message(text):
+    """Whichever parser found the damage."""
+    said = []
+    for parse in (configuration.load, yaml.safe_load):
+        with pytest.raises(yaml.YAMLError) as caught:
+            parse(text)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "- " * 100_000 + "x", "{a: " * 100_000])
+def test_settings_without_end_are_refused(text):
+    """The parser in C would end the process."""
+    with pytest.raises(RecursionError):
+        configuration.load(text)

@@ -272,3 +272,14 @@ def test_the_shared_mobilenet_loads():
         pretrained.imagenet(
             spec_of("mobilenetv3_small_100"), weights=SHARED / "weights/mobilenetv2_100_same.safetensors"
         )
+
+
+def test_networks_of_one_structure_share_their_order(make_backbone):
+    first, second = make_backbone("convolutional"), make_backbone("convolutional", seed=1)
+    assert first.ordered() is second.ordered()
+    assert first.ordered() != make_backbone("transformer").ordered()
+    # A layer that was taken out afterwards is missed.
+    whole = first.ordered()[1].modules
+    second.model.layer4 = torch.nn.Identity()
+    assert "layer4.0" in whole
+    assert "layer4.0" not in second.ordered()[1].modules

@@ -140,6 +140,47 @@ def test_a_killed_writer_leaves_nothing_for_ever(tmp_path: Path) -> None:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.csv.json"]
 
 
+@pytest.mark.parametrize("is_again", [False, True])
+def test_a_writer_killed_at_each_file_event_leaves_nothing_for_ever(tmp_path: Path, is_again: bool) -> None:
+    """Killed twice before the same change of a file, then started again."""
+    program = (
+        "import os, pathlib, sys\n"
+        "from ssl_transfer.engine.io.output_file import OutputFile\n"
+        "def killed(folder, moment):\n"
+        "    process = os.fork()\n"
+        "    if process:\n"
+        "        return os.waitpid(process, 0)[1] == 9\n"
+        "    count = 0\n"
+        "    def watch(event, arguments):\n"
+        "        nonlocal count\n"
+        "        if event in ('os.rename', 'os.link', 'os.remove', 'os.mkdir', 'os.rmdir') or (\n"
+        "            event == 'open' and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)\n"
+        "        ):\n"
+        "            count += 1\n"
+        "            if count == moment: os.kill(os.getpid(), 9)\n"
+        "    sys.addaudithook(watch)\n"
+        "    write(folder, '2')\n"
+        "    os._exit(0)\n"
+        "def write(folder, text):\n"
+        "    file = OutputFile(path=folder / 'a.csv')\n"
+        "    file.check()\n"
+        "    file.write(lambda path: path.write_text(text), {})\n"
+        "moment, was_killed = 0, True\n"
+        "while was_killed:\n"
+        "    moment += 1\n"
+        "    folder = pathlib.Path(sys.argv[1], str(moment))\n"
+        "    folder.mkdir()\n"
+        "    if sys.argv[2] == 'True': write(folder, '1')\n"
+        "    was_killed = killed(folder, moment)\n"
+        "    killed(folder, moment)\n"
+        "    write(folder, '3')\n"
+        "    assert sorted(path.name for path in folder.iterdir()) == ['a.csv', 'a.csv.json'], moment\n"
+        "    assert (folder / 'a.csv').read_text() == '3'\n"
+        "assert moment > 10, moment\n"
+    )
+    subprocess.run([sys.executable, "-c", program, tmp_path, str(is_again)], check=True)
+
+
 def test_a_file_of_a_run_stays(tmp_path: Path) -> None:
     from ssl_transfer.engine.io.ownership import own_folder
 
@@ -155,7 +196,7 @@ def test_a_file_of_a_run_stays(tmp_path: Path) -> None:
 
 
 def test_the_record_of_another_place_deletes_nothing(tmp_path: Path) -> None:
-    """A record names only an unfinished file beside it."""
+    """No name in a record is removed, also not that of an earlier format."""
     import json
 
     from ssl_transfer.engine.io.checksum import sealed

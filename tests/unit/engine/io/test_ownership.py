@@ -73,6 +73,29 @@ def test_a_link_is_not_followed(owned: Path, tmp_path: Path) -> None:
     assert not (owned / "log.txt").is_symlink()
 
 
+def test_a_linked_subfolder_is_not_followed(owned: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    theirs = tmp_path_factory.mktemp("theirs")
+    atomic.write_text(owned / "deep" / "metrics.json", "ours")
+    (owned / "deep" / "metrics.json").unlink()
+    (owned / "deep").rmdir()
+    (owned / "deep").symlink_to(theirs)
+    (theirs / "metrics.json").write_text("theirs")
+    with pytest.raises(ForeignFileError, match=f"lies behind the link {owned}/deep"):
+        atomic.write_text(owned / "deep" / "metrics.json", "ours")
+    with pytest.raises(ForeignFileError):
+        ownership.remove(owned / "deep" / "metrics.json")
+    assert (theirs / "metrics.json").read_text() == "theirs"
+
+
+def test_a_linked_folder_is_its_target(owned: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The output folder itself may be a link, as to a larger disk."""
+    link = tmp_path_factory.mktemp("links") / "run"
+    link.symlink_to(owned)
+    for text in ("first", "second"):
+        atomic.write_text(link / "deep" / "metrics.json", text)
+    assert (owned / "deep" / "metrics.json").read_text() == "second"
+
+
 def test_only_recorded_files_are_deleted_and_moved(owned: Path) -> None:
     atomic.write_text(owned / "states" / "a.txt", "1")
     atomic.write_text(owned / "states" / "b.txt", "1")
@@ -127,6 +150,12 @@ def test_a_damaged_record_is_none(owned: Path, place: float) -> None:
     atomic.write_text(owned / "a.txt", "2")
     with pytest.raises(ForeignFileError):
         atomic.write_text(owned / "b.txt", "2")
+
+
+def test_a_deeply_nested_line_is_damage(owned: Path) -> None:
+    record = owned / MARKER / "written"
+    record.write_text(record.read_text() + "00000000 " + "[" * 100_000 + "\n")
+    assert not ownership.is_owned(owned)
 
 
 def test_a_line_that_a_power_cut_stopped_is_overwritten(owned: Path) -> None:

@@ -2,13 +2,13 @@
 
 import copy
 import itertools
-import json
 from itertools import pairwise
 
 import pytest
 import torch
 
 from ssl_transfer.engine.errors import InputError
+from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.optimization.lr_schedules import warmup_cosine
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.engine.training.early_stopping import StoppingConfig, Watched
@@ -25,7 +25,7 @@ def scripted(losses):
 
 
 def lines(folder, split):
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    records = read_lines(folder / "metrics.jsonl")
     return [record for record in records if record["split"] == split]
 
 

@@ -1,12 +1,12 @@
 """Losses that are not finite: the step is undone, counted, and at a limit the run ends."""
 
 import copy
-import json
 
 import pytest
 import torch
 
 from ssl_transfer.engine.errors import DivergedError, InputError
+from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.engine.training import nonfinite
 from ssl_transfer.engine.training.checkpointing import State
@@ -36,7 +36,7 @@ def spoil(monkeypatch):
 
 
 def lines(folder, split):
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    records = read_lines(folder / "metrics.jsonl")
     return [record for record in records if record["split"] == split]
 
 

@@ -1,7 +1,6 @@
 """The collapse alarm: raised by a constant encoder within a few hundred steps, by nothing else, and once."""
 
 import dataclasses
-import json
 import math
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 
 from ssl_transfer.data import sources
 from ssl_transfer.data.loaders.loader import Loader
+from ssl_transfer.engine.io.json_files import read_lines
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig, parameter_groups
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 from ssl_transfer.engine.training.loop import train
@@ -129,7 +129,7 @@ def pretrain_under_alarm(runtime, make_backbone, tmp_path, monkeypatch):
             runtime=runtime,
             monitor=alarm,
         )
-        return alarm, [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        return alarm, read_lines(tmp_path / "metrics.jsonl")
 
     return call
 
@@ -192,7 +192,7 @@ def test_a_resumed_training_has_the_alarm_of_one_that_never_stopped(make_supervi
             saved=True,
             monitor=alarm,
         )
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        rows = read_lines(folder / "metrics.jsonl")
         return alarm.state_dict(), [line for line in rows if line["split"] == "alarm"]
 
     whole = trained(tmp_path / "whole", 2)

@@ -43,8 +43,8 @@ def test_averages_over_the_classes_that_are_present(drawn):
     found = metrics.classification(logits, labels)
     _, recall, f1, _ = reference.precision_recall_fscore_support(labels, predicted, labels=range(7), zero_division=0)
     others = [0, 1, 2, 3, 5, 6]
-    assert found["balanced_accuracy"] == pytest.approx(recall[others].mean())
-    assert found["macro_f1"] == pytest.approx(f1[others].mean())
+    assert found["balanced_accuracy"] == recall[others].mean()
+    assert found["macro_f1"] == f1[others].mean()
     assert found["balanced_accuracy"] > recall.mean()
     assert found["accuracy"] == pytest.approx(reference.accuracy_score(labels, predicted))
     assert found["log_loss"] == pytest.approx(

@@ -184,6 +184,26 @@ def test_goes_on_where_it_was_killed(config, run, trained_phases, monkeypatch):
     assert run(config) == result
 
 
+def test_a_changed_trial_is_refused(config, run, monkeypatch):
+    """A digit in the record of a finished trial is no validation result; the remedy of the message works."""
+    whole = run(config)
+    other = replace(config, output=config.output.with_name("other"))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ssl_transfer.stages.transfer.train_and_test.replay", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(other)
+    trial = other.output / "trials" / "0" / "trial.json"
+    trial.write_text(trial.read_text().replace('"accuracy": 0.', '"accuracy": 1.', 1))
+    with pytest.raises(InputError, match=f"{trial}: damaged .*Remove it"):
+        run(other)
+    trial.unlink()
+    assert measured(run(other)) == measured(whole)
+
+
 @pytest.mark.parametrize("chosen", [0, 2])
 def test_weights_of_a_trial_that_finished_before_are_found(chosen, config, run, monkeypatch):
     """Killed when all trials had finished: none is trained again, whichever is chosen."""
