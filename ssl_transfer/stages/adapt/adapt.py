@@ -48,7 +48,7 @@ from ssl_transfer.stages.common.stage_template import (
     runtime_for,
 )
 from ssl_transfer.stages.transfer.phases import Training
-from ssl_transfer.stages.transfer.plan import Phase
+from ssl_transfer.stages.transfer.plan_phases import Phase
 from ssl_transfer.stages.transfer.setup import batch_size_of, budgeted, fitted, make_training
 from ssl_transfer.stages.transfer.tune import run_plan
 

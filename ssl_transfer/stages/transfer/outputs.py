@@ -24,7 +24,7 @@ from ssl_transfer.models import pretrained
 from ssl_transfer.models.heads import HeadConfig
 
 from .phases import Training
-from .plan import Phase
+from .plan_phases import Phase
 
 NUM_EXAMPLES = 24
 """Test images that are kept as pictures."""

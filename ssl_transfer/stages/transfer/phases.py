@@ -30,7 +30,8 @@ from ssl_transfer.models.trainable import select
 from ssl_transfer.objectives.supervised import Supervised, batch_norms
 
 from . import feature_cache as boundaries
-from .plan import Phase, TransferRecipe
+from .plan import TransferRecipe
+from .plan_phases import Phase
 
 FEW_FOR_STATISTICS = 16
 """Images below which BatchNorm's statistics are mostly noise (Wu and He 2018, figure 1)."""
@@ -210,7 +211,7 @@ def groups_of(training: Training, phase: Phase) -> list[dict[str, Any]]:
 
 def prepare(training: Training, phase: Phase) -> PhaseTraining:
     """Freeze the layers of the phase, and make its batches and its validation."""
-    if phase.trained == "probe":
+    if phase.is_fitted:
         raise InputError(f"{phase.name}: a probe is fitted, not trained in steps. Take another plan.")
     batches, validate = _plain(training, phase)
     plain = PhaseTraining(batches=batches, validate=validate, stopping=training.recipe.stopping)

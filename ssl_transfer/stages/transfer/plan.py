@@ -5,7 +5,7 @@ A phase is a line of text: the trained layers (`head`, `last:2`, `first:1`, `fro
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,51 +17,8 @@ from ssl_transfer.engine.training.early_stopping import StoppingConfig
 from ssl_transfer.models.heads import HeadConfig
 from ssl_transfer.stages.common.run_config import check_positive
 
-PLANS = {
-    "feature-extraction": "the head on the frozen backbone, nothing else",
-    "probe": "a logistic regression on the frozen backbone's features, its strength chosen by validation",
-    "fine-tune": "the head, then everything at a tenth of its rate",
-    "fine-tune-frozen": "as fine-tune, with BatchNorm statistics kept",
-    "partial": "the head, then also the last blocks: partial, partial last:3 or partial from:NAME",
-    "gradual": "the head, then one more block from behind in each phase: gradual, or gradual 4 (Howard and Ruder 2018)",
-    "full": "everything at once",
-    "full-fast": "everything at once at a high rate, equal in all layers, as random weights need it",
-    "low-level": "the first blocks, the others dropped, and a new head: low-level 3 (few images, unlike the source)",
-    "surgical": "the head, then also the first blocks: surgical, or surgical first:2 (Lee et al. 2023)",
-}
-WORDS = ("probe", "head", "last:N", "first:N", "from:NAME", "all")
-AUTO = "auto"
-PORTFOLIO = ("feature-extraction", "probe", "fine-tune-frozen", "fine-tune", "full-fast")
-"""Plans of `--plans auto`, the same for every arm."""
-_WITH_BLOCKS = ("partial", "gradual", "low-level", "surgical")
-"""Plans that depend on the blocks of a backbone."""
-HEADS = ("probe", "head")
-"""Phases that train the head alone."""
-SETTINGS = {
-    "rate": "a number above 0",
-    "epochs": "a whole number from 1",
-    "decay": "above 0, at most 1",
-    "norm": "train or frozen",
-}
-"""Settings of a phase, with their values."""
-FIRST = ""
-"""Value of `Phase.after`: the first weights of the run."""
-_LAST, _SURGICAL, _GRADUAL = "last:2", "first:1", 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """One phase of a plan: trained layers, learning rate, length."""
-
-    name: str
-    trained: str
-    learning_rate: float
-    layer_decay: float
-    epochs: int
-    batch_norm: Literal["train", "frozen"] = "train"
-    """Statistics of trained BatchNorm layers: moved by the batches, or kept."""
-    after: str | None = None
-    """Phase from whose weights it starts; FIRST: the first weights of the run; None: the phase before it."""
+from .plan_lines import AUTO, HEADS, PLANS, PORTFOLIO, PROBE, WITH_BLOCKS, count_of, lines_of
+from .plan_phases import Phase, merged, named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +99,7 @@ class TransferRecipe:
             )
         if self.batch_norm == "frozen" and trained <= set(HEADS):
             raise InputError(f"batch_norm frozen would be ignored: {shown} trains the head alone. Leave it out.")
-        if "probe" in trained and (self.head.kind != "linear" or self.head.one_logit or self.head.dropout):
+        if PROBE in trained and (self.head.kind != "linear" or self.head.one_logit or self.head.dropout):
             raise InputError(
                 f"{shown}: a probe fits a linear head of one score a class without dropout. Leave --head out, or take "
                 "other plans."
@@ -155,8 +112,8 @@ class TransferRecipe:
             return {self.plan[0] if self.plan else "": self.plan}
         names = PORTFOLIO if self.plans == (AUTO,) else self.plans
         for name in names:
-            if name not in PLANS or name in _WITH_BLOCKS:
-                allowed = [AUTO, *(one for one in PLANS if one not in _WITH_BLOCKS)]
+            if name not in PLANS or name in WITH_BLOCKS:
+                allowed = [AUTO, *(one for one in PLANS if one not in WITH_BLOCKS)]
                 raise InputError(f"--plans {name}: no plan of this name.{did_you_mean(name, allowed)} {allowed}")
         return {name: (name,) for name in dict.fromkeys(names)}
 
@@ -164,7 +121,7 @@ class TransferRecipe:
     def keep_blocks(self) -> int | None:
         """Number of the backbone's first blocks that the plan keeps; None keeps all."""
         name, arguments = self.plan[0], self.plan[1:]
-        return _count(name, arguments[0]) if name == "low-level" else None
+        return count_of(name, arguments[0]) if name == "low-level" else None
 
     @property
     def plan_label(self) -> str:
@@ -188,12 +145,12 @@ class TransferRecipe:
         heads = [phase.learning_rate for phase in found if phase.trained == "head"]
         limit = min(heads, default=self.optimizer.learning_rate)
         for phase in found:
-            if phase.trained not in HEADS and phase.learning_rate > limit:
+            if phase.trained != "head" and phase.learning_rate > limit:
                 raise InputError(
                     f"--plan {phase.trained}: a rate of {phase.learning_rate:g} is above the head's {limit:g} and "
                     f"would undo what the weights bring. Give less, as in '{phase.trained} rate={limit / 10:g}'."
                 )
-        return _named(found)
+        return named(found)
 
     def _phase(self, line: str, steps_per_epoch: int) -> Phase:
         trained, *settings = line.split()
@@ -201,7 +158,8 @@ class TransferRecipe:
         steps = self.head_steps if alone else self.finetune_steps
         phase = Phase(
             name=trained if alone else "finetune",
-            trained=trained,
+            trained="head" if alone else trained,
+            is_fitted=trained == PROBE,
             learning_rate=self.optimizer.learning_rate * (1.0 if alone else self.finetune_rate),
             layer_decay=1.0 if alone else self.layer_decay,
             epochs=max(self.epochs, -(-steps // steps_per_epoch)),
@@ -218,121 +176,3 @@ class TransferRecipe:
             else:
                 phase = replace(phase, layer_decay=float(text))
         return phase
-
-
-def lines_of(plan: Sequence[str]) -> tuple[str, ...]:
-    """Parse the lines of a plan into phases; a named plan is written out.
-
-    Raises:
-        InputError: an unknown plan, phase or setting; a plan without a phase.
-    """
-    if not plan or not plan[0].strip():
-        raise InputError(f"--plan trains nothing: name one of {', '.join(PLANS)}, or phases such as head all.")
-    name, *arguments = plan
-    lines = _written_out(name, arguments) if name in PLANS else tuple(plan)
-    for line in lines:
-        _check(line)
-    return lines
-
-
-def _written_out(name: str, arguments: Sequence[str]) -> tuple[str, ...]:
-    takes = name in _WITH_BLOCKS
-    if len(arguments) > (1 if takes else 0):
-        raise InputError(f"--plan {name} {' '.join(arguments)}: it takes {'one word' if takes else 'no word'} more.")
-    if name == "low-level" and not arguments:
-        raise InputError("--plan low-level: how many of the first blocks are kept? As in `low-level 3`.")
-    if name == "gradual":
-        count = _count(name, arguments[0]) if arguments else _GRADUAL
-        return ("head", *(f"last:{number}" for number in range(1, count + 1)))
-    if name == "low-level":
-        _count(name, arguments[0])
-        return ("head",)
-    if name in ("partial", "surgical"):
-        default, kinds = (_LAST, ("last", "from")) if name == "partial" else (_SURGICAL, ("first",))
-        line = arguments[0] if arguments else default
-        _check(line)
-        if line.split()[0].partition(":")[0] not in kinds:
-            allowed = "last:N or from:NAME" if name == "partial" else "first:N"
-            raise InputError(f"--plan {name} {line}: {allowed}, or another plan.")
-        return ("head", line)
-    return {
-        "feature-extraction": ("head",),
-        "probe": ("probe",),
-        "fine-tune": ("head", "all"),
-        "fine-tune-frozen": ("head", "all norm=frozen"),
-        "full": ("all",),
-        "full-fast": ("all rate=3e-3 decay=1 norm=train",),
-    }[name]
-
-
-def _count(name: str, text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"--plan {name} {text}: a number of blocks, 1 or more.")
-    return int(text)
-
-
-def _check(line: str) -> None:
-    """Refuse a line that is no phase. Names of layers are looked up in the backbone later."""
-    trained, *settings = line.split() or [""]
-    kind, colon, rest = trained.partition(":")
-    known = trained in (*HEADS, "all") or (colon and rest and kind in ("last", "first", "from"))
-    if not known or (kind in ("last", "first") and not (rest.isdecimal() and int(rest))):
-        raise InputError(
-            f"--plan {line!r}: neither a plan ({', '.join(PLANS)}) nor a phase ({', '.join(WORDS)}, N from 1)."
-            f"{did_you_mean(trained, [*PLANS, *WORDS])}"
-        )
-    for setting in settings:
-        name, _, text = setting.partition("=")
-        if name not in SETTINGS:
-            raise InputError(
-                f"--plan {line!r}: {setting!r} is no setting of a phase; there are {', '.join(SETTINGS)}, as in "
-                "rate=1e-3."
-            )
-        if not _is_value(name, text):
-            raise InputError(f"--plan {line!r}: {setting!r} must be {SETTINGS[name]}.")
-
-
-def _is_value(name: str, text: str) -> bool:
-    if name == "norm":
-        return text in ("train", "frozen")
-    try:
-        value = float(text)
-    except ValueError:
-        return False
-    return value > 0.0 and (name != "epochs" or text.isdecimal()) and (name != "decay" or value <= 1.0)
-
-
-def _named(phases: Sequence[Phase]) -> tuple[Phase, ...]:
-    """Number the names that occur more than once: finetune-1, finetune-2."""
-    named = []
-    for name in (*HEADS, "finetune"):
-        same = [phase for phase in phases if phase.name == name]
-        named += [
-            (phase, replace(phase, name=f"{name}-{number}") if len(same) > 1 else phase)
-            for number, phase in enumerate(same, start=1)
-        ]
-    return tuple(next(new for old, new in named if old is phase) for phase in phases)
-
-
-def merged(plans: Mapping[str, Sequence[Phase]]) -> tuple[Phase, ...]:
-    """Join plans into one list of phases, in which equal beginnings are trained once.
-
-    Each phase names the one from whose weights it starts (`Phase.after`). The last phase of a plan has the plan's name,
-    except a phase of the head, which keeps its own.
-
-    Args:
-        plans: phases of each plan, by its name.
-    """
-    found: dict[tuple[str, Phase], Phase] = {}
-    for plan, phases in plans.items():
-        after = FIRST
-        for phase in phases:
-            # Names differ between equal phases of two plans.
-            key = (after, replace(phase, name=""))
-            if key not in found:
-                taken = {one.name for one in found.values()}
-                name = phase.name if phase.trained in HEADS and phase.name not in taken else plan
-                name = f"{plan}-{phase.name}" if name in taken else name
-                found[key] = replace(phase, name=name, after=after)
-            after = found[key].name
-    return tuple(found.values())

@@ -59,7 +59,7 @@ def fit_probe(training: Training) -> dict[str, Any]:
     last.bias.copy_(found.bias.clamp_min(_NEVER))
     if found.note:
         training.say(found.note)
-    scores = objective.scores(head.layers(validation.to(training.runtime.device))).cpu()
+    scores = objective.scores_of_pooled(validation.to(training.runtime.device)).cpu()
     return {
         "validation": classification(scores, held_labels),
         "seconds": time.monotonic() - begun,

@@ -27,7 +27,7 @@ from ssl_transfer.stages.pretrain import monitoring
 from .config import PlannedConfig
 from .outputs import write_curves, write_evaluation, write_learning_rates, write_model, write_predicted
 from .phases import Training, find_rate
-from .plan import Phase
+from .plan_phases import Phase
 from .tune import drop_states, replay, run_plan, summary, tune
 
 

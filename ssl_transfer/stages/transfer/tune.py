@@ -29,7 +29,8 @@ from ssl_transfer.engine.randomness import seed_from
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 
 from .phases import Training, run_phase
-from .plan import HEADS, Phase, TransferRecipe
+from .plan import TransferRecipe
+from .plan_phases import Phase
 from .probe import fit_probe
 
 
@@ -95,13 +96,13 @@ def trials(recipe: TransferRecipe, phases: Sequence[Phase], count: int) -> list[
     factors = (10.0 ** (2.0 * points - 1.0)).tolist()
     found = []
     for head, others, decay in factors:
-        heads = [phase.learning_rate * head for phase in phases if phase.trained in HEADS]
+        heads = [phase.learning_rate * head for phase in phases if phase.trained == "head"]
         limit = min(heads, default=recipe.optimizer.learning_rate)
         tried = tuple(
             replace(
                 phase,
                 learning_rate=phase.learning_rate * head
-                if phase.trained in HEADS
+                if phase.trained == "head"
                 else min(limit, phase.learning_rate * others),
             )
             for phase in phases
@@ -133,7 +134,7 @@ def run_plan(
     for number, phase in enumerate(phases):
         if phase.after is not None:
             training.learner.load_state_dict(weights[phase.after] if phase.after else first)
-        if phase.trained == "probe":
+        if phase.is_fitted:
             found[phase.name] = fit_probe(training)
         else:
             seed = seed_from(training.seed, 2, number)

@@ -4,7 +4,8 @@ import pytest
 
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
-from ssl_transfer.stages.transfer.plan import PLANS, TransferRecipe, lines_of
+from ssl_transfer.stages.transfer.plan import TransferRecipe
+from ssl_transfer.stages.transfer.plan_lines import PLANS, lines_of
 
 EXPECTED = {
     ("feature-extraction",): ("head",),
