@@ -160,6 +160,8 @@ def outcome(folder: Path) -> dict[str, Any]:
     """All that a run leaves but for clocks: the content of each file, by its name."""
     import torch
 
+    from ssl_transfer.engine.io.json_files import read_lines
+
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -170,7 +172,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         elif path.name == "result.json":
             found[name] = _plain(json.loads(path.read_text()))
         elif path.name == "metrics.jsonl":
-            found[name] = [_plain(json.loads(line)) for line in path.read_text().splitlines()]
+            found[name] = [_plain(line) for line in read_lines(path)]
     return found
 
 

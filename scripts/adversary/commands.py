@@ -19,6 +19,8 @@ from typing import Any
 
 from soak import CHANGES, CLOCKS, OPENED_TO_WRITE
 
+from ssl_transfer.engine.io.json_files import lines_of
+
 VERSIONS = Path(__file__).parents[2] / "tests" / "invariants" / "resume" / "versions"
 _SIZE = ("--image-size", "16")
 _DIGITS = ("--data", "npz:digits.npz")
@@ -352,8 +354,7 @@ def numbers_of(command: Command, folder: Path, answer: Answer, output: str = "")
         elif path.name == "result.json" or path.name in _TEXTS:
             found[name] = _content(path)
         elif path.name == LOG:
-            lines = [json.loads(line) for line in path.read_bytes().splitlines()]
-            found[name] = [{**_plain(line), "checksum": ""} for line in lines]
+            found[name] = [_plain(line.content) for line in lines_of(path)]
     return found
 
 

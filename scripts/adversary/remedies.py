@@ -74,7 +74,11 @@ class Remedies:
         if "--overwrite" in text:
             found["--overwrite"] = self._overwrite
         if re.search(r"[Mm]ove (it|that file) away", text):
-            found["move it away"] = lambda: self._move_away(paths, repeats="--retry runs them again" in text)
+            repeats = "--retry runs them again" in text
+            found["move it away"] = lambda: self._move_away(paths, repeats=repeats)
+            if repeats:
+                # The message names both, one after the other.
+                found.pop("--retry", None)
         if folder := re.search(r"Move (?!it )(\S+) away", text):
             found["move the folder away"] = self._then(lambda: self._move_aside(self.folder.path / folder[1]))
         if "Remove it" in text:
@@ -102,7 +106,9 @@ class Remedies:
 
     def _owner(self, text: str) -> str | None:
         """Return the command whose folder the message names first."""
-        for word in _PATH.findall(text.split("error:", 1)[-1]) + text.split():
+        # The first sentence names the damage; the remedies behind it use the same words.
+        text = text.split("error:", 1)[-1].split(". ", 1)[0]
+        for word in _PATH.findall(text) + text.split():
             first = Path(word.strip(":'`")).parts[:1]
             for name, command in COMMANDS.items():
                 if command.folder == self.command.folder and command.resumes and first == (command.output,):

@@ -150,6 +150,11 @@ def hits_of(folder: Path, truth: np.ndarray, *, num_classes: int | None = None) 
     return (predicted == truth).astype(np.uint8)
 
 
+def without_predictions(folder: Path) -> str:
+    """Return the message for a run whose predictions are missing."""
+    return f"{folder / PREDICTED}: missing, so that its test images have no interval. {repeated(folder)}"
+
+
 def write(folder: Path, results: Results) -> None:
     """Write `results.csv`, `curves.csv`, the correct test images, and `summary.csv`, which follows from them."""
     _write_csv(folder / RESULTS_FILE, RESULT_COLUMNS, (asdict(row) for row in results.rows))

@@ -228,7 +228,7 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None
         raise InputError(
             f"{folder}: holds no finished comparison (no comparison.json). {remedy_of(folder)}"
             if (folder / RESULTS_FILE).is_file()
-            else f"{folder}: holds no comparison (no comparison.json). Give the --output of `compare`."
+            else f"{folder}: holds no finished comparison (no comparison.json). Give the --output of `compare`."
         )
     if config.threshold is not None and not 0.0 < config.threshold <= 1.0:
         raise InputError(f"--threshold {config.threshold}: an accuracy, above 0 and at most 1.")

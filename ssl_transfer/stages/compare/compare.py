@@ -26,7 +26,7 @@ from ssl_transfer.evaluation.comparison import write_tables
 from ssl_transfer.evaluation.comparison.results import Cell, Results, Row, chosen_accuracy
 from ssl_transfer.evaluation.comparison.tables import run_checks
 from ssl_transfer.evaluation.comparison.tables.description_file import DESCRIPTION_FILE, sealed
-from ssl_transfer.evaluation.comparison.tables.table_files import RESULTS_FILE, checksums_of
+from ssl_transfer.evaluation.comparison.tables.table_files import checksums_of
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common import dry_run
 from ssl_transfer.stages.common.command_line import parse_for_images
@@ -38,6 +38,7 @@ from .checks import check_arms, check_launcher, check_settings
 from .config import Arm, CompareConfig
 from .description import collapses, describe
 from .diagnostics import diagnose
+from .earlier_tables import EarlierTables, read_earlier
 from .grid import (
     FinishedRun,
     Job,
@@ -138,39 +139,28 @@ def _compare(config: CompareConfig, runtime: runtimes.Runtime) -> _Compared:
         runtime.say(*introduction.split("\n"))
         with launcher(config, output, runtime) as runner:
             outcomes = runner.run(jobs, retry=config.retry)
-        failures = failures_of(outcomes)
+        failures, earlier = failures_of(outcomes), read_earlier(output)
         if not finished_runs(setup.runs, outcomes):
             raise FailedRunsError("No transfer run has finished, so there are no tables.", *listed(failures))
         if failures:
-            if runtime.is_main and (lost := _lost(setup, outcomes)):
+            if runtime.is_main and (lost := _lost(setup, outcomes, earlier)):
                 kept = f"{output}: the tables stay as they are: {counted(lost, 'run')} in them failed at this start."
                 raise FailedRunsError(kept, *listed(failures))
             runtime.warn(f"{counted(len(failures), 'run')} of {len(jobs)} failed; the tables hold what finished.")
-        if left_out := (_held(output) or set()) - {tuple(run.key.values()) for run in setup.runs}:
+        if left_out := earlier.runs - {tuple(run.key.values()) for run in setup.runs}:
             runtime.warn(
                 f"{counted(len(left_out), 'run')} of the earlier tables have an arm, a budget or a seed that this "
                 "command does not name. The new tables leave them out; their folders stay."
             )
-        results = _write(setup, outcomes, folder, runtime) if runtime.is_main else None
+        results = _write(setup, outcomes, earlier, folder, runtime) if runtime.is_main else None
         runtime.wait()
     return _Compared(output=output, failures=failures, results=results)
 
 
-def _lost(setup: _Setup, outcomes: Mapping[Path, Outcome]) -> int:
+def _lost(setup: _Setup, outcomes: Mapping[Path, Outcome], earlier: EarlierTables) -> int:
     """Count the failed transfer runs that the tables of an earlier start hold, or may hold."""
     keys = [tuple(run.key.values()) for run in setup.runs if isinstance(outcomes[run.job.folder], Failure)]
-    held = _held(setup.output)
-    return len(keys) if held is None else sum(key in held for key in keys)
-
-
-def _held(output: Path) -> set[tuple[object, ...]] | None:
-    """Return the keys of the runs in the tables of an earlier start; None where these are damaged."""
-    if not (output / RESULTS_FILE).exists():
-        return set()
-    try:
-        return {(row.arm, row.backbone, row.labels, row.seed) for row in Results.read(output).rows}
-    except (InputError, OSError):
-        return None
+    return len(keys) if earlier.is_damaged else sum(key in earlier.runs for key in keys)
 
 
 def _checked(config: CompareConfig, runtime: runtimes.Runtime) -> _Setup:
@@ -199,7 +189,13 @@ def _checked(config: CompareConfig, runtime: runtimes.Runtime) -> _Setup:
     )
 
 
-def _write(setup: _Setup, outcomes: Mapping[Path, Outcome], record: RunFolder, runtime: runtimes.Runtime) -> Results:
+def _write(
+    setup: _Setup,
+    outcomes: Mapping[Path, Outcome],
+    earlier: EarlierTables,
+    record: RunFolder,
+    runtime: runtimes.Runtime,
+) -> Results:
     """Write tables, description and report of the finished runs, and publish them where trackers are on."""
     from ssl_transfer.reports.comparison import report
     from ssl_transfer.stages import sync
@@ -208,7 +204,7 @@ def _write(setup: _Setup, outcomes: Mapping[Path, Outcome], record: RunFolder, r
     pretrained = {
         job.folder: outcome for job in setup.pretrain_jobs if isinstance(outcome := outcomes[job.folder], dict)
     }
-    found = _collect(setup, finished, pretrained)
+    found = _collect(setup, finished, pretrained, earlier)
     description = describe(setup.output, setup.config, setup.arms, setup.dataset, finished)
     description["warnings"] = [*setup.warnings, *collapses(pretrained), *found.warnings]
     description["failures"] = failures_of(outcomes)
@@ -239,11 +235,13 @@ class _Collected:
     """Of measurements that are left out."""
 
 
-def _collect(setup: _Setup, finished: Sequence[FinishedRun], pretrained: Mapping[Path, dict[str, Any]]) -> _Collected:
+def _collect(
+    setup: _Setup, finished: Sequence[FinishedRun], pretrained: Mapping[Path, dict[str, Any]], earlier: EarlierTables
+) -> _Collected:
     """Collect rows, curves and correct test images of the finished runs, with the costs of their pretraining.
 
     Raises:
-        InputError: a run holds a non-finite or impossible number. No table has been written.
+        InputError: a run holds an impossible number, or has lost its predictions. No table has been written.
     """
     costs = {arm.init: finished_arms.cost_of(arm.run) for arm in setup.arms if arm.run is not None}
     for arm in setup.arms:
@@ -267,9 +265,11 @@ def _collect(setup: _Setup, finished: Sequence[FinishedRun], pretrained: Mapping
         curves += lines
         warnings += dropped
         correct = write_tables.hits_of(job.folder, truth, num_classes=len(setup.dataset.classes))
+        cell = chosen_accuracy(run.arm.name, run.arm.label, run.labels)
         if correct is not None:
-            cell = chosen_accuracy(run.arm.name, run.arm.label, run.labels)
             hits.setdefault(cell, {})[run.seed] = correct
+        elif run.seed in earlier.hits.get(cell, {}):
+            raise InputError(write_tables.without_predictions(job.folder))
     return _Collected(rows=rows, curves=curves, hits=hits, warnings=warnings)
 
 

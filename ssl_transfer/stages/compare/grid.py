@@ -17,6 +17,7 @@ from ssl_transfer.data import sources
 from ssl_transfer.engine import config as configuration
 from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.engine.distributed import runtime as runtimes
+from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.launch import slurm
 from ssl_transfer.engine.launch.jobs import RECORD, Failure, Launcher, Outcome
 from ssl_transfer.engine.launch.local import workers
@@ -73,7 +74,8 @@ class Job:
         run_checks.check_curves(self.folder, write_tables.curves_of({}, self.folder / "metrics.jsonl"))
         dataset = load_once(self.config.data, self.config.image_size, self.config.loading)
         truth = dataset.labels[dataset.splits["test"]].numpy()
-        write_tables.hits_of(self.folder, truth, num_classes=len(dataset.classes))
+        if write_tables.hits_of(self.folder, truth, num_classes=len(dataset.classes)) is None:
+            raise InputError(write_tables.without_predictions(self.folder))
 
     def __call__(self) -> dict[str, Any]:
         """Run in this process."""

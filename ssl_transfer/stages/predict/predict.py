@@ -94,14 +94,13 @@ def predict(config: PredictConfig) -> Predicted:
     """
     _check(config)
     output = OutputFile(path=config.output, overwrite=config.overwrite)
-    output.check()
-    runtime = runtimes.start()
     run = Run(Path(config.path))
-    classifier = run.load_classifier(run.load_backbone()).to(runtime.device)
     size = run.spec.image_size
     images = [given(text, column=config.column, image_size=size, loading=run.loading) for text in config.images]
     inputs = [*(path for one in images for path in one.files()), *_files_of(run, output)]
     output.check(inputs)
+    runtime = runtimes.start()
+    classifier = run.load_classifier(run.load_backbone()).to(runtime.device)
     for note in (*run.notes, *([run.storage.note] if run.storage.note else [])):
         runtime.say(note)
     temperature = None if config.uncalibrated else run.temperature.value

@@ -101,10 +101,13 @@ def test_demos_are_told(run: Callable, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_older_run_does_not_mind(run: Callable, tiny: dict, pretrained: Path, tmp_path: Path) -> None:
+def test_an_older_run_does_not_mind(
+    run: Callable, tiny: dict, pretrained: Path, tmp_path: Path, unseal: Callable
+) -> None:
     """Its settings do not know of dry runs."""
     folder = tmp_path / "run"
     shutil.copytree(pretrained, folder)
+    unseal(folder)
     config = folder / "config.yaml"
     config.write_text(config.read_text().replace("dry_run: false\n", ""))
     answer = run("pretrain", "simclr", *tiny["pretrain"], *tiny["convolutional"], "--output", folder)

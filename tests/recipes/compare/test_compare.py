@@ -208,6 +208,8 @@ def test_without_kept_predictions_there_are_no_confusions(
         path.unlink()
     for path in (copied / "transfer").rglob("predicted.npy"):
         path.unlink()
+    for name in ("test_hits.npz", "comparison.json"):
+        (copied / name).unlink()
     unseal(copied)
     answer = run(*flags, "--output", copied)
     assert answer.status == 0, answer.err
@@ -230,7 +232,9 @@ def test_second_start_redoes_nothing(comparison: tuple, run: Callable, monkeypat
     assert answer.status == 0, answer.err
     assert state_of(folder) == before
     assert {name: (folder / f"{name}.csv").read_bytes() for name in names} == tables
-    assert sorted(read) == ["confusions.csv", "diagnosis.csv", "embeddings.csv"]
+    # The earlier tables are read before they are replaced.
+    earlier = ["results.csv", "test_hits.npz"]
+    assert sorted(read) == ["confusions.csv", "diagnosis.csv", "embeddings.csv", *earlier]
 
 
 def test_added_seeds_and_budgets_run_alone(run: Callable, tmp_path: Path, tiny: dict) -> None:
@@ -515,6 +519,8 @@ def test_one_seed_is_measured_over_images(comparison: tuple, run: Callable, tmp_
     assert (folder / "report.md").read_text(encoding="utf-8") == text
     for path in folder.rglob("predicted.npy"):
         path.unlink()
+    for name in ("test_hits.npz", "comparison.json"):
+        (folder / name).unlink()
     unseal(folder)
     assert run(*flags, "--seeds", "0", "--output", folder).status == 0
     text = (folder / "report.md").read_text(encoding="utf-8")

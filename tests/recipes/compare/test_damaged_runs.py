@@ -222,3 +222,20 @@ def test_fewer_seeds_are_said(copied: Path, comparison: tuple, run: Callable) ->
     assert "2 runs of the earlier tables have an arm, a budget or a seed that this command does not name" in answer.err
     answer = run(*comparison[1], "--output", copied)
     assert "earlier tables" not in answer.err
+
+
+def test_predictions_of_an_unsealed_run_that_are_gone(
+    copied: Path, comparison: tuple, run: Callable, unseal: Callable
+) -> None:
+    """The tables of the earlier start show that the run had some."""
+    unseal(copied)
+    (path,) = copied.glob(f"{SECOND}/predicted.npy")
+    path.unlink()
+    held = {name: (copied / name).read_bytes() for name in TABLES}
+    answer = run(*comparison[1], "--output", copied)
+    assert answer.status == 2
+    assert f"{path}: missing" in answer.err
+    assert {name: (copied / name).read_bytes() for name in TABLES} == held
+    assert run(*comparison[1], "--retry", "--output", copied).status == 0
+    assert path.is_file()
+    assert (copied / "test_hits.npz").read_bytes() == held["test_hits.npz"]

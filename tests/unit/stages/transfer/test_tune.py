@@ -184,18 +184,27 @@ def test_goes_on_where_it_was_killed(config, run, trained_phases, monkeypatch):
     assert run(config) == result
 
 
-def test_a_changed_trial_is_refused(config, run, monkeypatch):
-    """A digit in the record of a finished trial is no validation result; the remedy of the message works."""
-    whole = run(config)
-    other = replace(config, output=config.output.with_name("other"))
+@pytest.fixture
+def run_to_the_choice(run, monkeypatch):
+    """Run until all trials have finished, and no further."""
 
     def killed(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr("ssl_transfer.stages.transfer.train_and_test.replay", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(other)
+    def start(config):
+        with monkeypatch.context() as patched:
+            patched.setattr("ssl_transfer.stages.transfer.train_and_test.replay", killed)
+            with pytest.raises(KeyboardInterrupt):
+                run(config)
+
+    return start
+
+
+def test_a_changed_trial_is_refused(config, run, run_to_the_choice):
+    """A digit in the record of a finished trial is no validation result; the remedy of the message works."""
+    whole = run(config)
+    other = replace(config, output=config.output.with_name("other"))
+    run_to_the_choice(other)
     trial = other.output / "trials" / "0" / "trial.json"
     trial.write_text(trial.read_text().replace('"accuracy": 0.', '"accuracy": 1.', 1))
     with pytest.raises(InputError, match=f"{trial}: damaged .*Remove it"):
@@ -205,7 +214,7 @@ def test_a_changed_trial_is_refused(config, run, monkeypatch):
 
 
 @pytest.mark.parametrize("chosen", [0, 2])
-def test_weights_of_a_trial_that_finished_before_are_found(chosen, config, run, monkeypatch):
+def test_weights_of_a_trial_that_finished_before_are_found(chosen, config, run, run_to_the_choice, monkeypatch):
     """Killed when all trials had finished: none is trained again, whichever is chosen."""
     plain = tuning._describe
 
@@ -218,13 +227,7 @@ def test_weights_of_a_trial_that_finished_before_are_found(chosen, config, run, 
 
     monkeypatch.setattr(tuning, "_describe", preferred)
 
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("ssl_transfer.stages.transfer.train_and_test.replay", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(config)
+    run_to_the_choice(config)
     states = {path.parent.parent.name for path in config.output.rglob("*.pt")}
     assert states == {str(chosen)}
     log = (config.output / "trials" / str(chosen) / "metrics.jsonl").read_text()
