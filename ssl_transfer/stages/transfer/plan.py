@@ -50,8 +50,9 @@ class TransferRecipe:
     frozen_views: int | None = None
     """Behind a frozen boundary, features may be computed once: of this number of fixed augmented views of each image,
     which the epochs take in turns; 0: of images without augmentation. None: new views in each epoch."""
-    batch_norm: Literal["train", "frozen"] = "train"
-    """Statistics of BatchNorm layers that are trained: moved by the batches, or kept. Frozen layers never move."""
+    batch_norm: Literal["auto", "train", "frozen"] = "train"
+    """Statistics of BatchNorm layers that are trained: train moves them by the batches, frozen keeps them. auto: frozen
+    where the first weights come from other images than these, otherwise train. Frozen layers never move."""
     stopping: StoppingConfig = StoppingConfig()
     """Early stopping of a phase by the log-loss of the validation images."""
     label_smoothing: float = 0.0
