@@ -1,6 +1,7 @@
 """Read pixels that are not in memory: row by row from a file, or by decoding each time."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,9 +46,11 @@ class OnDisk:
         pixels = np.empty((len(rows), *self.shape[1:]), self._dtype)
         for place, row in zip(pixels, rows.tolist(), strict=True):
             if os.preadv(self._file.fileno(), [place], self._offset + row * self._row_bytes) < self._row_bytes:
+                entry = Path(self._file.name).parent
+                cache = shlex.quote(str(entry.parent))
                 raise OSError(
-                    f"{self._file.name}: ends before row {row}. `ssl-transfer data cache --evict all` removes it; the "
-                    "next run decodes the images again."
+                    f"{self._file.name}: ends before row {row}. `ssl-transfer data cache --evict {entry.name} "
+                    f"--loading.cache {cache}` removes the entry; the next run decodes its images again."
                 )
         return torch.from_numpy(pixels)
 

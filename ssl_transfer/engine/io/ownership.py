@@ -17,19 +17,8 @@ from .ownership_record import MARKER, RECORD, absolute, enter, is_owned, is_reco
 from .unfinished_files import sweep
 
 __all__ = [
-    *(
-        "LOCK",
-        "MARKER",
-        "RECORD",
-        "ForeignFileError",
-        "check_folder",
-        "claim",
-        "is_owned",
-        "is_recorded",
-        "move",
-        "own_folder",
-    ),
-    *("owned_folder", "remove", "remove_folder"),
+    *("LOCK", "MARKER", "RECORD", "ForeignFileError", "check_folder", "claim", "is_owned", "is_recorded", "move"),
+    *("own_folder", "owned_folder", "remove", "remove_folder"),
 ]
 LOCK = f"{MARKER}/lock"
 """Lock of a folder with one writer at a time."""

@@ -105,7 +105,7 @@ class WeightFile:
         """
         path = self.folder / name
         if not path.is_file() or file_checksum(path) != expected:
-            reason = "differs from its checksum" if path.is_file() else "missing"
+            reason = "differs from its checksum" if path.is_file() else "missing, unlike its checksum"
             raise DamagedError(f"{path}: {reason} in {self.name}.json. {EXPORT_AGAIN}")
 
     def tensors(self) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ _NAMES = re.compile(
     r"|evaluation/(metrics\.json|(per_class|predictions|predictions_validation)\.csv|examples/\d+\.png)"
     r"|evaluation/(confusion|reliability|curves)\.png"
 )
-"""Files of version 0.1, relative to the folder of a run or of a comparison."""
+"""Files of version 0.1 and of this one, relative to the folder of a run or of a comparison."""
 
 
 def has_begun(folder: Path) -> bool:

@@ -225,11 +225,8 @@ def main(arguments: Sequence[str], program: str = "ssl-transfer report") -> None
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder. Give the --output of `compare`.")
     if not (folder / "comparison.json").is_file():
-        raise InputError(
-            f"{folder}: holds no finished comparison (no comparison.json). {remedy_of(folder)}"
-            if (folder / RESULTS_FILE).is_file()
-            else f"{folder}: holds no finished comparison (no comparison.json). Give the --output of `compare`."
-        )
+        remedy = remedy_of(folder) if (folder / RESULTS_FILE).is_file() else "Give the --output of `compare`."
+        raise InputError(f"{folder}: holds no finished comparison (no comparison.json). {remedy}")
     if config.threshold is not None and not 0.0 < config.threshold <= 1.0:
         raise InputError(f"--threshold {config.threshold}: an accuracy, above 0 and at most 1.")
     results = Results.read(folder)

@@ -139,7 +139,9 @@ def _compare(config: CompareConfig, runtime: runtimes.Runtime) -> _Compared:
         runtime.say(*introduction.split("\n"))
         with launcher(config, output, runtime) as runner:
             outcomes = runner.run(jobs, retry=config.retry)
-        failures, earlier = failures_of(outcomes), read_earlier(output)
+        failures = failures_of(outcomes)
+        # Rank 0 replaces the tables, and alone reads the earlier ones.
+        earlier = read_earlier(output) if runtime.is_main else EarlierTables()
         if not finished_runs(setup.runs, outcomes):
             raise FailedRunsError("No transfer run has finished, so there are no tables.", *listed(failures))
         if failures:

@@ -126,6 +126,7 @@ def predict(config: PredictConfig) -> Predicted:
 def _files_of(run: Run, output: OutputFile) -> Iterator[Path]:
     """Yield all files below the folders of a run, except the table of an earlier command; follow links."""
     seen: set[str] = set()
+    written = output.target if output.is_written else None
     for start in (run.path, run.folder):
         for place, folders, names in os.walk(start, followlinks=True):
             if (real := os.path.realpath(place)) in seen:
@@ -133,8 +134,7 @@ def _files_of(run: Run, output: OutputFile) -> Iterator[Path]:
                 folders.clear()
                 continue
             seen.add(real)
-            paths = (Path(real, name) for name in names)
-            yield from (path for path in paths if not (output.is_written and path == output.target))
+            yield from (path for name in names if (path := Path(real, name)) != written)
 
 
 def _check(config: PredictConfig) -> None:
