@@ -211,8 +211,8 @@ def groups_of(training: Training, phase: Phase) -> list[dict[str, Any]]:
 
 def prepare(training: Training, phase: Phase) -> PhaseTraining:
     """Freeze the layers of the phase, and make its batches and its validation."""
-    if phase.is_fitted:
-        raise InputError(f"{phase.name}: a probe is fitted, not trained in steps. Take another plan.")
+    if phase.kind != "steps":
+        raise InputError(f"{phase.name}: not trained in steps. Take another plan.")
     batches, validate = _plain(training, phase)
     plain = PhaseTraining(batches=batches, validate=validate, stopping=training.recipe.stopping)
     return plain if training.around is None else training.around.begin(phase, plain)

@@ -17,7 +17,7 @@ from ssl_transfer.engine.training.early_stopping import StoppingConfig
 from ssl_transfer.models.heads import HeadConfig
 from ssl_transfer.stages.common.run_config import check_positive
 
-from .plan_lines import AUTO, HEADS, PLANS, PORTFOLIO, PROBE, WITH_BLOCKS, count_of, lines_of
+from .plan_lines import AUTO, AVERAGE, HEADS, PLANS, PORTFOLIO, PROBE, WITH_BLOCKS, count_of, lines_of
 from .plan_phases import Phase, merged, named
 
 
@@ -158,9 +158,9 @@ class TransferRecipe:
         alone = trained in HEADS
         steps = self.head_steps if alone else self.finetune_steps
         phase = Phase(
-            name=trained if alone else "finetune",
-            trained="head" if alone else trained,
-            is_fitted=trained == PROBE,
+            name=trained if alone or trained == AVERAGE else "finetune",
+            trained={PROBE: "head", AVERAGE: "all"}.get(trained, trained),
+            kind={PROBE: "fit", AVERAGE: "average"}.get(trained, "steps"),
             learning_rate=self.optimizer.learning_rate * (1.0 if alone else self.finetune_rate),
             layer_decay=1.0 if alone else self.layer_decay,
             epochs=max(self.epochs, -(-steps // steps_per_epoch)),

@@ -6,6 +6,8 @@ from ssl_transfer.engine.errors import InputError, did_you_mean
 
 PROBE = "probe"
 """Phase that fits the head by a logistic regression."""
+AVERAGE = "average"
+"""Phase that takes the mean of the weights of the two phases before it."""
 PLANS = {
     "feature-extraction": "the head on the frozen backbone, nothing else",
     PROBE: "a logistic regression on the frozen backbone's features, its strength chosen by validation",
@@ -18,7 +20,7 @@ PLANS = {
     "low-level": "the first blocks, the others dropped, and a new head: low-level 3 (few images, unlike the source)",
     "surgical": "the head, then also the first blocks: surgical, or surgical first:2 (Lee et al. 2023)",
 }
-WORDS = (PROBE, "head", "last:N", "first:N", "from:NAME", "all")
+WORDS = (PROBE, "head", "last:N", "first:N", "from:NAME", "all", AVERAGE)
 AUTO = "auto"
 PORTFOLIO = ("feature-extraction", "probe", "fine-tune-frozen", "fine-tune", "full-fast")
 """Plans of `--plans auto`, the same for every arm."""
@@ -48,6 +50,13 @@ def lines_of(plan: Sequence[str]) -> tuple[str, ...]:
     lines = _written_out(name, arguments) if name in PLANS else tuple(plan)
     for line in lines:
         _check(line)
+    words = [line.split()[0] for line in lines]
+    for number, word in enumerate(words):
+        if word == AVERAGE and (number < 2 or AVERAGE in words[number - 2 : number] or words[0] not in HEADS):
+            raise InputError(
+                f"--plan {' '.join(lines)}: average takes the mean of the two phases before it, the first of which "
+                "trains the head, as in: head all average."
+            )
     return lines
 
 
@@ -92,7 +101,7 @@ def _check(line: str) -> None:
     """Refuse a line that is no phase. Names of layers are looked up in the backbone later."""
     trained, *settings = line.split() or [""]
     kind, colon, rest = trained.partition(":")
-    known = trained in (*HEADS, "all") or (colon and rest and kind in ("last", "first", "from"))
+    known = trained in (*HEADS, "all", AVERAGE) or (colon and rest and kind in ("last", "first", "from"))
     if not known or (kind in ("last", "first") and not (rest.isdecimal() and int(rest))):
         raise InputError(
             f"--plan {line!r}: neither a plan ({', '.join(PLANS)}) nor a phase ({', '.join(WORDS)}, N from 1)."
@@ -100,6 +109,8 @@ def _check(line: str) -> None:
         )
     for setting in settings:
         name, _, text = setting.partition("=")
+        if trained in (PROBE, AVERAGE):
+            raise InputError(f"--plan {line!r}: {trained} has no settings.")
         if name not in SETTINGS:
             raise InputError(
                 f"--plan {line!r}: {setting!r} is no setting of a phase; there are {', '.join(SETTINGS)}, as in "

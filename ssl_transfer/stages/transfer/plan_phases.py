@@ -19,10 +19,20 @@ class Phase:
     epochs: int
     batch_norm: Literal["train", "frozen"] = "train"
     """Statistics of trained BatchNorm layers: moved by the batches, or kept."""
-    is_fitted: bool = False
-    """The head is fitted by a logistic regression, not trained in steps (`probe.py`)."""
+    kind: Literal["steps", "fit", "average"] = "steps"
+    """steps: the loop trains it. fit: logistic regression of the head (`probe.py`). average: mean of the weights of the
+    two phases before it (`average.py`)."""
     after: str | None = None
     """Phase from whose weights it starts; FIRST: the first weights of the run; None: the phase before it."""
+
+
+def starts_of(phases: Sequence[Phase]) -> dict[str, str]:
+    """Return the phase from whose weights each phase starts, by name; FIRST for the first weights of the run."""
+    starts, before = {}, FIRST
+    for phase in phases:
+        starts[phase.name] = before if phase.after is None else phase.after
+        before = phase.name
+    return starts
 
 
 def named(phases: Sequence[Phase]) -> tuple[Phase, ...]:

@@ -28,9 +28,10 @@ from ssl_transfer.engine.io.json_files import read_json, read_lines
 from ssl_transfer.engine.randomness import seed_from
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 
+from .average import average
 from .phases import Training, run_phase
 from .plan import TransferRecipe
-from .plan_phases import Phase
+from .plan_phases import Phase, starts_of
 from .probe import fit_probe
 
 
@@ -130,13 +131,18 @@ def run_plan(
     """
     found: dict[str, dict[str, Any]] = {}
     weights: dict[str, dict[str, Tensor]] = {}
-    first = _copy(training.learner.state_dict()) if any(phase.after is not None for phase in phases) else {}
+    branches = any(phase.after is not None for phase in phases)
+    first = _copy(training.learner.state_dict()) if branches else {}
+    starts = starts_of(phases)
     for number, phase in enumerate(phases):
-        if phase.after is not None:
-            training.learner.load_state_dict(weights[phase.after] if phase.after else first)
-        if phase.is_fitted:
+        start = starts[phase.name]
+        if phase.kind == "average":
+            found[phase.name] = average(training, weights[starts[start]], weights[start])
+        elif branches:
+            training.learner.load_state_dict(weights[start] if start else first)
+        if phase.kind == "fit":
             found[phase.name] = fit_probe(training)
-        else:
+        elif phase.kind == "steps":
             seed = seed_from(training.seed, 2, number)
             found[phase.name] = run_phase(training, phase, seed=seed, tracker=tracker, metrics=metrics, states=states)
         weights[phase.name] = _copy(training.learner.state_dict())
