@@ -204,7 +204,8 @@ def _collect(
             run_checks.check_pretraining(job.after, cost)
         run_checks.check_result(job.folder, result)
         rows += write_tables.rows_of(key, result, cost)
-        lines, dropped = run_checks.check_curves(job.folder, write_tables.curves_of(key, job.folder / "metrics.jsonl"))
+        log = write_tables.curves_of(key, job.folder / "metrics.jsonl", result.get("path"))
+        lines, dropped = run_checks.check_curves(job.folder, log)
         curves += lines
         for warning in dropped:
             runtime.warn(f"warning: {warning}")

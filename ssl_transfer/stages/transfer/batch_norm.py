@@ -1,4 +1,4 @@
-"""Resolve `--batch-norm auto` for a run."""
+"""Resolve `--batch-norm auto` of a transfer run."""
 
 from typing import Literal
 
@@ -9,20 +9,17 @@ from .config import PlannedConfig
 
 
 def batch_norm_of(config: PlannedConfig, run: Run | None, dataset: Dataset) -> Literal["train", "frozen"]:
-    """Return how BatchNorm's statistics are treated in layers that are trained.
+    """Choose the treatment of BatchNorm's statistics in trained layers for `--batch-norm auto`.
 
-    Statistics of other images are worse than those of the batches for random weights, and better than those of few
-    small batches for trained ones.
+    With few labelled images the statistics of the batches are noise. Weights that were trained on other images bring
+    better ones; random weights bring none (docs/decisions.md has the measurement).
 
     Args:
         config: settings of the run.
         run: that `init` names; None for random or public weights.
         dataset: images of the run.
     """
-    if config.batch_norm != "auto":
-        return config.batch_norm
-    trains_backbone = any(phase.trained != "head" for phase in config.phases(steps_per_epoch=1))
-    if config.init == "scratch" or not trains_backbone:
+    if config.init == "scratch" or not config.leaves_batch_norm_open:
         return "train"
     if run is not None and run.provenance.get("data_fingerprint") == dataset.fingerprint:
         return "train"

@@ -7,7 +7,7 @@ A phase is a line of text: the trained layers (`head`, `last:2`, `first:1`, `fro
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 from ssl_transfer.data.transforms.augment import SUPERVISED_DEFAULT, AugmentConfig
 from ssl_transfer.data.transforms.presets import augment_field
@@ -25,12 +25,14 @@ from .plan_phases import Phase, merged, named
 class TransferRecipe:
     """The transfer plan and its settings."""
 
-    plan: tuple[str, ...] = ("fine-tune",)
-    """A named plan: feature-extraction, fine-tune, partial, gradual, full, low-level, surgical (the README says what
-    each is); or phases, each in quotes: head "last:2 rate=1e-3 epochs=20" "all rate=1e-4 decay=0.75"."""
+    plan: tuple[str, ...] = ()
+    """One plan: feature-extraction, probe, fine-tune, partial, gradual, full, low-level, surgical (docs/plans.md has
+    each); or phases, each in quotes: head "last:2 rate=1e-3 epochs=20" "all rate=1e-4 decay=0.75". Default: fine-tune;
+    a comparison has --plans auto, distillation has full."""
     plans: tuple[str, ...] = ()
-    """Several plans for each run, of which its validation images choose: auto (feature-extraction, probe,
-    fine-tune-frozen, fine-tune, full-fast), or named plans. Empty: --plan alone."""
+    """Several plans instead, of which the validation images of each run choose one: auto (feature-extraction, probe,
+    fine-tune-frozen, fine-tune-moving, full-fast), or any of the
+    named plans."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-2, weight_decay=1e-2, warmup_steps=10)
     """Optimiser; its learning rate is that of phases that train the head alone."""
     finetune_rate: float = 0.1
@@ -50,9 +52,9 @@ class TransferRecipe:
     frozen_views: int | None = None
     """Behind a frozen boundary, features may be computed once: of this number of fixed augmented views of each image,
     which the epochs take in turns; 0: of images without augmentation. None: new views in each epoch."""
-    batch_norm: Literal["auto", "train", "frozen"] = "train"
+    batch_norm: Literal["auto", "train", "frozen"] = "auto"
     """Statistics of BatchNorm layers that are trained: train moves them by the batches, frozen keeps them. auto: frozen
-    where the first weights come from other images than these, otherwise train. Frozen layers never move."""
+    in transfer from weights that were trained on other images; otherwise train. Frozen layers never move."""
     stopping: StoppingConfig = StoppingConfig()
     """Early stopping of a phase by the log-loss of the validation images."""
     label_smoothing: float = 0.0
@@ -66,6 +68,9 @@ class TransferRecipe:
     """For classes of unlike sizes. weights: the loss of each class counts as much; sampling: each is drawn as often."""
     augment: AugmentConfig = augment_field("supervised", SUPERVISED_DEFAULT)
     """Augmentation of training images."""
+
+    default_plan: ClassVar[tuple[str, ...]] = ("fine-tune",)
+    """The plan where neither `plan` nor `plans` is given."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.finetune_rate <= 1.0:
@@ -87,10 +92,11 @@ class TransferRecipe:
                 f"optimizer.accumulate {self.optimizer.accumulate}: mixup and cutmix would mix micro-batches, "
                 "not of the batch. Leave them out, or accumulate."
             )
-        if self.plans and self.plan != TransferRecipe.plan:
+        if self.plans and self.plan:
             raise InputError(f"--plan {' '.join(self.plan)} and --plans {' '.join(self.plans)}: give one of the two.")
-        trained = {line.split()[0] for plan in self.named_plans.values() for line in lines_of(plan)}
-        shown = f"--plans {' '.join(self.plans)}" if self.plans else f"--plan {' '.join(self.plan)}"
+        lines = [line.split() for plan in self.named_plans.values() for line in lines_of(plan)]
+        trained = {word for word, *_ in lines}
+        shown = f"--plans {' '.join(self.plans)}" if self.plans else f"--plan {' '.join(self.plan or self.default_plan)}"
         if self.frozen_views is not None and not any(
             word == "head" or word[:4] in ("last", "from") for word in trained
         ):
@@ -98,19 +104,26 @@ class TransferRecipe:
                 f"frozen_views {self.frozen_views} would be ignored: no phase of {shown} trains behind a frozen part "
                 "alone. Leave it out."
             )
-        if self.batch_norm == "frozen" and trained <= set(HEADS):
-            raise InputError(f"batch_norm frozen would be ignored: {shown} trains the head alone. Leave it out.")
+        if self.batch_norm == "frozen" and not self.leaves_batch_norm_open:
+            reason = "trains the head alone" if trained <= set(HEADS) else "sets norm= in each phase"
+            raise InputError(f"batch_norm frozen would be ignored: {shown} {reason}. Leave it out.")
         if PROBE in trained and (self.head.kind != "linear" or self.head.one_logit or self.head.dropout):
             raise InputError(
                 f"{shown}: a probe fits a linear head of one score a class without dropout. Leave --head out, or take "
                 "other plans."
             )
 
+    def settled(self, batch_norm: Literal["train", "frozen"] = "train") -> Self:
+        """Return these settings as a run records them: with the default plan, and with `batch_norm` in place of auto."""
+        plan = self.plan if self.plan or self.plans else self.default_plan
+        return replace(self, plan=plan, batch_norm=batch_norm if self.batch_norm == "auto" else self.batch_norm)
+
     @property
     def named_plans(self) -> dict[str, tuple[str, ...]]:
         """Return the plans of each run by name: those of `plans`, or `plan` alone."""
         if not self.plans:
-            return {self.plan[0] if self.plan else "": self.plan}
+            plan = self.plan or self.default_plan
+            return {plan[0]: plan}
         names = PORTFOLIO if self.plans == (AUTO,) else self.plans
         for name in names:
             if name not in PLANS or name in WITH_BLOCKS:
@@ -121,17 +134,31 @@ class TransferRecipe:
     @property
     def keep_blocks(self) -> int | None:
         """Number of the backbone's first blocks that the plan keeps; None keeps all."""
-        name, arguments = self.plan[0], self.plan[1:]
+        name, *arguments = self.plan or self.default_plan
         return count_of(name, arguments[0]) if name == "low-level" else None
 
     @property
     def plan_label(self) -> str:
         """Name the plan for a folder; empty for the default."""
-        words = re.sub(r"[^\w.]+", "-", " ".join(self.plan))
-        return "" if self.plan == TransferRecipe.plan else f"-{words}"
+        words = re.sub(r"[^\w.]+", "-", " ".join(self.plans or self.plan))
+        return "" if self.plan in ((), self.default_plan) and not self.plans else f"-{words}"
 
-    def phases(self, steps_per_epoch: int) -> tuple[Phase, ...]:
-        """Return the phases of the plan with their lengths."""
+    @property
+    def leaves_batch_norm_open(self) -> bool:
+        """Whether `batch_norm` decides on a phase: one that trains layers of the backbone, and does not set norm=."""
+        lines = [line.split() for plan in self.named_plans.values() for line in lines_of(plan)]
+        return any(
+            word not in (*HEADS, AVERAGE) and not any(one.startswith("norm=") for one in settings)
+            for word, *settings in lines
+        )
+
+    def phases(self, steps_per_epoch: int, *, has_batch_norm: bool = True) -> tuple[Phase, ...]:
+        """Return the phases of the plan with their lengths; of several plans, equal phases once (`plan_phases.merged`).
+
+        Args:
+            steps_per_epoch: optimiser steps of an epoch.
+            has_batch_norm: the backbone has BatchNorm; without, plans that differ in its treatment alone are equal.
+        """
         check_positive(
             epochs=self.epochs,
             head_steps=self.head_steps,
@@ -139,7 +166,11 @@ class TransferRecipe:
             batch_size=self.batch_size,
         )
         plans = {name: self._plan_phases(plan, steps_per_epoch) for name, plan in self.named_plans.items()}
-        return merged(plans) if self.plans else next(iter(plans.values()))
+        if not has_batch_norm:
+            plans = {
+                name: tuple(replace(phase, batch_norm="train") for phase in found) for name, found in plans.items()
+            }
+        return merged(plans) if len(plans) > 1 else next(iter(plans.values()))
 
     def _plan_phases(self, plan: Sequence[str], steps_per_epoch: int) -> tuple[Phase, ...]:
         found = [self._phase(line, steps_per_epoch) for line in lines_of(plan)]

@@ -12,7 +12,8 @@ PLANS = {
     "feature-extraction": "the head on the frozen backbone, nothing else",
     PROBE: "a logistic regression on the frozen backbone's features, its strength chosen by validation",
     "fine-tune": "the head, then everything at a tenth of its rate",
-    "fine-tune-frozen": "as fine-tune, with BatchNorm statistics kept",
+    "fine-tune-frozen": "as fine-tune; BatchNorm keeps its statistics",
+    "fine-tune-moving": "as fine-tune; the batches move BatchNorm's statistics",
     "partial": "the head, then also the last blocks: partial, partial last:3 or partial from:NAME",
     "gradual": "the head, then one more block from behind in each phase: gradual, or gradual 4 (Howard and Ruder 2018)",
     "full": "everything at once",
@@ -22,7 +23,7 @@ PLANS = {
 }
 WORDS = (PROBE, "head", "last:N", "first:N", "from:NAME", "all", AVERAGE)
 AUTO = "auto"
-PORTFOLIO = ("feature-extraction", "probe", "fine-tune-frozen", "fine-tune", "full-fast")
+PORTFOLIO = ("feature-extraction", "probe", "fine-tune-frozen", "fine-tune-moving", "full-fast")
 """Plans of `--plans auto`, the same for every arm."""
 WITH_BLOCKS = ("partial", "gradual", "low-level", "surgical")
 """Plans that depend on the blocks of a backbone."""
@@ -85,6 +86,7 @@ def _written_out(name: str, arguments: Sequence[str]) -> tuple[str, ...]:
         PROBE: (PROBE,),
         "fine-tune": ("head", "all"),
         "fine-tune-frozen": ("head", "all norm=frozen"),
+        "fine-tune-moving": ("head", "all norm=train"),
         "full": ("all",),
         "full-fast": ("all rate=3e-3 decay=1 norm=train",),
     }[name]

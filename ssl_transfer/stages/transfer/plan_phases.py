@@ -35,6 +35,14 @@ def starts_of(phases: Sequence[Phase]) -> dict[str, str]:
     return starts
 
 
+def path_to(phases: Sequence[Phase], name: str) -> list[str]:
+    """Return the names of the phases that lead from the first weights to a phase, which is the last of them."""
+    starts, path = starts_of(phases), [name]
+    while starts[path[0]] != FIRST:
+        path.insert(0, starts[path[0]])
+    return path
+
+
 def named(phases: Sequence[Phase]) -> tuple[Phase, ...]:
     """Number the names that occur more than once: finetune-1, finetune-2."""
     numbered = []

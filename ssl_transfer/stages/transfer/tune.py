@@ -31,7 +31,7 @@ from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 from .average import average
 from .phases import Training, run_phase
 from .plan import TransferRecipe
-from .plan_phases import Phase, starts_of
+from .plan_phases import Phase, path_to, starts_of
 from .probe import fit_probe
 
 
@@ -136,17 +136,28 @@ def run_plan(
     starts = starts_of(phases)
     for number, phase in enumerate(phases):
         start = starts[phase.name]
+        if branches:
+            training.learner.load_state_dict(weights[start] if start else first)
         if phase.kind == "average":
             found[phase.name] = average(training, weights[starts[start]], weights[start])
-        elif branches:
-            training.learner.load_state_dict(weights[start] if start else first)
-        if phase.kind == "fit":
+        elif phase.kind == "fit":
             found[phase.name] = fit_probe(training)
-        elif phase.kind == "steps":
+        else:
             seed = seed_from(training.seed, 2, number)
             found[phase.name] = run_phase(training, phase, seed=seed, tracker=tracker, metrics=metrics, states=states)
+        if phase.kind != "steps":
+            _log_once(phase, found[phase.name]["validation"], training, tracker, metrics)
         weights[phase.name] = _copy(training.learner.state_dict())
     return Trained(found=found, weights=weights)
+
+
+def _log_once(
+    phase: Phase, measured: dict[str, float], training: Training, tracker: Tracker, metrics: Path
+) -> None:
+    """Log the measurement of a phase without steps, unless an earlier start did."""
+    logged = read_lines(metrics) if training.runtime.is_main and metrics.is_file() else []
+    if not any(record.get("phase") == phase.name and record.get("step") for record in logged):
+        tracker.log({"phase": phase.name, "epoch": 1, "step": 1, "split": "validation", **measured})
 
 
 def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Path) -> Tuned:
@@ -172,6 +183,11 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
     best, held = -1, None
     for number, (trial, place) in enumerate(zip(candidates, places, strict=True)):
         trained, report = None, reports[number]
+        trial = candidates[number] = _continued(trial, phases, reports[0] if number else None)
+        if not any(phase.kind == "steps" for phase in trial.phases):
+            # The head is fitted: there are no rates to tune.
+            reports = reports[:number]
+            break
         if report is None:
             training.learner.load_state_dict(first)
             try:
@@ -198,6 +214,21 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
         place=places[best],
         report={"chosen": best, "trials": reports},
     )
+
+
+def _continued(trial: Trial, phases: Sequence[Phase], first: dict[str, Any] | None) -> Trial:
+    """Restrict a trial to the plan that the first trial preferred; the first one, and those after a divergence, keep all.
+
+    Args:
+        trial: with all plans.
+        phases: of all plans.
+        first: report of the first trial; None for the first itself.
+    """
+    if first is None or "diverged" in first:
+        return trial
+    path = path_to(phases, first["preferred"])
+    branches = any(phase.after is not None for phase in phases)
+    return replace(trial, phases=tuple(one for one in trial.phases if one.name in path)) if branches else trial
 
 
 def _run(training: Training, trial: Trial, place: Path, *, quiet: bool) -> Trained:
@@ -251,7 +282,7 @@ def _read(place: Path) -> dict[str, Any] | None:
 
 def _values(trial: Trial) -> dict[str, Any]:
     return {
-        "learning_rates": {phase.name: phase.learning_rate for phase in trial.phases},
+        "learning_rates": {phase.name: phase.learning_rate for phase in trial.phases if phase.kind == "steps"},
         "weight_decay": trial.weight_decay,
     }
 
