@@ -181,10 +181,10 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
     # Nobody writes before all have read.
     training.runtime.wait()
     best, held = -1, None
-    for number, (trial, place) in enumerate(zip(candidates, places, strict=True)):
+    for number, place in enumerate(places):
         trained, report = None, reports[number]
-        trial = candidates[number] = _continued(trial, phases, reports[0] if number else None)
-        if not any(phase.kind == "steps" for phase in trial.phases):
+        trial = candidates[number] = _continued(candidates[number], phases, reports[0] if number else None)
+        if number and not any(phase.kind == "steps" for phase in trial.phases):
             # The head is fitted: there are no rates to tune.
             reports = reports[:number]
             break
