@@ -1,4 +1,4 @@
-"""Measure many transfer plans from the same first weights, for "How strong are the baselines?" and the cost of choosing.
+r"""Measure many transfer plans from the same first weights, for "How strong are the baselines?".
 
     OMP_NUM_THREADS=1 python scripts/measure_plans.py --output measured --arm imagenet --labels 5 20 --seeds 0 1 2 \\
         -- --data folder:PATH --init imagenet --image-size 64
@@ -26,8 +26,8 @@ from ssl_transfer.stages.common.command_line import parse_for_images
 from ssl_transfer.stages.common.initialization import image_size_of, initial_backbone, open_initial_run
 from ssl_transfer.stages.transfer.config import TransferConfig
 from ssl_transfer.stages.transfer.plan_phases import merged
+from ssl_transfer.stages.transfer.plan_training import run_plan
 from ssl_transfer.stages.transfer.setup import batch_size_of, fitted, labelled_images, make_training
-from ssl_transfer.stages.transfer.tune import run_plan
 
 PORTFOLIO = {
     "head": ("head",),

@@ -31,7 +31,6 @@ from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common import dry_run
 from ssl_transfer.stages.common.command_line import parse_for_images
 from ssl_transfer.stages.common.run_config import VOLATILE
-from ssl_transfer.stages.transfer.plan_lines import AUTO
 
 from . import finished_arms
 from .arms import resolve_arms
@@ -169,10 +168,8 @@ def _lost(setup: _Setup, outcomes: Mapping[Path, Outcome], earlier: EarlierTable
 def _checked(config: CompareConfig, runtime: runtimes.Runtime) -> _Setup:
     """Check the settings, resolve the arms, load and check the images, and build the grid."""
     # Folders and tables use one name of a budget, however it was written.
-    recipe = config.transfer
-    if not (recipe.plan or recipe.plans):
-        recipe = replace(recipe, plans=(AUTO,))
-    config = replace(config, labels=tuple(splits.budget_name(text) for text in config.labels), transfer=recipe)
+    budgets = tuple(splits.budget_name(text) for text in config.labels)
+    config = replace(config, labels=budgets, transfer=config.transfer.with_plan())
     check_settings(config)
     check_launcher(config, runtime)
     arms = resolve_arms(config)

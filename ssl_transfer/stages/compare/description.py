@@ -74,8 +74,8 @@ def falls(finished: Iterable[FinishedRun]) -> list[str]:
             key = (run.arm.name, run.arm.label, run.labels, fall["phase"], fall["split"], fall["remedy"])
             found.setdefault(key, []).append(run.seed)
     return [
-        f"{arm} on {label}, {labels} labels a class, {counted(len(seeds), 'run')}: the {split} accuracy fell sharply at "
-        f"the start of phase {phase} of the chosen plan. Try {remedy}."
+        f"{arm} on {label}, {labels} labels a class, {counted(len(seeds), 'run')}: the {split} accuracy fell sharply "
+        f"at the start of phase {phase} of the chosen plan. Try {remedy}."
         for (arm, label, labels, phase, split, remedy), seeds in found.items()
     ]
 

@@ -43,7 +43,9 @@ class DistillConfig(TransferConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if any(line == PROBE for plan in self.named_plans.values() for line in lines_of(plan)):
-            raise InputError("distillation trains in steps on the teacher's outputs, a probe does not: take another plan.")
+            raise InputError(
+                "distillation trains in steps on the teacher's outputs, a probe does not: take another plan."
+            )
         if not 0.0 < self.pool_share < 1.0:
             raise InputError(f"pool_share {self.pool_share}: above 0 and below 1.")
         if not self.pool and self.pool_share != POOL_SHARE:

@@ -30,10 +30,7 @@ def average(training: Training, earlier: dict[str, Tensor], later: dict[str, Ten
     meter = energy.meter(training.runtime.device, num_processes=training.runtime.num_processes)
     device_memory.reset_peak(training.runtime.device)
     training.learner.load_state_dict(
-        {
-            name: (earlier[name] + value) / 2 if value.is_floating_point() else value
-            for name, value in later.items()
-        }
+        {name: (earlier[name] + value) / 2 if value.is_floating_point() else value for name, value in later.items()}
     )
     training.objective.take_features(None)
     training.learner.eval()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def falls(metrics: Path, path: Sequence[Phase], sizes: Mapping[str, int]) -> lis
     """
     records = read_lines(metrics) if metrics.is_file() else []
     found = []
-    for earlier, later in zip(path[:-1], path[1:], strict=True):
+    for earlier, later in pairwise(path):
         for split, size in sizes.items():
             before, after = (_accuracies(records, phase.name, split) for phase in (earlier, later))
             start = [accuracy for epoch, accuracy in after if epoch <= max(1, round(START * later.epochs))]
@@ -46,8 +47,8 @@ def sentence(fall: Mapping[str, Any]) -> str:
     """Report a fall of `falls` in a line."""
     images = {"train": "training", "validation": "validation"}[fall["split"]]
     return (
-        f"{fall['phase']}: the accuracy of the {images} images fell from {fall['before']:.0%} to {fall['after']:.0%} at "
-        f"the start of this phase. Try {fall['remedy']}."
+        f"{fall['phase']}: the accuracy of the {images} images fell from {fall['before']:.0%} to {fall['after']:.0%} "
+        f"at the start of this phase. Try {fall['remedy']}."
     )
 
 

@@ -15,7 +15,7 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.optimization.optimizers import parameter_groups
 from ssl_transfer.engine.runs.checkpoint_files import CheckpointConfig, StateFiles
 from ssl_transfer.engine.tracking.tracker import Tracker
-from ssl_transfer.engine.training.early_stopping import Stopper, StoppingConfig, Watched
+from ssl_transfer.engine.training.early_stopping import Race, Stopper, StoppingConfig, Watched
 from ssl_transfer.engine.training.loop import train
 from ssl_transfer.engine.training.lr_finder import Finding, find_learning_rate
 from ssl_transfer.engine.training.objective import Batches, Objective
@@ -132,6 +132,7 @@ def run_phase(
     tracker: Tracker,
     metrics: Path,
     states: Path | None,
+    race: Race | None = None,
 ) -> dict[str, Any]:
     """Train one phase.
 
@@ -142,9 +143,10 @@ def run_phase(
         tracker: where metrics go.
         metrics: the tracker's file.
         states: folder of the checkpoints; None saves none.
+        race: ends a hopeless phase early.
 
     Returns:
-        Metrics of `validation`, and the cost.
+        Metrics of `validation`, and the cost; `lost_race` where the race ended the phase.
     """
     made = prepare(training, phase)
     _warn_of_statistics(training, phase, made.batches)
@@ -165,6 +167,7 @@ def run_phase(
             watched=made.watched,
             stopping=made.stopping,
             noting=made.noting,
+            race=race,
         ),
     )
     # Features of this boundary are of no use to the next phase.
@@ -175,6 +178,7 @@ def run_phase(
         "images_seen": cost.images_seen,
         "peak_memory_mb": cost.peak_memory_mb,
         "energy_joules": cost.energy_joules,
+        **({"lost_race": True} if race is not None and cost.stopped_early else {}),
     }
 
 

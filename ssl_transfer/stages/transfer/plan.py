@@ -18,7 +18,9 @@ from ssl_transfer.models.heads import HeadConfig
 from ssl_transfer.stages.common.run_config import check_positive
 
 from .plan_lines import AUTO, AVERAGE, HEADS, PLANS, PORTFOLIO, PROBE, WITH_BLOCKS, count_of, lines_of
-from .plan_phases import Phase, merged, named
+from .plan_phases import Kind, Phase, merged, named
+
+_KINDS: dict[str, Kind] = {PROBE: "fit", AVERAGE: "average"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,8 @@ class TransferRecipe:
 
     plan: tuple[str, ...] = ()
     """One plan: feature-extraction, probe, fine-tune, partial, gradual, full, low-level, surgical (docs/plans.md has
-    each); or phases, each in quotes: head "last:2 rate=1e-3 epochs=20" "all rate=1e-4 decay=0.75". Default: fine-tune;
-    a comparison has --plans auto, distillation has full."""
+    each); or phases, each in quotes: head "last:2 rate=1e-3 epochs=20" "all rate=1e-4 decay=0.75". Default: fine-tune,
+    in distillation full."""
     plans: tuple[str, ...] = ()
     """Several plans instead, of which the validation images of each run choose one: auto (feature-extraction, probe,
     fine-tune-frozen, fine-tune-moving, full-fast), or any of the
@@ -52,7 +54,7 @@ class TransferRecipe:
     frozen_views: int | None = None
     """Behind a frozen boundary, features may be computed once: of this number of fixed augmented views of each image,
     which the epochs take in turns; 0: of images without augmentation. None: new views in each epoch."""
-    batch_norm: Literal["auto", "train", "frozen"] = "auto"
+    batch_norm: Literal["auto", "train", "frozen"] = "train"
     """Statistics of BatchNorm layers that are trained: train moves them by the batches, frozen keeps them. auto: frozen
     in transfer from weights that were trained on other images; otherwise train. Frozen layers never move."""
     stopping: StoppingConfig = StoppingConfig()
@@ -96,7 +98,9 @@ class TransferRecipe:
             raise InputError(f"--plan {' '.join(self.plan)} and --plans {' '.join(self.plans)}: give one of the two.")
         lines = [line.split() for plan in self.named_plans.values() for line in lines_of(plan)]
         trained = {word for word, *_ in lines}
-        shown = f"--plans {' '.join(self.plans)}" if self.plans else f"--plan {' '.join(self.plan or self.default_plan)}"
+        shown = (
+            f"--plans {' '.join(self.plans)}" if self.plans else f"--plan {' '.join(self.plan or self.default_plan)}"
+        )
         if self.frozen_views is not None and not any(
             word == "head" or word[:4] in ("last", "from") for word in trained
         ):
@@ -114,9 +118,12 @@ class TransferRecipe:
             )
 
     def settled(self, batch_norm: Literal["train", "frozen"] = "train") -> Self:
-        """Return these settings as a run records them: with the default plan, and with `batch_norm` in place of auto."""
-        plan = self.plan if self.plan or self.plans else self.default_plan
-        return replace(self, plan=plan, batch_norm=batch_norm if self.batch_norm == "auto" else self.batch_norm)
+        """Return these settings as a run records them: with a plan, and with `batch_norm` in place of auto."""
+        return replace(self.with_plan(), batch_norm=batch_norm if self.batch_norm == "auto" else self.batch_norm)
+
+    def with_plan(self) -> Self:
+        """Return these settings with the default plan where no plan is given."""
+        return self if self.plan or self.plans else replace(self, plan=self.default_plan)
 
     @property
     def named_plans(self) -> dict[str, tuple[str, ...]]:
@@ -191,7 +198,7 @@ class TransferRecipe:
         phase = Phase(
             name=trained if alone or trained == AVERAGE else "finetune",
             trained={PROBE: "head", AVERAGE: "all"}.get(trained, trained),
-            kind={PROBE: "fit", AVERAGE: "average"}.get(trained, "steps"),
+            kind=_KINDS.get(trained, "steps"),
             learning_rate=self.optimizer.learning_rate * (1.0 if alone else self.finetune_rate),
             layer_decay=1.0 if alone else self.layer_decay,
             epochs=max(self.epochs, -(-steps // steps_per_epoch)),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+Kind = Literal["steps", "fit", "average"]
 FIRST = ""
 """Value of `Phase.after`: the first weights of the run."""
 
@@ -19,7 +20,7 @@ class Phase:
     epochs: int
     batch_norm: Literal["train", "frozen"] = "train"
     """Statistics of trained BatchNorm layers: moved by the batches, or kept."""
-    kind: Literal["steps", "fit", "average"] = "steps"
+    kind: Kind = "steps"
     """steps: the loop trains it. fit: logistic regression of the head (`probe.py`). average: mean of the weights of the
     two phases before it (`average.py`)."""
     after: str | None = None

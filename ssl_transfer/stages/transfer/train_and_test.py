@@ -30,7 +30,8 @@ from .outputs import write_curves, write_evaluation, write_learning_rates, write
 from .phase_switch import falls, sentence
 from .phases import Training, find_rate
 from .plan_phases import FIRST, Phase, path_to, starts_of
-from .tune import drop_states, replay, run_plan, summary, tune
+from .plan_training import run_plan
+from .tune import drop_states, replay, summary, tune
 
 
 @dataclass(frozen=True, kw_only=True)

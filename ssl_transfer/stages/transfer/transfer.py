@@ -83,9 +83,7 @@ def transfer(
     return train_plan(stage, lambda: _make(stage, config, run, images, is_kept=is_kept), search_rate=config.find_rate)
 
 
-def _make(
-    stage: Stage, config: TransferConfig, run: Run | None, dataset: Dataset, *, is_kept: bool
-) -> TrainPlan:
+def _make(stage: Stage, config: TransferConfig, run: Run | None, dataset: Dataset, *, is_kept: bool) -> TrainPlan:
     runtime = stage.runtime
     backbone, provenance = initial_backbone(config, dataset, run)
     dataset = matched(dataset, run, config.loading)

@@ -18,21 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from scipy.stats import qmc
-from torch import Tensor
 
 from ssl_transfer.engine.errors import DivergedError, InputError
 from ssl_transfer.engine.io import ownership
 from ssl_transfer.engine.io.atomic import DamagedError, write_text
 from ssl_transfer.engine.io.checksum import sealed, unsealed
 from ssl_transfer.engine.io.json_files import read_json, read_lines
-from ssl_transfer.engine.randomness import seed_from
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 
-from .average import average
-from .phases import Training, run_phase
+from .phases import Training
 from .plan import TransferRecipe
-from .plan_phases import Phase, path_to, starts_of
-from .probe import fit_probe
+from .plan_phases import Phase, path_to
+from .plan_training import Trained, copied, preference, run_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,33 +42,6 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
-    """Trained phases of a plan."""
-
-    found: dict[str, dict[str, Any]]
-    """Metrics of `validation` and cost, by phase."""
-    weights: dict[str, dict[str, Tensor]]
-    """Final state of the trained module (`Training.learner`), by phase."""
-
-    @property
-    def preferred(self) -> str:
-        """Name of the phase that validation prefers."""
-        return max(self.found, key=lambda name: preference(self.found[name]["validation"]))
-
-    @property
-    def cost(self) -> dict[str, Any]:
-        """Cost of all phases: `seconds`, `images_seen`, `peak_memory_mb`, `energy_joules` (None if one has none)."""
-        costs = list(self.found.values())
-        joules = [cost["energy_joules"] for cost in costs]
-        return {
-            "seconds": sum(cost["seconds"] for cost in costs),
-            "images_seen": sum(cost["images_seen"] for cost in costs),
-            "peak_memory_mb": max(cost["peak_memory_mb"] for cost in costs),
-            "energy_joules": None if None in joules else sum(joules),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
 class Tuned:
     """The trial that validation chose."""
 
@@ -80,11 +50,6 @@ class Tuned:
     """Its folder."""
     report: dict[str, Any]
     """For the run's result: `trials`, each with its values, its validation and its cost, and the number `chosen`."""
-
-
-def preference(validation: dict[str, float]) -> tuple[float, float]:
-    """Rank phases and trials: by accuracy, and among equals by log-loss."""
-    return validation["accuracy"], -validation["log_loss"]
 
 
 def trials(recipe: TransferRecipe, phases: Sequence[Phase], count: int) -> list[Trial]:
@@ -112,54 +77,6 @@ def trials(recipe: TransferRecipe, phases: Sequence[Phase], count: int) -> list[
     return found
 
 
-def run_plan(
-    training: Training,
-    phases: Sequence[Phase],
-    *,
-    tracker: Tracker,
-    metrics: Path,
-    states: Path | None,
-) -> Trained:
-    """Train phase after phase.
-
-    Args:
-        training: shared by the phases; the module has its first weights.
-        phases: in their order.
-        tracker: where metrics go.
-        metrics: the tracker's file.
-        states: folder of the checkpoints; None saves none.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    weights: dict[str, dict[str, Tensor]] = {}
-    branches = any(phase.after is not None for phase in phases)
-    first = _copy(training.learner.state_dict()) if branches else {}
-    starts = starts_of(phases)
-    for number, phase in enumerate(phases):
-        start = starts[phase.name]
-        if branches:
-            training.learner.load_state_dict(weights[start] if start else first)
-        if phase.kind == "average":
-            found[phase.name] = average(training, weights[starts[start]], weights[start])
-        elif phase.kind == "fit":
-            found[phase.name] = fit_probe(training)
-        else:
-            seed = seed_from(training.seed, 2, number)
-            found[phase.name] = run_phase(training, phase, seed=seed, tracker=tracker, metrics=metrics, states=states)
-        if phase.kind != "steps":
-            _log_once(phase, found[phase.name]["validation"], training, tracker, metrics)
-        weights[phase.name] = _copy(training.learner.state_dict())
-    return Trained(found=found, weights=weights)
-
-
-def _log_once(
-    phase: Phase, measured: dict[str, float], training: Training, tracker: Tracker, metrics: Path
-) -> None:
-    """Log the measurement of a phase without steps, unless an earlier start did."""
-    logged = read_lines(metrics) if training.runtime.is_main and metrics.is_file() else []
-    if not any(record.get("phase") == phase.name and record.get("step") for record in logged):
-        tracker.log({"phase": phase.name, "epoch": 1, "step": 1, "split": "validation", **measured})
-
-
 def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Path) -> Tuned:
     """Run the trials, each in a folder of its own, and keep the weights of the trial that validation prefers.
 
@@ -175,7 +92,7 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
         InputError: no trial's loss stayed finite.
     """
     candidates = trials(training.recipe, phases, count)
-    first = _copy(training.learner.state_dict())
+    first = copied(training.learner.state_dict())
     places = [folder / str(number) for number in range(count)]
     reports = [_read(place) for place in places]
     # Nobody writes before all have read.
@@ -217,7 +134,7 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
 
 
 def _continued(trial: Trial, phases: Sequence[Phase], first: dict[str, Any] | None) -> Trial:
-    """Restrict a trial to the plan that the first trial preferred; the first one, and those after a divergence, keep all.
+    """Restrict a trial to the plan that the first trial preferred. The first, and those after a divergence, keep all.
 
     Args:
         trial: with all plans.
@@ -300,7 +217,3 @@ def _score(report: dict[str, Any] | None) -> tuple[float, float]:
     if report is None or "diverged" in report:
         return -math.inf, -math.inf
     return preference(report["validation"][report["preferred"]])
-
-
-def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in state.items()}

@@ -9,11 +9,14 @@ from safetensors.torch import load_file
 
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
+from ssl_transfer.engine.training.early_stopping import Race, Watched
 from ssl_transfer.evaluation.comparison.write_tables import curves_of, rows_of
-from ssl_transfer.stages.transfer import tune as tuning
+from ssl_transfer.stages.transfer import plan_training
 from ssl_transfer.stages.transfer.batch_norm import batch_norm_of
 from ssl_transfer.stages.transfer.config import TransferConfig
+from ssl_transfer.stages.transfer.plan import TransferRecipe
 from ssl_transfer.stages.transfer.plan_lines import PORTFOLIO
+from ssl_transfer.stages.transfer.racing import race_for
 from ssl_transfer.stages.transfer.transfer import transfer
 
 KEY = {"arm": "scratch", "backbone": "net", "labels": "all", "seed": 0}
@@ -51,6 +54,7 @@ def measured(result):
 def test_each_plan_is_that_plan_alone(config, run):
     result = run(config)
     assert len(result["phases"]) == len(PORTFOLIO)
+    assert not any("lost_race" in phase for phase in result["phases"].values())
     for name in PORTFOLIO:
         alone = run(replace(config, plans=(), plan=(name,), output=config.output.with_name(name)))
         last = list(alone["phases"])[-1]
@@ -58,9 +62,36 @@ def test_each_plan_is_that_plan_alone(config, run):
         assert measured(ours) == measured(alone["phases"][last]), name
 
 
+def test_a_plan_far_behind_ends_early(config, run, monkeypatch):
+    """End it at the first evaluation from three tenths of its epochs on; a second start takes no step more."""
+    bound = Race(watched=Watched(metric="accuracy", higher_is_better=True), least=2.0, from_epoch=3)
+    monkeypatch.setattr(plan_training, "race_for", lambda phase, *_: bound if phase.name == "full-fast" else None)
+    config = replace(config, epochs=10, plans=("feature-extraction", "full-fast"))
+    result = run(config)
+    assert result["phases"]["full-fast"]["lost_race"]
+    log = config.output / "metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert max(line["epoch"] for line in lines if line["phase"] == "full-fast" and line["split"] == "train") == 3
+    (config.output / "result.json").unlink()
+    before = log.read_text().count("full-fast")
+    assert measured(run(config)) == measured(result)
+    assert log.read_text().count("full-fast") == before
+
+
+@pytest.mark.parametrize(
+    ("best", "images", "least"), [(0.78, 100, 0.663), (0.68, 25, 0.416), (1.0, 25, 0.889), (0.0, 25, -0.111)]
+)
+def test_a_race_is_lost_two_standard_errors_behind(best, images, least):
+    (phase,) = TransferRecipe(plan=("full",), epochs=10, finetune_steps=1).phases(steps_per_epoch=1)
+    race = race_for(phase, {"a": {"validation": {"accuracy": best}}, "b": {"validation": {"accuracy": 0.0}}}, images)
+    assert race.least == pytest.approx(least, abs=5e-4)
+    assert race.from_epoch == 3
+    assert race_for(phase, {}, images) is None
+
+
 def test_validation_chooses(config, run):
     result = run(config)
-    scores = {name: tuning.preference(phase["validation"]) for name, phase in result["phases"].items()}
+    scores = {name: plan_training.preference(phase["validation"]) for name, phase in result["phases"].items()}
     assert result["path"][-1] == result["chosen"] == max(scores, key=scores.get)
     rows = rows_of(KEY, result, None)
     assert {row.phase: row.value for row in rows if row.metric == "chosen_share"} == {
@@ -84,7 +115,7 @@ def test_the_curves_are_those_of_the_chosen_plan(config, run):
 def test_goes_on_where_it_was_killed(number, config, run, monkeypatch):
     """Kill it before a phase: result, log and weights are those of an undisturbed run."""
     whole = replace(config, output=config.output.with_name("whole"))
-    expected, plain, trained = run(whole), tuning.run_phase, []
+    expected, plain, trained = run(whole), plan_training.run_phase, []
 
     def killed(training, phase, **settings):
         if len(trained) == number + 1:
@@ -93,7 +124,7 @@ def test_goes_on_where_it_was_killed(number, config, run, monkeypatch):
         return plain(training, phase, **settings)
 
     with monkeypatch.context() as patched:
-        patched.setattr(tuning, "run_phase", killed)
+        patched.setattr(plan_training, "run_phase", killed)
         with pytest.raises(KeyboardInterrupt):
             run(config)
     assert measured(run(config)) == measured(expected)
