@@ -48,8 +48,8 @@ from ssl_transfer.stages.common.stage_template import (
     runtime_for,
 )
 from ssl_transfer.stages.transfer.phases import Training
-from ssl_transfer.stages.transfer.plan_phases import Phase
 from ssl_transfer.stages.transfer.plan_training import run_plan
+from ssl_transfer.stages.transfer.plans.phase_tree import Phase
 from ssl_transfer.stages.transfer.setup import batch_size_of, budgeted, fitted, make_training
 
 from .config import (

@@ -35,7 +35,7 @@ from ssl_transfer.stages.distill.distill import distill
 from ssl_transfer.stages.pretrain import config as pretraining
 from ssl_transfer.stages.pretrain.pretrain import pretrain
 from ssl_transfer.stages.transfer.config import for_arm
-from ssl_transfer.stages.transfer.plan import TransferRecipe
+from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
 from ssl_transfer.stages.transfer.transfer import transfer
 
 SETTINGS = Path(__file__).with_name("distill.yaml")

@@ -10,7 +10,7 @@ from ssl_transfer.objectives.distillation import DistillationConfig
 from ssl_transfer.stages.common.initialization import image_size_of, network_of_run
 from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.transfer.config import TransferConfig
-from ssl_transfer.stages.transfer.plan_lines import PROBE, lines_of
+from ssl_transfer.stages.transfer.plans.lines import PROBE, lines_of
 
 POOL_SHARE = 0.75
 MOST_VIEWS = 10_000

@@ -13,7 +13,7 @@ from ssl_transfer.engine.training.objective import Batches
 from ssl_transfer.models.classifier import Classifier
 from ssl_transfer.objectives.distillation import Distillation, DistillationConfig, Teacher
 from ssl_transfer.stages.transfer.phases import PhaseTraining, Training
-from ssl_transfer.stages.transfer.plan_phases import Phase
+from ssl_transfer.stages.transfer.plans.phase_tree import Phase
 
 from .teacher_cache import cached_outputs
 

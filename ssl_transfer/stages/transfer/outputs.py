@@ -24,7 +24,7 @@ from ssl_transfer.models import pretrained
 from ssl_transfer.models.heads import HeadConfig
 
 from .phases import Training
-from .plan_phases import Phase
+from .plans.phase_tree import Phase
 
 NUM_EXAMPLES = 24
 """Test images that are kept as pictures."""

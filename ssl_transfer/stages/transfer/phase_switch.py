@@ -8,7 +8,7 @@ from typing import Any
 
 from ssl_transfer.engine.io.json_files import read_lines
 
-from .plan_phases import Phase
+from .plans.phase_tree import Phase
 
 LEAST_FALL = 0.1
 """Smaller falls of accuracy are not reported."""

@@ -30,8 +30,8 @@ from ssl_transfer.models.trainable import select
 from ssl_transfer.objectives.supervised import Supervised, batch_norms
 
 from . import feature_cache as boundaries
-from .plan import TransferRecipe
-from .plan_phases import Phase
+from .plans.phase_tree import Phase
+from .plans.recipe import TransferRecipe
 
 FEW_FOR_STATISTICS = 16
 """Images below which BatchNorm's statistics are mostly noise (Wu and He 2018, figure 1)."""

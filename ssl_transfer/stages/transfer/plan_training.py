@@ -13,9 +13,9 @@ from ssl_transfer.engine.tracking.tracker import Tracker
 
 from .average import average
 from .phases import Training, run_phase
-from .plan_phases import Phase, starts_of
+from .plans.phase_tree import Phase, starts_of
+from .plans.racing import race_for
 from .probe import fit_probe
-from .racing import race_for
 
 
 @dataclass(frozen=True, kw_only=True)

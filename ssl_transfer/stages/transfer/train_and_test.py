@@ -29,8 +29,8 @@ from .config import PlannedConfig
 from .outputs import write_curves, write_evaluation, write_learning_rates, write_model, write_predicted
 from .phase_switch import falls, sentence
 from .phases import Training, find_rate
-from .plan_phases import FIRST, Phase, path_to, starts_of
 from .plan_training import run_plan
+from .plans.phase_tree import FIRST, Phase, path_to, starts_of
 from .tune import drop_states, replay, summary, tune
 
 

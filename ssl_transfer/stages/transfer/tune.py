@@ -27,9 +27,9 @@ from ssl_transfer.engine.io.json_files import read_json, read_lines
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 
 from .phases import Training
-from .plan import TransferRecipe
-from .plan_phases import Phase, path_to
 from .plan_training import Trained, copied, preference, run_plan
+from .plans.phase_tree import Phase, path_to
+from .plans.recipe import TransferRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ssl_transfer.stages.transfer.phase_switch import falls, sentence
-from ssl_transfer.stages.transfer.plan import TransferRecipe
+from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
 
 SIZES = {"train": 100, "validation": 100}
 

@@ -14,9 +14,9 @@ from ssl_transfer.evaluation.comparison.write_tables import curves_of, rows_of
 from ssl_transfer.stages.transfer import plan_training
 from ssl_transfer.stages.transfer.batch_norm import batch_norm_of
 from ssl_transfer.stages.transfer.config import TransferConfig
-from ssl_transfer.stages.transfer.plan import TransferRecipe
-from ssl_transfer.stages.transfer.plan_lines import PORTFOLIO
-from ssl_transfer.stages.transfer.racing import race_for
+from ssl_transfer.stages.transfer.plans.lines import PORTFOLIO
+from ssl_transfer.stages.transfer.plans.racing import race_for
+from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
 from ssl_transfer.stages.transfer.transfer import transfer
 
 KEY = {"arm": "scratch", "backbone": "net", "labels": "all", "seed": 0}

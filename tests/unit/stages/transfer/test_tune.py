@@ -14,7 +14,7 @@ from ssl_transfer.evaluation.comparison.write_tables import rows_of
 from ssl_transfer.stages.transfer import plan_training
 from ssl_transfer.stages.transfer import tune as tuning
 from ssl_transfer.stages.transfer.config import TransferConfig
-from ssl_transfer.stages.transfer.plan import TransferRecipe
+from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
 from ssl_transfer.stages.transfer.transfer import transfer
 
 RECIPE = TransferRecipe()

@@ -17,8 +17,8 @@ from ssl_transfer.engine.training.early_stopping import StoppingConfig
 from ssl_transfer.models.heads import HeadConfig
 from ssl_transfer.stages.common.run_config import check_positive
 
-from .plan_lines import AUTO, AVERAGE, HEADS, PLANS, PORTFOLIO, PROBE, WITH_BLOCKS, count_of, lines_of
-from .plan_phases import Kind, Phase, merged, named
+from .lines import AUTO, AVERAGE, HEADS, PLANS, PORTFOLIO, PROBE, WITH_BLOCKS, count_of, lines_of
+from .phase_tree import Kind, Phase, merged, named
 
 _KINDS: dict[str, Kind] = {PROBE: "fit", AVERAGE: "average"}
 
@@ -28,7 +28,7 @@ class TransferRecipe:
     """The transfer plan and its settings."""
 
     plan: tuple[str, ...] = ()
-    """One plan: feature-extraction, probe, fine-tune, partial, gradual, full, low-level, surgical (docs/plans.md has
+    """One plan: feature-extraction, probe, fine-tune, partial, gradual, full, low-level, surgical (the README describes
     each); or phases, each in quotes: head "last:2 rate=1e-3 epochs=20" "all rate=1e-4 decay=0.75". Default: fine-tune,
     in distillation full."""
     plans: tuple[str, ...] = ()
@@ -160,7 +160,7 @@ class TransferRecipe:
         )
 
     def phases(self, steps_per_epoch: int, *, has_batch_norm: bool = True) -> tuple[Phase, ...]:
-        """Return the phases of the plan with their lengths; of several plans, equal phases once (`plan_phases.merged`).
+        """Return the phases of the plan with their lengths; of several plans, equal phases once (`phase_tree.merged`).
 
         Args:
             steps_per_epoch: optimiser steps of an epoch.

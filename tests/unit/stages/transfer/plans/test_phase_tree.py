@@ -2,9 +2,9 @@
 
 import pytest
 
-from ssl_transfer.stages.transfer.plan import TransferRecipe
-from ssl_transfer.stages.transfer.plan_lines import PORTFOLIO
-from ssl_transfer.stages.transfer.plan_phases import FIRST, path_to, starts_of
+from ssl_transfer.stages.transfer.plans.lines import PORTFOLIO
+from ssl_transfer.stages.transfer.plans.phase_tree import FIRST, path_to, starts_of
+from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
 
 
 def phases_of(**settings):

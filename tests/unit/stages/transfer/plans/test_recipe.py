@@ -5,8 +5,8 @@ import pytest
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.models.heads import HeadConfig
-from ssl_transfer.stages.transfer.plan import TransferRecipe
-from ssl_transfer.stages.transfer.plan_lines import PLANS, lines_of
+from ssl_transfer.stages.transfer.plans.lines import PLANS, lines_of
+from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
 
 EXPECTED = {
     ("feature-extraction",): ("head",),

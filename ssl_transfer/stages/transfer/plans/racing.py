@@ -6,7 +6,7 @@ from typing import Any
 
 from ssl_transfer.engine.training.early_stopping import Race, Watched
 
-from .plan_phases import Phase
+from .phase_tree import Phase
 
 _ACCURACY = Watched(metric="accuracy", higher_is_better=True)
 _FIRST = 0.3
