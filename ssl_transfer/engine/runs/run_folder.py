@@ -266,7 +266,7 @@ def _changed(before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, .
     """Return the earlier and the present value of each changed setting, by name."""
     old, new = configuration.flatten(before), configuration.flatten(now)
     for name in new.keys() - old.keys():
-        later = next((value for one, value in LATER.items() if _is_one_of(name, (one,))), None)
+        later = next((value for one, value in LATER.items() if f".{name}".endswith(f".{one}")), None)
         old[name] = new[name] if later is _ANY else later
     return {
         name: (old.get(name), new.get(name))
