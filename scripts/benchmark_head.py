@@ -19,7 +19,7 @@ from ssl_transfer.models.heads import make_head
 from ssl_transfer.objectives.supervised import Supervised, SupervisedConfig
 from ssl_transfer.stages.transfer import feature_cache
 from ssl_transfer.stages.transfer.phases import Training, run_phase
-from ssl_transfer.stages.transfer.plan import TransferRecipe
+from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
 
 IMAGES, SIZE, EPOCHS, BATCH = 1024, 160, 10, 64
 BARS = {"feature-extraction": 8.0, "partial": 1.4}

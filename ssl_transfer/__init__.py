@@ -30,7 +30,7 @@ _HOMES = {
     "PredictConfig": "stages.predict.predict",
     "export": "stages.export.export",
     "ExportConfig": "stages.export.export",
-    "TransferRecipe": "stages.transfer.plan",
+    "TransferRecipe": "stages.transfer.plans.recipe",
     "BackboneConfig": "models.backbones",
     "report_section": "reports.notebook",
 }

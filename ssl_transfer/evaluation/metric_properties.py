@@ -97,7 +97,7 @@ _METRICS = (
     ACCURACY,
     LOG_LOSS,
     _cost("log_loss_scaled", "{:.3f}"),
-    *(_share(name) for name in ("balanced_accuracy", "macro_f1", "top_5_accuracy", "knn_accuracy")),
+    *(_share(name) for name in ("balanced_accuracy", "macro_f1", "top_5_accuracy", "knn_accuracy", "chosen_share")),
     *(_share(name, higher_is_better=False) for name in ("calibration_error", "calibration_error_scaled")),
     Metric(name="temperature", limits=POSITIVE, form="{:.3g}"),
     _cost("seconds", "{:,.1f} s"),

@@ -37,8 +37,6 @@ class SupervisedConfig:
     """Parameter of mixup's Beta distribution (`data.transforms.mixup.mix`); 0 is off."""
     cutmix: float = 0.0
     """Parameter of cutmix's Beta distribution; 0 is off."""
-    keep_statistics: bool = False
-    """Freeze BatchNorm's statistics in layers of the backbone whose weights are trained."""
 
 
 class TrainingPass(NamedTuple):
@@ -83,16 +81,17 @@ class Supervised(Objective):
         self.register_buffer("class_weights", weights, persistent=False)
         # Micro-batches would be mixed among themselves.
         self.loss_over_batch = bool(config.mixup or config.cutmix)
-        self._selection = select(backbone, "all")
+        self._selection, self._keeps_statistics = select(backbone, "all"), False
         self.augmented = True
         self._from_boundary: Function | None = None
 
-    def set_trained(self, trained: str, *, augmented: bool = True) -> Selection:
+    def set_trained(self, trained: str, *, augmented: bool = True, keep_statistics: bool = False) -> Selection:
         """Unfreeze a selection of layers and freeze the rest. Call it before an optimiser is built.
 
         Args:
             trained: as in `models.trainable.select`.
             augmented: augment training images; False gives the plain views of evaluation.
+            keep_statistics: keep BatchNorm's statistics in layers of the backbone whose weights are trained.
         """
         selection = select(self.backbone, trained)
         self.head.requires_grad_(True)
@@ -100,6 +99,7 @@ class Supervised(Objective):
         if not selection.parameters:
             self.backbone.eval()
         self._selection, self.augmented, self._from_boundary = selection, augmented, None
+        self._keeps_statistics = keep_statistics
         return selection
 
     def take_features(self, from_boundary: Function | None) -> None:
@@ -114,7 +114,7 @@ class Supervised(Objective):
         if self._selection.parameters:
             self.backbone.train(mode)
             hold(self._selection, self.backbone)
-            if self.config.keep_statistics:
+            if self._keeps_statistics:
                 for norm in batch_norms(self.backbone):
                     norm.eval()
         return self

@@ -21,7 +21,7 @@ from ssl_transfer.models.layers.blocks import Block
 from ssl_transfer.models.trainable import select
 from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.common.run_config import IMAGE_SIZE
-from ssl_transfer.stages.transfer.plan import TransferRecipe
+from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
 from ssl_transfer.stages.transfer.setup import fitted
 
 LONG_NAME = 28

@@ -149,10 +149,10 @@ def _made(name: str, kind: str, dataset: Dataset, runtime: Runtime) -> tuple[Obj
     supervised = Supervised(
         backbone,
         make_head(HeadConfig(kind="hidden"), backbone, CLASSES),
-        SupervisedConfig(keep_statistics=variant == "frozen"),
+        SupervisedConfig(),
         num_classes=CLASSES,
     )
-    supervised.set_trained("all")
+    supervised.set_trained("all", keep_statistics=variant == "frozen")
     if plain in TERMS:
         entry = ADAPTATIONS[plain]
         term = entry.term(supervised, backbone.num_features, CLASSES, entry.config(**SMALLER.get(plain, {})))

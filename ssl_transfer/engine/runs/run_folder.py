@@ -216,7 +216,12 @@ def check_held(path: Path, settings: dict[str, Any], identity: dict[str, str], v
         )
     differing = changes(before, settings, volatile)
     if differing:
-        raise OtherRunError(f"{path} holds a run with other settings: {'; '.join(differing)}. {start_over}")
+        earlier = {
+            name: old for name, (old, _) in _changed(before, settings, volatile).items() if old not in (None, [])
+        }
+        flags = shlex.join(configuration.flags_of(earlier))
+        go_on = f"To go on with its settings, add {flags}. " if flags else ""
+        raise OtherRunError(f"{path} holds a run with other settings: {'; '.join(differing)}. {go_on}{start_over}")
     for name, value in identity.items():
         if recorded.get(name) != value:
             raise OtherRunError(
@@ -246,22 +251,28 @@ def check_readable(folder: Path) -> None:
         _read_held(folder)
 
 
-LATER = ("deterministic", "optimizer.sync_batch_norm")
-"""Settings that earlier versions did not have: a run of an earlier version takes any value. Each may be nested in any
-group."""
+_ANY = object()
+LATER = {"deterministic": _ANY, "optimizer.sync_batch_norm": _ANY, "plans": []}
+"""Settings that earlier versions did not have, with the value of their runs; `_ANY` stands for every value. Each may be
+nested in any group."""
 
 
 def changes(before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, ...]) -> list[str]:
     """List the settings that changed between two starts of a run: `epochs was 2 and is now 3`."""
+    return [f"{name} was {old!r} and is now {new!r}" for name, (old, new) in _changed(before, now, volatile).items()]
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any], volatile: tuple[str, ...]) -> dict[str, tuple[Any, Any]]:
+    """Return the earlier and the present value of each changed setting, by name."""
     old, new = configuration.flatten(before), configuration.flatten(now)
     for name in new.keys() - old.keys():
-        if _is_one_of(name, LATER):
-            old[name] = new[name]
-    return [
-        f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+        later = next((value for one, value in LATER.items() if f".{name}".endswith(f".{one}")), None)
+        old[name] = new[name] if later is _ANY else later
+    return {
+        name: (old.get(name), new.get(name))
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name) and not _is_one_of(name, volatile)
-    ]
+    }
 
 
 def _is_one_of(name: str, settings: Sequence[str]) -> bool:

@@ -124,6 +124,22 @@ class Stopper:
             self._weights = state["weights"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Race:
+    """End a training that lies far behind another one (Maron and Moore, "Hoeffding races", NeurIPS 1993)."""
+
+    watched: Watched
+    least: float
+    """Bound of the watched metric, above which the training goes on; below it where a lower value is better."""
+    from_epoch: int
+    """First epoch, from 1, after which an evaluation may end the training."""
+
+    def is_lost(self, found: dict[str, float], epoch: int) -> bool:
+        """Check an evaluation after `epoch`, from 1."""
+        sign = 1.0 if self.watched.higher_is_better else -1.0
+        return epoch >= self.from_epoch and sign * (self.watched.value(found) - self.least) < 0
+
+
 class Best:
     """Find the best evaluation by the watched metric, the first of equal ones. Without a metric, find none."""
 

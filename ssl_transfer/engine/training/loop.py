@@ -130,7 +130,7 @@ class TrainingLoop:
         self._requests, self._bar = requests, bar
         self._restore()
         for epoch in range(self._steps.done // self._batches.steps_per_epoch, self._plan.epochs):
-            if self._stopper.over:
+            if self._evaluations.over:
                 break
             stop, due = self._take_steps(epoch)
             self._finish_epoch(epoch, stop, due)
@@ -149,7 +149,7 @@ class TrainingLoop:
             seconds=self._state.seconds,
             peak_memory_mb=device_memory.peak_mb(self._runtime.device),
             energy_joules=self._meter.joules,
-            stopped_early=self._stopper.over and steps.done < steps.num_steps,
+            stopped_early=self._evaluations.over and steps.done < steps.num_steps,
             best_epoch=self._stopper.best_epoch,
         )
 
@@ -157,7 +157,7 @@ class TrainingLoop:
         """Continue from the newest state, and drop the log's lines after it."""
         steps, runtime, phase = self._steps, self._runtime, self._plan.phase
         steps.done = self._state.restore()
-        if 0 < steps.done < steps.num_steps and not self._stopper.over:
+        if 0 < steps.done < steps.num_steps and not self._evaluations.over:
             runtime.say(f"{phase}: going on after step {steps.done} of {steps.num_steps}")
         if self._saving.metrics_path is not None and runtime.is_main:
             tracking.drop_after(self._saving.metrics_path, phase, steps.done)
@@ -217,7 +217,7 @@ class TrainingLoop:
             self._state.save(self._steps.done, best=True)
         if stop or known.stop:
             self._leave()
-        elif (due or known.due) and not last and not self._stopper.over:
+        elif (due or known.due) and not last and not self._evaluations.over:
             self._state.save(self._steps.done)
 
     def _log_means(self, epoch: int) -> None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ssl_transfer.engine.distributed import collectives
 from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.errors import InputError
 
 from .checkpointing import Stateful
-from .early_stopping import Best, Stopper, StoppingConfig, Watched
+from .early_stopping import Best, Race, Stopper, StoppingConfig, Watched
 from .stepper import Steps
 from .training_settings import TrainingPlan
 
@@ -27,6 +28,8 @@ class Validation:
     """When to end before the last epoch."""
     noting: Sequence[Stopper] = ()
     """Further stoppers, which keep the best weights by metrics of their own and end nothing."""
+    race: Race | None = None
+    """Ends a training that lies far behind another one; None ends none."""
 
 
 class Evaluations:
@@ -53,12 +56,27 @@ class Evaluations:
                 "images."
             )
         self.stopper = Stopper(patience=stopping.patience, min_delta=stopping.min_delta, watched=watched)
+        self._lost = False
         self._best = Best(watched if validation.evaluate is not None and saved else None)
 
     def parts(self) -> dict[str, Stateful]:
         """Return the parts of a state that belong to the evaluations."""
         noting = {f"noting {number}": one for number, one in enumerate(self._validation.noting)}
-        return {"stopper": self.stopper, "best": self._best, **noting}
+        raced = {} if self._validation.race is None else {"race": self}
+        return {"stopper": self.stopper, "best": self._best, **noting, **raced}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return whether the race is lost."""
+        return {"lost": self._lost}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the result of `state_dict`."""
+        self._lost = state["lost"]
+
+    @property
+    def over(self) -> bool:
+        """Return whether the training ends before its last epoch: it no longer improves, or lost its race."""
+        return self.stopper.over or self._lost
 
     def due(self, epoch: int) -> bool:
         """Return whether an evaluation follows an epoch, from 0."""
@@ -73,6 +91,9 @@ class Evaluations:
         collectives.broadcast_buffers(steps.objective)
         with steps.average.applied():
             found = self.metrics(steps)
+            if self._validation.race is not None:
+                lost = self._validation.race.is_lost(found, epoch + 1)
+                self._lost = bool(self._runtime.number_from_main(float(lost)))
             if self._decides and self._validation.watched is not None:
                 value = self._runtime.number_from_main(self._validation.watched.value(found))
                 steps.rates.observe(value)

@@ -58,22 +58,23 @@ class Curves:
             shared: give each phase the length that it has in the longest run of the same budget, so that all runs of
                 the budget share one axis though some stopped early.
         """
-        return {run: _starts(self._lengths[run[2] if shared else run]) for run in self._runs}
+        return {run: self._starts(run, shared=shared) for run in self._runs}
 
     def of_runs(self, *, split: str, metric: str, shared: bool = False) -> dict[RunKey, Curve]:
         """Return the curve of every run in which the metric was measured; `shared` as in `phase_starts`."""
         curves = {}
         for run, points in self._points.get((split, metric), {}).items():
-            starts = _starts(self._lengths[run[2] if shared else run])
+            starts = self._starts(run, shared=shared)
             curves[run] = Curve(
                 steps=[starts[phase] + step for phase, step, _ in points],
                 values=[float(value) for *_, value in points],
             )
         return curves
 
-
-def _starts(lengths: Mapping[str, int]) -> dict[str, int]:
-    return dict(zip(lengths, np.cumsum([0, *lengths.values()])[:-1].tolist(), strict=True))
+    def _starts(self, run: RunKey, *, shared: bool) -> dict[str, int]:
+        # Runs of one budget may have chosen plans with other phases.
+        own, lengths = self._lengths[run], self._lengths[run[2] if shared else run]
+        return dict(zip(own, np.cumsum([0, *(lengths[phase] for phase in own)])[:-1].tolist(), strict=True))
 
 
 def mean_curve(curves: Iterable[Curve]) -> Curve:

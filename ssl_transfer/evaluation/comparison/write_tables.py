@@ -76,6 +76,11 @@ def rows_of(key: dict[str, Any], result: dict[str, Any], pretraining: dict[str, 
         rows.append(
             Row(**key, phase="chosen", split="validation", metric="knn_accuracy", value=pretraining["knn_accuracy"])
         )
+    if "path" in result:
+        rows += [
+            Row(**key, phase=phase, split="validation", metric="chosen_share", value=float(phase == result["chosen"]))
+            for phase in result["phases"]
+        ]
     rows += _tuning_rows(key, result)
     return rows + [Row(**key, phase="chosen", split="train", metric=name, value=value) for name, value in costs.items()]
 
@@ -86,7 +91,9 @@ def _tuning_rows(key: dict[str, Any], result: dict[str, Any]) -> list[Row]:
         return []
     trials = result["tuned"]["trials"]
     chosen = trials[result["tuned"]["chosen"]]
-    rates = {**chosen["learning_rates"], "chosen": chosen["learning_rates"][result["chosen"]]}
+    rates = dict(chosen["learning_rates"])
+    if result["chosen"] in rates:
+        rates["chosen"] = rates[result["chosen"]]
     values = [
         *((phase, "chosen_learning_rate", rate) for phase, rate in rates.items()),
         ("chosen", "chosen_weight_decay", chosen["weight_decay"]),
@@ -104,16 +111,21 @@ def _energy(spent: Sequence[dict[str, Any]], pretraining: dict[str, Any] | None)
     return {"pretrain_joules": before, "transfer_joules": sum(parts)}
 
 
-def curves_of(key: dict[str, Any], metrics: Path) -> list[dict[str, Any]]:
+def curves_of(key: dict[str, Any], metrics: Path, path: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Return the lines of one transfer run for `curves.csv`: the numbers of its log in long form.
 
     The names of images in skipped steps stay in the log.
+
+    Args:
+        key: arm, backbone, labels, seed.
+        metrics: the run's log.
+        path: phases of the chosen plan (`path` of the result); None takes all.
     """
     lines = []
     verify(metrics.parent, metrics.name)
     for record in read_lines(metrics):
         place = {name: record.pop(name, "") for name in ("phase", "epoch", "step", "split")}
-        if place["phase"] != "chosen":
+        if place["phase"] != "chosen" and (path is None or place["phase"] in path):
             numbers = {metric: value for metric, value in record.items() if not isinstance(value, list)}
             lines += [{**key, **place, "metric": metric, "value": value} for metric, value in numbers.items()]
     return lines

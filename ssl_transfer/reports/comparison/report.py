@@ -169,14 +169,24 @@ def _cell(results: Results, ours: Cell) -> dict[str, Any]:
 
 
 def _phase_lines(results: Results) -> list[dict[str, Any]]:
-    """Format the table of phases; a dash where an arm's plan has no such phase."""
+    """Format the table of phases, with the number of runs that chose each; a dash where an arm's plan has none."""
+    shares: dict[Cell, list[float]] = {}
+    for row in results.rows:
+        if row.metric == "chosen_share":
+            shares.setdefault((row.arm, row.backbone, row.labels, row.phase, "accuracy"), []).append(row.value)
+
+    def text(cell: Cell) -> str:
+        chosen = shares.get(cell, [])
+        count = f"; chosen in {sum(chosen):.0f} of {len(chosen)}" if sum(chosen) else ""
+        return f"{_interval(results.estimate(cell))}{count}"
+
     return [
         {
             "arm": arm,
             "backbone": backbone,
             "phase": phase,
             "cells": [
-                _interval(results.estimate(cell)) if cell in results.test else "-"
+                text(cell) if cell in results.test else "-"
                 for cell in ((arm, backbone, budget, phase, "accuracy") for budget in results.budgets)
             ],
         }

@@ -48,9 +48,9 @@ from ssl_transfer.stages.common.stage_template import (
     runtime_for,
 )
 from ssl_transfer.stages.transfer.phases import Training
-from ssl_transfer.stages.transfer.plan import Phase
+from ssl_transfer.stages.transfer.plan_training import run_plan
+from ssl_transfer.stages.transfer.plans.phase_tree import Phase
 from ssl_transfer.stages.transfer.setup import batch_size_of, budgeted, fitted, make_training
-from ssl_transfer.stages.transfer.tune import run_plan
 
 from .config import (
     AdaptConfig,
@@ -90,7 +90,7 @@ def adapt(
         `training` (values of the batches of the chosen epoch, or of the last where it has not adapted),
         `uses_target_labels`, counts and costs; with `oracle` its `phase`, `epoch`, `target_validation`, `target_test`.
     """
-    name = name_of(config.method)
+    name, config = name_of(config.method), config.settled()
     check(config, name, ADAPTATIONS[name])
     run = open_initial_run(config)
     config = replace(config, labels=splits.budget_name(config.labels), image_size=image_size_of(config, run))

@@ -74,6 +74,8 @@ def settings_of(config: AdaptConfig[Any]) -> dict[str, Any]:
 
 def check(config: AdaptConfig[Any], name: str, entry: Adaptation) -> None:
     """Refuse settings that contradict each other or would be ignored, before images are loaded."""
+    if config.plans:
+        raise InputError(f"--plans {' '.join(config.plans)}: adaptation trains one plan. Give --plan.")
     phases = config.phases(steps_per_epoch=1)
     trains_features = any(phase.trained != "head" for phase in phases)
     if not config.target:

@@ -20,7 +20,7 @@ from ssl_transfer.evaluation.predictions.metrics import classification
 from ssl_transfer.objectives.domain_adaptation import Adaptation, Adapting
 from ssl_transfer.objectives.domain_batch_norm import kept_norms
 from ssl_transfer.stages.transfer.phases import PhaseTraining, Training
-from ssl_transfer.stages.transfer.plan import Phase
+from ssl_transfer.stages.transfer.plans.phase_tree import Phase
 
 Choose = Literal["source", "information", "density", "importance"]
 CRITERIA: dict[str, Watched] = {

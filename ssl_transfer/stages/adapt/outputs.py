@@ -15,7 +15,7 @@ from ssl_transfer.stages.common.initialization import seen_after
 from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.pretrain import monitoring
 from ssl_transfer.stages.transfer.outputs import write_evaluation, write_model, write_predicted
-from ssl_transfer.stages.transfer.plan import Phase
+from ssl_transfer.stages.transfer.plans.phase_tree import Phase
 
 from .config import AdaptConfig
 from .domain_training import DomainTraining, candidates, kept, training_of

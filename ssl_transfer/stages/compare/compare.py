@@ -36,7 +36,7 @@ from . import finished_arms
 from .arms import resolve_arms
 from .checks import check_arms, check_launcher, check_settings
 from .config import Arm, CompareConfig
-from .description import collapses, describe
+from .description import collapses, describe, falls
 from .diagnostics import diagnose
 from .earlier_tables import EarlierTables, read_earlier
 from .grid import (
@@ -168,7 +168,8 @@ def _lost(setup: _Setup, outcomes: Mapping[Path, Outcome], earlier: EarlierTable
 def _checked(config: CompareConfig, runtime: runtimes.Runtime) -> _Setup:
     """Check the settings, resolve the arms, load and check the images, and build the grid."""
     # Folders and tables use one name of a budget, however it was written.
-    config = replace(config, labels=tuple(splits.budget_name(text) for text in config.labels))
+    budgets = tuple(splits.budget_name(text) for text in config.labels)
+    config = replace(config, labels=budgets, transfer=config.transfer.with_plan())
     check_settings(config)
     check_launcher(config, runtime)
     arms = resolve_arms(config)
@@ -208,7 +209,7 @@ def _write(
     }
     found = _collect(setup, finished, pretrained, earlier)
     description = describe(setup.output, setup.config, setup.arms, setup.dataset, finished)
-    description["warnings"] = [*setup.warnings, *collapses(pretrained), *found.warnings]
+    description["warnings"] = [*setup.warnings, *collapses(pretrained), *falls(finished), *found.warnings]
     description["failures"] = failures_of(outcomes)
     # As the file gives it back, so that a report that is drawn again is the same.
     description = json.loads(json.dumps(redacted_all(description)))
@@ -262,7 +263,7 @@ def _collect(
         cost = costs.get(run.arm.init) if job.after is None else pretrained[job.after]
         rows += write_tables.rows_of(run.key, run.result, cost)
         lines, dropped = run_checks.check_curves(
-            job.folder, write_tables.curves_of(run.key, job.folder / "metrics.jsonl")
+            job.folder, write_tables.curves_of(run.key, job.folder / "metrics.jsonl", run.result.get("path"))
         )
         curves += lines
         warnings += dropped

@@ -15,7 +15,7 @@ from ssl_transfer.stages.common.initialization import AUTO, WORDS
 from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.common.run_config import IMAGE_SIZE, RunConfig
 from ssl_transfer.stages.pretrain import config as pretraining
-from ssl_transfer.stages.transfer.plan import TransferRecipe
+from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
 
 from . import finished_arms
 

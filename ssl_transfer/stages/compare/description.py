@@ -6,6 +6,7 @@ from typing import Any
 
 from ssl_transfer.data.dataset import Dataset
 from ssl_transfer.engine import config as configuration
+from ssl_transfer.engine.console.formatting import counted
 from ssl_transfer.evaluation.comparison.results import Pair
 from ssl_transfer.evaluation.metric_properties import ACCURACY
 from ssl_transfer.stages.common.initialization import WORDS
@@ -62,6 +63,20 @@ def collapses(pretrained: Mapping[Path, Mapping[str, Any]]) -> list[str]:
         "transfer made of it says little about the method. The run's metrics.jsonl has the measured values."
         for folder, result in pretrained.items()
         if result.get("collapsed")
+    ]
+
+
+def falls(finished: Iterable[FinishedRun]) -> list[str]:
+    """Warn of arms whose accuracy fell sharply when a phase of the chosen plan began (`transfer.phase_switch`)."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for run in finished:
+        for fall in run.result.get("falls", []):
+            key = (run.arm.name, run.arm.label, run.labels, fall["phase"], fall["split"], fall["remedy"])
+            found.setdefault(key, []).append(run.seed)
+    return [
+        f"{arm} on {label}, {labels} labels a class, {counted(len(seeds), 'run')}: the {split} accuracy fell sharply "
+        f"at the start of phase {phase} of the chosen plan. Try {remedy}."
+        for (arm, label, labels, phase, split, remedy), seeds in found.items()
     ]
 
 

@@ -34,7 +34,7 @@ from ssl_transfer.stages.common.command_line import AUGMENTATION, take_images
 from ssl_transfer.stages.common.initialization import Initial, initial_backbone
 from ssl_transfer.stages.common.run_config import check_positive
 from ssl_transfer.stages.pretrain import config as pretraining
-from ssl_transfer.stages.transfer.plan import TransferRecipe
+from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
 
 TRANSFER = "transfer"
 NAMES = (*METHODS, TRANSFER)

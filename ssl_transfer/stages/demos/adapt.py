@@ -41,7 +41,7 @@ from ssl_transfer.stages.common import dry_run
 from ssl_transfer.stages.common import run as runs
 from ssl_transfer.stages.common.run_config import VOLATILE, check_positive
 from ssl_transfer.stages.compare.grid import failures_of, listed
-from ssl_transfer.stages.transfer.plan import TransferRecipe
+from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
 
 SETTINGS = Path(__file__).with_name("adapt.yaml")
 MAPPED = 150

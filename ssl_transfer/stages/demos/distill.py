@@ -35,7 +35,7 @@ from ssl_transfer.stages.distill.distill import distill
 from ssl_transfer.stages.pretrain import config as pretraining
 from ssl_transfer.stages.pretrain.pretrain import pretrain
 from ssl_transfer.stages.transfer.config import for_arm
-from ssl_transfer.stages.transfer.plan import TransferRecipe
+from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
 from ssl_transfer.stages.transfer.transfer import transfer
 
 SETTINGS = Path(__file__).with_name("distill.yaml")
@@ -204,7 +204,8 @@ def _collect(
             run_checks.check_pretraining(job.after, cost)
         run_checks.check_result(job.folder, result)
         rows += write_tables.rows_of(key, result, cost)
-        lines, dropped = run_checks.check_curves(job.folder, write_tables.curves_of(key, job.folder / "metrics.jsonl"))
+        log = write_tables.curves_of(key, job.folder / "metrics.jsonl", result.get("path"))
+        lines, dropped = run_checks.check_curves(job.folder, log)
         curves += lines
         for warning in dropped:
             runtime.warn(f"warning: {warning}")

@@ -1,6 +1,7 @@
 """Configure distillation."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from ssl_transfer.data.split import splits
 from ssl_transfer.engine.errors import InputError
@@ -9,6 +10,7 @@ from ssl_transfer.objectives.distillation import DistillationConfig
 from ssl_transfer.stages.common.initialization import image_size_of, network_of_run
 from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.transfer.config import TransferConfig
+from ssl_transfer.stages.transfer.plans.lines import PROBE, lines_of
 
 POOL_SHARE = 0.75
 MOST_VIEWS = 10_000
@@ -23,8 +25,6 @@ class DistillConfig(TransferConfig):
     """The folder of a run with a trained head: of transfer, adapt or distill."""
     student: str = ""
     """The student's network, as --backbone.name. Not needed where --init names a run or timm:NAME."""
-    plan: tuple[str, ...] = ("full",)
-    """As in transfer; by default everything at once."""
     layer_decay: float = 1.0
     """As in transfer; by default every layer at the same rate."""
     pool: bool = False
@@ -38,8 +38,14 @@ class DistillConfig(TransferConfig):
     distillation: DistillationConfig = DistillationConfig()
     """Settings of the distillation loss."""
 
+    default_plan: ClassVar[tuple[str, ...]] = ("full",)
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if any(line == PROBE for plan in self.named_plans.values() for line in lines_of(plan)):
+            raise InputError(
+                "distillation trains in steps on the teacher's outputs, a probe does not: take another plan."
+            )
         if not 0.0 < self.pool_share < 1.0:
             raise InputError(f"pool_share {self.pool_share}: above 0 and below 1.")
         if not self.pool and self.pool_share != POOL_SHARE:

@@ -69,7 +69,7 @@ def distill(
     """
     check_tuning(config)
     teacher, run = _open_teacher(config), open_initial_run(config)
-    config = decided(config, run, teacher)
+    config = decided(config, run, teacher).settled()
     runtime = runtime_for(config, runtime)
     stored_for = max(config.image_size or 0, teacher.spec.image_size)
     images = dataset or sources.load(config.data, image_size=stored_for, config=config.loading)

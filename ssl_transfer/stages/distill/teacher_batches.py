@@ -13,7 +13,7 @@ from ssl_transfer.engine.training.objective import Batches
 from ssl_transfer.models.classifier import Classifier
 from ssl_transfer.objectives.distillation import Distillation, DistillationConfig, Teacher
 from ssl_transfer.stages.transfer.phases import PhaseTraining, Training
-from ssl_transfer.stages.transfer.plan import Phase
+from ssl_transfer.stages.transfer.plans.phase_tree import Phase
 
 from .teacher_cache import cached_outputs
 
@@ -114,5 +114,6 @@ class Lessons:
 
     def begin(self, phase: Phase, plain: PhaseTraining) -> PhaseTraining:
         """See `phases.Around`."""
-        self._objective.set_trained(phase.trained, augmented=self._augmented)
+        keeps = phase.batch_norm == "frozen"
+        self._objective.set_trained(phase.trained, augmented=self._augmented, keep_statistics=keeps)
         return replace(plain, batches=self.batches)

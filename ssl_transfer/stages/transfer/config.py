@@ -8,7 +8,7 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.stages.common.initialization import Initial
 from ssl_transfer.stages.common.run_config import Followed, RunConfig, check_positive
 
-from .plan import TransferRecipe
+from .plans.recipe import TransferRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

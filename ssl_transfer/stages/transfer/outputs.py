@@ -24,7 +24,7 @@ from ssl_transfer.models import pretrained
 from ssl_transfer.models.heads import HeadConfig
 
 from .phases import Training
-from .plan import Phase
+from .plans.phase_tree import Phase
 
 NUM_EXAMPLES = 24
 """Test images that are kept as pictures."""
@@ -102,7 +102,7 @@ def write_curves(folder: Path, key: dict[str, Any], result: dict[str, Any]) -> N
     from ssl_transfer.reports import evaluation, figures
 
     rows = write_tables.rows_of(key, result, None)
-    results = Results(rows, curves=write_tables.curves_of(key, folder / "metrics.jsonl"))
+    results = Results(rows, curves=write_tables.curves_of(key, folder / "metrics.jsonl", result.get("path")))
     evaluation.write_picture(folder / evaluation.FOLDER / "curves.png", figures.learning_curves(results))
 
 

@@ -15,7 +15,7 @@ from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.optimization.optimizers import parameter_groups
 from ssl_transfer.engine.runs.checkpoint_files import CheckpointConfig, StateFiles
 from ssl_transfer.engine.tracking.tracker import Tracker
-from ssl_transfer.engine.training.early_stopping import Stopper, StoppingConfig, Watched
+from ssl_transfer.engine.training.early_stopping import Race, Stopper, StoppingConfig, Watched
 from ssl_transfer.engine.training.loop import train
 from ssl_transfer.engine.training.lr_finder import Finding, find_learning_rate
 from ssl_transfer.engine.training.objective import Batches, Objective
@@ -30,7 +30,8 @@ from ssl_transfer.models.trainable import select
 from ssl_transfer.objectives.supervised import Supervised, batch_norms
 
 from . import feature_cache as boundaries
-from .plan import Phase, TransferRecipe
+from .plans.phase_tree import Phase
+from .plans.recipe import TransferRecipe
 
 FEW_FOR_STATISTICS = 16
 """Images below which BatchNorm's statistics are mostly noise (Wu and He 2018, figure 1)."""
@@ -131,6 +132,7 @@ def run_phase(
     tracker: Tracker,
     metrics: Path,
     states: Path | None,
+    race: Race | None = None,
 ) -> dict[str, Any]:
     """Train one phase.
 
@@ -141,9 +143,10 @@ def run_phase(
         tracker: where metrics go.
         metrics: the tracker's file.
         states: folder of the checkpoints; None saves none.
+        race: ends a hopeless phase early.
 
     Returns:
-        Metrics of `validation`, and the cost.
+        Metrics of `validation`, and the cost; `lost_race` where the race ended the phase.
     """
     made = prepare(training, phase)
     _warn_of_statistics(training, phase, made.batches)
@@ -164,6 +167,7 @@ def run_phase(
             watched=made.watched,
             stopping=made.stopping,
             noting=made.noting,
+            race=race,
         ),
     )
     # Features of this boundary are of no use to the next phase.
@@ -174,6 +178,7 @@ def run_phase(
         "images_seen": cost.images_seen,
         "peak_memory_mb": cost.peak_memory_mb,
         "energy_joules": cost.energy_joules,
+        **({"lost_race": True} if race is not None and cost.stopped_early else {}),
     }
 
 
@@ -210,6 +215,8 @@ def groups_of(training: Training, phase: Phase) -> list[dict[str, Any]]:
 
 def prepare(training: Training, phase: Phase) -> PhaseTraining:
     """Freeze the layers of the phase, and make its batches and its validation."""
+    if phase.kind != "steps":
+        raise InputError(f"{phase.name}: not trained in steps. Take another plan.")
     batches, validate = _plain(training, phase)
     plain = PhaseTraining(batches=batches, validate=validate, stopping=training.recipe.stopping)
     return plain if training.around is None else training.around.begin(phase, plain)
@@ -220,7 +227,7 @@ def _plain(training: Training, phase: Phase) -> tuple[Batches, Callable[[], dict
     objective, recipe, runtime = training.objective, training.recipe, training.runtime
     boundary = select(objective.backbone, phase.trained).boundary
     views = recipe.frozen_views if boundary is not None else None
-    objective.set_trained(phase.trained, augmented=views != 0)
+    objective.set_trained(phase.trained, augmented=views != 0, keep_statistics=phase.batch_norm == "frozen")
     loader = Loader(
         training.dataset,
         training.labelled,

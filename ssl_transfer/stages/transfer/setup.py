@@ -18,7 +18,7 @@ from ssl_transfer.objectives.supervised import Supervised, SupervisedConfig, bat
 
 from .config import PlannedConfig, TransferConfig
 from .phases import Training, smallest_batch
-from .plan import TransferRecipe
+from .plans.recipe import TransferRecipe
 
 CALIBRATION_IMAGES = 256
 """Most training images that set the scale of the features and a scratch backbone's first statistics."""
@@ -107,7 +107,6 @@ def make_training(
             label_smoothing=config.label_smoothing,
             mixup=config.mixup,
             cutmix=config.cutmix,
-            keep_statistics=config.batch_norm == "frozen",
         ),
         num_classes=len(dataset.classes),
         class_weights=_class_weights(config, dataset, labelled.train),

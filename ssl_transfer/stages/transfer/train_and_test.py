@@ -4,6 +4,7 @@ Validation chooses between the phases, by accuracy and among equals by log-loss.
 for all phases. Adaptation chooses otherwise and shares only the template (`common.stage_template`).
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,11 @@ from ssl_transfer.stages.pretrain import monitoring
 
 from .config import PlannedConfig
 from .outputs import write_curves, write_evaluation, write_learning_rates, write_model, write_predicted
+from .phase_switch import falls, sentence
 from .phases import Training, find_rate
-from .plan import Phase
-from .tune import drop_states, replay, run_plan, summary, tune
+from .plan_training import run_plan
+from .plans.phase_tree import FIRST, Phase, path_to, starts_of
+from .tune import drop_states, replay, summary, tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,9 @@ def _prepared(stage: Stage, plan: TrainPlan) -> Prepared:
 def _work(stage: Stage, plan: TrainPlan, folder: RunFolder, tracker: Tracker) -> dict[str, Any]:
     training, runtime, dataset = plan.training, plan.training.runtime, plan.training.dataset
     if not training.states(folder.checkpoints, plan.phases[0]).exist():
-        log_start(folder, tracker, plan.phases[0].name, runtime, measure_start(training))
+        starts, measured = starts_of(plan.phases), measure_start(training)
+        for name in (name for name, start in starts.items() if start == FIRST):
+            log_start(folder, tracker, name, runtime, measured)
     tuned = None
     if plan.num_trials > 1:
         tuned = tune(training, plan.phases, plan.num_trials, folder=folder.path / "trials")
@@ -106,12 +111,20 @@ def _work(stage: Stage, plan: TrainPlan, folder: RunFolder, tracker: Tracker) ->
         training.learner.load_state_dict(state)
         logits[name] = training.logits(test)
         found[name]["test"] = classification(logits[name], dataset.labels[test])
+    path = path_to(plan.phases, chosen)
+    taken = [phase for phase in plan.phases if phase.name in path]
+    sizes = {"train": len(training.labelled), "validation": len(training.validation)}
+    fallen = json.loads(runtime.from_main(json.dumps(falls(folder.metrics, taken, sizes))))
+    for one in fallen:
+        training.say(f"warning: {sentence(one)}")
     result = {
         "chosen": chosen,
         "num_train": len(training.labelled),
         "num_validation": len(training.validation),
         "num_parameters": sum(parameter.numel() for parameter in training.objective.backbone.parameters()),
         "phases": found,
+        **({} if all(phase.after is None for phase in plan.phases) else {"path": path}),
+        **({"falls": fallen} if fallen else {}),
         **({} if tuned is None else {"tuned": tuned.report}),
         **plan.measure_more(),
     }

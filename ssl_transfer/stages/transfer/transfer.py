@@ -16,6 +16,7 @@ from ssl_transfer.engine.distributed.runtime import Runtime
 from ssl_transfer.engine.printable import one_line
 from ssl_transfer.engine.randomness import seed_from
 from ssl_transfer.engine.training.gradients import check_accumulation
+from ssl_transfer.objectives.supervised import batch_norms
 from ssl_transfer.stages.common import augmentation_flag as augmentations
 from ssl_transfer.stages.common.checkpoint_data import matched
 from ssl_transfer.stages.common.command_line import parse_for_images
@@ -30,9 +31,16 @@ from ssl_transfer.stages.common.initialization import (
 from ssl_transfer.stages.common.run import Run
 from ssl_transfer.stages.common.stage_template import Stage, runtime_for
 
+from .batch_norm import batch_norm_of
 from .config import TransferConfig, check_tuning
 from .setup import batch_size_of, fitted, labelled_images, make_training
 from .train_and_test import TrainPlan, train_plan
+
+KEPT = (
+    "BatchNorm keeps the statistics of the initial weights, as they come from other images "
+    "(--batch-norm train moves them)"
+)
+"""Line of the introduction where `--batch-norm auto` freezes them."""
 
 
 def transfer(
@@ -51,7 +59,8 @@ def transfer(
 
     Returns:
         `chosen` (a phase's name), `num_train`, `num_validation`, `num_parameters`, and `phases`: for each its
-        `validation` and `test` metrics and its cost. With `tune` also `tuned` (`tune.Tuned.report`); the phases are
+        `validation` and `test` metrics and its cost. With several plans also `path`: the phases that lead to the chosen
+        one. With `tune` also `tuned` (`tune.Tuned.report`); the phases are
         then those of the chosen trial.
     """
     check_tuning(config)
@@ -59,6 +68,7 @@ def transfer(
     config = replace(config, labels=splits.budget_name(config.labels), image_size=image_size_of(config, run))
     runtime = runtime_for(config, runtime)
     images = dataset or sources.load(config.data, image_size=image_size_of(config, run), config=config.loading)
+    asked, config = config.batch_norm, config.settled(batch_norm_of(config, run, images))
     stage = Stage(
         name="transfer",
         config=config,
@@ -69,10 +79,11 @@ def transfer(
         title=title,
         quiet=quiet,
     )
-    return train_plan(stage, lambda: _make(stage, config, run, images), search_rate=config.find_rate)
+    is_kept = asked == "auto" and config.batch_norm == "frozen"
+    return train_plan(stage, lambda: _make(stage, config, run, images, is_kept=is_kept), search_rate=config.find_rate)
 
 
-def _make(stage: Stage, config: TransferConfig, run: Run | None, dataset: Dataset) -> TrainPlan:
+def _make(stage: Stage, config: TransferConfig, run: Run | None, dataset: Dataset, *, is_kept: bool) -> TrainPlan:
     runtime = stage.runtime
     backbone, provenance = initial_backbone(config, dataset, run)
     dataset = matched(dataset, run, config.loading)
@@ -84,15 +95,17 @@ def _make(stage: Stage, config: TransferConfig, run: Run | None, dataset: Datase
     check_accumulation(training.objective.eval(), config.optimizer.accumulate, runtime)
     contents = None if dataset.contents is None else dataset.contents[labelled.train.numpy()]
     spec, start = backbone.spec, label_of(config.init)
+    batch_norm = f"\n{KEPT}" if is_kept and batch_norms(backbone) else ""
     name = f"transfer-{start}-{spec.name.replace('/', '-')}-{data_label(config.data)}"
     return TrainPlan(
         config=config,
         training=training,
-        phases=config.phases(len(labelled.train) // batch_size),
+        phases=config.phases(len(labelled.train) // batch_size, has_batch_norm=bool(batch_norms(backbone))),
         output=config.output or Path(f"runs/{name}-{config.labels}{config.plan_label}-seed{config.seed}"),
         introduction=(
             f"{augmentations.introduce(dataset, config)}\ntransfer of {spec.label} from {one_line(config.init)}: "
             f"{len(labelled.train)} labelled images, {len(labelled.validation)} for validation; {runtime.describe()}"
+            f"{batch_norm}"
         ),
         provenance={"init": provenance},
         seen=seen_after(run, contents),

@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from scipy.stats import qmc
-from torch import Tensor
 
 from ssl_transfer.engine.errors import DivergedError, InputError
 from ssl_transfer.engine.io import ownership
 from ssl_transfer.engine.io.atomic import DamagedError, write_text
 from ssl_transfer.engine.io.checksum import sealed, unsealed
 from ssl_transfer.engine.io.json_files import read_json, read_lines
-from ssl_transfer.engine.randomness import seed_from
 from ssl_transfer.engine.tracking.tracker import Tracker, TrackingConfig
 
-from .phases import Training, run_phase
-from .plan import Phase, TransferRecipe
+from .phases import Training
+from .plan_training import Trained, copied, preference, run_plan
+from .plans.phase_tree import Phase, path_to
+from .plans.recipe import TransferRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,33 +42,6 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
-    """Trained phases of a plan."""
-
-    found: dict[str, dict[str, Any]]
-    """Metrics of `validation` and cost, by phase."""
-    weights: dict[str, dict[str, Tensor]]
-    """Final state of the trained module (`Training.learner`), by phase."""
-
-    @property
-    def preferred(self) -> str:
-        """Name of the phase that validation prefers."""
-        return max(self.found, key=lambda name: preference(self.found[name]["validation"]))
-
-    @property
-    def cost(self) -> dict[str, Any]:
-        """Cost of all phases: `seconds`, `images_seen`, `peak_memory_mb`, `energy_joules` (None if one has none)."""
-        costs = list(self.found.values())
-        joules = [cost["energy_joules"] for cost in costs]
-        return {
-            "seconds": sum(cost["seconds"] for cost in costs),
-            "images_seen": sum(cost["images_seen"] for cost in costs),
-            "peak_memory_mb": max(cost["peak_memory_mb"] for cost in costs),
-            "energy_joules": None if None in joules else sum(joules),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
 class Tuned:
     """The trial that validation chose."""
 
@@ -77,11 +50,6 @@ class Tuned:
     """Its folder."""
     report: dict[str, Any]
     """For the run's result: `trials`, each with its values, its validation and its cost, and the number `chosen`."""
-
-
-def preference(validation: dict[str, float]) -> tuple[float, float]:
-    """Rank phases and trials: by accuracy, and among equals by log-loss."""
-    return validation["accuracy"], -validation["log_loss"]
 
 
 def trials(recipe: TransferRecipe, phases: Sequence[Phase], count: int) -> list[Trial]:
@@ -109,38 +77,6 @@ def trials(recipe: TransferRecipe, phases: Sequence[Phase], count: int) -> list[
     return found
 
 
-def run_plan(
-    training: Training,
-    phases: Sequence[Phase],
-    *,
-    tracker: Tracker,
-    metrics: Path,
-    states: Path | None,
-) -> Trained:
-    """Train phase after phase.
-
-    Args:
-        training: shared by the phases; the module has its first weights.
-        phases: in their order.
-        tracker: where metrics go.
-        metrics: the tracker's file.
-        states: folder of the checkpoints; None saves none.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    weights: dict[str, dict[str, Tensor]] = {}
-    for number, phase in enumerate(phases):
-        found[phase.name] = run_phase(
-            training,
-            phase,
-            seed=seed_from(training.seed, 2, number),
-            tracker=tracker,
-            metrics=metrics,
-            states=states,
-        )
-        weights[phase.name] = _copy(training.learner.state_dict())
-    return Trained(found=found, weights=weights)
-
-
 def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Path) -> Tuned:
     """Run the trials, each in a folder of its own, and keep the weights of the trial that validation prefers.
 
@@ -156,14 +92,19 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
         InputError: no trial's loss stayed finite.
     """
     candidates = trials(training.recipe, phases, count)
-    first = _copy(training.learner.state_dict())
+    first = copied(training.learner.state_dict())
     places = [folder / str(number) for number in range(count)]
     reports = [_read(place) for place in places]
     # Nobody writes before all have read.
     training.runtime.wait()
     best, held = -1, None
-    for number, (trial, place) in enumerate(zip(candidates, places, strict=True)):
+    for number, place in enumerate(places):
         trained, report = None, reports[number]
+        trial = candidates[number] = _continued(candidates[number], phases, reports[0] if number else None)
+        if number and not any(phase.kind == "steps" for phase in trial.phases):
+            # The head is fitted: there are no rates to tune.
+            reports = reports[:number]
+            break
         if report is None:
             training.learner.load_state_dict(first)
             try:
@@ -190,6 +131,21 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
         place=places[best],
         report={"chosen": best, "trials": reports},
     )
+
+
+def _continued(trial: Trial, phases: Sequence[Phase], first: dict[str, Any] | None) -> Trial:
+    """Restrict a trial to the plan that the first trial preferred. The first, and those after a divergence, keep all.
+
+    Args:
+        trial: with all plans.
+        phases: of all plans.
+        first: report of the first trial; None for the first itself.
+    """
+    if first is None or "diverged" in first:
+        return trial
+    path = path_to(phases, first["preferred"])
+    branches = any(phase.after is not None for phase in phases)
+    return replace(trial, phases=tuple(one for one in trial.phases if one.name in path)) if branches else trial
 
 
 def _run(training: Training, trial: Trial, place: Path, *, quiet: bool) -> Trained:
@@ -243,7 +199,7 @@ def _read(place: Path) -> dict[str, Any] | None:
 
 def _values(trial: Trial) -> dict[str, Any]:
     return {
-        "learning_rates": {phase.name: phase.learning_rate for phase in trial.phases},
+        "learning_rates": {phase.name: phase.learning_rate for phase in trial.phases if phase.kind == "steps"},
         "weight_decay": trial.weight_decay,
     }
 
@@ -261,7 +217,3 @@ def _score(report: dict[str, Any] | None) -> tuple[float, float]:
     if report is None or "diverged" in report:
         return -math.inf, -math.inf
     return preference(report["validation"][report["preferred"]])
-
-
-def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in state.items()}

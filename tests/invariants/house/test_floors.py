@@ -25,7 +25,7 @@ FLOORS = {
     "__init__": 8,
     "__main__": 8,
 }
-NUM_FILES = 305
+NUM_FILES = 314
 """Python files of the package. A new file raises it, a deleted one lowers it."""
 MOST_FILES = 16
 """Python files directly in one folder, of the package or of the tests."""

@@ -33,7 +33,7 @@ def with_permuted_labels(dataset: Dataset, split: str) -> Dataset:
 
 
 def outcome(
-    dataset: Dataset, folder: Path, runtime: Runtime, backbone: BackboneConfig, log_of: Callable, *, tune: int = 1
+    dataset: Dataset, folder: Path, runtime: Runtime, backbone: BackboneConfig, log_of: Callable, **settings: Any
 ) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
     """A transfer run's result without costs, its test metrics apart, and everything else that it wrote."""
     config = TransferConfig(
@@ -44,11 +44,11 @@ def outcome(
         head_steps=20,
         finetune_steps=20,
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
-        tune=tune,
         output=folder,
+        **settings,
     )
     result = copy.deepcopy(transfer(config, runtime=runtime, dataset=dataset))
-    for trial in result["tuned"]["trials"] if tune > 1 else []:
+    for trial in result["tuned"]["trials"] if "tuned" in result else []:
         del trial["seconds"], trial["peak_memory_mb"], trial["energy_joules"]
     tested = {}
     for name, phase in result["phases"].items():
@@ -75,6 +75,20 @@ def test_permuted_test_labels_change_test_metrics_alone(
     for phase in ("head", "finetune"):
         # Accuracy falls to chance.
         assert plain[1][phase]["accuracy"] > 0.25 > 0.17 > other[1][phase]["accuracy"]
+
+
+def test_permuted_test_labels_do_not_change_the_choice_among_plans(
+    digits: Dataset, runtime: Runtime, convolutional: BackboneConfig, log_of: Callable, tmp_path: Path
+) -> None:
+    plain, other = (
+        outcome(images, tmp_path / name, runtime, convolutional, log_of, plans=("auto",))
+        for name, images in (("plain", digits), ("permuted", with_permuted_labels(digits, "test")))
+    )
+    assert plain[0]["path"]
+    assert len(plain[1]) == 5
+    assert plain[0] == other[0]
+    assert plain[2] == other[2]
+    assert plain[1] != other[1]
 
 
 def test_permuted_validation_labels_change_the_validation(

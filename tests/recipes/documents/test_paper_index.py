@@ -17,7 +17,7 @@ from ssl_transfer.methods import METHODS
 from ssl_transfer.objectives import ADAPTATIONS
 from ssl_transfer.objectives.distillation import DistillationConfig
 from ssl_transfer.stages.evaluate import EvaluateConfig
-from ssl_transfer.stages.transfer.plan import TransferRecipe
+from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
 
 PAGE = (Path(__file__).parents[3] / "docs" / "papers.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| `([a-z0-9_.-]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|", PAGE, re.MULTILINE)

@@ -54,6 +54,14 @@ def test_splits_and_metrics_stay_apart(lines):
     assert curves.Curves(lines).of_runs(split="validation", metric="accuracy")["simclr", "net", "5", 0].values[1] == 0.6
 
 
+def test_runs_of_a_budget_may_have_other_phases():
+    lines = lines_of("simclr", 0, {"head": [(10, 0.5)], "frozen": [(20, 0.6)]})
+    lines += lines_of("simclr", 1, {"fast": [(15, 0.7)]})
+    starts = curves.Curves(lines).phase_starts(shared=True)
+    assert starts["simclr", "net", "5", 0] == {"head": 0, "frozen": 10}
+    assert starts["simclr", "net", "5", 1] == {"fast": 0}
+
+
 def test_the_mean_holds_the_last_value_of_who_stopped():
     long, short = curves.Curve(steps=[1, 2, 4], values=[0.0, 0.2, 0.4]), curves.Curve(steps=[2, 3], values=[0.4, 0.6])
     mean = curves.mean_curve([long, short])

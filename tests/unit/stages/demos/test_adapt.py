@@ -9,7 +9,7 @@ from ssl_transfer.objectives import ADAPTATIONS
 from ssl_transfer.objectives.dann import DANNConfig
 from ssl_transfer.objectives.self_training import SelfTrainingConfig
 from ssl_transfer.stages.demos.adapt import AdaptDemoConfig, _job
-from ssl_transfer.stages.transfer.plan import TransferRecipe
+from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
 
 
 @pytest.mark.parametrize("name", ADAPTATIONS)

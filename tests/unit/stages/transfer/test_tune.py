@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from ssl_transfer.engine.errors import DivergedError, InputError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.evaluation.comparison.write_tables import rows_of
+from ssl_transfer.stages.transfer import plan_training
 from ssl_transfer.stages.transfer import tune as tuning
 from ssl_transfer.stages.transfer.config import TransferConfig
-from ssl_transfer.stages.transfer.plan import TransferRecipe
+from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
 from ssl_transfer.stages.transfer.transfer import transfer
 
 RECIPE = TransferRecipe()
@@ -97,13 +98,13 @@ def run(runtime, make_dataset):
 @pytest.fixture
 def trained_phases(monkeypatch):
     """The learning rates of all phases that are trained from now on."""
-    rates, plain = [], tuning.run_phase
+    rates, plain = [], plan_training.run_phase
 
     def traced(training, phase, **settings):
         rates.append(phase.learning_rate)
         return plain(training, phase, **settings)
 
-    monkeypatch.setattr(tuning, "run_phase", traced)
+    monkeypatch.setattr(plan_training, "run_phase", traced)
     return rates
 
 
@@ -138,7 +139,7 @@ def test_a_trial_is_the_run_of_its_values(config, run):
             assert measured(result["phases"]) == measured(alone["phases"])
     values = {str(trial["validation"]) for trial in result["tuned"]["trials"]}
     assert len(values) == 3
-    scores = [tuning.preference(one["validation"][one["preferred"]]) for one in result["tuned"]["trials"]]
+    scores = [plan_training.preference(one["validation"][one["preferred"]]) for one in result["tuned"]["trials"]]
     assert scores[result["tuned"]["chosen"]] == max(scores)
 
 
@@ -158,7 +159,7 @@ def test_goes_on_where_it_was_killed(config, run, trained_phases, monkeypatch):
     whole = run(replace(config, output=config.output.with_name("whole")))
     assert len(trained_phases) == 6
     trained_phases.clear()
-    plain = tuning.run_phase
+    plain = plan_training.run_phase
 
     def killed(training, phase, **settings):
         if len(trained_phases) == 3:
@@ -166,7 +167,7 @@ def test_goes_on_where_it_was_killed(config, run, trained_phases, monkeypatch):
         return plain(training, phase, **settings)
 
     with monkeypatch.context() as patched:
-        patched.setattr(tuning, "run_phase", killed)
+        patched.setattr(plan_training, "run_phase", killed)
         with pytest.raises(KeyboardInterrupt):
             run(config)
     # The head of the second trial was trained, and its state is there.
@@ -241,14 +242,14 @@ def test_weights_of_a_trial_that_finished_before_are_found(chosen, config, run, 
 
 
 def test_a_trial_that_diverges_is_out(config, run, monkeypatch):
-    plain = tuning.run_phase
+    plain = plan_training.run_phase
 
     def diverging(training, phase, **settings):
         if phase.learning_rate > config.optimizer.learning_rate:
             raise DivergedError("the loss is nan")
         return plain(training, phase, **settings)
 
-    monkeypatch.setattr(tuning, "run_phase", diverging)
+    monkeypatch.setattr(plan_training, "run_phase", diverging)
     result = run(config)
     # The second trial is the one with the larger rate.
     assert ["diverged" in trial for trial in result["tuned"]["trials"]] == [False, True, False]
@@ -261,7 +262,7 @@ def test_all_trials_diverge(config, run, monkeypatch):
     def diverging(training, phase, **settings):
         raise DivergedError("finetune: the loss is nan")
 
-    monkeypatch.setattr(tuning, "run_phase", diverging)
+    monkeypatch.setattr(plan_training, "run_phase", diverging)
     with pytest.raises(InputError, match=r"--tune 3: none of the trials can be used\. The first: finetune: the loss"):
         run(config)
 

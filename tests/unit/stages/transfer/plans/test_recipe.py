@@ -4,7 +4,9 @@ import pytest
 
 from ssl_transfer.engine.errors import InputError
 from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
-from ssl_transfer.stages.transfer.plan import PLANS, TransferRecipe, lines_of
+from ssl_transfer.models.heads import HeadConfig
+from ssl_transfer.stages.transfer.plans.lines import PLANS, lines_of
+from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
 
 EXPECTED = {
     ("feature-extraction",): ("head",),
@@ -13,7 +15,11 @@ EXPECTED = {
     ("partial", "from:features.12.conv.1"): ("head", "from:features.12.conv.1"),
     ("gradual",): ("head", "last:1", "last:2", "last:3"),
     ("gradual", "2"): ("head", "last:1", "last:2"),
+    ("probe",): ("probe",),
+    ("fine-tune-frozen",): ("head", "all norm=frozen"),
+    ("fine-tune-moving",): ("head", "all norm=train"),
     ("full",): ("all",),
+    ("full-fast",): ("all rate=3e-3 decay=1 norm=train",),
     ("low-level", "3"): ("head",),
     ("surgical",): ("head", "first:1"),
     ("surgical", "first:2"): ("head", "first:2"),
@@ -58,7 +64,6 @@ def test_only_low_level_drops_blocks():
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        ((), "trains nothing"),
         (("",), "trains nothing"),
         (("fine-tuning",), "Did you mean fine-tune"),
         (("fine-tune", "all"), "takes no word more"),
@@ -73,6 +78,11 @@ def test_only_low_level_drops_blocks():
         (("head", "all rate=fast"), "above 0"),
         (("head", "all epochs=0"), "whole number"),
         (("head", "all decay=2"), "at most 1"),
+        (("head", "all norm=moving"), "train or frozen"),
+        (("probe epochs=3",), "probe has no settings"),
+        (("head", "average"), "two phases before it"),
+        (("head", "all", "average", "average"), "two phases before it"),
+        (("all", "all", "average"), "the first of which trains the head"),
     ],
 )
 def test_what_is_no_plan_is_refused(plan, message):
@@ -92,6 +102,12 @@ def test_the_backbone_never_learns_faster_than_the_head():
         ({"mixup": -0.1}, "negative"),
         ({"mixup": 0.2, "frozen_views": 1}, "give one"),
         ({"frozen_views": -1}, "0 or more"),
+        ({"plan": ("full",), "plans": ("auto",)}, "give one of the two"),
+        ({"plans": ("full-fats",)}, "Did you mean full-fast"),
+        ({"plans": ("partial",)}, "no plan of this name"),
+        ({"plans": ("auto",), "batch_norm": "frozen"}, "would be ignored"),
+        ({"plan": ("head",), "batch_norm": "frozen"}, "trains the head alone"),
+        ({"plan": ("probe",), "head": HeadConfig(kind="hidden")}, "linear head"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, message):

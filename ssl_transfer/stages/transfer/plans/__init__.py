@@ -1,0 +1,1 @@
+"""Describe transfer plans: settings, phases, and the rules that hold for all arms alike."""
