@@ -152,7 +152,7 @@ class TransferRecipe:
 
     @property
     def leaves_batch_norm_open(self) -> bool:
-        """Whether `batch_norm` decides on a phase: one that trains layers of the backbone, and does not set norm=."""
+        """Return whether `batch_norm` applies to a phase: it trains layers of the backbone and does not set norm=."""
         lines = [line.split() for plan in self.named_plans.values() for line in lines_of(plan)]
         return any(
             word not in (*HEADS, AVERAGE) and not any(one.startswith("norm=") for one in settings)
