@@ -28,7 +28,7 @@ def test_no_docstring_opens_with_a_question_word() -> None:
 
 
 def test_no_indefinite_persons() -> None:
-    pages = [path for path in ROOT.glob("*.md")]
+    pages = list(ROOT.glob("*.md"))
     pages += [path for folder in (*FOLDERS, "docs") for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES]
     pages.remove(Path(__file__))
     assert len(pages) > 500
