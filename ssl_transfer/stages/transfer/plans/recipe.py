@@ -28,9 +28,9 @@ class TransferRecipe:
     """The transfer plan and its settings."""
 
     plan: tuple[str, ...] = ()
-    """One plan (docs/howto/plans.md): feature-extraction, probe, fine-tune, partial, gradual, full, low-level, surgical;
-    or phases, each in quotes: head "last:2 rate=1e-3 epochs=20" "all rate=1e-4 decay=0.75". Default: fine-tune, in
-    distillation full."""
+    """One plan (docs/howto/plans.md): feature-extraction, probe, fine-tune, partial, gradual, full, low-level or
+    surgical; or phases, each in quotes: head "last:2 rate=1e-3 epochs=20" "all rate=1e-4 decay=0.75". Default:
+    fine-tune, in distillation full."""
     plans: tuple[str, ...] = ()
     """Competing plans, of which the validation images of each run choose one: auto (feature-extraction, probe,
     fine-tune-frozen, fine-tune-moving, full-fast), or any of the named plans."""
