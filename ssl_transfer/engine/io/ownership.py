@@ -38,18 +38,16 @@ def check_folder(folder: Path, *, flag: str = "--output") -> None:
         return
     if not folder.is_dir():
         raise InputError(f"{flag} {folder}: is not a folder. Give a new or an empty folder.")
-    if (folder / RECORD).is_file():
-        raise ForeignFileError(
-            f"{flag} {folder}: the record {RECORD} in it is damaged, so that none of its files is replaced. "
-            "Give a new or an empty folder."
-        )
+    problem = ""
     # A process that was killed when it had just begun leaves a marker without a record.
     held = next((path.name for path in sorted(folder.iterdir()) if path.name != MARKER), None)
-    if held is not None:
-        raise ForeignFileError(
-            f"{flag} {folder}: holds files without a record of ssl_transfer ({held}), and none is replaced. "
-            "Give a new or an empty folder."
-        )
+    if (folder / RECORD).is_file():
+        problem = f"the record {RECORD} in it is damaged, so that none of its files is replaced"
+    elif held is not None:
+        problem = f"holds files without a record of ssl_transfer ({held}), and none is replaced"
+    # Another process may have written its record meanwhile.
+    if problem and not is_owned(folder):
+        raise ForeignFileError(f"{flag} {folder}: {problem}. Give a new or an empty folder.")
 
 
 def own_folder(folder: Path, *, flag: str = "--output", adopted: Iterable[Path] = ()) -> None:

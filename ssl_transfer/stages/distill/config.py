@@ -39,6 +39,7 @@ class DistillConfig(TransferConfig):
     """Settings of the distillation loss."""
 
     default_plan: ClassVar[tuple[str, ...]] = ("full",)
+    """The plan where neither `plan` nor `plans` is given."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -399,9 +399,9 @@ def test_failed_runs_leave_the_others_alone(
 ) -> None:
     """They are listed with their last lines, the tables hold what finished, and --retry runs them again."""
     from ssl_transfer.stages.pretrain import pretrain
-    from ssl_transfer.stages.transfer import tune
+    from ssl_transfer.stages.transfer import plan_training
 
-    train, run_phase = pretrain.train, tune.run_phase
+    train, run_phase = pretrain.train, plan_training.run_phase
 
     def failing_train(*arguments, plan, **settings):
         if plan.phase == "autoencoder":
@@ -418,7 +418,7 @@ def test_failed_runs_leave_the_others_alone(
     flags += ("--arms", "autoencoder", "simclr", "--pretrain-seeds", 1)
     with monkeypatch.context() as patched:
         patched.setattr(pretrain, "train", failing_train)
-        patched.setattr(tune, "run_phase", failing_phase)
+        patched.setattr(plan_training, "run_phase", failing_phase)
         answer = run(*flags)
     assert answer.status == 1
     found = json.loads((folder / "comparison.json").read_text())["failures"]
@@ -475,12 +475,12 @@ def test_what_diverged_is_retried_with_other_settings(run: Callable, tmp_path: P
 def test_nothing_finished_is_no_comparison(
     run: Callable, tmp_path: Path, tiny: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ssl_transfer.stages.transfer import tune
+    from ssl_transfer.stages.transfer import plan_training
 
     def failing(*arguments, **settings):
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr(tune, "run_phase", failing)
+    monkeypatch.setattr(plan_training, "run_phase", failing)
     flags = ("compare", *tiny["compare"], *tiny["convolutional"], "--labels", 1, "--seeds", 0, "--arms", "scratch")
     answer = run(*flags, "--output", tmp_path / "run")
     assert answer.status == 1

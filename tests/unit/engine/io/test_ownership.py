@@ -205,6 +205,19 @@ def test_processes_that_share_a_folder(tmp_path: Path) -> None:
         assert {name for name in "ab" if ownership.is_recorded(tmp_path / str(number) / name)} == {"a", "b"}
 
 
+@pytest.mark.parametrize("is_new", [False, True])
+def test_a_record_that_another_process_has_just_written(
+    is_new: bool, owned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accept a folder whose record appears between the two looks at it."""
+    answers = iter([False, True])
+    monkeypatch.setattr(ownership, "is_owned", lambda _: next(answers))
+    if is_new:
+        atomic.write_text(owned / "a.txt", "1")
+        monkeypatch.setattr(ownership, "RECORD", "not yet")
+    ownership.check_folder(owned)
+
+
 def test_a_full_disk_leaves_the_record_whole(owned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
