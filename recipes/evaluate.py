@@ -1,4 +1,4 @@
-"""What a run's backbone is worth: kNN, a linear probe and, where there is one, its own head.
+"""Evaluate the backbone of a run by kNN, a linear probe and, where there is one, its own head.
 
 python recipes/evaluate.py runs/mine --data digits
 python recipes/evaluate.py runs/mine --data folder:images/mine --split test --corruptions --output runs/mine-evaluated

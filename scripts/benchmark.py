@@ -1,4 +1,4 @@
-"""How fast: `scripts/benchmark.py NAME [--device cpu]` prints one JSON object a line for each figure.
+"""Measure speed and memory: `scripts/benchmark.py NAME [--device cpu]` prints one JSON object a line.
 
 A line has `name`, `ratio` (how many times faster than the other side), `bar` (the ratio asked for), `ours` and
 `theirs` in `unit`, and what was measured. Both sides take turns, on the cores that the benchmark names (`augment`,
@@ -328,7 +328,7 @@ def train_step(device: torch.device, _: Path | None) -> Iterator[Figure]:
 
 
 def methods(device: torch.device, _: Path | None) -> Iterator[Figure]:
-    """What an image costs with each method."""
+    """Measure the time of an image with each method."""
     sys.path.insert(0, str(Path(__file__).parent))
     import benchmark_train_step
 
@@ -344,7 +344,7 @@ def report(_: torch.device, __: Path | None) -> Iterator[Figure]:
 
 
 def reliability(device: torch.device, _: Path | None) -> Iterator[Figure]:
-    """What guarded steps, flushed and checked states and deterministic algorithms cost."""
+    """Measure the cost of guarded steps, flushed and checked states, and deterministic algorithms."""
     sys.path.insert(0, str(Path(__file__).parent))
     import benchmark_reliability
 

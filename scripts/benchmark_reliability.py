@@ -1,4 +1,4 @@
-"""What reliability costs: `scripts/benchmark.py reliability`.
+"""Measure the cost of reliability: `scripts/benchmark.py reliability`.
 
 - A training step that looks whether loss and gradient are finite, and keeps what a forward pass changes, against one
   that does not.

@@ -1,4 +1,4 @@
-"""How long a report of 1,000 finished runs takes to draw: `scripts/benchmark.py report`."""
+"""Measure the time to draw a report of 1,000 finished runs: `scripts/benchmark.py report`."""
 
 import json
 import tempfile

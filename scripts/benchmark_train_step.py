@@ -28,7 +28,7 @@ CORES, TURNS, EPOCHS = 2, 3, 4
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is trained by every side."""
+    """Set up the training that all libraries measure."""
 
     method: str
     backbone: str
@@ -71,7 +71,7 @@ def figures(device: torch.device) -> Iterator[dict[str, Any]]:
 
 
 def costs(device: torch.device) -> Iterator[dict[str, Any]]:
-    """What an image costs with each method, beside supervised training of the same backbone at the same size."""
+    """Measure the time of an image with each method, beside supervised training of the same backbone and size."""
     from ssl_transfer.methods import METHODS
 
     for method, entry in METHODS.items():

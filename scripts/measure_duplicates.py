@@ -1,4 +1,4 @@
-"""How many near-duplicates of real images are found, and how many images are joined that are not.
+"""Measure recall and false matches of near-duplicate detection on real images.
 
     python scripts/measure_duplicates.py ../shared/data/flowers5
 

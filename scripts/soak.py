@@ -1,4 +1,4 @@
-"""Kill runs at random moments, start them again, and compare them with runs that nobody killed, for so many minutes.
+"""Kill runs at random moments, resume them, and compare them with undisturbed runs.
 
 python scripts/soak.py --minutes 10
 python scripts/soak.py --adversary --rounds 100
@@ -6,7 +6,7 @@ python scripts/soak.py --adversary --rounds 100
 Pretraining, transfer, adaptation and distillation, tiny, on one process and on two. A run dies by SIGKILL at its n-th
 event: the beginning or the end of an optimiser step, or a file that it opens for writing, renames or removes, in its
 folder, its checkpoints or its cache of pixels. Then the same command is started again, and killed again, until it ends.
-Weights, choice of the best, metrics, states and log must be those of the run that nobody killed, to the bit. One line
+Weights, choice of the best, metrics, states and log must be those of the undisturbed run, to the bit. One line
 of JSON is printed for each trial; the exit status is 1 where one differed. `--adversary` damages runs of all commands
 instead (`adversary/`).
 """

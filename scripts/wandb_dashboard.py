@@ -50,7 +50,7 @@ PICTURES = ("views", "reconstructions", "confusion", "reliability", "curves")
 
 
 def workspace(entity: str, project: str) -> workspaces.Workspace:
-    """The workspace, which nobody but this process knows yet."""
+    """Define the workspace; nothing is sent."""
     accuracy = [
         panels.ScatterPlot(title="test accuracy over labelled images", x="num_train", y="chosen/accuracy", log_x=True),
         panels.BarPlot(title="test accuracy", metrics=["chosen/accuracy"], groupby=panels.Config("arm")),
@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> None:
     entity, slash, project = asked.place.partition("/")
     if not (entity and slash and project) or "/" in project:
         parser.error(f"{asked.place}: ENTITY/PROJECT, as in my-team/ssl_transfer")
-    # Nothing is sent that nobody asked for.
+    # Send nothing beyond the requested logs.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     made = workspace(entity, project)
     if asked.dry_run:

@@ -1,4 +1,4 @@
-"""What many tests build on: one thread, a runtime, tiny backbones and images made on the spot."""
+"""Provide shared fixtures: one thread, a runtime, tiny backbones, drawn images."""
 
 import atexit
 import functools

@@ -46,8 +46,8 @@ class EvaluateConfig:
     """Folder of a run that exported a backbone; its `backbone/` folder excludes the head."""
     data: str = ""
     """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO, medmnist:NAME, or made of others:
-    blended-digits, blend:DATA,PHOTOFOLDER, union:DATA,DATA (see the README). Default: those of the run, read and split
-    in the same way."""
+    blended-digits, blend:DATA,PHOTOFOLDER, union:DATA,DATA (docs/howto/data.md). Default: those of the run, read and
+    split in the same way."""
     split: str = "validation"
     """Images to classify: validation, or test. Choices and fits always use validation."""
     neighbours: int = 20

@@ -1,4 +1,4 @@
-"""What every adaptation promises to the loop, in both ways of keeping BatchNorm's statistics."""
+"""Check the contract of every adaptation, with shared and with separate BatchNorm statistics."""
 
 import copy
 import dataclasses

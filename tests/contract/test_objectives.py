@@ -1,4 +1,4 @@
-"""What every method, the supervised objective and distillation promise to the loop (engine/training/objective.py)."""
+"""Check the contract of every objective (engine/training/objective.py)."""
 
 import copy
 import dataclasses

@@ -127,7 +127,7 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., s
 
 @pytest.fixture(scope="session")
 def many_forked(forked: Callable) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """What processes gave that a worker's `main` ran in: `many_forked(2, script, flags...)`."""
+    """Run a worker's `main` in several processes and return their results: `many_forked(2, script, flags...)`."""
 
     def call(count: int, script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
         answer: subprocess.CompletedProcess[str] = forked(FORKED, script, count, *arguments)

@@ -237,7 +237,7 @@ def measured(dataset: Dataset, runtime: Runtime) -> dict[int, dict[str, Any]]:
 
 
 def one_rank(rank: int, count: int, port: int, folder: Path) -> None:
-    """What one of `count` processes does: it trains everything and writes FOLDER/world<count>-rank<n>.pt."""
+    """Train everything in one of `count` processes, and write FOLDER/world<count>-rank<n>.pt."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_PORT": str(port)}
     os.environ |= {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1"}
     runtime, dataset = start(), digits()

@@ -1,5 +1,4 @@
-"""Running notebooks from start to end: all in one folder, as somebody does who has them beside each other, and all in
-their tiny form in another."""
+"""Run notebooks from start to end: all in one folder, and in their tiny form in another."""
 
 import os
 from collections.abc import Callable, Iterator

@@ -27,7 +27,7 @@ TRANSFORMER_FLAGS = (
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command printed, its words in one line each, and its exit status."""
+    """Hold the output of a command, each stream as one line, and its exit status."""
 
     status: int
     out: str

@@ -171,7 +171,7 @@ class Board:
             self._guard.call(what, lambda: call(self._run))
 
     def _begin(self, config: TrackingConfig, settings: dict[str, Any], names: Names) -> None:
-        # Nothing is sent that nobody asked for; and a server that never answers would hold the end of the process.
+        # Send nothing beyond the requested logs. A silent server would delay the end of the process.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 

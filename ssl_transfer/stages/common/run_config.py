@@ -51,7 +51,7 @@ class RunConfig(Followed):
 
     data: str = "digits"
     """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO, medmnist:NAME, or made of others:
-    blended-digits, blend:DATA,PHOTOFOLDER, union:DATA,DATA (see the README)."""
+    blended-digits, blend:DATA,PHOTOFOLDER, union:DATA,DATA (docs/howto/data.md)."""
 
 
 def check_positive(**values: int) -> None:

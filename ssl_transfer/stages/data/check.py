@@ -41,7 +41,7 @@ class CheckConfig:
 
     source: Annotated[str, *configuration.positional("DATA")] = ""
     """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO, medmnist:NAME, or made of others:
-    blended-digits, blend:DATA,PHOTOFOLDER, union:DATA,DATA (see the README)."""
+    blended-digits, blend:DATA,PHOTOFOLDER, union:DATA,DATA (docs/howto/data.md)."""
     data: str = ""
     """The same, as a flag."""
     image_size: int = 64

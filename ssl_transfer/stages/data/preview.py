@@ -90,7 +90,7 @@ class PreviewConfig:
 
     data: str = "digits"
     """The images: digits, folder:PATH, npz:FILE, torchvision:NAME, hf:REPO, medmnist:NAME, or made of others:
-    blended-digits, blend:DATA,PHOTOFOLDER, union:DATA,DATA (see the README)."""
+    blended-digits, blend:DATA,PHOTOFOLDER, union:DATA,DATA (docs/howto/data.md)."""
     method: tuple[str, ...] = NAMES
     """Methods whose views are drawn: any of the methods, and transfer."""
     image_size: int = 64

@@ -222,8 +222,8 @@ def ideals(
     sentences = (
         "For each class an image that was changed, from grey, until the class's score was high (Simonyan et al. 2014) "
         "and neighbouring pixels alike (Mahendran and Vedaldi 2015), with the score and the probability reached. It "
-        "shows what drives the score, not what the class looks like: a model that is right may have ideals that nobody "
-        "recognises.",
+        "shows the features behind the score, not an image of the class: those of an accurate model may look like "
+        "nothing.",
         bands_note(spec.in_chans),
     )
     return Section(

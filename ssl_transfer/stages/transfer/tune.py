@@ -95,7 +95,7 @@ def tune(training: Training, phases: Sequence[Phase], count: int, *, folder: Pat
     first = copied(training.learner.state_dict())
     places = [folder / str(number) for number in range(count)]
     reports = [_read(place) for place in places]
-    # Nobody writes before all have read.
+    # All ranks read before rank 0 writes.
     training.runtime.wait()
     best, held = -1, None
     for number, place in enumerate(places):

@@ -1,4 +1,4 @@
-"""What a machine does to a run: a second run, a disk that is full or read-only, a clock that jumps, a closed output.
+"""Run under faults of the machine: a second run, a full or read-only disk, a clock jump, a closed output.
 
 Small disks are mounted where that is allowed. Elsewhere a limit on the size of files stands for a disk that is full,
 and `/proc` for one that cannot be written to: the same calls fail.
@@ -50,7 +50,7 @@ def assert_as_undisturbed(undisturbed: Path, log_of: Callable) -> Callable[[Path
 
 
 def assert_one_line(said: str, disk: Path) -> None:
-    """What could not be written, why, and what to do."""
+    """Check for one line with the path, the reason and the remedy."""
     (line,) = said.splitlines()
     assert line.startswith(f"error: {disk}")
     assert "space left" in line or "too large" in line
@@ -291,7 +291,7 @@ def test_outputs_that_nobody_reads(command: str, redirection: str, flags: dict, 
 
 
 def test_letters_that_the_terminal_lacks(tmp_path: Path) -> None:
-    """What ASCII cannot show is shown by its number; files hold it as it is."""
+    """Escape letters outside ASCII on the terminal; files keep them."""
     draw(tmp_path / "images", ("grün", "日本"))
     command = [sys.executable, "-m", "ssl_transfer", "data", "check", "folder:images", "--loading.cache", "cache"]
     environment = {**_environment(), "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}

@@ -74,7 +74,7 @@ def test_a_server_that_falls_silent(tmp_path: Path) -> None:
 
 
 def run_against(kind: str, folder: Path) -> tuple[subprocess.CompletedProcess, float]:
-    """What a process that logs there says, and how long it takes with its start and its end."""
+    """Run a process that logs there; return its output and its duration."""
     started = time.monotonic()
     with server(kind) as address:
         answer = subprocess.run(

@@ -161,7 +161,7 @@ def read(folder: Path, name: str, content: bytes) -> None:
 
 
 def test_whole_images_are_read() -> None:
-    """What the tests below damage is read before."""
+    """Read the whole images that the tests below damage."""
     found = {name: decode.headers_of([content])[0] for name, content in IMAGES.items()}
     assert {name: header for name, header in found.items() if isinstance(header, str)} == {}
     assert len(found) == 23

@@ -73,7 +73,7 @@ class TooLongError(BaseException):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all commands run."""
+    """Return the working folder of all commands."""
     return tmp_path_factory.mktemp("world")
 
 
@@ -194,7 +194,7 @@ def answer(command: tuple[str, ...]) -> str:
         os.chdir(here)
     err.seek(0)
     said = err.read()
-    # A size that no memory holds is nobody's slip of the pen for certain: status 1.
+    # A size beyond all memory need not be a typing error: status 1.
     # What would fail is the doctor's to say.
     told = ("error: not enough memory", "would fail here:")
     assert status in (0, 2) or (status == 1 and any(words in said for words in told)), (status, said)
@@ -340,7 +340,7 @@ def test_any_document(document: bytes, check: Callable, world: dict, tmp_path_fa
 
 
 def test_accepted_settings_train(world: dict, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is replaced above hides nothing: odd settings that are accepted really train a step."""
+    """Train a step with odd but accepted settings, without the replacements above."""
     monkeypatch.setattr("ssl_transfer.stages.pretrain.pretrain.train", loop.train)
     for number, odd in enumerate((("--optimizer.learning-rate", 1e-30), ("--seed", 2**62), ("--seed", -1))):
         command = (*world["pretrain simclr"], "--epochs", 1, "--batch-size", 1000, *odd)

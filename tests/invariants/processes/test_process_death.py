@@ -18,7 +18,7 @@ STEPS_PER_EPOCH, LAST = 4, 10
 
 @pytest.fixture
 def ended(many_processes: Callable, flags: dict, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`ended("killed", 1, of=2)`: what the launcher gave; nobody is left, within a minute."""
+    """Return the launcher's answer, `ended("killed", 1, of=2)`; no process is left after a minute."""
 
     def call(how: str, rank: int, *, of: int) -> subprocess.CompletedProcess[str]:
         command, environment = many_processes(

@@ -104,7 +104,7 @@ NEAR = 3e-5
 def logs(
     tmp_path_factory: pytest.TempPathFactory, run: Callable, flags: dict, many_forked: Callable, log_of: Callable
 ) -> dict[str, list[dict[str, Any]]]:
-    """What each command logs with a backbone that has BatchNorm: `one pretrain`, `two pretrain`, `apart pretrain`..."""
+    """Return the log of each command with BatchNorm: `one pretrain`, `two pretrain`, `apart pretrain`, ..."""
     folder, words, found = tmp_path_factory.mktemp("commands"), [], {}
     for name, command in COMMANDS.items():
         assert run(*command, *flags["convolutional"], "--output", folder / f"one {name}") == 0
@@ -133,7 +133,7 @@ def test_with_batch_norm_a_command_has_the_same_curves(name: str, logs: dict) ->
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory, many_forked: Callable) -> list[dict[str, Any]]:
-    """What each of two processes had when it ended (see worker.py)."""
+    """Return the final state of each of two processes (worker.py)."""
     folder = tmp_path_factory.mktemp("ranks")
     answer = many_forked(2, HERE / "worker.py", folder)
     assert answer.returncode == 0, answer.stderr

@@ -26,7 +26,7 @@ Trained = dict[str, tuple[list[float], dict[str, Tensor]]]
 
 @pytest.fixture(scope="module")
 def of_ranks(tmp_path_factory: pytest.TempPathFactory, forked: Callable) -> Callable[[str, int], list[Any]]:
-    """What each process of a world had when it ended, `world` (its trainings) or `few`; the world runs once."""
+    """Return the final state of each process, `world` (its trainings) or `few`; each world runs once."""
     folder = tmp_path_factory.mktemp("worlds")
 
     @functools.cache
@@ -44,13 +44,13 @@ def of_ranks(tmp_path_factory: pytest.TempPathFactory, forked: Callable) -> Call
 
 @pytest.fixture(scope="module")
 def one(trainings: Any, runtime: Runtime) -> Trained:
-    """What one process has."""
+    """Return the final state of one process."""
     dataset = trainings.digits()
     return {f"{name}, {kind}": trainings.training(name, kind, dataset, runtime) for name, kind in trainings.COMPARED}
 
 
 def distances(first: tuple, second: tuple) -> tuple[float, float]:
-    """How far two trainings are apart: their losses, and their tensors."""
+    """Measure the distance of two trainings: of their losses, and of their tensors."""
     (losses, state), (others, other_state) = first, second
     assert state.keys() == other_state.keys()
     of_losses = [abs(loss - other) / max(abs(loss), 1e-3) for loss, other in zip(losses, others, strict=True)]

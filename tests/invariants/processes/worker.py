@@ -1,4 +1,4 @@
-"""What two processes do for test_two_processes.py: `worker.py FOLDER`, under torch.distributed.run, twice on the CPU.
+"""Train in two CPU processes for test_two_processes.py: `worker.py FOLDER` under torch.distributed.run.
 
 Every process writes what it has into FOLDER/rank<n>.pt.
 """

@@ -33,7 +33,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     _, alive = psutil.wait_procs(others, timeout=10)
-    # One that nobody waited for is a zombie: it has ended.
+    # A process without a waiting parent is a zombie: it has ended.
     orphans = [other for other in alive if other.is_running() and other.status() != psutil.STATUS_ZOMBIE]
     for orphan in orphans:
         orphan.kill()

@@ -1,4 +1,4 @@
-"""Killed at random moments and started again, every stage ends as one that nobody killed; `scripts/soak.py` goes on."""
+"""Kill each stage at random moments and resume it: it ends as an undisturbed one (more: `scripts/soak.py`)."""
 
 import importlib
 import json
@@ -45,7 +45,7 @@ def test_killed_and_started_again(case: str, soak: Any, module: ModuleType) -> N
 
 
 def test_a_difference_is_found(module: ModuleType, soak: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the comparison would miss if it compared nothing: a run with another seed."""
+    """Detect a run with another seed, so that the comparison is not empty."""
     plain = module.cases
 
     def other(workshop: Path) -> dict[str, tuple[str, ...]]:

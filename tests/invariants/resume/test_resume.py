@@ -122,7 +122,7 @@ def test_pretraining(
 
 
 def test_dropped_blocks_matter(run: Callable, flags: dict, tmp_path: Path) -> None:
-    """What the test above would miss if drop path did nothing."""
+    """Check that drop path changes the training, so that the test above is not empty."""
     command = ("pretrain", "mae", *SMALL, "--epochs", 1, *SMALL_DECODER)
     for name in ("transformer", "dropping transformer"):
         assert run(*command, *flags[name], "--output", tmp_path / name) == 0

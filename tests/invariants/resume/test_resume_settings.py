@@ -61,7 +61,7 @@ def state_of(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def whole(make_supervised: Callable, train_phase: Callable, tmp_path: Path) -> tuple[Supervised, Summary, Path]:
-    """A training that nobody stopped: its best epoch lies behind some and before others, its rate has fallen."""
+    """Train without a stop: the best epoch lies behind some and before others, and the rate has fallen."""
     objective, folder = make_supervised(), tmp_path / "whole"
     summary = train_phase(objective, OPTIMIZER, folder=folder, **SETTINGS)
     assert summary.stopped_early

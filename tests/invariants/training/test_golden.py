@@ -30,7 +30,7 @@ def on_record(name: str) -> dict[str, list[float]]:
 
 
 def strays(found: list[float], expected: list[float], kind: str) -> bool:
-    """Whether a curve is another one."""
+    """Check for a curve that differs."""
     steps = zip(found, expected, TOLERANCES[kind], strict=True)
     return any(abs(loss - golden) > tolerance * max(abs(golden), 1e-3) for loss, golden, tolerance in steps)
 

@@ -1,4 +1,4 @@
-"""Completion in the shells themselves: what a line becomes when somebody presses Tab. bash is on every machine."""
+"""Complete lines in the shells themselves, as the Tab key does. bash is on every machine."""
 
 import contextlib
 import os
@@ -42,7 +42,7 @@ COMMANDS = {
 
 
 def completed(line: str, script: Path) -> list[str]:
-    """What a real bash completes of a line, by the function that `complete` registered."""
+    """Complete a line in bash, by the function that `complete` registered."""
     words = " ".join(f"'{word}'" for word in line.split(" "))
     program = (
         f"source {script}; complete -p ssl-transfer >/dev/null || exit 3; COMP_WORDS=({words}); "
@@ -123,7 +123,7 @@ def typed(command: tuple[str, ...], folder: Path) -> list[str]:
 
 
 def offered(folder: Path) -> list[str]:
-    """What fish, which can be asked without a terminal, puts in the place of each line's last word."""
+    """Complete the last word of each line in fish, which needs no terminal."""
     made = []
     for line in TYPED:
         program = f"source script; complete -C 'ssl-transfer {line}'"

@@ -1,4 +1,4 @@
-"""What people expect of a command: a version, exit statuses, help at once, a doctor."""
+"""Follow the conventions of a command: version, exit statuses, fast help, a doctor."""
 
 import contextlib
 import io
@@ -90,7 +90,7 @@ def test_only_plain_help_is_kept(run: Callable) -> None:
 
 
 def test_kept_help_imports_no_torch(tmp_path: Path) -> None:
-    """That is why it is there at once."""
+    """Check that kept help imports no torch."""
     program = (
         "import sys\nfrom pathlib import Path\nfrom ssl_transfer.cli import help_cache\n"
         f"help_cache.FOLDER = Path({str(tmp_path / 'pages')!r})\nfrom ssl_transfer.cli.main import main\n"
@@ -164,7 +164,7 @@ def test_a_folder_that_cannot_be(run: Callable, tmp_path: Path) -> None:
 
 
 def at_a_terminal(pages: Path, **variables: str) -> bytes:
-    """What `sync --help` prints there."""
+    """Print `sync --help` at a terminal."""
     parent, child = pty.openpty()
     program = (
         "from pathlib import Path\nfrom ssl_transfer.cli import help_cache\n"
@@ -205,7 +205,7 @@ class Terminal(io.StringIO):
 def test_progress_is_drawn_where_it_can_be(
     name: str, value: str, is_drawn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What CI shows is kept, so there it is a line now and then, as in a file."""
+    """Draw a bar at a terminal; print lines now and then in CI and in a file."""
     monkeypatch.setattr(sys, "stdout", terminal := Terminal())
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("TERM", "xterm")

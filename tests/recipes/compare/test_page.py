@@ -45,7 +45,7 @@ addEventListener("message", event => { document.documentElement.dataset.found = 
 
 
 def look(page: Path, folder: Path, *, width: int, dark: bool = False) -> tuple[dict, list[str]]:
-    """What Chromium makes of a copy of the page that measures itself, and what its console says."""
+    """Open a copy of the page that measures itself in Chromium; return the measures and the console."""
     (folder / "copy.html").write_text(page.read_text(encoding="utf-8") + LOOK, encoding="utf-8")
     frame = folder / "frame.html"
     frame.write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")

@@ -33,7 +33,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A cluster of this machine alone. Its runs have one thread each, as those here."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     place = tmp_path / "cluster"
-    # Its daemons keep what they inherit open, so their output is no pipe that somebody would wait for.
+    # Its daemons keep inherited files open, so their output is a file: a pipe would never end.
     with open(tmp_path / "start.log", "wb") as log:
         subprocess.run(["bash", SHARED / "start", place], check=True, stdout=log, stderr=log, timeout=180)
     monkeypatch.setenv("SLURM_CONF", str(place / "slurm.conf"))
@@ -52,7 +52,7 @@ def results_of(folder: Path) -> list[dict[str, str]]:
 
 
 def test_killed_failed_and_finished(node: None, run: Callable, tmp_path: Path, tiny: dict) -> None:
-    """Whoever waits is killed, one pretraining fails: nothing is submitted twice, and it ends as a local run does."""
+    """Kill the waiting process, let one pretraining fail: no job is submitted twice, the end is as locally."""
     settings = (*tiny["compare"], *tiny["convolutional"], "--arms", "simclr", "autoencoder", "--labels", 1)
     settings += ("--seeds", 0, 1)
     flags = tuple(str(flag) for flag in settings)

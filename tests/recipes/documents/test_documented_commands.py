@@ -180,7 +180,7 @@ def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def script_of(words: list[str]) -> list[str]:
-    """What a launcher would start: its own flags are read by its own parser."""
+    """Return the script that a launcher would start; the launcher's own parser reads its flags."""
     if words[0] == "accelerate":
         assert words[1] == "launch"
         parsed = launch_command_parser().parse_args(words[2:])

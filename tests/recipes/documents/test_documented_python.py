@@ -56,7 +56,7 @@ def example(page: str, holding: str, name: str, folder: Path, monkeypatch: pytes
 def test_the_example_of_a_method_pretrains(
     run: Callable, tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = example("README.md", "METHOD =", "ssl_transfer.methods.mine", tmp_path, monkeypatch)
+    module = example("docs/howto/method.md", "METHOD =", "ssl_transfer.methods.mine", tmp_path, monkeypatch)
     monkeypatch.setitem(METHODS, "mine", module.METHOD)
     answer = run("pretrain", "mine", *tiny["pretrain"], *tiny["convolutional"], "--method.width", 16, "--output", "run")
     assert answer.status == 0, answer.err

@@ -64,7 +64,7 @@ def used(usage: str, folder: Path, images: torch.Tensor, monkeypatch: pytest.Mon
 
 
 def assert_same(run_folder: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What stands beside an export computes what the run computes, on one image and on many."""
+    """Compare the files beside an export with the run, on one image and on many."""
     exported = load_exported(Run(run_folder))
     images = check_images(exported, ())
     told = json.loads((output / "model.json").read_text())
@@ -264,7 +264,7 @@ def test_the_model_card(run: Callable, transferred: Path, monkeypatch: pytest.Mo
         expected = exported.module(images)
     torch.testing.assert_close(used(usage[1], Path("out"), images, monkeypatch), expected, rtol=1e-4, atol=1e-4)
     assert run("export", transferred, "--format", "huggingface", "--output", "plain").status == 0
-    assert "Nobody has said under what terms" in Path("plain/README.md").read_text()
+    assert "The terms of use of these weights are unknown." in Path("plain/README.md").read_text()
 
 
 def test_names_from_outside_stay_text_in_the_card(run: Callable, transferred: Path, unseal: Callable) -> None:

@@ -23,7 +23,7 @@ FILE_NAME = '"><img src=x onerror=alert(1)>'
 
 
 class Markup(html.parser.HTMLParser):
-    """What a browser would make of a page."""
+    """Collect the elements of a page, as a browser parses them."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -91,7 +91,7 @@ def test_weights(
 def test_weights_that_a_library_keeps(
     plant: Callable, refused: Callable, tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    """What was fetched once is not compared with its checksum again."""
+    """Refuse code in weights that a library has in its cache."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     url = torchvision.models.MobileNet_V3_Small_Weights.DEFAULT.url

@@ -1,4 +1,4 @@
-"""What wandb is told of a comparison, read back from the files that it writes without a network."""
+"""Read back wandb's offline files of a comparison."""
 
 import csv
 import json

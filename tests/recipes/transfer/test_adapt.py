@@ -150,7 +150,7 @@ def test_grey_against_colour_and_a_target_without_any_label(adapt: Callable, run
 
 
 def test_a_target_with_labels_for_its_test_alone(adapt: Callable, tmp_path: Path) -> None:
-    """What adaptation is for."""
+    """Adapt to a target with labels for its test images alone."""
     tested = write(tmp_path / "tested.npz", parts={"unlabeled": slice(0, 120), "test": slice(260, 360)})
     answer = adapt("mmd", "--output", tmp_path / "run", target=tested)
     assert answer.status == 0, answer.err

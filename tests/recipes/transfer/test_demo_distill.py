@@ -75,7 +75,7 @@ def test_it_leaves_a_table_a_picture_and_runs(run: Callable, tmp_path: Path) -> 
 def test_alone_the_student_has_the_steps_views_and_rate_of_the_one_taught_on_the_labels() -> None:
     settings = configuration.read_yaml(distill.SETTINGS)
     alone, taught = dict(settings["alone"]), settings["on_labels"]
-    # Softer targets than its labels it has from nobody else.
+    # Label smoothing is its only source of soft targets.
     assert float(alone.pop("label_smoothing")) == 0.1
     assert alone == taught
     assert alone["finetune_steps"] == "600"

@@ -1,4 +1,4 @@
-"""What is told as a credential and what is not."""
+"""Recognise credentials, and nothing else."""
 
 import pytest
 

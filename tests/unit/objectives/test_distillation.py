@@ -94,7 +94,7 @@ def test_agreement_costs_nothing() -> None:
 
 
 def test_the_value_does_not_depend_on_the_number_of_classes() -> None:
-    """Classes that nobody believes in change nothing; reduction by 'mean' would divide by their number."""
+    """Ignore classes of zero probability; reduction by 'mean' would divide by their number."""
     student, teacher = logits(4, 3), logits(4, 3, seed=1)
     impossible = torch.full((4, 97), -60.0)
     few = soft_targets(student, teacher, temperature=1.0)

@@ -1,4 +1,4 @@
-"""What stands in a report has to be read as it was written: names of classes come from folders."""
+"""Escape names in Markdown reports: names of classes come from folders."""
 
 import pytest
 

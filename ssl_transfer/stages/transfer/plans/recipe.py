@@ -28,13 +28,12 @@ class TransferRecipe:
     """The transfer plan and its settings."""
 
     plan: tuple[str, ...] = ()
-    """One plan: feature-extraction, probe, fine-tune, partial, gradual, full, low-level, surgical (the README describes
-    each); or phases, each in quotes: head "last:2 rate=1e-3 epochs=20" "all rate=1e-4 decay=0.75". Default: fine-tune,
-    in distillation full."""
+    """One plan (docs/howto/plans.md): feature-extraction, probe, fine-tune, partial, gradual, full, low-level or
+    surgical; or phases, each in quotes: head "last:2 rate=1e-3 epochs=20" "all rate=1e-4 decay=0.75". Default:
+    fine-tune, in distillation full."""
     plans: tuple[str, ...] = ()
-    """Several plans instead, of which the validation images of each run choose one: auto (feature-extraction, probe,
-    fine-tune-frozen, fine-tune-moving, full-fast), or any of the
-    named plans."""
+    """Competing plans, of which the validation images of each run choose one: auto (feature-extraction, probe,
+    fine-tune-frozen, fine-tune-moving, full-fast), or any of the named plans."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-2, weight_decay=1e-2, warmup_steps=10)
     """Optimiser; its learning rate is that of phases that train the head alone."""
     finetune_rate: float = 0.1
@@ -152,7 +151,7 @@ class TransferRecipe:
 
     @property
     def leaves_batch_norm_open(self) -> bool:
-        """Whether `batch_norm` decides on a phase: one that trains layers of the backbone, and does not set norm=."""
+        """Return whether `batch_norm` applies to a phase: it trains layers of the backbone and does not set norm=."""
         lines = [line.split() for plan in self.named_plans.values() for line in lines_of(plan)]
         return any(
             word not in (*HEADS, AVERAGE) and not any(one.startswith("norm=") for one in settings)

@@ -67,7 +67,7 @@ def pngs(*values: int) -> list[bytes]:
 
 
 def process(index: int = 0, count: int = 1, said: list[str] | None = None) -> Any:
-    """What a loader reads of a runtime, as process `index` of `count`."""
+    """Imitate the runtime of process `index` of `count`, as a loader reads it."""
     say = (said if said is not None else []).append
     return SimpleNamespace(device=torch.device("cpu"), process_index=index, num_processes=count, say=say)
 

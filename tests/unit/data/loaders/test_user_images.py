@@ -1,4 +1,4 @@
-"""Images that somebody names: what a word stands for, and reading them one by one."""
+"""Resolve the images that a user names, and read them one by one."""
 
 from pathlib import Path
 

@@ -81,7 +81,7 @@ def test_patches_of_the_five_photographs_are_crops_of_a_parts_own_columns():
 
 
 def _is_there(strip, patch):
-    """Whether a patch (3, S, S) is somewhere in a strip (H, S, 3)."""
+    """Check for a patch (3, S, S) in a strip (H, S, 3)."""
     rows = np.lib.stride_tricks.sliding_window_view(strip, patch.shape[1], axis=0)
     candidates = np.flatnonzero((strip[: len(rows), 0] == patch[:, 0, 0]).all(axis=1))
     return any((strip[row : row + patch.shape[1]].transpose(2, 0, 1) == patch).all() for row in candidates)

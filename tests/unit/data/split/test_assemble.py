@@ -1,4 +1,4 @@
-"""What lies in which part: copies and near duplicates never on two sides."""
+"""Assign images to parts: copies and near duplicates never on two sides."""
 
 import numpy as np
 import pytest

@@ -150,7 +150,7 @@ def test_crops_above_one_show_all_of_the_image():
 
 @pytest.mark.parametrize("settings", [{}, {"rotation": 180.0}], ids=["boxes", "turned"])
 def test_shrinking_does_not_alias(settings):
-    # A board of single black and white pixels: whoever picks pixels sees black, white or their beat, not grey.
+    # Single black and white pixels: without antialiasing a smaller image is black, white or their beat, not grey.
     board = (torch.arange(64)[:, None] + torch.arange(64)).remainder(2).float().expand(16, 1, 64, 64)
     keys = sample_keys(0, 0, torch.arange(16))
     config = AugmentConfig(**{**NOTHING, "padding": "reflection", **settings})
@@ -161,7 +161,7 @@ def test_shrinking_does_not_alias(settings):
 @pytest.mark.parametrize("config", [EVERYTHING, AugmentConfig()], ids=["turned", "boxes"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_nothing_leaves_the_device_nor_waits_for_it(config, channels):
-    # The meta device has shapes and no values: it refuses tensors of other devices, and whoever reads a number.
+    # The meta device has shapes and no values: it refuses tensors of other devices, and each reading of a number.
     images, keys = torch.empty(4, channels, 32, 32, device="meta"), torch.empty(4, dtype=torch.int64, device="meta")
     steps = augmentation._steps(uniform(keys, 0, 18).unbind(dim=1), images.shape, 16, config)
     for operation, parameters in steps:

@@ -1,4 +1,4 @@
-"""Tables where nobody's screen sets their width."""
+"""Print tables without a terminal that sets their width."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Lines of progress where several runs are under way: whose each is, and no time left that nobody can know."""
+"""Print progress lines of several concurrent runs: the run of each, and no unknown remaining time."""
 
 import itertools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from ssl_transfer.engine.launch.jobs import Pace
 
 @pytest.fixture
 def minutes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A minute passes whenever somebody looks at the clock."""
+    """Advance the clock by a minute at each reading."""
     clock = itertools.count(step=60.0)
     for module in (local, progress):
         monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))

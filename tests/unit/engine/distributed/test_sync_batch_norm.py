@@ -120,7 +120,7 @@ def test_it_is_plain_batch_norm_over_the_whole(layer: str, count: int, monkeypat
 
 
 def test_layers_change_their_class_and_nothing_else() -> None:
-    """A wrapper, an optimiser and whoever else holds something of it hold the same afterwards."""
+    """Keep the parameters and buffers that a wrapper and an optimiser refer to."""
     net = Net(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), BatchNormAct2d(3))
     groups, held = parameter_groups(net, learning_rate=0.1, weight_decay=0.0), list(net.layers)
     state = dict(net.state_dict())

@@ -1,4 +1,4 @@
-"""Jobs that workers find by name: this folder is on the path of whoever starts them."""
+"""Define jobs that workers import by name: this folder is on the path of their parent process."""
 
 import os
 import signal

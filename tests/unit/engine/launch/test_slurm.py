@@ -33,7 +33,7 @@ exit 0
 
 @dataclass
 class FakeCluster:
-    """Its submitted scripts, its queue, and what happens while somebody waits."""
+    """Imitate Slurm: submitted scripts, the queue, and events while a command waits."""
 
     place: Path
     folder: Path
@@ -187,7 +187,7 @@ def test_a_result_may_be_late(fake: FakeCluster, runtime, monkeypatch: pytest.Mo
     fake.events += [fake.queue(), lambda: None, lambda: None, stop]
     with pytest.raises(KeyboardInterrupt):
         run_all(fake, jobs, runtime)
-    # So too when nobody waited as it left.
+    # The same without a waiting command.
     fake.events += [lambda: None, fake.finish(*jobs)]
     assert [type(outcome) for outcome in run_all(fake, jobs, runtime)] == [dict]
     assert fake.events == []

@@ -198,7 +198,7 @@ def test_micro_batches_and_batch_norm_are_warned_about_once(make_supervised, tra
     for objective, count in (
         (make_supervised(), 1),
         (make_supervised("transformer"), 0),
-        # A frozen backbone's statistics are nobody's.
+        # A frozen backbone keeps its statistics.
         (make_supervised(trained="head"), 0),
     ):
         train_phase(objective, config)

@@ -116,7 +116,7 @@ def test_intervals_over_images_are_too_short_where_few_images_differ(simulate, f
 
 
 def test_intervals_over_images_do_not_cover_another_draw_of_labels(simulate, few_resamples):
-    """Why nothing is claimed from one seed."""
+    """Show the low coverage that rules out claims from one seed."""
     assert simulate.image_coverage_of_draws(600) < 0.93
 
 

@@ -1,4 +1,4 @@
-"""Where a run starts: weights at another image size, the backbone that a run names, and what is drawn after it."""
+"""Initialise a run: weights at another image size, the backbone of a run, random numbers drawn later."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Which arms a comparison has, on which backbones, from which weights."""
+"""Resolve the arms of a comparison, their backbones and their weights."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -124,7 +124,7 @@ def test_tables_are_read_as_they_were_written(tmp_path):
 
 
 def test_every_table_has_a_checksum(tmp_path):
-    """What is read back is in the list, and is verified."""
+    """List and verify every table that is read back."""
     assert set(table_files.checksums_of(write(tmp_path))) == set(table_files.TABLES)
     assert transferability.COLUMNS == table_files.DIAGNOSIS_COLUMNS
 
