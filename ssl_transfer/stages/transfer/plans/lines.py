@@ -48,7 +48,9 @@ def lines_of(plan: Sequence[str]) -> tuple[str, ...]:
     if not plan or not plan[0].strip():
         raise InputError(f"--plan trains nothing: name one of {', '.join(PLANS)}, or phases such as head all.")
     name, *arguments = plan
-    lines = _written_out(name, arguments) if name in PLANS else tuple(plan)
+    # `probe` is a plan, and a phase that others may follow.
+    is_named = name in PLANS and not (name == PROBE and arguments)
+    lines = _written_out(name, arguments) if is_named else tuple(plan)
     for line in lines:
         _check(line)
     words = [line.split()[0] for line in lines]

@@ -140,9 +140,9 @@ def test_goes_on_where_it_was_killed(number, config, run, monkeypatch):
 
 def test_the_average_lies_between_its_phases(config, run):
     """Take the mean of the weights after the head phase and after fine-tuning."""
-    plan = ("head", "all norm=frozen", "average")
+    plan = ("probe", "all norm=frozen", "average")
     result = run(replace(config, plans=(), plan=plan, keep_model=False))
-    assert list(result["phases"]) == ["head", "finetune", "average"]
+    assert list(result["phases"]) == ["probe", "finetune", "average"]
     assert result["phases"]["average"]["images_seen"] == 0
     losses = {name: phase["validation"]["log_loss"] for name, phase in result["phases"].items()}
     assert len(set(losses.values())) == 3

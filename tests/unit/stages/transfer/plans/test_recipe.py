@@ -16,6 +16,7 @@ EXPECTED = {
     ("gradual",): ("head", "last:1", "last:2", "last:3"),
     ("gradual", "2"): ("head", "last:1", "last:2"),
     ("probe",): ("probe",),
+    ("probe", "all norm=frozen", "average"): ("probe", "all norm=frozen", "average"),
     ("fine-tune-frozen",): ("head", "all norm=frozen"),
     ("fine-tune-moving",): ("head", "all norm=train"),
     ("full",): ("all",),
