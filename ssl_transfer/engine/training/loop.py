@@ -151,6 +151,7 @@ class TrainingLoop:
             energy_joules=self._meter.joules,
             stopped_early=self._evaluations.over and steps.done < steps.num_steps,
             best_epoch=self._stopper.best_epoch,
+            lost_race=self._evaluations.is_lost and steps.done < steps.num_steps,
         )
 
     def _restore(self) -> None:

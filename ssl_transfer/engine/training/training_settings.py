@@ -73,3 +73,5 @@ class Summary:
     """Early stopping ended the training before its last epoch."""
     best_epoch: int | None = None
     """The epoch, from 1, whose weights were kept; None if the weights of the last step were kept."""
+    lost_race: bool = False
+    """The race against another training (`early_stopping.Race`) ended this one before its last epoch."""

@@ -56,7 +56,7 @@ class Evaluations:
                 "images."
             )
         self.stopper = Stopper(patience=stopping.patience, min_delta=stopping.min_delta, watched=watched)
-        self._lost = False
+        self.is_lost = False
         self._best = Best(watched if validation.evaluate is not None and saved else None)
 
     def parts(self) -> dict[str, Stateful]:
@@ -67,16 +67,16 @@ class Evaluations:
 
     def state_dict(self) -> dict[str, Any]:
         """Return whether the race is lost."""
-        return {"lost": self._lost}
+        return {"lost": self.is_lost}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the result of `state_dict`."""
-        self._lost = state["lost"]
+        self.is_lost = state["lost"]
 
     @property
     def over(self) -> bool:
         """Return whether the training ends before its last epoch: it no longer improves, or lost its race."""
-        return self.stopper.over or self._lost
+        return self.stopper.over or self.is_lost
 
     def due(self, epoch: int) -> bool:
         """Return whether an evaluation follows an epoch, from 0."""
@@ -93,7 +93,7 @@ class Evaluations:
             found = self.metrics(steps)
             if self._validation.race is not None:
                 lost = self._validation.race.is_lost(found, epoch + 1)
-                self._lost = bool(self._runtime.number_from_main(float(lost)))
+                self.is_lost = bool(self._runtime.number_from_main(float(lost)))
             if self._decides and self._validation.watched is not None:
                 value = self._runtime.number_from_main(self._validation.watched.value(found))
                 steps.rates.observe(value)

@@ -12,7 +12,7 @@ def batch_norm_of(config: PlannedConfig, run: Run | None, dataset: Dataset) -> L
     """Choose the treatment of BatchNorm's statistics in trained layers for `--batch-norm auto`.
 
     With few labelled images the statistics of the batches are noise. Weights that were trained on other images bring
-    better ones; random weights bring none (docs/decisions.md has the measurement).
+    better ones; random weights bring none.
 
     Args:
         config: settings of the run.

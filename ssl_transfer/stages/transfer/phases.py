@@ -178,7 +178,7 @@ def run_phase(
         "images_seen": cost.images_seen,
         "peak_memory_mb": cost.peak_memory_mb,
         "energy_joules": cost.energy_joules,
-        **({"lost_race": True} if race is not None and cost.stopped_early else {}),
+        **({"lost_race": True} if cost.lost_race else {}),
     }
 
 

@@ -78,6 +78,16 @@ def test_a_plan_far_behind_ends_early(config, run, monkeypatch):
     assert log.read_text().count("full-fast") == before
 
 
+def test_early_stopping_is_no_lost_race(config, run, monkeypatch):
+    bound = Race(watched=Watched(metric="accuracy", higher_is_better=True), least=-1.0, from_epoch=1)
+    monkeypatch.setattr(plan_training, "race_for", lambda *_: bound)
+    stopping = replace(config.stopping, patience=1, min_delta=100.0)
+    result = run(replace(config, epochs=10, plans=("feature-extraction", "full-fast"), stopping=stopping))
+    log = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+    assert max(line["epoch"] for line in log if line["phase"] == "full-fast") < 10
+    assert "lost_race" not in result["phases"]["full-fast"]
+
+
 @pytest.mark.parametrize(
     ("best", "images", "least"), [(0.78, 100, 0.663), (0.68, 25, 0.416), (1.0, 25, 0.889), (0.0, 25, -0.111)]
 )
