@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 
 from ssl_transfer.engine.errors import InputError
-from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.engine.training.early_stopping import Race, Watched
 from ssl_transfer.evaluation.comparison.write_tables import curves_of, rows_of
 from ssl_transfer.stages.transfer import plan_training
@@ -17,41 +16,17 @@ from ssl_transfer.stages.transfer.config import TransferConfig
 from ssl_transfer.stages.transfer.plans.lines import PORTFOLIO
 from ssl_transfer.stages.transfer.plans.racing import race_for
 from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
-from ssl_transfer.stages.transfer.transfer import transfer
 
 KEY = {"arm": "scratch", "backbone": "net", "labels": "all", "seed": 0}
 
 
 @pytest.fixture
-def config(convolutional, tmp_path):
+def config(quick):
     """A transfer run of all plans on `make_dataset`'s images, in `tmp_path / "run"`."""
-    return TransferConfig(
-        image_size=16,
-        backbone=convolutional,
-        plans=("auto",),
-        epochs=1,
-        head_steps=6,
-        finetune_steps=6,
-        batch_size=12,
-        optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=1e-2, warmup_steps=1),
-        output=tmp_path / "run",
-    )
+    return replace(quick, plans=("auto",))
 
 
-@pytest.fixture
-def run(runtime, make_dataset):
-    return lambda config: transfer(config, runtime=runtime, dataset=make_dataset(), quiet=True)
-
-
-def measured(result):
-    """Leave out the measurements of clock and machine."""
-    if isinstance(result, dict):
-        clocks = ("seconds", "peak_memory_mb", "energy_joules")
-        return {key: measured(value) for key, value in result.items() if key not in clocks}
-    return [measured(value) for value in result] if isinstance(result, list) else result
-
-
-def test_each_plan_is_that_plan_alone(config, run):
+def test_each_plan_is_that_plan_alone(config, run, measured):
     result = run(config)
     assert len(result["phases"]) == len(PORTFOLIO)
     assert not any("lost_race" in phase for phase in result["phases"].values())
@@ -62,7 +37,7 @@ def test_each_plan_is_that_plan_alone(config, run):
         assert measured(ours) == measured(alone["phases"][last]), name
 
 
-def test_a_plan_far_behind_ends_early(config, run, monkeypatch):
+def test_a_plan_far_behind_ends_early(config, run, monkeypatch, measured):
     """End it at the first evaluation from three tenths of its epochs on; a second start takes no step more."""
     bound = Race(watched=Watched(metric="accuracy", higher_is_better=True), least=2.0, from_epoch=3)
     monkeypatch.setattr(plan_training, "race_for", lambda phase, *_: bound if phase.name == "full-fast" else None)
@@ -122,7 +97,7 @@ def test_the_curves_are_those_of_the_chosen_plan(config, run):
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_goes_on_where_it_was_killed(number, config, run, monkeypatch):
+def test_goes_on_where_it_was_killed(number, config, run, monkeypatch, measured):
     """Kill it before a phase: result, log and weights are those of an undisturbed run."""
     whole = replace(config, output=config.output.with_name("whole"))
     expected, plain, trained = run(whole), plan_training.run_phase, []

@@ -13,9 +13,7 @@ from ssl_transfer.engine.optimization.optimizers import OptimizerConfig
 from ssl_transfer.evaluation.comparison.write_tables import rows_of
 from ssl_transfer.stages.transfer import plan_training
 from ssl_transfer.stages.transfer import tune as tuning
-from ssl_transfer.stages.transfer.config import TransferConfig
 from ssl_transfer.stages.transfer.plans.recipe import TransferRecipe
-from ssl_transfer.stages.transfer.transfer import transfer
 
 RECIPE = TransferRecipe()
 
@@ -74,25 +72,9 @@ def test_no_weight_decay_stays_none():
 
 
 @pytest.fixture
-def config(convolutional, tmp_path):
+def config(quick):
     """A transfer run of three trials on `make_dataset`'s images, in `tmp_path / "run"`."""
-    return TransferConfig(
-        image_size=16,
-        backbone=convolutional,
-        epochs=1,
-        head_steps=6,
-        finetune_steps=6,
-        batch_size=12,
-        optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=1e-2, warmup_steps=1),
-        tune=3,
-        keep_model=False,
-        output=tmp_path / "run",
-    )
-
-
-@pytest.fixture
-def run(runtime, make_dataset):
-    return lambda config: transfer(config, runtime=runtime, dataset=make_dataset(), quiet=True)
+    return replace(quick, tune=3, keep_model=False)
 
 
 @pytest.fixture
@@ -108,15 +90,7 @@ def trained_phases(monkeypatch):
     return rates
 
 
-def measured(result):
-    """A result without what a clock or the machine measured."""
-    if isinstance(result, dict):
-        clocks = ("seconds", "peak_memory_mb", "energy_joules")
-        return {key: measured(value) for key, value in result.items() if key not in clocks}
-    return [measured(value) for value in result] if isinstance(result, list) else result
-
-
-def test_a_trial_is_the_run_of_its_values(config, run):
+def test_a_trial_is_the_run_of_its_values(config, run, measured):
     """Each trial begins as if it were the only one, and the result is that of the chosen one."""
     result = run(config)
     assert len(result["tuned"]["trials"]) == 3
@@ -154,7 +128,7 @@ def test_the_runs_log_is_that_of_the_chosen_trial(config, run):
     assert list(config.output.rglob("*.pt")) == []
 
 
-def test_goes_on_where_it_was_killed(config, run, trained_phases, monkeypatch):
+def test_goes_on_where_it_was_killed(config, run, trained_phases, monkeypatch, measured):
     """Killed within a trial: those before it are not done again, it goes on, and the result is the same."""
     whole = run(replace(config, output=config.output.with_name("whole")))
     assert len(trained_phases) == 6
@@ -201,7 +175,7 @@ def run_to_the_choice(run, monkeypatch):
     return start
 
 
-def test_a_changed_trial_is_refused(config, run, run_to_the_choice):
+def test_a_changed_trial_is_refused(config, run, run_to_the_choice, measured):
     """A digit in the record of a finished trial is no validation result; the remedy of the message works."""
     whole = run(config)
     other = replace(config, output=config.output.with_name("other"))
